@@ -1,0 +1,248 @@
+"""Tensors that cross package borders, and the letters their shapes are written in.
+
+```text
+B slides in a batch      L regions of a slide      S patch slots of a region     N patches of a slide (L·S flattened)
+K sub-captions           T text tokens             C candidate texts             M keys a text attends to (patches or regions)
+D patch-feature width    E shared-embedding width  W model width                 Q query tokens
+```
+
+Every mask is boolean and True means real. Everything is a frozen dataclass; nothing here computes.
+(No ``from __future__ import annotations`` here: it would hide the shapes from the run-time check in the tests.)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pathflip.geometry import Box, SlideInfo, TileGrid, TileSpec
+
+__all__ = [
+    "AlignBatch",
+    "AlignModel",
+    "AlignOutput",
+    "Caption",
+    "Heatmap",
+    "RegionGrid",
+    "SlideCode",
+    "SlideFeatures",
+    "SubCaption",
+    "TextCode",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class SlideFeatures:
+    """The patch features of one slide. Row i is tile i of ``TileGrid(info, spec, coords)``.
+
+    A tile that could not be read is a row with ``valid`` False (and zeros), never a white tile.
+    """
+
+    slide_id: str
+    features: Float[np.ndarray, "N D"]
+    coords: Int[np.ndarray, "N 2"]
+    valid: Bool[np.ndarray, " N"]
+    info: SlideInfo
+    spec: TileSpec
+    encoder: str
+
+    @property
+    def grid(self) -> TileGrid:
+        """The geometry of the rows."""
+        return TileGrid(self.info, self.spec, self.coords)
+
+
+@dataclass(frozen=True)
+class SubCaption:
+    """One statement of a report.
+
+    Attributes:
+        text: the sentence as written.
+        content: what it speaks of, negation cues removed ("no necrosis seen" -> "necrosis seen").
+        visual: whether this slide can show it (margins, node counts, stage, history cannot be seen).
+        negated: whether it states an absence.
+        concept: a short name for the finding, where known.
+        box: where it is, where known.
+    """
+
+    text: str
+    content: str
+    visual: bool = True
+    negated: bool = False
+    concept: str | None = None
+    box: Box | None = None
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A slide's report: whole, and as statements in reading order."""
+
+    slide_id: str
+    patient: str
+    text: str
+    subcaptions: tuple[SubCaption, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class RegionGrid:
+    """Which patches make up which region. ``index`` rows point into the slide's patches; unused slots hold 0."""
+
+    index: Int[np.ndarray, "L S"]
+    mask: Bool[np.ndarray, "L S"]
+    boxes: Int[np.ndarray, "L 4"]  # x, y, width, height in level-0 pixels
+
+
+class _Tensors:
+    """Moving a dataclass of tensors between devices and joining batches of it."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Any:
+        """A copy with every tensor on ``device``; other fields unchanged."""
+        moved = {
+            f.name: value.to(device, non_blocking=non_blocking)
+            for f in fields(self)  # type: ignore[arg-type]
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
+        return replace(self, **moved)  # type: ignore[type-var]
+
+    @classmethod
+    def cat(cls, parts: Sequence[Any]) -> Any:
+        """Join along the first axis; None stays None, tuples are chained."""
+        joined: dict[str, Any] = {}
+        for f in fields(cls):  # type: ignore[arg-type]
+            values = [getattr(part, f.name) for part in parts]
+            if isinstance(values[0], Tensor):
+                joined[f.name] = torch.cat(values)
+            elif isinstance(values[0], tuple):
+                joined[f.name] = tuple(item for value in values for item in value)
+            else:
+                joined[f.name] = values[0]
+        return cls(**joined)
+
+
+@dataclass(frozen=True, eq=False)
+class AlignBatch(_Tensors):
+    """Slides and their texts, padded: what a training step sees.
+
+    ``context`` is the mean of a patch's 3×3 neighbourhood on the tile lattice (itself included, missing
+    neighbours left out); ``position`` is the patch's place in the tissue's bounding box, x and y in [0, 1].
+
+    ``sub_*`` describe K statements a slide: single sentences or merges of some. ``sub_false`` marks statements
+    made by rule to be untrue of the slide (hard negatives). ``sub_key`` identifies a statement across slides and
+    processes, ``caption_keys`` lists all statements of a slide's caption (0 pads): a candidate whose key stands
+    there is true of that slide, whoever it was sampled for.
+    """
+
+    slide_ids: tuple[str, ...]
+    patches: Float[Tensor, "B L S D"]
+    patch_mask: Bool[Tensor, "B L S"]
+    context: Float[Tensor, "B L S D"] | None
+    position: Float[Tensor, "B L S 2"] | None
+    caption_ids: Int[Tensor, "B T"]
+    caption_mask: Bool[Tensor, "B T"]
+    sub_ids: Int[Tensor, "B K U"]
+    sub_token_mask: Bool[Tensor, "B K U"]
+    sub_mask: Bool[Tensor, "B K"]
+    sub_negated: Bool[Tensor, "B K"]
+    sub_visual: Bool[Tensor, "B K"]
+    sub_false: Bool[Tensor, "B K"]
+    sub_key: Int[Tensor, "B K"]
+    caption_keys: Int[Tensor, "B J"]
+
+
+@dataclass(frozen=True, eq=False)
+class AlignOutput(_Tensors):
+    """Both sides of a batch in the shared space, before any normalisation.
+
+    ``keys`` are what texts attend to: patches in the default model, regions in the published one.
+    ``gate`` and ``margin`` are predicted from the text alone (None in the published models).
+    """
+
+    slide: Float[Tensor, "B E"]
+    caption: Float[Tensor, "B E"]
+    keys: Float[Tensor, "B M E"]
+    key_mask: Bool[Tensor, "B M"]
+    subcaptions: Float[Tensor, "B K E"]
+    gate: Float[Tensor, "B K"] | None = None
+    margin: Float[Tensor, "B K"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SlideCode(_Tensors):
+    """Encoded slides: the image half of :class:`AlignOutput`."""
+
+    slide: Float[Tensor, "B E"]
+    keys: Float[Tensor, "B M E"]
+    key_mask: Bool[Tensor, "B M"]
+
+
+@dataclass(frozen=True, eq=False)
+class TextCode(_Tensors):
+    """Encoded texts. ``caption`` meets whole slides, ``local`` meets keys; both ``E`` wide."""
+
+    texts: tuple[str, ...]
+    caption: Float[Tensor, "C E"]
+    local: Float[Tensor, "C E"]
+    negated: Bool[Tensor, " C"]
+    gate: Float[Tensor, " C"] | None = None
+    margin: Float[Tensor, " C"] | None = None
+
+
+class AlignModel(Protocol):
+    """What training and inference ask of an alignment model (all models in ``pathflip.models`` are such)."""
+
+    keys_are_patches: bool
+    """True: one key a patch slot, in (L, S) order. False: one key a region."""
+
+    def __call__(self, batch: AlignBatch) -> AlignOutput:
+        """Encode both sides."""
+        ...
+
+    def losses(self, output: AlignOutput, batch: AlignBatch) -> dict[str, Tensor]:
+        """Named scalar losses of the (global) batch; their sum is what training minimises."""
+        ...
+
+    def encode_slides(
+        self,
+        patches: Float[Tensor, "B L S D"],
+        patch_mask: Bool[Tensor, "B L S"],
+        context: Float[Tensor, "B L S D"] | None = None,
+        position: Float[Tensor, "B L S 2"] | None = None,
+    ) -> SlideCode:
+        """Slides into the shared space."""
+        ...
+
+    def encode_texts(
+        self, texts: tuple[str, ...], ids: Int[Tensor, "C T"], mask: Bool[Tensor, "C T"], negated: Bool[Tensor, " C"]
+    ) -> TextCode:
+        """Texts into the shared space."""
+        ...
+
+    def similarity(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C"]:
+        """Global score: cosine of slide and caption embeddings."""
+        ...
+
+    def presence(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C"]:
+        """Text-conditioned score: a logit that the slide shows what the text states."""
+        ...
+
+    def heat(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C M"]:
+        """How much each key shows what the text speaks of (higher is more); padded keys hold -inf."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Heatmap:
+    """A score per tile for one text. Rows follow ``grid.coords``; NaN where a tile is invalid."""
+
+    grid: TileGrid
+    scores: NDArray[np.float32] = field(repr=False)
+    text: str
+    presence: float
+    """Logit that the slide shows what the text states."""
+    negated: bool = False
+    """The text states an absence: the map shows where the thing *would* be."""
