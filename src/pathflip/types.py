@@ -2,7 +2,7 @@
 
 ```text
 B slides in a batch      L regions of a slide      S patch slots of a region     N patches of a slide (L·S flattened)
-K sub-captions           T text tokens             C candidate texts             M keys a text attends to (patches or regions)
+K sub-captions           T text tokens             C candidate texts             M keys a text attends to
 D patch-feature width    E shared-embedding width  W model width                 Q query tokens
 ```
 
