@@ -1,14 +1,16 @@
 """Writing files so that a kill at any moment leaves either the old file or the new one, never half of one."""
 
+import ctypes
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-__all__ = ["atomic_path", "write_json", "write_text"]
+__all__ = ["atomic_directory", "atomic_path", "write_json", "write_text"]
 
 
 @contextmanager
@@ -28,6 +30,44 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(target: str | Path) -> Iterator[Path]:
+    """Yield a fresh directory beside ``target`` to fill; it takes ``target``'s place when the block ends well.
+
+    What ``target`` held before is removed afterwards. On Linux file systems that can exchange two names in one
+    call there is no moment without a whole ``target``; elsewhere there is one between two renames, and never a
+    half-written one. If the block raises, ``target`` is as before.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name[:80]}.{uuid4().hex[:8]}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for path in (p for p in temporary.rglob("*") if p.is_file()):
+            with open(path, "rb") as handle:
+                os.fsync(handle.fileno())
+        if not target.exists():
+            os.rename(temporary, target)
+        elif not _exchange(temporary, target):
+            old = target.with_name(f".{target.name[:80]}.{uuid4().hex[:8]}.old.tmp")
+            os.rename(target, old)
+            os.rename(temporary, target)
+            shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # after an exchange this name holds the old content
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two names in one system call; False where the system or the file system cannot."""
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE (linux/fs.h)
+    return bool(renameat2(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0)
 
 
 def write_text(target: str | Path, text: str) -> None:

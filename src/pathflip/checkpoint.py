@@ -1,0 +1,308 @@
+"""A checkpoint is a directory: what was trained, on what, and with which words. Never a pickle.
+
+```text
+runs/align/last/
+  config.json          format and version, model settings, text settings, input contract, what was run, metrics
+  model.safetensors    weights
+  tokenizer/           the tokenizer's own files
+```
+
+The directory is written beside its final name and renamed, so a kill leaves the old one or the new one.
+docs/formats.md specifies the keys.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pathflip import __version__
+from pathflip.errors import CheckpointError, ConfigError, ContractError
+from pathflip.files import atomic_directory, write_json
+from pathflip.types import SlideFeatures
+
+__all__ = ["FORMAT_VERSION", "Checkpoint", "InputContract", "load_checkpoint", "save_checkpoint"]
+
+FORMAT = "pathflip-checkpoint"
+FORMAT_VERSION = 1
+"""Raised when a reader of the old version would misread the new one."""
+
+MPP_TOLERANCE = 0.02
+"""Features may be cut at a resolution this fraction away from the training set's."""
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+class InputContract(BaseModel):
+    """The features a model was trained on, and so the only ones it can be asked about.
+
+    Attributes:
+        encoder: name of the patch encoder.
+        dim: D, width of its features.
+        tile_px: side of a tile at ``mpp``, pixels.
+        mpp: microns per pixel.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoder: str
+    dim: int = Field(ge=1)
+    tile_px: int = Field(ge=1)
+    mpp: float = Field(gt=0)
+
+    @classmethod
+    def of(cls, features: SlideFeatures) -> "InputContract":
+        """What these features are."""
+        spec = features.spec
+        return cls(encoder=features.encoder, dim=features.features.shape[1], tile_px=spec.tile_px, mpp=spec.mpp)
+
+    def check(self, features: SlideFeatures) -> None:
+        """Refuse features of another kind.
+
+        Raises:
+            ContractError: names the field, what the features have and what the model was trained on.
+        """
+        given = InputContract.of(features)
+        for name in ("encoder", "dim", "tile_px", "mpp"):
+            got, expected = getattr(given, name), getattr(self, name)
+            if name == "mpp" and abs(got - expected) <= MPP_TOLERANCE * expected:
+                continue
+            if got != expected:
+                raise ContractError(
+                    f"slide '{features.slide_id}': {name} of the features is {got!r}, the model was trained on "
+                    f"{expected!r}; expected encoder {self.encoder!r}, dim {self.dim}, tile_px {self.tile_px}, "
+                    f"mpp {self.mpp:g}; extract the slide with these settings, or train on such features"
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A trained model with all it takes to use it.
+
+    Attributes:
+        model: in eval mode, on the CPU.
+        tokenizer: None where none was saved.
+        contract: which features it understands.
+        config: the whole of ``config.json``; "text" holds how captions become model input, "recipe" what was run.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    contract: InputContract
+    config: Mapping[str, Any]
+
+
+def save_checkpoint(
+    path: str | Path,
+    model: nn.Module,
+    *,
+    contract: InputContract,
+    model_config: BaseModel | Mapping[str, Any] | None = None,
+    tokenizer: Any = None,
+    text: BaseModel | Mapping[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a checkpoint directory; an older checkpoint under that name is replaced in one step.
+
+    Args:
+        path: the directory.
+        model: its parameters and buffers are written. Sharded ones are collected, which takes every process; then
+            only the first process writes.
+        contract: the features it was trained on.
+        model_config: what ``build_model`` rebuilds it from; default ``model.config``.
+        tokenizer: an object with ``save(folder)``.
+        text: how captions become model input.
+        recipe: what was run: name, settings, data.
+        metrics: measured values.
+
+    Raises:
+        CheckpointError: ``path`` holds something that is not a checkpoint, or weights are not finite.
+    """
+    path = Path(path)
+    weights = _weights(model)
+    if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
+        return path
+    _refuse_foreign_target(path)
+    _refuse_non_finite(path, weights)
+    config = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "pathflip_version": __version__,
+        "model": _plain(model_config if model_config is not None else model.config),  # type: ignore[arg-type]
+        "text": _plain(text),
+        "contract": contract.model_dump(),
+        "recipe": dict(recipe or {}),
+        "metrics": dict(metrics or {}),
+    }
+    with atomic_directory(path) as temporary:
+        write_json(temporary / "config.json", config)
+        save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+        if tokenizer is not None:
+            tokenizer.save(temporary / "tokenizer")
+    return path
+
+
+def load_checkpoint(
+    path: str | Path,
+    build: Callable[[Mapping[str, Any]], nn.Module] | None = None,
+    load_tokenizer: Callable[[Path], Any] | None = None,
+) -> Checkpoint:
+    """Read a checkpoint directory.
+
+    Args:
+        path: a directory written by :func:`save_checkpoint`, or a run's directory (then its ``best/`` or ``last/``).
+        build: makes the untrained model from its settings; default ``pathflip.models.build_model``.
+        load_tokenizer: reads ``tokenizer/``; default ``pathflip.text.tokenizer.load_tokenizer``.
+
+    Raises:
+        CheckpointError: a part is missing, damaged, foreign, or of another version.
+    """
+    path = _resolve(Path(path))
+    config = _read_config(path)
+    weights = _read_weights(path / "model.safetensors")
+    try:
+        contract = InputContract(**config["contract"])
+        model = (build or _build_model)(config["model"])
+    except (ConfigError, ValidationError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path / 'config.json'}: settings cannot be used: {_one_line(error)}") from error
+    _fill(path, model, weights)
+    folder = path / "tokenizer"
+    tokenizer = _read_tokenizer(folder, load_tokenizer) if folder.is_dir() else None
+    return Checkpoint(model.eval(), tokenizer, contract, config)
+
+
+def _resolve(path: Path) -> Path:
+    """The checkpoint directory meant by ``path``, or an error that says what stands there instead."""
+    if path.is_file():
+        hint = "it is a pickle, which is never loaded; " if path.suffix.lower() in _PICKLES else ""
+        raise CheckpointError(f"{path}: expected a checkpoint directory, got a file; {hint}use  pathflip import  first")
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{path}: no such checkpoint; expected a directory with config.json and model.safetensors"
+        )
+    if (path / "config.json").is_file():
+        return path
+    for name in ("best", "last"):
+        if (path / name / "config.json").is_file():
+            return path / name
+    found = sorted(entry.name for entry in path.iterdir())[:5]
+    pickles = any(name.endswith(_PICKLES) for name in found)
+    hint = "published weights are read by  pathflip import" if pickles else "give the run's or checkpoint's directory"
+    raise CheckpointError(
+        f"{path}: not a checkpoint: config.json is missing (found: {', '.join(found) or 'nothing'}); {hint}"
+    )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    file = path / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{file}: cannot be read as JSON ({_one_line(error)}); the checkpoint is damaged"
+        ) from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{file}: is of another program (format is not '{FORMAT}'); published weights are read by  pathflip import"
+        )
+    if config.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{file}: format_version is {config.get('format_version')!r}, expected {FORMAT_VERSION}; "
+            f"it was written by pathflip {config.get('pathflip_version')}, this is {__version__}; install that version"
+        )
+    return config
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    if not file.is_file():
+        beside = [p.name for p in file.parent.iterdir() if p.suffix.lower() in _PICKLES]
+        hint = f"; {beside[0]} is a pickle and is not loaded: use  pathflip import" if beside else ""
+        raise CheckpointError(f"{file}: missing; expected the weights of the checkpoint{hint}")
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{file}: cannot be read ({_one_line(error)}); the file is truncated or not safetensors; copy it again"
+        ) from error
+
+
+def _fill(path: Path, model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put weights into the model; every name and shape must match."""
+    own = model.state_dict()
+    missing, foreign = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    shapes = sorted(name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape)
+    if missing or foreign or shapes:
+        raise CheckpointError(
+            f"{path}: weights do not fit the model of config.json: missing {_some(missing)}, unknown {_some(foreign)}, "
+            f"other shape {_some(shapes)}; config.json and model.safetensors are not of one checkpoint"
+        )
+    model.load_state_dict(weights)
+
+
+def _read_tokenizer(folder: Path, load: Callable[[Path], Any] | None) -> Any:
+    try:
+        return (load or _load_tokenizer)(folder)
+    except Exception as error:  # each tokenizer library has its own errors
+        raise CheckpointError(f"{folder}: the tokenizer cannot be read ({_one_line(error)}); copy it again") from error
+
+
+def _build_model(config: Mapping[str, Any]) -> nn.Module:
+    from pathflip.models import build_model
+
+    model: nn.Module = build_model(config)
+    return model
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    from pathflip.text.tokenizer import load_tokenizer
+
+    return load_tokenizer(folder)
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """Contiguous CPU copies (so that tied weights may be written), collected where they are sharded."""
+    whole = {
+        name: value.full_tensor() if hasattr(value, "full_tensor") else value
+        for name, value in model.state_dict().items()
+    }
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in whole.items()}
+
+
+def _refuse_foreign_target(path: Path) -> None:
+    if path.is_file() or (path.is_dir() and any(path.iterdir()) and not _is_checkpoint(path)):
+        raise CheckpointError(f"{path}: exists and is not a checkpoint; it would be replaced; choose another directory")
+
+
+def _is_checkpoint(path: Path) -> bool:
+    try:
+        return _read_config(path).get("format") == FORMAT
+    except CheckpointError:
+        return False
+
+
+def _refuse_non_finite(path: Path, weights: dict[str, Tensor]) -> None:
+    bad = [name for name, value in weights.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    if bad:
+        raise CheckpointError(f"{path}: not written: {_some(bad)} hold NaN or infinity; nobody should use such weights")
+
+
+def _plain(value: BaseModel | Mapping[str, Any] | None) -> dict[str, Any]:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return dict(value or {})
+
+
+def _some(names: list[str]) -> str:
+    return f"{len(names)} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else "none"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

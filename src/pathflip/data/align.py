@@ -1,0 +1,262 @@
+"""Features and captions to :class:`~pathflip.types.AlignBatch`: what alignment training sees."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from pathflip.data.regions import RegionSpec, group_regions, neighbour_context, relative_positions
+from pathflip.errors import CaptionError, FeatureError
+from pathflip.features.store import read_features
+from pathflip.text.sampling import sample_published
+from pathflip.text.statements import flip_statement, parse_statement
+from pathflip.text.tokenizer import Tokenizer
+from pathflip.types import AlignBatch, Caption, SlideFeatures, SubCaption
+
+__all__ = ["AlignDataset", "TextSpec", "statement_key", "text_to_encode"]
+
+
+class TextSpec(BaseModel):
+    """How captions become model input, in training and afterwards alike (stored in the checkpoint).
+
+    Attributes:
+        num_subcaptions: K, statements drawn a slide and step.
+        num_flips: statements made untrue by rule, added as hard negatives.
+        sampler: "sentences" draws single statements; "published" draws merges of 1-3 sentences.
+        polarity: encode what a statement speaks of and carry its negation as a sign ("no necrosis" is "necrosis",
+            negated); False gives the text encoder the sentence as written.
+        caption_tokens, statement_tokens: longest text kept, in tokens.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_subcaptions: int = Field(8, ge=1)
+    num_flips: int = Field(0, ge=0)
+    sampler: Literal["sentences", "published"] = "sentences"
+    polarity: bool = True
+    caption_tokens: int = Field(384, ge=8)
+    statement_tokens: int = Field(64, ge=8)
+
+
+def text_to_encode(statement: SubCaption, spec: TextSpec) -> tuple[str, bool]:
+    """The string the text encoder sees, and whether it is negated."""
+    return (statement.content, statement.negated) if spec.polarity else (statement.text, False)
+
+
+def statement_key(text: str, negated: bool) -> int:
+    """A 63-bit key, equal for equal statements on every machine (0 is never returned: it marks padding)."""
+    digest = blake2b(f"{int(negated)}|{' '.join(text.lower().split())}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 1) or 1
+
+
+@dataclass(frozen=True, eq=False)
+class _SlideArrays:
+    """One slide, ready to be sliced into regions."""
+
+    patches: Float[np.ndarray, "N D"]
+    context: Float[np.ndarray, "N D"] | None
+    position: Float[np.ndarray, "N 2"]
+    index: Int[np.ndarray, "L S"]
+    mask: Bool[np.ndarray, "L S"]
+
+    @property
+    def nbytes(self) -> int:
+        return self.patches.nbytes + (0 if self.context is None else self.context.nbytes)
+
+
+class AlignDataset:
+    """Slides paired with their captions; batches are a pure function of ``(indices, rng)``.
+
+    Args:
+        files: one feature file a slide.
+        captions: captions; matched to files by slide id (the file's stem).
+        tokenizer: words to ids.
+        text: how captions become statements.
+        regions: how patches become regions.
+        max_regions: regions kept a slide and step, a seeded random subset; None keeps all.
+        context: also compute the 3×3 neighbourhood mean of every patch.
+        cache_bytes: slides are kept in memory up to this size, least recently used ones leave.
+
+    Raises:
+        CaptionError: a feature file without a caption or the reverse (both lists are named, nothing is dropped
+            silently), or a caption without a statement.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        captions: Sequence[Caption],
+        tokenizer: Tokenizer,
+        *,
+        text: TextSpec,
+        regions: RegionSpec | None = None,
+        max_regions: int | None = None,
+        context: bool = True,
+        cache_bytes: int = 6 << 30,
+    ) -> None:
+        self.pairs = pair_by_slide(files, captions)
+        self.tokenizer, self.text, self.regions = tokenizer, text, regions or RegionSpec()
+        self.max_regions, self.context, self.cache_bytes = max_regions, context, cache_bytes
+        self._cache: OrderedDict[int, _SlideArrays] = OrderedDict()
+        self._keys = [_caption_keys(caption, text) for _, caption in self.pairs]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def slide(self, item: int) -> _SlideArrays:
+        """The arrays of one slide, read once and cached."""
+        if item in self._cache:
+            self._cache.move_to_end(item)
+            return self._cache[item]
+        features = read_features(self.pairs[item][0])
+        loaded = prepare_slide(features, self.regions, self.context)
+        self._cache[item] = loaded
+        while sum(entry.nbytes for entry in self._cache.values()) > self.cache_bytes and len(self._cache) > 1:
+            self._cache.popitem(last=False)
+        return loaded
+
+    def batch(self, indices: Sequence[int], rng: np.random.Generator) -> AlignBatch:
+        """One padded batch. The same indices and generator state give the same batch, whatever was asked before."""
+        # Each slide draws from a generator of its own, so that its share of a batch does not depend on its company.
+        seed = int(rng.integers(2**62))
+        own = [np.random.default_rng([seed, i]) for i in indices]
+        slides = [self.slide(i) for i in indices]
+        picked = [self._pick_regions(slide, generator) for slide, generator in zip(slides, own, strict=True)]
+        drawn = [self._draw_statements(self.pairs[i][1], generator) for i, generator in zip(indices, own, strict=True)]
+        return AlignBatch(
+            slide_ids=tuple(self.pairs[i][1].slide_id for i in indices),
+            **_pad_slides(slides, picked),
+            **self._caption_tensors([self.pairs[i][1].text for i in indices]),
+            **self._statement_tensors(drawn),
+            caption_keys=_pad_keys([self._keys[i] for i in indices]),
+        )
+
+    def _pick_regions(self, slide: _SlideArrays, rng: np.random.Generator) -> np.ndarray:
+        count = len(slide.index)
+        if self.max_regions is None or count <= self.max_regions:
+            return np.arange(count)
+        return np.sort(rng.choice(count, self.max_regions, replace=False))
+
+    def _draw_statements(self, caption: Caption, rng: np.random.Generator) -> list[tuple[SubCaption, bool]]:
+        """K (statement, made untrue) pairs, then the flips."""
+        statements = caption.subcaptions
+        if self.text.sampler == "published":
+            merged = sample_published([s.text for s in statements], self.text.num_subcaptions, rng)
+            return [(parse_statement(text), False) for text in merged]
+        order = rng.permutation(len(statements))[: self.text.num_subcaptions]
+        drawn = [(statements[i], False) for i in order]
+        flips = []
+        for i in rng.permutation(len(statements)):
+            if len(flips) == self.text.num_flips:
+                break
+            if statements[i].visual and (flipped := flip_statement(statements[i].text, rng)) is not None:
+                flips.append((parse_statement(flipped), True))
+        return drawn + flips
+
+    def _caption_tensors(self, texts: list[str]) -> dict[str, Tensor]:
+        tokens = self.tokenizer.encode(texts, self.text.caption_tokens)
+        return {"caption_ids": tokens.ids, "caption_mask": tokens.mask}
+
+    def _statement_tensors(self, drawn: list[list[tuple[SubCaption, bool]]]) -> dict[str, Tensor]:
+        slots = self.text.num_subcaptions + self.text.num_flips
+        flat = [(b, k, *entry) for b, row in enumerate(drawn) for k, entry in enumerate(row)]
+        encoded = [text_to_encode(statement, self.text) for *_, statement, _ in flat]
+        tokens = self.tokenizer.encode([text for text, _ in encoded], self.text.statement_tokens)
+        shape, length = (len(drawn), slots), tokens.ids.shape[1]
+        out = {
+            "sub_ids": torch.zeros((*shape, length), dtype=torch.int64),
+            "sub_key": torch.zeros(shape, dtype=torch.int64),
+            "sub_token_mask": torch.zeros((*shape, length), dtype=torch.bool),
+        }
+        flags = ("sub_mask", "sub_negated", "sub_visual", "sub_false")
+        out |= {name: torch.zeros(shape, dtype=torch.bool) for name in flags}
+        for row, (b, k, statement, made_false) in enumerate(flat):
+            text, negated = encoded[row]
+            out["sub_ids"][b, k], out["sub_token_mask"][b, k] = tokens.ids[row], tokens.mask[row]
+            out["sub_mask"][b, k], out["sub_negated"][b, k] = True, negated
+            out["sub_visual"][b, k], out["sub_false"][b, k] = statement.visual, made_false
+            out["sub_key"][b, k] = statement_key(text, negated)
+        return out
+
+
+def pair_by_slide(files: Sequence[Path], captions: Sequence[Caption]) -> list[tuple[Path, Caption]]:
+    """Match feature files and captions by slide id; anything left over is an error that lists it."""
+    by_id = {caption.slide_id: caption for caption in captions}
+    by_file = {file.stem: file for file in files}
+    lonely_files, lonely_captions = sorted(by_file.keys() - by_id), sorted(by_id.keys() - by_file)
+    if lonely_files or lonely_captions:
+        raise CaptionError(
+            f"slides and captions do not match: {_some(lonely_files)} without a caption, {_some(lonely_captions)} "
+            "without features; expected one of each; add what is missing or restrict the split"
+        )
+    return [(by_file[slide_id], by_id[slide_id]) for slide_id in sorted(by_file)]
+
+
+def _some(names: list[str]) -> str:
+    return f"{len(names)} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else "0"
+
+
+def prepare_slide(features: SlideFeatures, regions: RegionSpec, context: bool) -> _SlideArrays:
+    """Group, and compute context and positions once.
+
+    Raises:
+        FeatureError: no valid patch.
+    """
+    grid = group_regions(features, regions)
+    cells = features.grid.cells()
+    patches = features.features.astype(np.float32, copy=False)
+    if not np.isfinite(patches[features.valid]).all():
+        raise FeatureError(f"slide '{features.slide_id}': features hold NaN or infinity; extract it again")
+    return _SlideArrays(
+        patches=patches,
+        context=neighbour_context(patches, cells, features.valid) if context else None,
+        position=relative_positions(features.coords, features.valid, features.grid.tile_px0),
+        index=grid.index,
+        mask=grid.mask,
+    )
+
+
+def _caption_keys(caption: Caption, spec: TextSpec) -> np.ndarray:
+    if not caption.subcaptions:
+        raise CaptionError(
+            f"slide '{caption.slide_id}': the caption has no sentence (got {caption.text[:40]!r}); "
+            "expected at least one; remove the row or write a report"
+        )
+    return np.array([statement_key(*text_to_encode(s, spec)) for s in caption.subcaptions], np.int64)
+
+
+def _pad_keys(keys: list[np.ndarray]) -> Tensor:
+    out = np.zeros((len(keys), max(len(k) for k in keys)), np.int64)
+    for row, values in enumerate(keys):
+        out[row, : len(values)] = values
+    return torch.as_tensor(out)
+
+
+def _pad_slides(slides: list[_SlideArrays], picked: list[np.ndarray]) -> dict[str, Tensor | None]:
+    num_regions, slots = max(len(p) for p in picked), slides[0].index.shape[1]
+    shape = (len(slides), num_regions, slots)
+    width = slides[0].patches.shape[1]
+    patches, position = np.zeros((*shape, width), np.float32), np.zeros((*shape, 2), np.float32)
+    context = np.zeros_like(patches) if slides[0].context is not None else None
+    mask = np.zeros(shape, bool)
+    for b, (slide, rows) in enumerate(zip(slides, picked, strict=True)):
+        keep, where = slide.mask[rows], slide.index[rows]
+        mask[b, : len(rows)] = keep
+        patches[b, : len(rows)][keep] = slide.patches[where[keep]]
+        position[b, : len(rows)][keep] = slide.position[where[keep]]
+        if context is not None and slide.context is not None:
+            context[b, : len(rows)][keep] = slide.context[where[keep]]
+    return {
+        "patches": torch.from_numpy(patches),
+        "patch_mask": torch.from_numpy(mask),
+        "context": None if context is None else torch.from_numpy(context),
+        "position": torch.from_numpy(position),
+    }

@@ -1,0 +1,1 @@
+"""How good a model is, with intervals and chance floors: metrics, the synthetic cohort, comparisons, reports."""

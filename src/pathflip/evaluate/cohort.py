@@ -1,0 +1,259 @@
+"""A model against a cohort whose truth is known: retrieval, presence, absence, grounding, classification.
+
+Numbers come with 95 % intervals from resampling patients (never slides: two slides of a patient are not two
+witnesses), with the floor that chance gives, and models are compared on the same resamples.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+
+from pathflip.errors import CaptionError
+from pathflip.evaluate import metrics
+from pathflip.inference import (
+    Aligned,
+    EncodedSlide,
+    Retrieval,
+    ZeroShot,
+    encode_slide,
+    ground,
+    presence_scores,
+    retrieve,
+    zero_shot,
+)
+from pathflip.simulate import truth as slide_truth
+from pathflip.simulate.phrases import GRADE_CLASSNAMES, PATTERN_CLASSNAMES, TEMPLATES, TYPE_CLASSNAMES, prompts
+from pathflip.simulate.world import FINDINGS
+from pathflip.types import SlideFeatures
+
+__all__ = ["Cohort", "CohortScores", "Measure", "measures", "read_cohort", "score_model"]
+
+TILE_SHARE = 0.25
+"""A tile counts as showing a finding when at least this share of it does."""
+SMALL = 0.02
+"""Findings below this share of the tissue are reported apart."""
+
+
+@dataclass(frozen=True)
+class CohortSlide:
+    """One slide with everything known about it."""
+
+    slide_id: str
+    patient: str
+    row: dict[str, str]
+    text: str
+    paraphrase: str
+    features: SlideFeatures
+    shares: Float[np.ndarray, "N F"] = field(repr=False)
+    """Share of every tile that each finding covers."""
+    extents: Float[np.ndarray, " F"] = field(repr=False)
+    """Share of the tissue's tiles-area that each finding covers on the slide."""
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """Which findings the painted slide shows, (F,)."""
+        return np.array([self.row[f] == "1" for f in FINDINGS])
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Slides of one split."""
+
+    slides: tuple[CohortSlide, ...]
+
+    @property
+    def patients(self) -> NDArray[np.str_]:
+        """Patient of each slide."""
+        return np.array([slide.patient for slide in self.slides])
+
+
+@dataclass(frozen=True)
+class CohortScores:
+    """What a model said about a cohort; everything the measures and the report need."""
+
+    name: str
+    retrieval: Retrieval
+    paraphrased: Retrieval
+    present: dict[str, Float[np.ndarray, "B F"]]
+    """Presence scores by wording: "seen" in training, and "held out"."""
+    absent: dict[str, Float[np.ndarray, "B F"]]
+    grounding: list[tuple[int, int, float, float]]
+    """(slide, finding, average precision, share of positive tiles)."""
+    classes: dict[str, ZeroShot]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number, how it varies over patients, and what chance gives.
+
+    ``of`` computes it from row numbers of the cohort's slides, so that every model sees the same resamples.
+    """
+
+    name: str
+    of: Callable[[Int[np.ndarray, " n"]], float] = field(repr=False)
+    floor: float
+    note: str = ""
+
+
+def read_cohort(folder: Path, features: Path, split: str) -> Cohort:
+    """Read one split of a simulated cohort together with its features.
+
+    Args:
+        folder: written by ``pathflip simulate``. features: folder of feature files. split: "train", "val", "test".
+
+    Raises:
+        CaptionError: the folder holds no cohort.
+    """
+    if not (folder / "labels.csv").is_file():
+        raise CaptionError(f"'{folder}' holds no labels.csv; expected a cohort written by `pathflip simulate`")
+    from pathflip.features import read_features
+
+    with open(folder / "labels.csv", newline="", encoding="utf-8") as handle:
+        rows = [row for row in csv.DictReader(handle) if row["split"] == split]
+    with open(folder / "captions.jsonl", encoding="utf-8") as handle:
+        captions = {row["slide"]: row for row in map(json.loads, handle)}
+    slides = []
+    for row in rows:
+        found = read_features(features / f"{row['slide']}.h5")
+        painted = slide_truth.read_labels(folder / "truth" / f"{row['slide']}.png")
+        shares = slide_truth.concept_shares(painted, found.grid, FINDINGS)
+        caption = captions[row["slide"]]
+        extents = slide_truth.concept_extents(painted, FINDINGS)
+        text, paraphrase = caption["text"], caption.get("paraphrase") or caption["text"]
+        slides.append(CohortSlide(row["slide"], row["patient"], row, text, paraphrase, found, shares, extents))
+    return Cohort(tuple(slides))
+
+
+def score_model(name: str, model: Aligned, cohort: Cohort) -> CohortScores:
+    """Ask a model everything, once."""
+    encoded = [encode_slide(model, slide.features) for slide in cohort.slides]
+    wordings = {"seen": "train", "held out": "test"}
+    present, absent = {}, {}
+    for wording, split in wordings.items():
+        asked = [prompts(finding, split) for finding in FINDINGS]
+        present[wording] = _mean_over_prompts(model, encoded, [states for states, _ in asked])
+        absent[wording] = _mean_over_prompts(model, encoded, [denials for _, denials in asked])
+    return CohortScores(
+        name,
+        retrieve(model, encoded, [slide.text for slide in cohort.slides]),
+        retrieve(model, encoded, [slide.paraphrase for slide in cohort.slides]),
+        present,
+        absent,
+        _grounding(model, encoded, cohort),
+        {
+            "type": zero_shot(model, encoded, TYPE_CLASSNAMES, TEMPLATES),
+            "grade": zero_shot(model, encoded, GRADE_CLASSNAMES, TEMPLATES),
+            "pattern": zero_shot(model, encoded, PATTERN_CLASSNAMES, TEMPLATES),
+        },
+    )
+
+
+def _mean_over_prompts(
+    model: Aligned, slides: Sequence[EncodedSlide], asked: Sequence[Sequence[str]]
+) -> Float[np.ndarray, "B F"]:
+    scores = presence_scores(model, slides, [text for texts in asked for text in texts])
+    ends = np.cumsum([0, *(len(texts) for texts in asked)])
+    return np.stack([scores[:, a:b].mean(1) for a, b in pairwise(ends)], axis=1)
+
+
+def _grounding(model: Aligned, encoded: Sequence[EncodedSlide], cohort: Cohort) -> list[tuple[int, int, float, float]]:
+    found = []
+    for place, (slide, known) in enumerate(zip(encoded, cohort.slides, strict=True)):
+        for finding in np.flatnonzero(known.present):
+            truth = known.shares[:, finding] >= TILE_SHARE
+            valid = known.features.valid
+            if not truth[valid].any() or truth[valid].all():
+                continue
+            heat = ground(model, slide, prompts(FINDINGS[finding], "train")[0][0]).scores
+            precision = metrics.average_precision(truth[valid], heat[valid])
+            found.append((place, int(finding), precision, float(truth[valid].mean())))
+    return found
+
+
+def measures(scores: CohortScores, cohort: Cohort) -> list[Measure]:
+    """All measures of one model, in the order the report shows them."""
+    return [
+        *_retrieval_measures(scores, len(cohort.slides)),
+        *_presence_measures(scores, cohort),
+        *_grounding_measures(scores, cohort),
+        *_class_measures(scores, cohort),
+    ]
+
+
+def _retrieval_measures(scores: CohortScores, count: int) -> list[Measure]:
+    def hits(matrix: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Both ways, per slide: does its own caption (slide) come first, ties counted as their expected rank."""
+        return (metrics.hits_at_k(matrix, 1) + metrics.hits_at_k(matrix.T, 1)) / 2
+
+    kinds = {
+        "R@1 whole slide": scores.retrieval.whole,
+        "R@1 statements": scores.retrieval.statements,
+        "R@1 combined": scores.retrieval.scores,
+        "R@1 combined, held-out wording": scores.paraphrased.scores,
+    }
+    return [
+        Measure(name, lambda rows, hit=hits(matrix): float(hit[rows].mean()), 1 / count, "mean of both directions")
+        for name, matrix in kinds.items()
+    ]
+
+
+def _presence_measures(scores: CohortScores, cohort: Cohort) -> list[Measure]:
+    present = np.stack([slide.present for slide in cohort.slides])
+
+    def macro(asked: NDArray[np.floating], truth: NDArray[np.bool_]) -> Callable[[NDArray[np.int64]], float]:
+        def of(rows: NDArray[np.int64]) -> float:
+            usable = [f for f in range(truth.shape[1]) if 0 < truth[rows, f].sum() < len(rows)]
+            return float(np.mean([metrics.auroc(truth[rows, f], asked[rows, f]) for f in usable]))
+
+        return of
+
+    out = []
+    for wording in scores.present:
+        suffix = "" if wording == "seen" else ", held-out wording"
+        out.append(Measure(f"presence AUROC{suffix}", macro(scores.present[wording], present), 0.5, "20 findings"))
+        out.append(Measure(f"absence AUROC{suffix}", macro(scores.absent[wording], ~present), 0.5, "prompts that deny"))
+    return out
+
+
+def _grounding_measures(scores: CohortScores, cohort: Cohort) -> list[Measure]:
+    small = np.stack([slide.extents for slide in cohort.slides]) < SMALL
+
+    def mean_precision(kept: list[tuple[int, int, float, float]]) -> Callable[[NDArray[np.int64]], float]:
+        total = np.zeros(len(cohort.slides))
+        number = np.zeros(len(cohort.slides))
+        for place, _, precision, _ in kept:
+            total[place] += precision
+            number[place] += 1
+        return lambda rows: float(total[rows].sum() / max(number[rows].sum(), 1))
+
+    little = [entry for entry in scores.grounding if small[entry[0], entry[1]]]
+    return [
+        Measure(name, mean_precision(kept), float(np.mean([entry[3] for entry in kept])) if kept else 0.0, note)
+        for name, kept, note in (
+            ("grounding AP", scores.grounding, f"{len(scores.grounding)} slide-finding pairs"),
+            ("grounding AP, small findings", little, f"{len(little)} pairs under {SMALL:.0%} of the tissue"),
+        )
+    ]
+
+
+def _class_measures(scores: CohortScores, cohort: Cohort) -> list[Measure]:
+    column = {"type": "tumour", "grade": "grade", "pattern": "pattern"}
+    out = []
+    for task, answer in scores.classes.items():
+        truth = np.array([slide.row[column[task]] for slide in cohort.slides])
+        guess = np.array(answer.best)
+        tumour = np.isin(truth, answer.classes)
+
+        def of(rows: NDArray[np.int64], truth=truth, guess=guess, tumour=tumour) -> float:  # type: ignore[no-untyped-def]
+            kept = rows[tumour[rows]]
+            return metrics.balanced_accuracy(truth[kept], guess[kept]) if len(kept) else float("nan")
+
+        out.append(Measure(f"{task}, balanced accuracy", of, 1 / len(answer.classes), "zero-shot, tumour slides"))
+    return out

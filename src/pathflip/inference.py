@@ -1,0 +1,365 @@
+"""The jobs people come for: encode, classify without labels, retrieve, and show where.
+
+Everything takes an :class:`Aligned` model (``load``), slide features (``read_features``) and words. Features of
+another encoder, tile size or resolution than the model was trained on are refused, both named.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pathflip import picture
+from pathflip.checkpoint import Checkpoint, load_checkpoint
+from pathflip.data.align import TextSpec, text_to_encode
+from pathflip.data.regions import RegionSpec, group_regions, neighbour_context, relative_positions
+from pathflip.errors import CaptionError, ConfigError, ContractError
+from pathflip.geometry import TileGrid
+from pathflip.slide import open_slide
+from pathflip.text.sentences import split_sentences
+from pathflip.text.statements import parse_statement
+from pathflip.types import Heatmap, SlideCode, SlideFeatures, TextCode
+
+__all__ = [
+    "Aligned",
+    "EncodedSlide",
+    "Retrieval",
+    "ZeroShot",
+    "encode_slide",
+    "encode_text",
+    "ground",
+    "ground_to_files",
+    "load",
+    "presence_scores",
+    "retrieval_scores",
+    "retrieve",
+    "zero_shot",
+]
+
+TEMPLATES = ("{}.", "The tissue shows {}.", "This slide shows {}.", "Diagnosis: {}.")
+SENTENCE_WEIGHT = 2.0
+"""Weight of the statement-level score beside the whole-slide score in retrieval (docs/method.md)."""
+TEXTS_PER_CALL = 256
+THUMBNAIL_PX = 1400
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """A trained model with the words and features it understands."""
+
+    checkpoint: Checkpoint
+    text: TextSpec
+    regions: RegionSpec
+    device: torch.device
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSlide:
+    """A slide in the shared space, and which tile each key stands for (``key_of_tile`` is -1 where invalid)."""
+
+    slide_id: str
+    code: SlideCode
+    grid: TileGrid
+    key_of_tile: Int[np.ndarray, " N"]
+
+
+@dataclass(frozen=True, eq=False)
+class ZeroShot:
+    """Class scores of slides. ``probabilities`` are a softmax over the classes given, not calibrated frequencies."""
+
+    slide_ids: tuple[str, ...]
+    classes: tuple[str, ...]
+    scores: Float[np.ndarray, "B C"]
+    probabilities: Float[np.ndarray, "B C"]
+
+    @property
+    def best(self) -> tuple[str, ...]:
+        """The winning class of each slide."""
+        return tuple(self.classes[i] for i in self.scores.argmax(1))
+
+
+@dataclass(frozen=True, eq=False)
+class Retrieval:
+    """Scores of slides (rows) against captions (columns): ``scores`` combines the other two."""
+
+    slide_ids: tuple[str, ...]
+    captions: tuple[str, ...]
+    whole: Float[np.ndarray, "B A"]
+    statements: Float[np.ndarray, "B A"]
+    scores: Float[np.ndarray, "B A"]
+
+    def slides_for(self, caption: int, k: int = 5) -> list[tuple[str, float]]:
+        """The k best slides for a caption."""
+        order = np.argsort(-self.scores[:, caption], kind="stable")[:k]
+        return [(self.slide_ids[i], float(self.scores[i, caption])) for i in order]
+
+    def captions_for(self, slide: int, k: int = 5) -> list[tuple[int, float]]:
+        """The k best captions (column numbers) for a slide."""
+        order = np.argsort(-self.scores[slide], kind="stable")[:k]
+        return [(int(i), float(self.scores[slide, i])) for i in order]
+
+
+def load(path: str | Path, device: str | torch.device | None = None) -> Aligned:
+    """Open a checkpoint directory written by training, ready to use.
+
+    Raises:
+        CheckpointError: missing, damaged or foreign.
+    """
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    checkpoint = load_checkpoint(Path(path))
+    checkpoint.model.to(chosen).eval()
+    regions = RegionSpec(**checkpoint.config["recipe"].get("regions", {}))
+    return Aligned(checkpoint, TextSpec(**checkpoint.config["text"]), regions, chosen)
+
+
+@torch.inference_mode()
+def encode_slide(model: Aligned, features: SlideFeatures) -> EncodedSlide:
+    """One slide into the shared space.
+
+    Raises:
+        ContractError: features of another encoder, width, tile size or resolution than the model's.
+        FeatureError: no valid patch.
+    """
+    model.checkpoint.contract.check(features)
+    grid = group_regions(features, _key_regions(model))
+    patches = features.features.astype(np.float32, copy=False)
+    context = neighbour_context(patches, features.grid.cells(), features.valid)
+    position = relative_positions(features.coords, features.valid, features.grid.tile_px0)
+
+    def gathered(rows: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.where(grid.mask[..., None], rows[grid.index], 0)[None]).to(model.device)
+
+    code = model.checkpoint.model.encode_slides(
+        gathered(patches), torch.from_numpy(grid.mask[None]).to(model.device), gathered(context), gathered(position)
+    )
+    key_of_tile = np.full(len(features.valid), -1, np.int64)
+    region, slot = np.nonzero(grid.mask)
+    patch_key = region * grid.mask.shape[1] + slot
+    key_of_tile[grid.index[region, slot]] = patch_key if model.checkpoint.model.keys_are_patches else region
+    return EncodedSlide(features.slide_id, code, features.grid, key_of_tile)
+
+
+def _key_regions(model: Aligned) -> RegionSpec:
+    """Regions matter to models whose keys are regions; for patch keys any grouping gives the same keys."""
+    return RegionSpec(side=1) if model.checkpoint.model.keys_are_patches else model.regions
+
+
+@torch.inference_mode()
+def encode_text(model: Aligned, texts: str | Sequence[str], *, statements: bool = True) -> TextCode:
+    """Texts into the shared space.
+
+    Args:
+        texts: one or more.
+        statements: treat each text as one statement (negation becomes a sign, as in training); False encodes
+            a whole caption as written.
+
+    Raises:
+        CaptionError: an empty text.
+    """
+    texts = (texts,) if isinstance(texts, str) else tuple(texts)
+    for place, text in enumerate(texts):
+        if not text.strip():
+            raise CaptionError(f"text {place}: got an empty text, expected words; remove it or fill it")
+    parts = []
+    for start in range(0, len(texts), TEXTS_PER_CALL):
+        chunk = texts[start : start + TEXTS_PER_CALL]
+        if statements:
+            encoded = [text_to_encode(parse_statement(text), model.text) for text in chunk]
+            limit = model.text.statement_tokens
+        else:
+            encoded, limit = [(text, False) for text in chunk], model.text.caption_tokens
+        tokens = model.checkpoint.tokenizer.encode([text for text, _ in encoded], limit)
+        negated = torch.tensor([negated for _, negated in encoded], device=model.device)
+        ids, mask = tokens.ids.to(model.device), tokens.mask.to(model.device)
+        parts.append(model.checkpoint.model.encode_texts(chunk, ids, mask, negated))
+    return TextCode.cat(parts)
+
+
+@torch.inference_mode()
+def presence_scores(
+    model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide], texts: Sequence[str]
+) -> Float[np.ndarray, "B C"]:
+    """A logit for every slide and statement: does the slide show it? 0 means the model cannot say."""
+    code = encode_text(model, texts)
+    return np.stack([_presence(model, slide, code) for slide in _encoded(model, slides)])
+
+
+def _presence(model: Aligned, slide: EncodedSlide, code: TextCode) -> np.ndarray:
+    return model.checkpoint.model.presence(slide.code, code)[0].float().cpu().numpy()
+
+
+def _encoded(model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide]) -> Iterator[EncodedSlide]:
+    for slide in slides:
+        yield slide if isinstance(slide, EncodedSlide) else encode_slide(model, slide)
+
+
+@torch.inference_mode()
+def zero_shot(
+    model: Aligned,
+    slides: Sequence[SlideFeatures | EncodedSlide],
+    classnames: Mapping[str, Sequence[str]],
+    templates: Sequence[str] = TEMPLATES,
+) -> ZeroShot:
+    """Classify slides by words alone.
+
+    Every class is the mean over ``classnames[class] × templates`` of the whole-slide similarity and of the
+    text-conditioned presence; the two are added on the scale they were trained on.
+
+    Args:
+        classnames: class -> its names (synonyms). At least two classes.
+        templates: sentences with one ``{}``.
+
+    Raises:
+        ConfigError: fewer than two classes, a class without names, a template without ``{}``.
+    """
+    prompts = _prompts(classnames, templates)
+    code = encode_text(model, [text for texts in prompts.values() for text in texts])
+    encoded = list(_encoded(model, slides))
+    per_prompt = np.stack([_class_scores(model, slide, code) for slide in encoded])
+    ends = np.cumsum([0, *(len(texts) for texts in prompts.values())])
+    scores = np.stack([per_prompt[:, a:b].mean(1) for a, b in pairwise(ends)], axis=1)
+    exponent = np.exp(scores - scores.max(1, keepdims=True))
+    return ZeroShot(
+        tuple(slide.slide_id for slide in encoded), tuple(prompts), scores, exponent / exponent.sum(1, keepdims=True)
+    )
+
+
+def _prompts(classnames: Mapping[str, Sequence[str]], templates: Sequence[str]) -> dict[str, list[str]]:
+    if len(classnames) < 2:
+        raise ConfigError(f"zero_shot: got {len(classnames)} class, expected at least two to choose from")
+    if bad := [t for t in templates if t.count("{}") != 1]:
+        raise ConfigError(
+            f"zero_shot: template {bad[0]!r} has no single '{{}}'; expected for example 'A slide of {{}}.'"
+        )
+    if empty := [name for name, names in classnames.items() if not names]:
+        raise ConfigError(f"zero_shot: class '{empty[0]}' has no names; expected at least one")
+    return {c: [t.format(name) for name in names for t in templates] for c, names in classnames.items()}
+
+
+def _class_scores(model: Aligned, slide: EncodedSlide, code: TextCode) -> np.ndarray:
+    similarity = model.checkpoint.model.similarity(slide.code, code)[0].float().cpu().numpy()
+    return 10.0 * similarity + _presence(model, slide, code)
+
+
+@torch.inference_mode()
+def retrieve(model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide], captions: Sequence[str]) -> Retrieval:
+    """Score every slide against every caption, both ways at once.
+
+    Args:
+        slides: at least one.
+        captions: whole reports or single sentences.
+
+    Raises:
+        CaptionError: a caption without a sentence.
+    """
+    sentences = [split_sentences(caption) for caption in captions]
+    for place, parts in enumerate(sentences):
+        if not parts:
+            raise CaptionError(f"caption {place}: no sentence in {captions[place][:40]!r}; expected at least one")
+    whole_code = encode_text(model, captions, statements=False)
+    unique = sorted({s for parts in sentences for s in parts})
+    place_of = {text: i for i, text in enumerate(unique)}
+    code = encode_text(model, unique)
+    whole, statements, ids = [], [], []
+    for slide in _encoded(model, slides):
+        logits = _presence(model, slide, code)
+        ids.append(slide.slide_id)
+        whole.append(model.checkpoint.model.similarity(slide.code, whole_code)[0].float().cpu().numpy())
+        statements.append([float(np.mean([logits[place_of[s]] for s in parts])) for parts in sentences])
+    whole_scores, statement_scores = np.stack(whole), np.array(statements)
+    return Retrieval(
+        tuple(ids), tuple(captions), whole_scores, statement_scores, retrieval_scores(whole_scores, statement_scores)
+    )
+
+
+def retrieval_scores(whole: Float[np.ndarray, "B A"], statements: Float[np.ndarray, "B A"]) -> np.ndarray:
+    """z(whole) + 2·z(statements), z over the matrix; a constant matrix contributes nothing."""
+
+    def standard(values: np.ndarray) -> np.ndarray:
+        spread = float(values.std())
+        return (values - values.mean()) / spread if spread > 1e-9 else np.zeros_like(values)
+
+    return standard(whole) + SENTENCE_WEIGHT * standard(statements)
+
+
+@torch.inference_mode()
+def ground(model: Aligned, features: SlideFeatures | EncodedSlide, text: str) -> Heatmap:
+    """Where on the slide is what the text speaks of? A score per tile, no region label needed.
+
+    For a statement of absence the map shows where the thing would be, and ``negated`` says so.
+
+    Raises:
+        ContractError, FeatureError, CaptionError: see :func:`encode_slide` and :func:`encode_text`.
+    """
+    slide = features if isinstance(features, EncodedSlide) else encode_slide(model, features)
+    code = encode_text(model, text)
+    heat = model.checkpoint.model.heat(slide.code, code)[0, 0].float().cpu().numpy()
+    scores = np.where(slide.key_of_tile >= 0, heat[slide.key_of_tile], np.nan).astype(np.float32)
+    return Heatmap(
+        slide.grid, scores, text, presence=float(_presence(model, slide, code)[0]), negated=bool(code.negated[0])
+    )
+
+
+def ground_to_files(
+    model: Aligned,
+    slide: EncodedSlide,
+    texts: Sequence[str],
+    out: Path,
+    *,
+    slide_file: Path | None = None,
+    slide_mpp: float | None = None,
+    tiles: int = 5,
+) -> list[dict[str, Any]]:
+    """Ground phrases and write, for each, the best tiles and a measurement map for QuPath, and, with the slide at
+    hand, the heatmap over its thumbnail.
+
+    Returns:
+        One row a phrase: text, slide_id, presence, negated, best tiles, files, note.
+    """
+    thumbnail = None
+    if slide_file is not None:
+        with open_slide(slide_file, slide_mpp=slide_mpp) as opened:
+            if opened.info.size0 != slide.grid.info.size0:
+                raise ContractError(
+                    f"slide '{slide_file.name}' is {opened.info.size0} px, but the features were made on "
+                    f"{slide.grid.info.size0} px ('{slide.slide_id}'); give the slide the features come from"
+                )
+            thumbnail = opened.thumbnail(THUMBNAIL_PX)
+    note = model.checkpoint.config["recipe"].get("note") or "Research software, not a medical device."
+    rows = []
+    for number, text in enumerate(texts, start=1):
+        heatmap = ground(model, slide, text)
+        stem = out / f"{slide.slide_id}.{number:02d}-{_slug(text)}"
+        files = [f"{stem}.top.geojson", f"{stem}.map.geojson"]
+        picture.save_tiles_geojson(heatmap, files[0], tiles)
+        picture.save_tiles_geojson(heatmap, files[1])
+        if thumbnail is not None:
+            files.append(f"{stem}.png")
+            picture.save_heatmap_png(heatmap, thumbnail, files[2], note=note, tiles=tiles)
+        best = [
+            {"x": box.x, "y": box.y, "width": box.width, "height": box.height, "score": round(score, 4)}
+            for box, score in picture.top_tiles(heatmap, tiles)
+        ]
+        rows.append(
+            {
+                "slide_id": slide.slide_id,
+                "text": text,
+                "presence": round(heatmap.presence, 4),
+                "negated": heatmap.negated,
+                "tiles": best,
+                "files": files,
+                "note": note,
+            }
+        )
+    return rows
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "phrase"

@@ -1,0 +1,58 @@
+"""Which statements a slide meets in the region losses of the published models, and which of them are true of it."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pathflip import losses
+from pathflip.types import AlignBatch, AlignOutput
+
+__all__ = ["met_by_blocks", "met_in_global_batch"]
+
+
+def met_in_global_batch(
+    output: AlignOutput,
+    batch: AlignBatch,
+    index: Int[Tensor, "B C"] | None,
+    sampled: bool,
+    repeats_are_negatives: bool,
+) -> tuple[Float[Tensor, "*b C E"], Int[Tensor, "B C"]]:
+    """Candidates from the global batch.
+
+    Args:
+        output: this process's embeddings.
+        batch: this process's batch.
+        index: which of the B·K statements of the global batch each local slide meets; None: drawn here.
+        sampled: draw a slide's own statements and one of every other slide; else it meets all.
+        repeats_are_negatives: ignore that another slide's statement may stand in this slide's caption too.
+
+    Returns:
+        Embeddings, (C, E) where all slides meet the same, else (B, C, E); and labels in {-1, 0, +1}.
+    """
+    texts, sub_mask = losses.gather_with_grad(output.subcaptions), losses.gather_with_grad(batch.sub_mask)
+    own = losses.local_rows(len(output.slide), len(texts))
+    known = torch.zeros_like(batch.caption_keys) if repeats_are_negatives else batch.caption_keys
+    keys, false = losses.gather_with_grad(batch.sub_key), losses.gather_with_grad(batch.sub_false)
+    labels = losses.statement_labels(known, keys, sub_mask, false, own.start)
+    texts = texts.flatten(0, 1)
+    if index is None and sampled:
+        index = losses.published_candidates(sub_mask)[own].to(texts.device)
+    return (texts, labels) if index is None else (texts[index], labels.gather(1, index))
+
+
+def met_by_blocks(
+    output: AlignOutput, batch: AlignBatch, index: Int[Tensor, "B C"] | None, repeats_are_negatives: bool
+) -> tuple[Float[Tensor, "B G E"], Int[Tensor, "B G"]]:
+    """As released: candidates drawn in each process, and row i of every other process as negatives of row i.
+
+    ``index`` points into this process's B·K statements.
+    """
+    if index is None:
+        index = losses.published_candidates(batch.sub_mask)
+    index = index.to(output.slide.device)
+    known = torch.zeros_like(batch.caption_keys) if repeats_are_negatives else batch.caption_keys
+    own = losses.statement_labels(known, batch.sub_key, batch.sub_mask, batch.sub_false).gather(1, index)
+    texts = losses.gather_with_grad(output.subcaptions.flatten(0, 1)[index]).unflatten(0, (-1, len(index)))
+    labels = -(losses.gather_with_grad(own).unflatten(0, (-1, len(own))) != 0).long()
+    labels[losses.local_rows(1, len(labels))] = own
+    return texts.transpose(0, 1).flatten(1, 2), labels.transpose(0, 1).flatten(1)

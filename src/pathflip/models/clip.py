@@ -1,0 +1,126 @@
+"""What PathFLIP must beat: one vector a slide against one vector a caption (CLIP), trained by the same loop.
+
+``pool="mean"`` averages patch embeddings; ``pool="abmil"`` weighs them by gated attention (Ilse, Tomczak & Welling,
+ICML 2018, eq. 9). Same patch stem, text tower and optimiser as :class:`~pathflip.models.pathflip.PathFLIP`, so that
+a difference is the method's.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from pathflip.losses import info_nce
+from pathflip.models.pathflip import PatchStem, PathFLIPConfig, TextTower
+from pathflip.types import AlignBatch, AlignOutput, SlideCode, TextCode
+
+__all__ = ["ClipConfig", "SlideCLIP"]
+
+
+class ClipConfig(BaseModel):
+    """Sizes of :class:`SlideCLIP`; the fields mean what they mean in :class:`PathFLIPConfig`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["clip"] = "clip"
+    pool: Literal["mean", "abmil"] = "mean"
+    feature_dim: int = Field(ge=1)
+    vocab_size: int = Field(ge=1)
+    width: int = 256
+    embed_dim: int = 128
+    text_width: int = 128
+    text_layers: int = 2
+    text_heads: int = 4
+    max_tokens: int = 512
+    dropout: float = Field(0.1, ge=0, lt=1)
+    context: bool = False
+    scale: float = 10.0
+
+    def towers(self) -> PathFLIPConfig:
+        """The same sizes as a :class:`PathFLIPConfig`, for the shared towers."""
+        shared = self.model_dump(exclude={"kind", "pool"})
+        return PathFLIPConfig(**shared, position=False)
+
+
+class SlideCLIP(nn.Module):
+    """Whole-slide CLIP. Patch keys live in the same space, so that patch-text similarity gives a heatmap."""
+
+    keys_are_patches = True
+
+    def __init__(self, config: ClipConfig) -> None:
+        super().__init__()
+        self.config = config
+        towers = config.towers()
+        self.stem = PatchStem(towers)
+        self.attention_value = nn.Linear(config.width, config.width // 2)
+        self.attention_gate = nn.Linear(config.width, config.width // 2)
+        self.attention_score = nn.Linear(config.width // 2, 1)
+        if config.pool == "mean":
+            for part in (self.attention_value, self.attention_gate, self.attention_score):
+                part.requires_grad_(False)
+        self.head = nn.Linear(config.width, config.embed_dim)
+        self.text = TextTower(towers)
+        self.caption_head = nn.Linear(config.text_width, config.embed_dim)
+        self.logit_scale = nn.Parameter(torch.tensor(config.scale).log())
+
+    def forward(self, batch: AlignBatch) -> AlignOutput:
+        """Encode both sides; statements are not used."""
+        slides = self.encode_slides(batch.patches, batch.patch_mask, batch.context, batch.position)
+        caption = self.caption_head(self.text(batch.caption_ids, batch.caption_mask))
+        unused = caption.new_zeros(*batch.sub_mask.shape, self.config.embed_dim)
+        return AlignOutput(slides.slide, caption, slides.keys, slides.key_mask, unused)
+
+    def losses(self, output: AlignOutput, batch: AlignBatch) -> dict[str, Tensor]:
+        """Symmetric InfoNCE (CLIP; Radford et al. 2021) over the global batch, learned temperature."""
+        scale = self.logit_scale.exp().clamp(max=100)
+        return {"slide": info_nce(output.slide, output.caption, scale)}
+
+    def encode_slides(
+        self,
+        patches: Float[Tensor, "B L S D"],
+        patch_mask: Bool[Tensor, "B L S"],
+        context: Float[Tensor, "B L S D"] | None = None,
+        position: Float[Tensor, "B L S 2"] | None = None,
+    ) -> SlideCode:
+        """Slides into the shared space."""
+        mask = patch_mask.flatten(1)
+        around = None if context is None else context.flatten(1, 2)[mask]
+        hidden = self.stem(patches.flatten(1, 2)[mask], around, None)
+        padded = hidden.new_zeros(*mask.shape, hidden.shape[-1])
+        padded[mask] = hidden
+        if self.config.pool == "mean":
+            weight = mask / mask.sum(1, keepdim=True).clamp(min=1)
+        else:
+            gated = self.attention_value(padded).tanh() * self.attention_gate(padded).sigmoid()
+            weight = self.attention_score(gated).squeeze(-1).masked_fill(~mask, float("-inf")).softmax(-1)
+        slide = self.head(torch.einsum("bm,bmw->bw", weight.to(padded.dtype), padded))
+        return SlideCode(slide=slide, keys=self.head(padded), key_mask=mask)
+
+    def encode_texts(
+        self, texts: tuple[str, ...], ids: Int[Tensor, "C T"], mask: Bool[Tensor, "C T"], negated: Bool[Tensor, " C"]
+    ) -> TextCode:
+        """Texts into the shared space."""
+        caption = self.caption_head(self.text(ids, mask))
+        return TextCode(texts, caption, caption, negated)
+
+    def similarity(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C"]:
+        """Cosine of slide and text."""
+        return F.normalize(slides.slide, dim=-1) @ F.normalize(texts.caption, dim=-1).T
+
+    def presence(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C"]:
+        """All a global model can say about one statement: its scaled similarity to the whole slide."""
+        return self.logit_scale.exp().clamp(max=100) * self.similarity(slides, texts)
+
+    def heat(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C M"]:
+        """Cosine of each patch with the text; padded keys hold -inf."""
+        similarity = torch.einsum("bme,ce->bcm", F.normalize(slides.keys, dim=-1), F.normalize(texts.local, dim=-1))
+        return similarity.masked_fill(~slides.key_mask[:, None], float("-inf"))
+
+    @torch.no_grad()
+    def set_feature_statistics(self, mean: Float[Tensor, " D"], std: Float[Tensor, " D"]) -> None:
+        """Standardise patch features by the training set's mean and spread (kept in the checkpoint)."""
+        self.stem.feature_mean.copy_(mean)
+        self.stem.feature_std.copy_(std.clamp(min=1e-4))

@@ -1,0 +1,169 @@
+"""Layers every model shares: attention over few or many keys, packed rows, masked softmax and means."""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+__all__ = [
+    "MultiHeadAttention",
+    "TextKeyAttention",
+    "attend",
+    "drop_padding",
+    "masked_softmax",
+    "pick_rows",
+    "place_rows",
+]
+
+
+def masked_softmax(logits: Float[Tensor, "*b M"], mask: Bool[Tensor, "... M"] | None) -> Float[Tensor, "*b M"]:
+    """Softmax over the last axis among entries whose mask is True; rows without any are spread evenly.
+
+    Finite whatever the mask: callers keep padded values at zero, so an empty row yields a constant.
+    """
+    if mask is not None:
+        logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+    return logits.softmax(dim=-1)
+
+
+def drop_padding(values: Float[Tensor, "*b D"], mask: Bool[Tensor, "*b"]) -> Float[Tensor, "*b D"]:
+    """Zeros where the mask is False, whatever stood there (NaN included); no copy where nothing is padding."""
+    if values.device.type == "cpu" and bool(mask.all()):
+        return values
+    return values.masked_fill(~mask.unsqueeze(-1), 0.0)
+
+
+def attend(
+    query: Float[Tensor, "*b H T d"],
+    key: Float[Tensor, "*b H M d"],
+    value: Float[Tensor, "*b H M d"],
+    mask: Bool[Tensor, "... M"] | None = None,
+    dropout: float = 0.0,
+) -> Float[Tensor, "*b H T d"]:
+    """Scaled dot-product attention: fused, but explicit on CPU where weights are dropped or in bfloat16.
+
+    Why: the fused CPU kernel knows no dropout, and is several times slower than explicit in bfloat16
+    (docs/performance.md).
+    """
+    explicit = query.device.type == "cpu" and (dropout > 0.0 or query.dtype == torch.bfloat16)
+    if not explicit:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    weights = masked_softmax((query * query.shape[-1] ** -0.5) @ key.mT, mask)
+    return F.dropout(weights, dropout) @ value
+
+
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention with one packed input projection; parameter names are those of torch's own module."""
+
+    def __init__(self, width: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def _project(self, rows: Float[Tensor, "*b M E"], part: int) -> Float[Tensor, "*b H M d"]:
+        """Rows through third ``part`` (query 0, key 1, value 2) of the packed projection, split into heads."""
+        weight, bias = self.in_proj_weight.chunk(3)[part], self.in_proj_bias.chunk(3)[part]
+        return F.linear(rows, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(-2, -3)
+
+    def forward(
+        self,
+        query: Float[Tensor, "*c T E"],
+        key: Float[Tensor, "*b M E"],
+        value: Float[Tensor, "*b M E"],
+        key_mask: Bool[Tensor, "*b M"] | None = None,
+    ) -> Float[Tensor, "*b T E"]:
+        """What each query found among the keys; queries (T, E) are shared by the whole batch of keys."""
+        q, k, v = (self._project(rows, part) for part, rows in enumerate((query, key, value)))
+        q = q.expand(*k.shape[:-2], *q.shape[-2:])
+        mask = None
+        if key_mask is not None:  # a row without any real key attends to all: fused attention would return NaN
+            mask = (key_mask | ~key_mask.any(dim=-1, keepdim=True))[..., None, None, :]
+        heads = attend(q, k, v, mask, self.dropout if self.training else 0.0)
+        return self.out_proj(heads.transpose(-2, -3).flatten(-2))
+
+    def weights(
+        self,
+        query: Float[Tensor, "*c T E"],
+        key: Float[Tensor, "*b M E"],
+        key_mask: Bool[Tensor, "*b M"] | None = None,
+    ) -> Float[Tensor, "*b H T M"]:
+        """The attention weights of every head (0 on padded keys)."""
+        q, k = self._project(query, 0), self._project(key, 1)
+        mask = None if key_mask is None else key_mask[..., None, None, :]
+        weights = masked_softmax(q @ k.mT * q.shape[-1] ** -0.5, mask)
+        return weights if mask is None else weights * mask
+
+
+class TextKeyAttention(nn.Module):
+    """o(s): what text s finds among a slide's keys (FLAIR, arXiv 2412.03561), as both published variants compute it.
+
+    Before the attention, texts and keys pass extra projections (``projected``, variant 1: so they are projected
+    twice) or layer norms (``normed``, variant 2).
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, kind: Literal["projected", "normed"]) -> None:
+        super().__init__()
+        self.kind = kind
+        for role in ("query", "key", "value"):
+            layer = nn.Linear(embed_dim, embed_dim) if kind == "projected" else nn.LayerNorm(embed_dim)
+            self.add_module(f"{kind}_{role}", layer)
+        self.attention = MultiHeadAttention(embed_dim, num_heads)
+
+    def _prepared(self, role: str, rows: Tensor) -> Tensor:
+        return self.get_submodule(f"{self.kind}_{role}")(rows)
+
+    def forward(
+        self, texts: Float[Tensor, "*b C E"], keys: Float[Tensor, "B M E"], key_mask: Bool[Tensor, "B M"]
+    ) -> Float[Tensor, "B C E"]:
+        """One table of texts (C, E) for all slides, or each slide's own (B, C, E)."""
+        query, key, value = self._prepared("query", texts), self._prepared("key", keys), self._prepared("value", keys)
+        return self.attention(query, key, value, key_mask)
+
+    def weights(
+        self, texts: Float[Tensor, "*b C E"], keys: Float[Tensor, "B M E"], key_mask: Bool[Tensor, "B M"]
+    ) -> Float[Tensor, "B H C M"]:
+        """Attention weights of every head; 0 on padded keys."""
+        return self.attention.weights(self._prepared("query", texts), self._prepared("key", keys), key_mask)
+
+
+class _PlaceRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor, size: int) -> Tensor:
+        ctx.save_for_backward(index)
+        return rows.new_zeros(size, *rows.shape[1:]).index_copy_(0, index, rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (index,) = ctx.saved_tensors
+        return grads[0].index_select(0, index), None, None
+
+
+class _PickRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.size = len(rows)
+        return rows.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        grad = grads[0]
+        return grad.new_zeros(ctx.size, *grad.shape[1:]).index_copy_(0, index, grad), None
+
+
+def place_rows(rows: Float[Tensor, "P *w"], index: Int[Tensor, " P"], size: int) -> Float[Tensor, "R *w"]:
+    """``size`` rows, zero but for ``rows`` at ``index`` (every index at most once: that makes the backward a copy)."""
+    return _PlaceRows.apply(rows, index, size)
+
+
+def pick_rows(rows: Float[Tensor, "R *w"], index: Int[Tensor, " P"]) -> Float[Tensor, "P *w"]:
+    """The rows at ``index`` (every index at most once)."""
+    return _PickRows.apply(rows, index)

@@ -1,0 +1,296 @@
+"""PathFLIP, the default model: texts meet patches, not windows, and say what a slide cannot show.
+
+What differs from the published model (``published.py``) and why is told in docs/method.md. In short: keys are
+patches with their neighbourhood, pooled by their similarity to the text; every statement of the batch is a candidate
+for every slide; each statement predicts a gate (can a slide show this at all?) and a margin (how similar is enough?);
+negation is a sign, not something the text encoder must discover; and the score for retrieval is the mean over
+a caption's statements, trained as such.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from pathflip.losses import balanced_sigmoid, gather_with_grad, info_nce, local_rows, statement_labels
+from pathflip.types import AlignBatch, AlignOutput, SlideCode, TextCode
+
+__all__ = ["PathFLIP", "PathFLIPConfig"]
+
+
+class PathFLIPConfig(BaseModel):
+    """Sizes and switches of :class:`PathFLIP`.
+
+    Attributes:
+        feature_dim: D, width of the patch features.
+        vocab_size: number of tokens of the tokenizer.
+        width: W of the patch stem. embed_dim: E of the shared space.
+        text_width, text_layers, text_heads, max_tokens: the text tower.
+        context: use the 3×3 neighbourhood mean beside each patch (the largest single gain for heatmaps).
+        position: use each patch's place in the tissue, so that "upper left" can be learned.
+        gate: predict from the text whether a slide can show it. margin: predict how similar is similar enough.
+        sharpness: start of the inverse temperature of similarity pooling.
+        scale: start of the logit scale (stored as its logarithm).
+        global_weight, late_weight: weights of the slide-caption and statement-level contrast beside the region loss.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["pathflip"] = "pathflip"
+    feature_dim: int = Field(ge=1)
+    vocab_size: int = Field(ge=1)
+    width: int = 256
+    embed_dim: int = 128
+    text_width: int = 128
+    text_layers: int = 2
+    text_heads: int = 4
+    max_tokens: int = 512
+    dropout: float = Field(0.1, ge=0, lt=1)
+    context: bool = True
+    position: bool = True
+    gate: bool = True
+    margin: bool = True
+    sharpness: float = 10.0
+    scale: float = 10.0
+    initial_margin: float = 0.2
+    global_weight: float = 1.0
+    late_weight: float = 1.0
+
+
+class PathFLIP(nn.Module):
+    """Text-conditioned alignment over patch keys. Satisfies :class:`~pathflip.types.AlignModel`."""
+
+    keys_are_patches = True
+
+    def __init__(self, config: PathFLIPConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.stem = PatchStem(config)
+        self.slide_pool = nn.Linear(config.width, 1)
+        self.slide_head = nn.Sequential(
+            nn.LayerNorm(2 * config.width), nn.Dropout(config.dropout), nn.Linear(2 * config.width, config.embed_dim)
+        )
+        self.key_head = nn.Linear(config.width, config.embed_dim)
+        self.text = TextTower(config)
+        self.caption_head = nn.Linear(config.text_width, config.embed_dim)
+        self.local_head = nn.Linear(config.text_width, config.embed_dim)
+        self.text_gate = nn.Linear(config.text_width, 2)
+        self.log_sharpness = nn.Parameter(torch.tensor(config.sharpness).log())
+        self.logit_scale = nn.Parameter(torch.tensor(config.scale).log())
+        self.logit_scale_global = nn.Parameter(torch.tensor(config.scale).log())
+        self.logit_scale_late = nn.Parameter(torch.tensor(1.0).log())
+        nn.init.zeros_(self.text_gate.weight)
+        with torch.no_grad():
+            self.text_gate.bias.copy_(torch.tensor([2.0, config.initial_margin]))
+
+    def forward(self, batch: AlignBatch) -> AlignOutput:
+        """Encode both sides of a batch."""
+        slides = self.encode_slides(batch.patches, batch.patch_mask, batch.context, batch.position)
+        num_slides, num_subs = batch.sub_mask.shape
+        caption = self.caption_head(self.text(batch.caption_ids, batch.caption_mask))
+        # A padded statement slot has no token at all; give it one so that its (ignored) row stays finite.
+        token_mask = batch.sub_token_mask.flatten(0, 1)
+        token_mask = torch.cat([token_mask[:, :1] | ~token_mask.any(1, keepdim=True), token_mask[:, 1:]], dim=1)
+        pooled = self.text(batch.sub_ids.flatten(0, 1), token_mask)
+        local, gate, margin = self._statement(pooled)
+        shape = (num_slides, num_subs)
+        return AlignOutput(
+            slide=slides.slide,
+            caption=caption,
+            keys=slides.keys,
+            key_mask=slides.key_mask,
+            subcaptions=local.view(*shape, -1),
+            gate=gate.view(shape),
+            margin=margin.view(shape),
+        )
+
+    def losses(self, output: AlignOutput, batch: AlignBatch) -> dict[str, Tensor]:
+        """Slide contrast, region loss over all statements of the (global) batch, statement-level contrast."""
+        if output.gate is None or output.margin is None:
+            raise TypeError("PathFLIP.losses needs an output of PathFLIP.forward: gate and margin are missing")
+        scale = self.logit_scale_global.exp().clamp(max=100)
+        parts = {"slide": self.config.global_weight * info_nce(output.slide, output.caption, scale)}
+        statements = TextCode(
+            texts=(),
+            caption=(local := gather_with_grad(output.subcaptions).flatten(0, 1)),
+            local=local,
+            negated=gather_with_grad(batch.sub_negated).flatten(),
+            gate=gather_with_grad(output.gate).flatten(),
+            margin=gather_with_grad(output.margin).flatten(),
+        )
+        sub_mask, sub_false = gather_with_grad(batch.sub_mask), gather_with_grad(batch.sub_false)
+        own = local_rows(len(output.slide), len(sub_mask))
+        logits = self._logits(output.keys, output.key_mask, statements)
+        truth = statement_labels(
+            batch.caption_keys, gather_with_grad(batch.sub_key), sub_mask, sub_false, first_slide=own.start
+        )
+        parts["region"] = balanced_sigmoid(logits, truth)
+        if len(sub_mask) > 1:
+            late = self.logit_scale_late.exp().clamp(max=100) * caption_scores(logits, sub_mask & ~sub_false)
+            parts["late"] = self.config.late_weight * matrix_nce(gather_with_grad(late), own)
+        return parts
+
+    def encode_slides(
+        self,
+        patches: Float[Tensor, "B L S D"],
+        patch_mask: Bool[Tensor, "B L S"],
+        context: Float[Tensor, "B L S D"] | None = None,
+        position: Float[Tensor, "B L S 2"] | None = None,
+    ) -> SlideCode:
+        """Slides into the shared space; only real patches are computed."""
+        mask = patch_mask.flatten(1)
+        hidden = self.stem(
+            patches.flatten(1, 2)[mask],
+            None if context is None else context.flatten(1, 2)[mask],
+            None if position is None else position.flatten(1, 2)[mask],
+        )
+        padded = hidden.new_zeros(*mask.shape, hidden.shape[-1])
+        padded[mask] = hidden
+        keys = hidden.new_zeros(*mask.shape, self.config.embed_dim, dtype=self.key_head.weight.dtype)
+        projected = self.key_head(hidden)
+        keys = keys.to(projected.dtype)
+        keys[mask] = projected
+        count = mask.sum(1, keepdim=True).clamp(min=1)
+        mean = padded.sum(1) / count
+        weight = self.slide_pool(padded).squeeze(-1).masked_fill(~mask, float("-inf")).softmax(-1)
+        attended = torch.einsum("bm,bmw->bw", weight.to(padded.dtype), padded)
+        return SlideCode(slide=self.slide_head(torch.cat([mean, attended], -1)), keys=keys, key_mask=mask)
+
+    def encode_texts(
+        self, texts: tuple[str, ...], ids: Int[Tensor, "C T"], mask: Bool[Tensor, "C T"], negated: Bool[Tensor, " C"]
+    ) -> TextCode:
+        """Texts into the shared space. ``texts`` are kept for naming results only."""
+        pooled = self.text(ids, mask)
+        local, gate, margin = self._statement(pooled)
+        return TextCode(texts, self.caption_head(pooled), local, negated, gate, margin)
+
+    def similarity(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C"]:
+        """Cosine of slide and caption embeddings."""
+        return F.normalize(slides.slide, dim=-1) @ F.normalize(texts.caption, dim=-1).T
+
+    def presence(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C"]:
+        """A logit that the slide shows what the text states; near 0 where the text says a slide cannot show it."""
+        return self._logits(slides.keys, slides.key_mask, texts)
+
+    def heat(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C M"]:
+        """Cosine of each patch key with the text; padded keys hold -inf."""
+        similarity = torch.einsum("bme,ce->bcm", F.normalize(slides.keys, dim=-1), F.normalize(texts.local, dim=-1))
+        return similarity.masked_fill(~slides.key_mask[:, None], float("-inf"))
+
+    @torch.no_grad()
+    def set_feature_statistics(self, mean: Float[Tensor, " D"], std: Float[Tensor, " D"]) -> None:
+        """Standardise patch features by the training set's mean and spread (kept in the checkpoint)."""
+        self.stem.feature_mean.copy_(mean)
+        self.stem.feature_std.copy_(std.clamp(min=1e-4))
+
+    def _statement(
+        self, pooled: Float[Tensor, "C W"]
+    ) -> tuple[Float[Tensor, "C E"], Float[Tensor, " C"], Float[Tensor, " C"]]:
+        raw = self.text_gate(pooled)
+        gate = raw[:, 0].sigmoid() if self.config.gate else torch.ones_like(raw[:, 0])
+        margin = raw[:, 1] if self.config.margin else torch.full_like(raw[:, 1], self.config.initial_margin)
+        return self.local_head(pooled), gate, margin
+
+    def _logits(
+        self, keys: Float[Tensor, "B M E"], key_mask: Bool[Tensor, "B M"], texts: TextCode
+    ) -> Float[Tensor, "B C"]:
+        """gate · scale · sign · (cos(o, t) - margin) with o the keys pooled by their similarity to the text.
+
+        cos(o, t) needs no pooled vector in memory: with unit keys k and weights w = softmax(β k·t),
+        o·t = Σ w (k·t) and ‖o‖² = ‖Σ w k‖².
+        """
+        unit_keys, unit_texts = F.normalize(keys, dim=-1), F.normalize(texts.local, dim=-1)
+        similarity = torch.einsum("bme,ce->bcm", unit_keys, unit_texts)
+        sharpness = self.log_sharpness.exp().clamp(max=100)
+        weight = (sharpness * similarity).masked_fill(~key_mask[:, None], float("-inf")).softmax(-1)
+        pooled = torch.einsum("bcm,bme->bce", weight, unit_keys)
+        cosine = (weight * similarity).sum(-1) / pooled.norm(dim=-1).clamp(min=1e-6)
+        sign = 1.0 - 2.0 * texts.negated.to(cosine.dtype)
+        gate = 1.0 if texts.gate is None else texts.gate
+        margin = 0.0 if texts.margin is None else texts.margin
+        return gate * self.logit_scale.exp().clamp(max=100) * sign * (cosine - margin)
+
+
+class PatchStem(nn.Module):
+    """Patch features, neighbourhood mean and position to hidden vectors."""
+
+    feature_mean: Tensor
+    feature_std: Tensor
+
+    def __init__(self, config: PathFLIPConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("feature_mean", torch.zeros(config.feature_dim))
+        self.register_buffer("feature_std", torch.ones(config.feature_dim))
+        inputs = config.feature_dim * (2 if config.context else 1) + (8 if config.position else 0)
+        self.layers = nn.Sequential(
+            nn.Linear(inputs, config.width),
+            nn.GELU(),
+            nn.LayerNorm(config.width),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.width, config.width),
+            nn.GELU(),
+            nn.LayerNorm(config.width),
+        )
+
+    def forward(
+        self, patches: Float[Tensor, "V D"], context: Float[Tensor, "V D"] | None, position: Float[Tensor, "V 2"] | None
+    ) -> Float[Tensor, "V W"]:
+        """Hidden vectors of V real patches."""
+        parts = [(patches - self.feature_mean) / self.feature_std]
+        if self.config.context:
+            around = patches if context is None else context
+            parts.append((around - self.feature_mean) / self.feature_std)
+        if self.config.position:
+            place = torch.full_like(patches[:, :2], 0.5) if position is None else position
+            angle = torch.pi * (place - 0.5)
+            parts.append(torch.cat([angle.sin(), angle.cos(), (2 * angle).sin(), (2 * angle).cos()], dim=-1))
+        return self.layers(torch.cat(parts, dim=-1))
+
+
+class TextTower(nn.Module):
+    """A small pre-norm Transformer over word pieces; the mean over real tokens is the text's vector."""
+
+    def __init__(self, config: PathFLIPConfig) -> None:
+        super().__init__()
+        self.words = nn.Embedding(config.vocab_size, config.text_width)
+        self.places = nn.Embedding(config.max_tokens, config.text_width)
+        nn.init.normal_(self.words.weight, std=0.02)
+        nn.init.normal_(self.places.weight, std=0.02)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                config.text_width,
+                config.text_heads,
+                4 * config.text_width,
+                config.dropout,
+                activation="gelu",
+                batch_first=True,
+                norm_first=True,
+            )
+            for _ in range(config.text_layers)
+        )
+        self.norm = nn.LayerNorm(config.text_width)
+
+    def forward(self, ids: Int[Tensor, "C T"], mask: Bool[Tensor, "C T"]) -> Float[Tensor, "C W"]:
+        """One vector a text."""
+        hidden = self.dropout(self.words(ids) + self.places.weight[: ids.shape[1]])
+        for layer in self.layers:
+            hidden = layer(hidden, src_key_padding_mask=~mask)
+        hidden = self.norm(hidden)
+        return torch.where(mask[..., None], hidden, 0).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+
+
+def caption_scores(logits: Float[Tensor, "B C"], counted: Bool[Tensor, "G K"]) -> Float[Tensor, "B G"]:
+    """Mean logit of each caption's drawn statements on each slide: the statement-level score of retrieval."""
+    per_caption = torch.where(counted, logits.view(len(logits), *counted.shape), 0.0)
+    return per_caption.sum(-1) / counted.sum(-1).clamp(min=1)
+
+
+def matrix_nce(scores: Float[Tensor, "G G"], own: slice) -> Float[Tensor, ""]:
+    """Symmetric cross-entropy of a whole score matrix with the diagonal true, over this process's rows and columns."""
+    target = torch.arange(len(scores), device=scores.device)[own]
+    return 0.5 * (F.cross_entropy(scores[own], target) + F.cross_entropy(scores.T[own], target))

@@ -1,0 +1,369 @@
+"""Complete runs as functions. Each returns the whole configuration; its docstring says command, hardware, time and
+the result to expect. Change a setting with ``--set train.optim.lr=5e-4`` or write a function of your own:
+``pathflip train my_lab.py:my_run``.
+"""
+
+import csv
+import difflib
+import importlib.util
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import nn
+
+from pathflip.checkpoint import Checkpoint, InputContract, save_checkpoint
+from pathflip.data.align import AlignDataset, TextSpec
+from pathflip.data.regions import RegionSpec
+from pathflip.errors import ConfigError
+from pathflip.evaluate import metrics
+from pathflip.features import read_features
+from pathflip.inference import Aligned, encode_slide, retrieve
+from pathflip.models import build_model
+from pathflip.text.captions import read_captions
+from pathflip.text.tokenizer import train_tokenizer
+from pathflip.train import AlignStep, BatchSampler, OptimConfig, SampledBatches, TrainConfig, TrainResult, fit
+from pathflip.types import Caption
+
+__all__ = [
+    "RECIPES",
+    "AlignRecipe",
+    "align_base",
+    "align_published",
+    "align_published_small",
+    "clip_abmil",
+    "clip_mean",
+    "find_recipe",
+    "read_split",
+    "train_align",
+    "with_settings",
+]
+
+
+class AlignRecipe(BaseModel):
+    """Everything an alignment run needs beside the data.
+
+    Attributes:
+        name: of the recipe, written into the checkpoint.
+        model: ``kind`` and the fields of that model's configuration; ``feature_dim`` and ``vocab_size`` come from
+            the data.
+        text, regions: how captions and slides become batches.
+        max_regions: regions a slide and step, a seeded subset; None takes all.
+        vocab_size: of the tokenizer trained on the cohort's captions.
+        train: the loop's settings.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    model: dict[str, Any]
+    text: TextSpec = TextSpec()
+    regions: RegionSpec = RegionSpec()
+    max_regions: int | None = Field(None, ge=1)
+    vocab_size: int = Field(2000, ge=64)
+    train: TrainConfig = TrainConfig()
+
+
+def align_base() -> AlignRecipe:
+    """PathFLIP as this project recommends it: patch keys in their neighbourhood, gated statements, late interaction.
+
+    ``pathflip train align_base --features F --captions C --out runs/base``
+
+    Two CPU cores, the demo's cohort (280 training slides of about 600 tiles): see docs/log.md for time and result.
+    """
+    return AlignRecipe(
+        name="align_base",
+        model={"kind": "pathflip", "width": 256, "embed_dim": 128},
+        train=TrainConfig(steps=400, batch_size=32, optim=OptimConfig(lr=1e-3, weight_decay=0.05, warmup_steps=40)),
+    )
+
+
+def align_published() -> AlignRecipe:
+    """The paper's model with the paper's hyper-parameters (arXiv 2512.17621; docs/published.md).
+
+    ``pathflip train align_published --features F --captions C --out runs/published``
+
+    177 M parameters: meant for GPUs.
+    """
+    return AlignRecipe(
+        name="align_published",
+        model={"kind": "published"},
+        text=TextSpec(sampler="published", polarity=False, caption_tokens=512, statement_tokens=256),
+        regions=RegionSpec(side=16),
+        max_regions=24,
+        train=TrainConfig(
+            steps=10_000,
+            batch_size=8,
+            precision="bf16",
+            optim=OptimConfig(lr=1e-4, weight_decay=0.05, warmup_steps=200, warmup_factor=0.01, clip=0.0),
+        ),
+    )
+
+
+def align_published_small() -> AlignRecipe:
+    """The published model at the demo's size: a 4-layer, 128-wide Q-Former over 4 × 4 regions, steps as ``align_base``.
+
+    ``pathflip train align_published_small --features F --captions C --out runs/published_small``
+    """
+    published, base = align_published(), align_base()
+    model = {
+        "kind": "published",
+        "embed_dim": 128,
+        "width": 128,
+        "num_layers": 4,
+        "num_heads": 4,
+        "ffn_width": 512,
+        "num_queries": 4,
+    }
+    return published.model_copy(
+        update={
+            "name": "align_published_small",
+            "model": model,
+            "text": published.text.model_copy(update={"caption_tokens": 384, "statement_tokens": 128}),
+            "regions": RegionSpec(side=4),
+            "train": base.train,
+        }
+    )
+
+
+def clip_mean() -> AlignRecipe:
+    """Mean-pool CLIP, the floor: same stem, text tower, optimiser and steps as ``align_base``."""
+    return AlignRecipe(
+        name="clip_mean",
+        model={"kind": "clip", "pool": "mean", "width": 256, "embed_dim": 128},
+        text=TextSpec(polarity=False, num_subcaptions=1),
+        train=align_base().train,
+    )
+
+
+def clip_abmil() -> AlignRecipe:
+    """Attention-pool (ABMIL) CLIP: same stem, text tower, optimiser and steps as ``align_base``."""
+    return clip_mean().model_copy(
+        update={"name": "clip_abmil", "model": {"kind": "clip", "pool": "abmil", "width": 256, "embed_dim": 128}}
+    )
+
+
+RECIPES: dict[str, Callable[[], AlignRecipe]] = {
+    recipe.__name__: recipe for recipe in (align_base, align_published, align_published_small, clip_mean, clip_abmil)
+}
+
+
+def find_recipe(name: str) -> AlignRecipe:
+    """A recipe by name, or ``path/to/file.py:function`` returning an :class:`AlignRecipe`.
+
+    Raises:
+        ConfigError: no such recipe; the closest names are offered.
+    """
+    if name in RECIPES:
+        return RECIPES[name]()
+    file, _, function = name.partition(":")
+    if not function or not Path(file).is_file():
+        close = difflib.get_close_matches(name, RECIPES, n=1)
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        raise ConfigError(f"recipe: got '{name}', expected {', '.join(RECIPES)} or FILE.py:FUNCTION; {hint}".rstrip())
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"recipe: cannot import '{file}'; expected a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    recipe = getattr(module, function, lambda: None)()
+    if not isinstance(recipe, AlignRecipe):
+        raise ConfigError(f"recipe: {name} gave {type(recipe).__name__}, expected a function returning an AlignRecipe")
+    return recipe
+
+
+def with_settings(recipe: AlignRecipe, settings: Sequence[str]) -> AlignRecipe:
+    """Apply ``key.path=value`` settings; values are read as JSON where they can be.
+
+    Raises:
+        ConfigError: an unknown key (with a suggestion) or a value out of range.
+    """
+    values = recipe.model_dump(mode="json")
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"--set: got '{setting}', expected KEY=VALUE, for example train.optim.lr=5e-4")
+        _assign(values, path, _json(text))
+    try:
+        return AlignRecipe.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"--set {where}: {first['msg']} (got {first['input']!r})") from None
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _assign(values: dict[str, Any], path: str, value: Any) -> None:
+    node, keys = values, path.split(".")
+    for depth, key in enumerate(keys):
+        free = keys[0] == "model" and depth == 1
+        if key not in node and not free:
+            close = difflib.get_close_matches(key, node, n=1)
+            hint = f"; did you mean '{'.'.join([*keys[:depth], close[0]])}'?" if close else ""
+            raise ConfigError(f"--set: unknown setting '{path}'; expected one of {', '.join(node)} there{hint}")
+        if depth < len(keys) - 1:
+            node = node[key]
+    node[keys[-1]] = value
+
+
+def read_split(
+    files: Sequence[Path], captions: Path, splits: Path | None
+) -> dict[str, tuple[list[Path], list[Caption]]]:
+    """Feature files and captions by split; everything is "train" where no splits are given.
+
+    Slides are left out only where the splits file does not name them. A slide with a caption but without features,
+    or the reverse, is an error later, by name.
+
+    Raises:
+        CaptionError, ConfigError: unreadable captions or splits, or a patient in two splits.
+    """
+    known = read_captions(captions)
+    split_of = {caption.slide_id: "train" for caption in known}
+    if splits is not None:
+        with open(splits, newline="", encoding="utf-8-sig") as handle:
+            rows = list(csv.DictReader(handle))
+        if not rows or not {"slide", "split"} <= rows[0].keys():
+            raise ConfigError(f"'{splits.name}': expected the columns slide and split")
+        split_of = {row["slide"]: row["split"] for row in rows}
+    parts: dict[str, tuple[list[Path], list[Caption]]] = {name: ([], []) for name in ("train", "val", "test")}
+    homes: dict[str, str] = {}
+    for caption in known:
+        part = split_of.get(caption.slide_id)
+        if part in parts:
+            if homes.setdefault(caption.patient, part) != part:
+                raise ConfigError(
+                    f"patient '{caption.patient}' has slides in {homes[caption.patient]} and {part}; "
+                    "expected every patient in one split"
+                )
+            parts[part][1].append(caption)
+    for file in files:
+        if (part := split_of.get(file.stem)) in parts:
+            parts[part][0].append(file)
+    return parts
+
+
+def train_align(
+    recipe: AlignRecipe,
+    files: Sequence[Path],
+    captions: Sequence[Caption],
+    out: Path,
+    *,
+    val_files: Sequence[Path] = (),
+    val_captions: Sequence[Caption] = (),
+    resume: bool = False,
+    note: str = "",
+    on_step: Callable[[Mapping[str, float]], None] | None = None,
+) -> TrainResult:
+    """Train an alignment model and leave ``out/last`` (and ``out/best``), metrics and a resumable state.
+
+    Args:
+        recipe: what to train.
+        files: feature files of the training slides. captions: theirs.
+        val_files, val_captions: slides to retrieve on during training; with them, ``best/`` is kept by mean R@1.
+        resume: go on where a killed run stopped, bit for bit.
+        note: a caution kept in the checkpoint and printed on every picture made with it.
+        on_step: called with every line of ``metrics.jsonl``.
+
+    Raises:
+        CaptionError, FeatureError, ContractError: the data do not fit together.
+        TrainingError: see :func:`pathflip.train.fit`.
+    """
+    tokenizer = train_tokenizer(_words(captions, recipe.text), recipe.vocab_size)
+    data = AlignDataset(
+        files,
+        captions,
+        tokenizer,
+        text=recipe.text,
+        regions=recipe.regions,
+        max_regions=recipe.max_regions,
+        context=bool(recipe.model.get("context", recipe.model.get("kind") == "pathflip")),
+    )
+    first = read_features(data.pairs[0][0])
+    contract = InputContract.of(first)
+    model = _build(recipe, data, first.features.shape[1], tokenizer.vocab_size)
+    what_was_run = {**recipe.model_dump(mode="json"), "note": note, "num_slides": len(data)}
+
+    def save(path: Path, numbers: Mapping[str, float]) -> None:
+        save_checkpoint(
+            path,
+            model,
+            contract=contract,
+            tokenizer=tokenizer,
+            text=recipe.text,
+            recipe=what_was_run,
+            metrics=numbers,
+        )
+
+    evaluators = {}
+    if val_files:
+        val = [
+            (read_features(file), caption)
+            for file, caption in AlignDataset(
+                val_files, val_captions, tokenizer, text=recipe.text, regions=recipe.regions
+            ).pairs
+        ]
+        evaluators["val"] = lambda trained: _retrieval(
+            Aligned(
+                Checkpoint(trained, tokenizer, contract, {}),
+                recipe.text,
+                recipe.regions,
+                next(trained.parameters()).device,
+            ),
+            val,
+        )
+    config = recipe.train
+    sampler = BatchSampler(len(data), config.batch_size, config.seed)
+    return fit(
+        AlignStep(model, config.grad_cache_chunk),
+        SampledBatches(data.batch, sampler, config.seed),
+        config=config.model_copy(update={"best": "val/mean_r1"}) if val_files and not config.best else config,
+        out=Path(out),
+        evaluators=evaluators,
+        save=save,
+        resume=resume,
+        on_step=on_step,
+    )
+
+
+def _words(captions: Sequence[Caption], text: TextSpec) -> list[str]:
+    """What the tokenizer is trained on: captions, and statements as the text encoder will see them."""
+    contents = [s.content for c in captions for s in c.subcaptions] if text.polarity else []
+    return [c.text for c in captions] + contents
+
+
+def _build(recipe: AlignRecipe, data: AlignDataset, feature_dim: int, vocab_size: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        model = build_model({**recipe.model, "feature_dim": feature_dim, "vocab_size": vocab_size})
+    if hasattr(model, "set_feature_statistics"):
+        mean, std = feature_statistics(data, recipe.train.seed)
+        model.set_feature_statistics(torch.from_numpy(mean), torch.from_numpy(std))
+    return model
+
+
+def feature_statistics(data: AlignDataset, seed: int, num_slides: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and spread of every feature over the patches of (a seeded sample of) the training slides."""
+    chosen = np.random.default_rng(seed).permutation(len(data))[:num_slides]
+    total, square, count = 0.0, 0.0, 0
+    for item in sorted(chosen):
+        slide = data.slide(int(item))
+        rows = slide.patches[slide.index[slide.mask]].astype(np.float64)
+        total, square, count = total + rows.sum(0), square + (rows**2).sum(0), count + len(rows)
+    mean = total / count
+    return mean.astype(np.float32), np.sqrt(np.maximum(square / count - mean**2, 0)).astype(np.float32)
+
+
+def _retrieval(model: Aligned, val: Sequence[tuple[Any, Caption]]) -> dict[str, float]:
+    found = retrieve(model, [encode_slide(model, slide) for slide, _ in val], [caption.text for _, caption in val])
+    to_text, to_slide = metrics.recall_at_k(found.scores, 1), metrics.recall_at_k(found.scores.T, 1)
+    return {"text_r1": to_text, "slide_r1": to_slide, "mean_r1": (to_text + to_slide) / 2}

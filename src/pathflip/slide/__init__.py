@@ -1,0 +1,36 @@
+"""Pixels to tiles: open a slide, find its tissue, cut it into tiles of one physical size. Never imports torch."""
+
+from importlib import import_module
+from typing import Any
+
+_WHERE = {
+    "Slide": "reader",
+    "open_slide": "reader",
+    "slide_id": "reader",
+    "slide_info_row": "reader",
+    "TissueMask": "tissue",
+    "find_tissue": "tissue",
+    "SlideOutcome": "tiling",
+    "read_coords": "tiling",
+    "tile_cohort": "tiling",
+    "tile_slide": "tiling",
+}
+
+__all__ = [
+    "Slide",
+    "SlideOutcome",
+    "TissueMask",
+    "find_tissue",
+    "open_slide",
+    "read_coords",
+    "slide_id",
+    "slide_info_row",
+    "tile_cohort",
+    "tile_slide",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'pathflip.slide' has no attribute '{name}'")
+    return getattr(import_module(f"pathflip.slide.{_WHERE[name]}"), name)

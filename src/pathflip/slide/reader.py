@@ -1,0 +1,246 @@
+"""Open a slide and read tiles of one physical size from it, whatever the scanner.
+
+A :class:`Slide` joins what is known about the file (:class:`~pathflip.geometry.SlideInfo`) with a *source* of
+pixels. Sources know pyramid levels only; everything about microns, tiles and resampling is here, once.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from math import ceil, floor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathflip.errors import ConfigError, PathFLIPError, SlideError
+from pathflip.geometry import SlideInfo, TileSpec, best_level
+from pathflip.slide.resample import resample
+from pathflip.slide.sources import Pixels, Source, open_image, open_openslide
+
+__all__ = ["Slide", "open_slide", "slide_id", "slide_info_row"]
+
+Reader = Literal["auto", "openslide"]
+WHITE = (255, 255, 255)
+_BLOCK = 1536
+"""Side of the source blocks a thumbnail is assembled from: bounds its memory on slides without a pyramid."""
+
+
+class Slide:
+    """An open slide. Use as a context manager, or call :meth:`close`.
+
+    Reading is thread-safe; a pickled Slide reopens its file where it lands, so it can be handed to worker
+    processes.
+
+    Attributes:
+        path: the file.
+        info: what is known without reading pixels; ``info.reader`` says how pixels are read, and why.
+    """
+
+    def __init__(self, path: Path, source: Source, slide_mpp: float | None, reader: Reader) -> None:
+        self.path = path
+        self._source = source
+        self._reopen = (path, slide_mpp, source.background, reader)
+        self.info: SlideInfo = source.info if slide_mpp is None else replace(source.info, mpp0=float(slide_mpp))
+
+    def __enter__(self) -> "Slide":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, self._reopen
+
+    def close(self) -> None:
+        """Release the file."""
+        self._source.close()
+
+    @property
+    def level_sizes(self) -> tuple[tuple[int, int], ...]:
+        """Width and height of every pyramid level as stored."""
+        return self._source.sizes
+
+    def read_region_px(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
+        """Pixels of one pyramid level as stored: uint8 (height, width, 3), background beyond the edge.
+
+        ``x``, ``y``, ``width``, ``height`` are pixels of that level (unlike OpenSlide, where x and y are level 0).
+
+        Raises:
+            SlideError: the file's data there cannot be decoded.
+        """
+        return self._source.read(level, x, y, width, height)[0]
+
+    def read_box(self, x0: float, y0: float, width0: float, height0: float, out: tuple[int, int]) -> Pixels:
+        """Any rectangle of level 0, resampled to ``out = (columns, rows)`` pixels from the best level.
+
+        Raises:
+            SlideError: the file's data there cannot be decoded.
+        """
+        downsample = min(width0 / out[0], height0 / out[1])
+        level = best_level(self.info.downsamples, downsample)
+        scale = self.info.downsamples[level]
+        x, y, width, height = x0 / scale, y0 / scale, width0 / scale, height0 / scale
+        halvings = self._source.halvings(level, downsample / scale)
+        full_w, full_h = self._source.sizes[level]
+        if x < 0 or y < 0 or x + width > full_w - full_w % 8 or y + height > full_h - full_h % 8:
+            halvings = 0  # at the edge a halved pixel would mix the slide with what lies beyond
+        step = 1 << halvings
+        left, top = floor(x / step), floor(y / step)
+        right, bottom = ceil((x + width) / step - 1e-9), ceil((y + height) / step - 1e-9)
+        pixels, dx, dy = self._source.read(level, left, top, right - left, bottom - top, halvings)
+        return resample(pixels, x / step - left - dx, y / step - top - dy, width / step, height / step, out)
+
+    def read_tile(self, x0: int, y0: int, spec: TileSpec) -> Pixels:
+        """One tile: uint8 (tile_px, tile_px, 3), its top-left corner at level-0 pixel ``(x0, y0)``.
+
+        The tile spans ``spec.tile_px0(info)`` level-0 pixels, the same microns on every slide; what lies beyond
+        the slide is background.
+
+        Raises:
+            SlideError: this tile cannot be decoded (others may still be readable).
+            MissingMPPError: the slide's own resolution is unknown.
+            ResolutionError: the tile is finer than the slide.
+        """
+        side0 = spec.tile_px0(self.info)
+        return self.read_box(x0, y0, side0, side0, (spec.tile_px, spec.tile_px))
+
+    def read_tiles(self, coords: Iterable[tuple[int, int]] | NDArray[np.int64], spec: TileSpec) -> Iterator[Pixels]:
+        """Tiles in the order of ``coords``; neighbours in that order share decoding work.
+
+        Raises:
+            SlideError: at the first tile that cannot be decoded. Use :meth:`read_tile` to go on past it.
+        """
+        for x0, y0 in coords:
+            yield self.read_tile(int(x0), int(y0), spec)
+
+    def thumbnail(self, max_px: int) -> Pixels:
+        """The whole slide in uint8 RGB, its longer side at most ``max_px`` pixels (never enlarged)."""
+        if max_px < 1:
+            raise ConfigError(f"Slide.thumbnail: got max_px {max_px}, expected 1 or more")
+        width0, height0 = self.info.size0
+        scale = max(1.0, max(width0, height0) / max_px)
+        out = max(1, round(width0 / scale)), max(1, round(height0 / scale))
+        return self._in_blocks(out, width0 / out[0], height0 / out[1])
+
+    def overview(self, downsample: float) -> Pixels:
+        """The whole slide with each pixel spanning exactly ``downsample`` level-0 pixels; uint8 RGB.
+
+        The last row and column may reach beyond the slide, into background.
+        """
+        width0, height0 = self.info.size0
+        return self._in_blocks((ceil(width0 / downsample), ceil(height0 / downsample)), downsample, downsample)
+
+    def _in_blocks(self, out: tuple[int, int], fx: float, fy: float) -> Pixels:
+        """``out`` columns and rows of ``fx × fy`` level-0 pixels each, from the top-left corner."""
+        scale = self.info.downsamples[best_level(self.info.downsamples, min(fx, fy))]
+        step = max(1, int(_BLOCK / (max(fx, fy) / scale)))
+        whole = np.empty((out[1], out[0], 3), np.uint8)
+        for top in range(0, out[1], step):
+            for left in range(0, out[0], step):
+                columns, rows = min(step, out[0] - left), min(step, out[1] - top)
+                block = self.read_box(left * fx, top * fy, columns * fx, rows * fy, (columns, rows))
+                whole[top : top + rows, left : left + columns] = block
+        return whole
+
+
+def _reopen(path: Path, slide_mpp: float | None, background: tuple[int, int, int], reader: Reader) -> Slide:
+    return open_slide(path, slide_mpp=slide_mpp, background=background, reader=reader)
+
+
+def open_slide(
+    path: str | Path,
+    *,
+    slide_mpp: float | None = None,
+    background: tuple[int, int, int] = WHITE,
+    reader: Reader = "auto",
+) -> Slide:
+    """Open a whole-slide file of any scanner, or a plain PNG, JPEG or TIFF image.
+
+    Args:
+        path: the file. Its format is found from its content; a wrong extension does no harm.
+        slide_mpp: microns per level-0 pixel, for files that do not say or say it wrongly; overrides the file.
+        background: colour (R, G, B) of transparent pixels and of what lies beyond the slide.
+        reader: "auto" takes the fastest path that gives the right pixels; "openslide" goes through OpenSlide
+            wherever it can.
+
+    Raises:
+        SlideError: the file is missing, empty, truncated, or no image that can be read.
+    """
+    path = Path(path)
+    if slide_mpp is not None and not 0.01 <= slide_mpp <= 1000:
+        raise ConfigError(f"slide_mpp: got {slide_mpp}, expected 0.01 to 1000 microns per level-0 pixel")
+    _check_file(path)
+    return Slide(path, _source(path, background, reader), slide_mpp, reader)
+
+
+def _source(path: Path, background: tuple[int, int, int], reader: Reader) -> Source:
+    name = slide_id(path)
+    through_openslide = open_openslide(path, name, background)
+    if through_openslide is None:
+        return open_image(path, name, background)
+    if reader == "openslide":
+        return through_openslide
+    from pathflip.slide.tiled_tiff import open_tiled_tiff
+
+    fast, why = open_tiled_tiff(path, through_openslide)
+    if fast is not None:
+        through_openslide.close()
+        return fast
+    info = through_openslide.info
+    through_openslide.info = replace(info, reader=f"{info.reader.split(':')[0]}: {why}")
+    return through_openslide
+
+
+def _check_file(path: Path) -> None:
+    try:
+        size = os.stat(path).st_size
+    except FileNotFoundError:
+        raise SlideError(f"slide '{path}': no such file; check the path") from None
+    except OSError as error:  # a symlink loop, an unreadable share, a name too long
+        raise SlideError(f"slide '{path}': cannot be reached: {error.strerror or error}") from None
+    if path.is_dir():
+        raise SlideError(f"slide '{path}': got a folder, expected a slide file; pass the files inside it")
+    if size == 0:
+        raise SlideError(f"slide '{path}': the file is empty (0 bytes); copy it again")
+    if not os.access(path, os.R_OK):
+        raise SlideError(f"slide '{path}': no permission to read the file")
+
+
+def slide_id(path: str | Path) -> str:
+    """The file's name without its extension, which joins slides, features, captions and splits.
+
+    ``.ome.tif`` and ``.ome.tiff`` count as one extension; any other dot belongs to the name (TCGA ids hold one).
+    """
+    name = Path(path).name
+    for ending in (".ome.tif", ".ome.tiff"):
+        if name.lower().endswith(ending):
+            return name[: -len(ending)]
+    return Path(name).stem
+
+
+def slide_info_row(path: str | Path, *, slide_mpp: float | None = None) -> dict[str, Any]:
+    """One slide as plain data for ``pathflip info``.
+
+    Returns:
+        slide_id, vendor, size0, mpp0, levels (sizes), reader; and, where the slide cannot be opened, ``error`` with
+        the other values None.
+    """
+    try:
+        with open_slide(path, slide_mpp=slide_mpp) as slide:
+            info, sizes = slide.info, slide.level_sizes
+    except PathFLIPError as error:
+        empty = dict.fromkeys(("vendor", "size0", "mpp0", "levels", "reader"))
+        return {"slide_id": slide_id(path), **empty, "error": str(error)}
+    return {
+        "slide_id": info.slide_id,
+        "vendor": info.vendor,
+        "size0": list(info.size0),
+        "mpp0": info.mpp0,
+        "levels": [list(size) for size in sizes],
+        "reader": info.reader,
+    }

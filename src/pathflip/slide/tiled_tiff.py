@@ -1,0 +1,300 @@
+"""The fast reader: tiles of a TIFF pyramid, decoded straight from the file.
+
+OpenSlide's ``read_region`` spends most of its time outside the JPEG decoder: painting, premultiplying, converting. Here
+a stored tile is decoded once, by libjpeg-turbo through imagecodecs, at half or quarter size in the DCT domain where no
+more is wanted (through OpenCV), and kept while its neighbours are read. The pixels are OpenSlide's: same decoder
+settings, and the colour space is taken from the TIFF photometric tag, whatever markers the stream carries.
+"""
+
+import os
+import struct
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathflip.errors import SlideError
+from pathflip.geometry import SlideInfo
+from pathflip.slide.sources import Color, Pixels, Source
+
+__all__ = ["TiledTIFFSource", "open_tiled_tiff"]
+
+CACHE_BYTES = 96 * 2**20
+"""Decoded tiles kept: a few rows of stored tiles across a slide, so that reading row by row decodes each once."""
+MAX_HALVINGS = 3
+FINER_BY = 0.05
+"""A level is halved while decoding if what is left is at most this much coarser than wanted (then enlarged, cubic)."""
+VENDORS = ("aperio", "generic-tiff", "philips")
+_MAX_PAGES = 64
+_MAX_TILE_BYTES = 2**28
+
+
+class _UnsupportedError(Exception):
+    """Why a file must go through OpenSlide; the text is shown by ``pathflip info``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """One stored level: where its tiles lie in the file, and how they are decoded."""
+
+    size: tuple[int, int]
+    tile: tuple[int, int]
+    offsets: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    decode: Callable[[bytes, int], Pixels]
+    can_halve: bool
+
+    @property
+    def columns(self) -> int:
+        """Stored tiles per row."""
+        return -(-self.size[0] // self.tile[0])
+
+
+class TiledTIFFSource(Source):
+    """Stored tiles of a TIFF, decoded once each."""
+
+    def __init__(self, path: Path, levels: tuple[Level, ...], info: SlideInfo, background: Color) -> None:
+        self.info = info
+        self.sizes = tuple(level.size for level in levels)
+        self.background = background
+        self._levels = levels
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115  # closed by close(), or with the source
+        self._lock = threading.Lock()
+        self._tiles: OrderedDict[tuple[int, int, int], Future[Pixels]] = OrderedDict()
+
+    def close(self) -> None:
+        self._file.close()
+        with self._lock:
+            self._tiles.clear()
+
+    def halvings(self, level: int, downsample: float) -> int:
+        if not self._levels[level].can_halve:
+            return 0
+        wanted = 0
+        while wanted < MAX_HALVINGS and 2 ** (wanted + 1) * (1 - FINER_BY) <= downsample:
+            wanted += 1
+        return wanted
+
+    def read(
+        self, level: int, x: int, y: int, width: int, height: int, halvings: int = 0
+    ) -> tuple[Pixels, float, float]:
+        stored = self._levels[level]
+        tile_w, tile_h = stored.tile[0] >> halvings, stored.tile[1] >> halvings
+        full_w, full_h = stored.size[0] >> halvings, stored.size[1] >> halvings
+        left, top, right, bottom = max(0, x), max(0, y), min(full_w, x + width), min(full_h, y + height)
+        canvas = np.empty((height, width, 3), np.uint8)
+        if right - left < width or bottom - top < height:
+            canvas[:] = self.background
+        if left >= right or top >= bottom:
+            return canvas, 0.0, 0.0
+        for row in range(top // tile_h, (bottom - 1) // tile_h + 1):
+            y0, y1 = max(top, row * tile_h), min(bottom, (row + 1) * tile_h)
+            for column in range(left // tile_w, (right - 1) // tile_w + 1):
+                x0, x1 = max(left, column * tile_w), min(right, (column + 1) * tile_w)
+                pixels = self._tile(level, row * stored.columns + column, halvings)
+                part = pixels[y0 - row * tile_h : y1 - row * tile_h, x0 - column * tile_w : x1 - column * tile_w]
+                canvas[y0 - y : y1 - y, x0 - x : x1 - x] = part
+        return canvas, 0.0, 0.0
+
+    def _tile(self, level: int, index: int, halvings: int) -> Pixels:
+        """One stored tile; if another thread is decoding it, its result is awaited rather than made twice."""
+        key = (level, index, halvings)
+        with self._lock:
+            known = self._tiles.get(key)
+            if known is not None:
+                self._tiles.move_to_end(key)
+            else:
+                mine: Future[Pixels] = Future()
+                self._tiles[key] = mine
+                self._forget_oldest(level, halvings)
+        if known is not None:
+            return known.result()
+        try:
+            mine.set_result(self._decoded(level, index, halvings))
+        except Exception as error:
+            failure = SlideError(f"slide '{self.info.slide_id}': cannot decode tile {index} of level {level}: {error}")
+            with self._lock:
+                self._tiles.pop(key, None)  # an unreadable share may come back
+            mine.set_exception(failure)
+        return mine.result()
+
+    def _forget_oldest(self, level: int, halvings: int) -> None:
+        tile_w, tile_h = self._levels[level].tile
+        keep = max(16, CACHE_BYTES // (3 * tile_w * tile_h >> 2 * halvings))
+        while len(self._tiles) > keep:
+            self._tiles.popitem(last=False)
+
+    def _decoded(self, level: int, index: int, halvings: int) -> Pixels:
+        stored = self._levels[level]
+        offset, count = int(stored.offsets[index]), int(stored.counts[index])
+        data = os.pread(self._file.fileno(), count, offset)
+        if len(data) < count:
+            raise ValueError(f"the file ends inside it ({len(data)} of {count} bytes)")
+        pixels = stored.decode(data, halvings)
+        expected = (stored.tile[1] >> halvings, stored.tile[0] >> halvings, 3)
+        if pixels.shape != expected or pixels.dtype != np.uint8:
+            raise ValueError(f"got {pixels.dtype} {pixels.shape}, expected uint8 {expected}")
+        return pixels
+
+
+def open_tiled_tiff(path: Path, through_openslide: Source) -> tuple[TiledTIFFSource | None, str]:
+    """The fast source for a slide that OpenSlide has opened, or None and the reason.
+
+    The levels are those OpenSlide found, so that nothing but the way of reading changes.
+    """
+    info = through_openslide.info
+    try:
+        if info.vendor not in VENDORS:
+            raise _UnsupportedError(f"{info.vendor} files are not plain tiled TIFFs")
+        levels = _levels(path, through_openslide.sizes)
+    except _UnsupportedError as why:
+        return None, str(why)
+    except Exception as error:  # tifffile raises many kinds on headers OpenSlide accepts
+        return None, f"its TIFF structure is unusual ({type(error).__name__}: {' '.join(str(error).split())[:80]})"
+    codecs = ", ".join(dict.fromkeys(kind for _, kind in levels))
+    reader = f"tiled-tiff: {codecs} tiles of {info.vendor} files are decoded directly, each once"
+    stored = tuple(level for level, _ in levels)
+    return TiledTIFFSource(path, stored, replace(info, reader=reader), through_openslide.background), reader
+
+
+def _levels(path: Path, sizes: tuple[tuple[int, int], ...]) -> list[tuple[Level, str]]:
+    import tifffile
+
+    found: dict[tuple[int, int], tuple[Level, str]] = {}
+    file_size = path.stat().st_size
+    with tifffile.TiffFile(path) as file:
+        for number in range(_MAX_PAGES):
+            try:
+                page: Any = file.pages[number]
+            except IndexError:
+                break
+            size = (int(page.imagewidth), int(page.imagelength))
+            if size in sizes and size not in found and page.is_tiled:
+                found[size] = _level(page, file_size)
+    if len(set(sizes)) < len(sizes) or set(sizes) - set(found):
+        raise _UnsupportedError("its levels are not one tiled page each")
+    return [found[size] for size in sizes]
+
+
+def _level(page: Any, file_size: int) -> tuple[Level, str]:
+    if page.samplesperpixel != 3 or page.bitspersample != 8 or int(page.planarconfig) != 1 or int(page.imagedepth) != 1:
+        raise _UnsupportedError("it holds other pixels than interleaved 8-bit RGB")
+    size, tile = (int(page.imagewidth), int(page.imagelength)), (int(page.tilewidth), int(page.tilelength))
+    offsets, counts = np.asarray(page.dataoffsets, np.int64), np.asarray(page.databytecounts, np.int64)
+    expected = -(-size[0] // tile[0]) * -(-size[1] // tile[1])
+    if len(offsets) != expected or len(counts) != expected:
+        raise _UnsupportedError(f"it lists {len(offsets)} tiles where {expected} are needed")
+    if (counts <= 0).any() or (offsets <= 0).any():
+        raise _UnsupportedError("it leaves out tiles")
+    if tile[0] * tile[1] * 3 > _MAX_TILE_BYTES or counts.max() > min(file_size, _MAX_TILE_BYTES):
+        raise _UnsupportedError("its tiles are too large")
+    decode, kind = _decoder(page, tile)
+    can_halve = kind == "JPEG" and tile[0] % 8 == 0 and tile[1] % 8 == 0
+    return Level(size, tile, offsets, counts, decode, can_halve), kind
+
+
+def _decoder(page: Any, tile: tuple[int, int]) -> tuple[Callable[[bytes, int], Pixels], str]:
+    compression, photometric, predictor = int(page.compression), int(page.photometric), int(page.predictor)
+    if compression == 7 and photometric in (2, 6):
+        return _JPEGDecoder(page.jpegtables, tile, ycbcr=photometric == 6), "JPEG"
+    if photometric != 2:
+        raise _UnsupportedError(f"its colours are stored as {page.photometric.name}")
+    if compression == 33005:
+        return _decode_jpeg2000, "JPEG 2000"
+    if predictor not in (1, 2):
+        raise _UnsupportedError(f"its pixels are predicted by rule {predictor}")
+    kinds = {1: "uncompressed", 5: "LZW", 8: "deflate", 32946: "deflate"}
+    if compression not in kinds:
+        raise _UnsupportedError(f"its tiles are compressed as {page.compression.name}")
+    return _PlainDecoder(kinds[compression], tile, predictor == 2), kinds[compression]
+
+
+@dataclass(frozen=True)
+class _PlainDecoder:
+    """Lossless tiles; ``size`` bounds what a damaged stream can unpack to."""
+
+    kind: str
+    tile: tuple[int, int]
+    differences: bool
+
+    def __call__(self, data: bytes, halvings: int) -> Pixels:
+        import imagecodecs
+
+        size = self.tile[0] * self.tile[1] * 3
+        unpack = {"LZW": imagecodecs.lzw_decode, "deflate": imagecodecs.zlib_decode}.get(self.kind)
+        raw = unpack(data, out=size) if unpack else data
+        pixels = np.frombuffer(raw, np.uint8, count=size).reshape(self.tile[1], self.tile[0], 3)
+        return np.add.accumulate(pixels, axis=1, dtype=np.uint8) if self.differences else pixels
+
+
+def _decode_jpeg2000(data: bytes, halvings: int) -> Pixels:
+    import imagecodecs
+
+    return np.asarray(imagecodecs.jpeg2k_decode(data))
+
+
+@dataclass(frozen=True)
+class _JPEGDecoder:
+    """JPEG tiles, with the tables TIFF keeps apart, in the colour space TIFF states."""
+
+    tables: bytes | None
+    tile: tuple[int, int]
+    ycbcr: bool
+
+    def __call__(self, data: bytes, halvings: int) -> Pixels:
+        stream, width, height = _canonical_jpeg(data, self.tables, self.ycbcr)
+        if (width, height) != self.tile:  # before decoding: a damaged header may claim gigabytes
+            raise ValueError(f"a JPEG of {width} × {height} px, expected {self.tile[0]} × {self.tile[1]}")
+        if halvings == 0:
+            import imagecodecs
+
+            space = "YCBCR" if self.ycbcr else "RGB"
+            return np.asarray(imagecodecs.jpeg8_decode(stream, colorspace=space, outcolorspace="RGB"))
+        import cv2
+
+        flags = (0, cv2.IMREAD_REDUCED_GRAYSCALE_2, cv2.IMREAD_REDUCED_GRAYSCALE_4, cv2.IMREAD_REDUCED_GRAYSCALE_8)
+        pixels = cv2.imdecode(np.frombuffer(stream, np.uint8), flags[halvings] | cv2.IMREAD_COLOR_RGB)
+        if pixels is None:
+            raise ValueError("not a JPEG stream")
+        return np.asarray(pixels, np.uint8)
+
+
+_ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
+
+
+def _canonical_jpeg(data: bytes, tables: bytes | None, ycbcr: bool) -> tuple[bytes, int, int]:
+    """One self-contained stream: tables first, application markers replaced by one that states the colour space.
+
+    Returns:
+        The stream, and the width and height its frame header states.
+
+    Raises:
+        ValueError: not a JPEG stream.
+    """
+    parts = [b"\xff\xd8", _ADOBE, b"\x01" if ycbcr else b"\x00"]
+    width = height = 0
+    for stream in (tables, data):
+        if stream is None:
+            continue
+        if stream[:2] != b"\xff\xd8":
+            raise ValueError("not a JPEG stream")
+        at = 2
+        while at + 4 <= len(stream):
+            kind, length = stream[at + 1], int.from_bytes(stream[at + 2 : at + 4], "big")
+            if stream[at] != 0xFF or kind == 0xD9:
+                break
+            if kind == 0xDA:  # the scan: entropy-coded data up to the end
+                parts.append(stream[at:])
+                return b"".join(parts), width, height
+            if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC) and at + 9 <= len(stream):
+                height, width = struct.unpack(">HH", stream[at + 5 : at + 9])
+            if not (0xE0 <= kind <= 0xEF or kind == 0xFE):
+                parts.append(stream[at : at + 2 + length])
+            at += 2 + max(2, length)
+    raise ValueError("a JPEG stream without a scan")

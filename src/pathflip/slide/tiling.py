@@ -1,0 +1,334 @@
+"""Cut the tissue of slides into tiles, and write down where they are.
+
+The coordinate files are laid out as TRIDENT writes them (dataset ``coords`` and its attributes), so that its readers
+open them; our own attributes beside them hold what that layout cannot say, in microns.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathflip import __version__
+from pathflip.errors import FeatureError, PathFLIPError, SlideError
+from pathflip.files import atomic_path, write_text
+from pathflip.geojson import feature, write_features
+from pathflip.geometry import Box, SlideInfo, TileGrid, TileSpec
+from pathflip.slide.reader import Slide, open_slide, slide_id
+from pathflip.slide.tissue import TissueMask, TissueSpec, find_tissue
+
+__all__ = ["SlideOutcome", "read_coords", "settings_hash", "tile_cohort", "tile_slide", "write_coords"]
+
+FORMAT_VERSION = 1
+_QC_PX = 1600
+_MAGNIFICATIONS = ((0.16, 80), (0.2, 60), (0.3, 40), (0.6, 20), (1.2, 10), (2.4, 5))
+
+
+def tile_slide(slide: Slide | SlideInfo, tissue: TissueMask, spec: TileSpec) -> TileGrid:
+    """The tiles of a slide that hold enough tissue.
+
+    Tiles lie on a lattice anchored at level-0 pixel (0, 0), so the same slide and settings give the same tiles
+    whatever the tissue mask does elsewhere. A tile is kept when at least ``spec.min_tissue`` of its area is tissue
+    (area beyond the slide counts as glass), by the exact integral of the mask; a tile without any tissue never is.
+
+    Raises:
+        MissingMPPError: the slide's own resolution is unknown.
+        ResolutionError: the tiles are finer than the slide.
+    """
+    info = slide if isinstance(slide, SlideInfo) else slide.info
+    side0, stride0 = spec.tile_px0(info), spec.stride_px0(info)
+    xs = np.arange(0, info.size0[0], stride0, dtype=np.int64)
+    kept = [np.zeros((0, 2), np.int64)]
+    for y in range(0, info.size0[1], stride0):  # row by row: memory stays flat however small the tiles
+        row = np.stack([xs, np.full_like(xs, y)], axis=1)
+        share = tissue.fractions(row, side0)
+        kept.append(row[(share >= spec.min_tissue - 1e-9) & (share > 0)])
+    return TileGrid(info, spec, np.concatenate(kept))
+
+
+@dataclass(frozen=True)
+class SlideOutcome:
+    """What became of one slide of a cohort.
+
+    Attributes:
+        slide_id: the slide.
+        path: its file.
+        ok: whether its tiles were written.
+        num_tiles: how many.
+        tissue_fraction: tissue as a share of the slide's area.
+        reader: how its pixels were read.
+        warnings: what a person should know although it went well.
+        error: one line, where it did not.
+        seconds: how long it took.
+    """
+
+    slide_id: str
+    path: str
+    ok: bool
+    num_tiles: int = 0
+    tissue_fraction: float = 0.0
+    reader: str = ""
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+    seconds: float = 0.0
+
+
+Progress = Callable[[int, int, SlideOutcome], None]
+
+
+def tile_cohort(
+    paths: Iterable[str | Path],
+    spec: TileSpec,
+    out: str | Path,
+    *,
+    slide_mpp: float | None = None,
+    tissue: TissueSpec | None = None,
+    progress: Progress | None = None,
+) -> list[SlideOutcome]:
+    """Find the tissue of every slide and write its tiles. One bad slide never stops the others.
+
+    Writes, under ``out``: ``coords/<slide>.h5`` (:func:`write_coords`), ``tissue/<slide>.geojson`` (polygons, opened
+    by QuPath), ``qc/<slide>.png`` (thumbnail with the tiles drawn), and ``failures.jsonl`` (one line a failed slide;
+    absent when all went well).
+
+    Args:
+        paths: slide files; a file named twice is done once.
+        spec: which tiles.
+        out: folder, created where absent; files of an earlier run are replaced.
+        slide_mpp: the slides' own resolution, where files do not say; applies to all of them.
+        tissue: how tissue is searched for.
+        progress: called after every slide with the number done, the total, and the outcome.
+
+    Returns:
+        One outcome a slide, in the order given.
+    """
+    out = Path(out)
+    files = _distinct(paths)
+    clashes = _equal_stems(files)
+    outcomes: list[SlideOutcome] = []
+    for path in files:
+        start = time.perf_counter()
+        try:
+            if path in clashes:
+                raise SlideError(clashes[path])
+            outcome = _tile_one(path, spec, out, slide_mpp, tissue, start)
+        except Exception as error:
+            line = _one_line(error)
+            seconds = round(time.perf_counter() - start, 3)
+            outcome = SlideOutcome(slide_id(path), str(path), ok=False, error=line, seconds=seconds)
+        outcomes.append(outcome)
+        if progress is not None:
+            progress(len(outcomes), len(files), outcome)
+    _write_failures(out / "failures.jsonl", outcomes)
+    return outcomes
+
+
+def _tile_one(
+    path: Path, spec: TileSpec, out: Path, slide_mpp: float | None, tissue: TissueSpec | None, start: float
+) -> SlideOutcome:
+    with open_slide(path, slide_mpp=slide_mpp) as slide:
+        spec.downsample(slide.info)  # refuse before any pixel is read
+        found = find_tissue(slide, tissue)
+        grid = tile_slide(slide, found, spec)
+        info = slide.info
+        write_coords(out / "coords" / f"{info.slide_id}.h5", grid, tissue or TissueSpec())
+        _write_tissue(out / "tissue" / f"{info.slide_id}.geojson", found)
+        _write_qc(out / "qc" / f"{info.slide_id}.png", slide, found, grid)
+    return SlideOutcome(
+        slide_id=info.slide_id,
+        path=str(path),
+        ok=True,
+        num_tiles=len(grid),
+        tissue_fraction=round(found.fraction, 6),
+        reader=info.reader,
+        warnings=found.warnings,
+        seconds=round(time.perf_counter() - start, 3),
+    )
+
+
+def _distinct(paths: Iterable[str | Path]) -> list[Path]:
+    seen: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        seen.setdefault(Path(path).absolute(), path)
+    return list(seen.values())
+
+
+def _equal_stems(files: Sequence[Path]) -> dict[Path, str]:
+    """Files whose outputs would overwrite each other, with the line that says so."""
+    by_id: dict[str, list[Path]] = {}
+    for path in files:
+        by_id.setdefault(slide_id(path), []).append(path)
+    return {
+        path: f"slide '{name}': {len(group)} files share this name ({', '.join(map(str, group))}); names join slides "
+        "with features and captions: rename all but one, or use separate output folders"
+        for name, group in by_id.items()
+        if len(group) > 1
+        for path in group
+    }
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, PathFLIPError) else f"{type(error).__name__}: {text}"
+
+
+def _write_failures(target: Path, outcomes: Sequence[SlideOutcome]) -> None:
+    failed = [{"slide_id": o.slide_id, "path": o.path, "error": o.error} for o in outcomes if not o.ok]
+    if failed:
+        write_text(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in failed))
+    else:
+        target.unlink(missing_ok=True)
+
+
+def settings_hash(*settings: Any) -> str:
+    """Sixteen hexadecimal digits that change when any of these dataclasses or plain values does."""
+    plain = [asdict(s) if hasattr(s, "__dataclass_fields__") else s for s in settings]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_coords(target: str | Path, grid: TileGrid, tissue: TissueSpec | None = None) -> None:
+    """Write a tile grid as one HDF5 file that TRIDENT's readers open, atomically.
+
+    ``coords`` is int64 (N, 2), level-0 top-left corners. Its attributes are TRIDENT's nine, then ours; those with
+    unit px0 are level-0 pixels.
+    """
+    import h5py
+
+    info, spec, target = grid.info, grid.spec, Path(target)
+    mpp0 = info.require_mpp()
+    trident = {
+        "patch_size": spec.tile_px,
+        "patch_size_level0": grid.tile_px0,
+        "level0_magnification": magnification(mpp0),
+        "target_magnification": magnification(spec.mpp),
+        "overlap": spec.tile_px - spec.stride_px,
+        "name": info.slide_id,
+        "savetodir": str(target.parent),
+        "level0_width": info.size0[0],
+        "level0_height": info.size0[1],
+    }
+    ours = {
+        "pathflip_version": __version__,
+        "format_version": FORMAT_VERSION,
+        "slide_id": info.slide_id,
+        "size0": np.array(info.size0, np.int64),
+        "mpp0": mpp0,
+        "downsamples": np.array(info.downsamples, np.float64),
+        "vendor": info.vendor,
+        "reader": info.reader,
+        "mpp": spec.mpp,
+        "tile_px": spec.tile_px,
+        "stride_px": spec.stride_px,
+        "min_tissue": spec.min_tissue,
+        "settings_hash": settings_hash(spec, tissue, mpp0),
+    }
+    if info.bounds0 is not None:
+        b = info.bounds0
+        ours["bounds0"] = np.array([b.x, b.y, b.width, b.height], np.int64)
+    with atomic_path(target) as temporary, h5py.File(temporary, "w") as file:
+        dataset = file.create_dataset("coords", data=grid.coords)
+        dataset.attrs.update({**trident, **ours})
+
+
+def magnification(mpp: float) -> int:
+    """The objective TRIDENT's bucketing gives a resolution (below 5×, the nearest whole number); labels only."""
+    for limit, power in _MAGNIFICATIONS:
+        if mpp < limit:
+            return power
+    return max(1, round(10 / mpp))
+
+
+def read_coords(path: str | Path) -> TileGrid:
+    """Read a coordinate file written by :func:`write_coords`.
+
+    Raises:
+        FeatureError: not such a file; the message names the missing key.
+    """
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            if "coords" not in file:
+                raise FeatureError(f"'{path}': no dataset 'coords' (found {sorted(file)})")
+            attributes = dict(file["coords"].attrs)
+            coords = np.asarray(file["coords"][:], np.int64).reshape(-1, 2)
+    except OSError as error:
+        raise FeatureError(f"'{path}': not a readable HDF5 file: {error}") from None
+    try:
+        return TileGrid(_info(attributes), _spec(attributes), coords)
+    except KeyError as key:
+        raise FeatureError(f"'{path}': attribute {key} of 'coords' is missing; was it written by pathflip?") from None
+
+
+def _info(a: dict[str, Any]) -> SlideInfo:
+    return SlideInfo(
+        slide_id=str(a["slide_id"]),
+        size0=(int(a["size0"][0]), int(a["size0"][1])),
+        mpp0=float(a["mpp0"]),
+        downsamples=tuple(float(d) for d in a["downsamples"]),
+        vendor=str(a["vendor"]),
+        reader=str(a["reader"]),
+        bounds0=Box(*(int(v) for v in a["bounds0"])) if "bounds0" in a else None,
+    )
+
+
+def _spec(a: dict[str, Any]) -> TileSpec:
+    return TileSpec(int(a["tile_px"]), float(a["mpp"]), int(a["stride_px"]), float(a["min_tissue"]))
+
+
+def _write_tissue(target: Path, tissue: TissueMask) -> None:
+    rows = [
+        feature(
+            [list(polygon.exterior.coords), *(list(ring.coords) for ring in polygon.interiors)],
+            name=f"tissue {number}",
+            info=tissue.info,
+            classification="Tissue",
+            color=(0, 160, 0),
+        )
+        for number, polygon in enumerate(tissue.polygons, 1)
+    ]
+    write_features(target, rows)
+
+
+def _write_qc(target: Path, slide: Slide, tissue: TissueMask, grid: TileGrid) -> None:
+    """The slide's thumbnail with tissue outlined in green, tiles in blue, and one line saying what they are."""
+    from matplotlib import get_data_path  # for its font: Pillow's own has no µ and few scripts
+    from PIL import Image, ImageDraw, ImageFont
+
+    picture = slide.thumbnail(_QC_PX)
+    scale = picture.shape[1] / slide.info.size0[0]
+    picture = _drawn(picture, tissue, grid, scale)
+    bar = 30
+    canvas = Image.new("RGB", (max(640, picture.shape[1]), picture.shape[0] + bar), "white")
+    canvas.paste(Image.fromarray(picture), (0, bar))
+    spec, info = grid.spec, slide.info
+    legend = (
+        f"{info.slide_id}   {info.require_mpp():.4g} mpp   {len(grid)} tiles of {spec.tile_px} px at {spec.mpp:g} mpp "
+        f"({spec.tile_um:g} µm)   tissue {tissue.fraction:.1%}"
+    )
+    font = ImageFont.truetype(str(Path(get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), 15)
+    ImageDraw.Draw(canvas).text((8, 5), "   ".join([legend, *tissue.warnings]), fill="black", font=font)
+    with atomic_path(target) as temporary:
+        canvas.save(temporary)
+
+
+def _drawn(picture: NDArray[np.uint8], tissue: TissueMask, grid: TileGrid, scale: float) -> NDArray[np.uint8]:
+    import cv2
+
+    drawn = picture.copy()
+    for x, y in grid.coords:
+        low = (round(x * scale), round(y * scale))
+        high = (round((x + grid.tile_px0) * scale), round((y + grid.tile_px0) * scale))
+        cv2.rectangle(drawn, low, high, (40, 90, 230), 1)
+    mixed = cv2.addWeighted(drawn, 0.7, picture, 0.3, 0)
+    for polygon in tissue.polygons:
+        for ring in (polygon.exterior, *polygon.interiors):
+            points = np.rint(np.asarray(ring.coords) * scale).astype(np.int32)
+            cv2.polylines(mixed, [points], True, (0, 150, 0), 2, cv2.LINE_AA)
+    return np.asarray(mixed, np.uint8)

@@ -1,0 +1,279 @@
+"""Find the tissue of a stained slide: by colour relative to the glass, never by darkness.
+
+Darkness is what glass edges, scanner bands, dust and shadows share with tissue; colour is what they lack. Each pixel
+is compared with the slide's own glass in optical density (Beer–Lambert), and the *spread* of that density over
+red, green and blue is the evidence: zero for anything grey, whatever its darkness; large for eosin, haematoxylin and
+DAB, faint or strong. The cell walls of fat are faint but coloured, so fat is found by averaging, then closing the gaps
+between walls.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathflip.errors import ConfigError
+from pathflip.geometry import SlideInfo
+from pathflip.slide.reader import Slide
+
+if TYPE_CHECKING:
+    from shapely import Polygon
+
+__all__ = ["TissueMask", "TissueSpec", "find_tissue"]
+
+Mask = NDArray[np.bool_]
+GREY_TINT = 0.15
+"""Near black a grey level of colour is a large step of density: so much spread per unit of grey density is ignored."""
+ASSUMED_MPP = 0.5
+"""Only sets the scale of the search on slides without a known resolution; never used for tiles."""
+
+
+@dataclass(frozen=True)
+class TissueSpec:
+    """How tissue is searched for. Lengths in microns, so that one setting fits every scanner.
+
+    Attributes:
+        mask_mpp: resolution of the mask.
+        smooth_um: standard deviation of the average over which colour is judged.
+        faint: colour spread (natural-log optical density) above which a pixel may be tissue.
+        clear: colour spread that some pixel of a fragment must reach.
+        close_um: gaps up to twice this width, such as fat cells, belong to the tissue around them.
+        hole_um2: enclosed holes up to this area belong to the tissue.
+        fragment_um2: smaller fragments are dust or debris.
+        max_mask_px: longest side of the mask; beyond it the mask gets coarser.
+    """
+
+    mask_mpp: float = 8.0
+    smooth_um: float = 12.0
+    faint: float = 0.028
+    clear: float = 0.06
+    close_um: float = 28.0
+    hole_um2: float = 60_000.0
+    fragment_um2: float = 5_000.0
+    max_mask_px: int = 4096
+
+    def __post_init__(self) -> None:
+        for name in ("mask_mpp", "smooth_um", "faint", "clear", "close_um", "max_mask_px"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"TissueSpec.{name}: got {getattr(self, name)}, expected a positive number")
+
+
+@dataclass(frozen=True, eq=False)
+class TissueMask:
+    """Where the tissue is.
+
+    Attributes:
+        info: the slide.
+        mask: bool (rows, columns); True is tissue. Pixel (i, j) covers level-0 ``[j, j + 1) × [i, i + 1)`` times
+            ``downsample``, exactly.
+        downsample: level-0 pixels per mask pixel.
+        warnings: what a person should know, for example that the slide is not brightfield.
+    """
+
+    info: SlideInfo
+    mask: Mask = field(repr=False)
+    downsample: float
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def fraction(self) -> float:
+        """Tissue as a fraction of the slide's area."""
+        return float(self.mask.mean())
+
+    @property
+    def area_mm2(self) -> float | None:
+        """Tissue area, or None where the slide's resolution is unknown."""
+        if self.info.mpp0 is None:
+            return None
+        return float(self.mask.sum()) * (self.downsample * self.info.mpp0 / 1000) ** 2
+
+    @property
+    def polygons(self) -> "tuple[Polygon, ...]":
+        """Outlines of the fragments with their holes, shapely polygons in level-0 pixels, largest first."""
+        return _polygons(self.mask, self.downsample, self.info.size0)
+
+    def fractions(self, corners: NDArray[np.int64], side0: int) -> NDArray[np.float64]:
+        """The exact share of tissue in squares of ``side0`` level-0 pixels at ``corners`` (N, 2); (N,)."""
+        sums = np.zeros((self.mask.shape[0] + 1, self.mask.shape[1] + 1))
+        sums[1:, 1:] = self.mask.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
+        low = corners / self.downsample
+        high = (corners + side0) / self.downsample
+        total = (
+            _at(sums, high[:, 0], high[:, 1])
+            - _at(sums, low[:, 0], high[:, 1])
+            - _at(sums, high[:, 0], low[:, 1])
+            + _at(sums, low[:, 0], low[:, 1])
+        )
+        return total / (side0 / self.downsample) ** 2
+
+
+def _at(sums: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The integral of the mask over ``[0, x) × [0, y)``: bilinear in its corner sums, hence exact."""
+    rows, columns = sums.shape
+    x, y = np.clip(x, 0, columns - 1), np.clip(y, 0, rows - 1)
+    j, i = np.minimum(x.astype(int), columns - 2), np.minimum(y.astype(int), rows - 2)
+    u, v = x - j, y - i
+    top = sums[i, j] * (1 - u) + sums[i, j + 1] * u
+    bottom = sums[i + 1, j] * (1 - u) + sums[i + 1, j + 1] * u
+    return top * (1 - v) + bottom * v
+
+
+def find_tissue(slide: Slide, spec: TissueSpec | None = None) -> TissueMask:
+    """Find the tissue of a brightfield slide (H&E, IHC and other coloured stains).
+
+    Fat, pale and dark fragments are tissue; glass, grey scanner bands, dust, shadows, air bubbles and pen are not.
+    A fluorescence slide gives an empty mask and a warning.
+
+    Raises:
+        SlideError: the slide's overview cannot be decoded.
+    """
+    spec = spec or TissueSpec()
+    warnings: list[str] = []
+    mpp0 = slide.info.mpp0
+    if mpp0 is None:
+        mpp0 = ASSUMED_MPP
+        warnings.append(f"resolution unknown: tissue was searched for as if level 0 had {ASSUMED_MPP} mpp")
+    downsample = max(1.0, spec.mask_mpp / mpp0, max(slide.info.size0) / spec.max_mask_px)
+    overview = slide.overview(downsample)
+    if _is_dark_field(overview):
+        warnings.append("not a brightfield slide (dark background, fluorescence?): no tissue can be found by colour")
+        return TissueMask(slide.info, np.zeros(overview.shape[:2], bool), downsample, tuple(warnings))
+    mask = _tissue(overview, downsample * mpp0, spec)
+    if not mask.any():
+        warnings.append("no tissue found: the slide looks empty")
+    return TissueMask(slide.info, mask, downsample, tuple(warnings))
+
+
+def _is_dark_field(overview: NDArray[np.uint8]) -> bool:
+    """Fluorescence: hardly anything as bright as glass, and mostly near black."""
+    light = overview @ np.array([0.299, 0.587, 0.114], np.float32)
+    return bool((light > 150).mean() < 0.05 and np.median(light) < 60)
+
+
+def _tissue(overview: NDArray[np.uint8], um: float, spec: TissueSpec) -> Mask:
+    """The mask of an overview whose pixels span ``um`` microns."""
+    import cv2
+
+    glass, noise = _glass(overview)
+    density = -np.log(np.maximum(overview.astype(np.float32), 1) / glass)
+    pen = _pen(density, um)
+    grey = np.maximum(density.min(axis=2), 0)
+    spread = np.clip(density.max(axis=2) - density.min(axis=2) - GREY_TINT * grey, 0, 1)
+    spread[pen] = 0
+    sigma = max(0.6, spec.smooth_um / um)
+    colour = cv2.GaussianBlur(spread, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    faint = max(spec.faint, min(noise, 2.5 * spec.faint))
+    near = cv2.blur(spread, (3, 3)) > faint
+    mask = _hysteresis((colour > faint) & near, colour > max(spec.clear, 1.5 * faint))  # near: no halo of the average
+    mask = _closed(mask, spec.close_um / um)
+    mask = _fill_holes(mask & ~pen, spec.hole_um2 / um**2) & ~pen
+    return _without_small(mask, spec.fragment_um2 / um**2)
+
+
+def _glass(overview: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
+    """The colour of bare glass, and how much colour spread its noise alone reaches (median + 6 deviations)."""
+    bright = overview[(overview.min(axis=2) > 185) & (np.ptp(overview, axis=2) < 20)].astype(np.float32)
+    if len(bright) < 0.002 * overview[..., 0].size:  # tissue from edge to edge
+        return np.full(3, 245, np.float32), 0.0
+    glass = np.median(bright, axis=0)
+    density = -np.log(np.maximum(bright, 1) / glass)
+    spread = density.max(axis=1) - density.min(axis=1)
+    middle = float(np.median(spread))
+    return glass.astype(np.float32), middle + 6 * 1.4826 * float(np.median(np.abs(spread - middle)))
+
+
+def _pen(density: NDArray[np.float32], um: float) -> Mask:
+    """Marker strokes: broad areas whose density no histological stain has.
+
+    Haematoxylin, eosin and DAB absorb green at least nearly as much as red. Blue, cyan and green ink absorb red far
+    more; red ink absorbs green and blue alike, strongly, and leaves red untouched.
+    """
+    import cv2
+
+    red, green, blue = (density[..., i] for i in range(3))
+    cold = (red > 1.3 * green + 0.05) & (red > 0.15)
+    hot = (green > 1.2) & (blue > 0.6 * green) & (red < 0.08 * green)  # blood stays darker in red
+    stroke = (cold | hot).astype(np.uint8)
+    radius = max(1, round(20 / um))
+    core = cv2.morphologyEx(stroke, cv2.MORPH_OPEN, _disk(radius))
+    if not core.any():
+        return core.astype(bool)
+    whole = _hysteresis(stroke.astype(bool), core.astype(bool)).astype(np.uint8)  # thin ends of the stroke as well
+    return cv2.dilate(whole, _disk(radius + 1)).astype(bool)
+
+
+def _hysteresis(faint: Mask, clear: Mask) -> Mask:
+    """The connected parts of ``faint`` that hold some pixel of ``clear``."""
+    import cv2
+
+    count, labels = cv2.connectedComponents(faint.astype(np.uint8), connectivity=8)
+    keep = np.zeros(count, bool)
+    keep[labels[clear]] = True
+    keep[0] = False
+    return keep[labels]
+
+
+def _closed(mask: Mask, radius: float) -> Mask:
+    """Morphological closing; the border is padded so that tissue at the edge neither grows nor shrinks."""
+    import cv2
+
+    r = round(radius)
+    if r < 1:
+        return mask
+    padded = cv2.copyMakeBorder(mask.astype(np.uint8), r, r, r, r, cv2.BORDER_CONSTANT, value=0)
+    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, _disk(r))[r:-r, r:-r].astype(bool)
+    return closed | mask
+
+
+def _fill_holes(mask: Mask, area: float) -> Mask:
+    """Fill enclosed holes of up to ``area`` pixels (those that touch the border are not enclosed)."""
+    outside = np.pad(~mask, 1, constant_values=True)
+    return mask | ~_without_small(outside, area, keep_first=True)[1:-1, 1:-1]
+
+
+def _without_small(mask: Mask, area: float, keep_first: bool = False) -> Mask:
+    """Drop connected parts below ``area`` pixels; ``keep_first`` spares the part at the top-left corner."""
+    import cv2
+
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    keep = stats[:, cv2.CC_STAT_AREA] >= area
+    keep[0] = False
+    if keep_first:
+        keep[labels[0, 0]] = True
+    return np.asarray(keep[labels])
+
+
+def _disk(radius: int) -> NDArray[np.uint8]:
+    import cv2
+
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)).astype(np.uint8)
+
+
+def _polygons(mask: Mask, downsample: float, size0: tuple[int, int]) -> "tuple[Polygon, ...]":
+    """Outlines along the pixels' outer edges, smoothed by half a mask pixel, clipped to the slide."""
+    import cv2
+    from shapely import MultiPolygon, Polygon, box, make_valid
+
+    contours, tree = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    found: list[Polygon] = []
+    for index, contour in enumerate(contours):
+        if tree[0][index][3] != -1 or len(contour) < 3:
+            continue
+        holes, child = [], tree[0][index][2]
+        while child != -1:
+            if len(contours[child]) >= 3:
+                holes.append(contours[child][:, 0, :] + 0.5)
+            child = tree[0][child][0]
+        # OpenCV's outline runs through pixel centres; half a pixel outwards it runs along their edges.
+        outline = make_valid(Polygon(contour[:, 0, :] + 0.5, holes)).buffer(0.5, join_style="mitre").simplify(0.5)
+        scaled = _scaled(outline, downsample).intersection(box(0, 0, *size0))
+        parts = scaled.geoms if isinstance(scaled, MultiPolygon) else [scaled]
+        found.extend(part for part in parts if isinstance(part, Polygon) and not part.is_empty)
+    return tuple(sorted(found, key=lambda polygon: -polygon.area))
+
+
+def _scaled(geometry: "Polygon", factor: float) -> "Polygon":
+    from shapely import transform
+
+    return transform(geometry, lambda points: points * factor)

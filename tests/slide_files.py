@@ -1,0 +1,70 @@
+"""Small slides with known pixels, written where a test asks for them."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+
+
+def smooth_picture(height: int, width: int, seed: int = 0) -> Pixels:
+    """Blobs of colour some tens of pixels wide: sub-pixel shifts show, compression hardly does."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (height // 24 + 3, width // 24 + 3, 3), np.uint8)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def write_pyramid(
+    path: Path,
+    levels: list[Pixels],
+    *,
+    mpp: float | None = 0.25,
+    compression: str | None = "deflate",
+    tile: int = 128,
+    description: str | None = None,
+    **options: object,
+) -> Path:
+    """A tiled TIFF with one page a level; ``mpp`` goes into the resolution tags."""
+    with tifffile.TiffWriter(path) as writer:
+        for number, level in enumerate(levels):
+            per_cm = (1e4 / mpp, 1e4 / mpp) if mpp else None
+            writer.write(
+                level,
+                tile=(tile, tile),
+                photometric="rgb",
+                compression=compression,
+                resolution=per_cm if number == 0 else None,
+                resolutionunit="CENTIMETER" if mpp and number == 0 else None,
+                subfiletype=0 if number == 0 else 1,
+                description=description,
+                metadata=None,
+                **options,
+            )
+    return path
+
+
+def halved(picture: Pixels, factor: int) -> Pixels:
+    """The exact mean over ``factor × factor`` blocks (sizes must divide)."""
+    height, width = picture.shape[0] // factor, picture.shape[1] // factor
+    blocks = picture[: height * factor, : width * factor].reshape(height, factor, width, factor, 3)
+    return np.rint(blocks.mean(axis=(1, 3))).astype(np.uint8)
+
+
+def exact_box(picture: Pixels, x: float, y: float, width: float, height: float, out: tuple[int, int]) -> Pixels:
+    """Box resampling from its definition, one output pixel at a time; outside the picture is white."""
+    result = np.zeros((out[1], out[0], 3))
+    for j in range(out[1]):
+        for i in range(out[0]):
+            left, right = x + i * width / out[0], x + (i + 1) * width / out[0]
+            top, bottom = y + j * height / out[1], y + (j + 1) * height / out[1]
+            total = np.zeros(3)
+            for row in range(int(np.floor(top)), int(np.ceil(bottom))):
+                for column in range(int(np.floor(left)), int(np.ceil(right))):
+                    share = (min(right, column + 1) - max(left, column)) * (min(bottom, row + 1) - max(top, row))
+                    inside = 0 <= row < picture.shape[0] and 0 <= column < picture.shape[1]
+                    total += share * (picture[row, column] if inside else np.full(3, 255.0))
+            result[j, i] = total / ((right - left) * (bottom - top))
+    return np.rint(result).astype(np.uint8)

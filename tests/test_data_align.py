@@ -1,0 +1,121 @@
+"""Batches: the same whatever was asked before, padded truthfully, nothing dropped in silence."""
+
+import numpy as np
+import pytest
+import torch
+
+from pathflip.data.align import AlignDataset, TextSpec, statement_key, text_to_encode
+from pathflip.data.regions import RegionSpec, neighbour_context
+from pathflip.errors import CaptionError
+from pathflip.features import write_features
+from pathflip.text.statements import parse_statement
+from pathflip.text.tokenizer import train_tokenizer
+from pathflip.types import Caption
+from tests.test_data_regions import make_features, scattered_cells
+
+REPORTS = {
+    "a": ["Keratin pearls are seen in the upper left.", "No necrosis is identified.", "Margins are free of tumour."],
+    "b": ["There is abundant necrosis.", "No necrosis is identified."],
+    "c": ["Mucin pools are seen.", "The tumour is poorly differentiated.", "Foamy macrophages are present."],
+}
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    captions = []
+    for seed, (slide_id, sentences) in enumerate(REPORTS.items()):
+        features = make_features(scattered_cells(np.random.default_rng(seed), 40 + 20 * seed), seed=seed, invalid=(1,))
+        features = type(features)(**{**vars(features), "slide_id": slide_id})
+        write_features(tmp_path / f"{slide_id}.h5", features)
+        statements = tuple(parse_statement(s) for s in sentences)
+        captions.append(Caption(slide_id, f"patient-{slide_id}", " ".join(sentences), statements))
+    return sorted(tmp_path.glob("*.h5")), captions
+
+
+def make(cohort, **kwargs) -> AlignDataset:
+    files, captions = cohort
+    text = kwargs.pop("text", TextSpec(num_subcaptions=2))
+    tokenizer = train_tokenizer([c.text for c in captions], 300)
+    return AlignDataset(files, captions, tokenizer, text=text, regions=RegionSpec(side=2), **kwargs)
+
+
+def same(first, second) -> bool:
+    return all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+        for a, b in zip(vars(first).values(), vars(second).values(), strict=True)
+    )
+
+
+def test_a_batch_depends_on_its_arguments_only(cohort):
+    data = make(cohort, max_regions=5, text=TextSpec(num_subcaptions=2, num_flips=1))
+    first = data.batch([2, 0], np.random.default_rng(7))
+    data.batch([1, 2], np.random.default_rng(8))
+    assert same(first, data.batch([2, 0], np.random.default_rng(7)))
+    assert same(
+        first, make(cohort, max_regions=5, cache_bytes=1, text=data.text).batch([2, 0], np.random.default_rng(7))
+    )
+    assert not same(first, data.batch([2, 0], np.random.default_rng(9)))
+
+
+def test_a_share_of_a_batch_is_the_rows_of_the_whole(cohort):
+    data = make(cohort, max_regions=5)
+    whole, share = data.batch([0, 1, 2], np.random.default_rng(3)), data.batch([1], np.random.default_rng(3))
+    regions = share.patches.shape[1]
+    assert torch.equal(whole.patches[1:2, :regions], share.patches)
+    assert torch.equal(whole.sub_key[1:2], share.sub_key)
+
+
+def test_patches_context_and_positions_are_those_of_the_slide(cohort):
+    data = make(cohort)
+    batch = data.batch([1], np.random.default_rng(0))
+    features = make_features(scattered_cells(np.random.default_rng(1), 60), seed=1, invalid=(1,))
+    context = neighbour_context(features.features, features.grid.cells(), features.valid)
+    valid = np.flatnonzero(features.valid)
+    got = {tuple(row.tolist()) for row in batch.patches[batch.patch_mask]}
+    assert got == {tuple(row.tolist()) for row in features.features[valid]}
+    by_patch = {tuple(p.tolist()): c for p, c in zip(batch.patches[batch.patch_mask], batch.context[batch.patch_mask])}
+    for row in valid:
+        np.testing.assert_allclose(by_patch[tuple(features.features[row].tolist())], context[row], atol=1e-6)
+
+
+def test_equal_statements_have_equal_keys_and_negation_counts(cohort):
+    spec = TextSpec()
+    necrosis = statement_key(*text_to_encode(parse_statement("No necrosis is identified."), spec))
+    again = statement_key(*text_to_encode(parse_statement("no  necrosis is IDENTIFIED."), spec))
+    present = statement_key(*text_to_encode(parse_statement("Necrosis is identified."), spec))
+    assert necrosis == again != present
+    batch = make(cohort).batch([0, 1], np.random.default_rng(0))
+    assert necrosis in batch.caption_keys[0]
+    assert necrosis in batch.caption_keys[1]
+
+
+def test_flips_are_marked_untrue_and_change_the_sign(cohort):
+    data = make(cohort, text=TextSpec(num_subcaptions=3, num_flips=2))
+    batch = data.batch([1], np.random.default_rng(0))
+    assert batch.sub_mask[0].tolist() == [True, True, False, True, True] or batch.sub_mask[0].sum() == 4
+    true_keys = set(batch.sub_key[0][batch.sub_mask[0] & ~batch.sub_false[0]].tolist())
+    assert int(batch.sub_false.sum()) == 2
+    assert true_keys.isdisjoint(batch.sub_key[0][batch.sub_false[0]].tolist())
+
+
+def test_published_sampler_gives_eight_merges(cohort):
+    data = make(cohort, text=TextSpec(sampler="published", polarity=False))
+    batch = data.batch([0, 1, 2], np.random.default_rng(0))
+    assert batch.sub_mask.shape == (3, 8)
+    assert batch.sub_mask.all()
+    assert not batch.sub_negated.any()
+
+
+def test_slides_and_captions_that_do_not_match_are_named(cohort):
+    files, captions = cohort
+    with pytest.raises(CaptionError, match=r"1 \(c\) without a caption"):
+        make((files, captions[:2]))
+    with pytest.raises(CaptionError, match=r"1 \(a\) without features"):
+        make((files[1:], captions))
+
+
+def test_a_caption_without_a_sentence_is_refused(cohort):
+    files, captions = cohort
+    captions[1] = Caption("b", "p", "...", ())
+    with pytest.raises(CaptionError, match="slide 'b': the caption has no sentence"):
+        make((files, captions))

@@ -1,0 +1,150 @@
+"""The jobs people come for, on an untrained model: shapes, refusals, and scores against naive computation."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import pathflip
+from pathflip import inference
+from pathflip.checkpoint import InputContract, save_checkpoint
+from pathflip.data.align import TextSpec
+from pathflip.errors import CaptionError, ConfigError, ContractError
+from pathflip.models import build_model
+from pathflip.text.tokenizer import train_tokenizer
+from tests.test_data_regions import make_features, scattered_cells
+
+WORDS = ["Keratin pearls are seen in the upper left.", "No necrosis is identified.", "Mucin pools are present."]
+KINDS = {
+    "pathflip": {"width": 16, "embed_dim": 8, "text_width": 16, "text_heads": 2},
+    "clip": {"width": 16, "embed_dim": 8, "text_width": 16, "text_heads": 2},
+    "published": {
+        "width": 16, "embed_dim": 8, "num_layers": 2, "num_heads": 2, "ffn_width": 32, "num_queries": 2,
+        "region_heads": 2, "mixing_heads": 2,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(params=list(KINDS))
+def model(request, tmp_path):
+    tokenizer = train_tokenizer(WORDS, 200)
+    torch.manual_seed(0)
+    net = build_model(
+        {"kind": request.param, "feature_dim": 5, "vocab_size": tokenizer.vocab_size, **KINDS[request.param]}
+    )
+    save_checkpoint(
+        tmp_path / "model",
+        net,
+        contract=InputContract.of(slide("x")),
+        tokenizer=tokenizer,
+        text=TextSpec(),
+        recipe={"regions": {"side": 3}},
+    )
+    return pathflip.load(tmp_path / "model")
+
+
+def slide(name: str, seed: int = 0, **changes):
+    found = make_features(scattered_cells(np.random.default_rng(seed), 60), seed=seed, invalid=(2, 9))
+    return replace(found, slide_id=name, **changes)
+
+
+def test_heatmap_has_a_score_for_every_valid_tile_and_none_for_others(model):
+    heatmap = pathflip.ground(model, slide("a"), "keratin pearls")
+    assert heatmap.scores.shape == slide("a").valid.shape
+    assert (np.isnan(heatmap.scores) == ~slide("a").valid).all()
+    assert not heatmap.negated
+
+
+def test_a_statement_of_absence_says_so(model):
+    assert pathflip.ground(model, slide("a"), "No necrosis is identified.").negated
+
+
+def test_keys_are_where_their_tiles_are(model):
+    if not model.checkpoint.model.keys_are_patches:
+        encoded = pathflip.encode_slide(model, slide("a"))
+        cells = slide("a").grid.cells()[encoded.key_of_tile >= 0] // 3
+        for key in np.unique(encoded.key_of_tile[encoded.key_of_tile >= 0]):
+            rows = encoded.key_of_tile[encoded.key_of_tile >= 0] == key
+            assert len(np.unique(cells[rows] - cells[rows].min(0), axis=0)) <= 4
+        return
+    found = slide("a")
+    encoded = pathflip.encode_slide(model, found)
+    net, row = model.checkpoint.model, 5
+    from pathflip.data.regions import neighbour_context, relative_positions
+
+    context = neighbour_context(found.features, found.grid.cells(), found.valid)
+    place = relative_positions(found.coords, found.valid, found.grid.tile_px0)
+    alone = net.encode_slides(
+        *(torch.from_numpy(a[row][None, None, None]) if a is not None else None for a in (found.features,)),
+        torch.ones(1, 1, 1, dtype=torch.bool),
+        torch.from_numpy(context[row][None, None, None]),
+        torch.from_numpy(place[row][None, None, None]),
+    )
+    torch.testing.assert_close(encoded.code.keys[0, encoded.key_of_tile[row]], alone.keys[0, 0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"encoder": "uni_v1"}, "encoder"),
+        ({"spec": replace(slide("a").spec, tile_px=128, stride_px=128)}, "tile_px"),
+        ({"spec": replace(slide("a").spec, mpp=1.0)}, "mpp"),
+    ],
+)
+def test_features_of_another_kind_are_refused_both_named(model, change, said):
+    with pytest.raises(ContractError, match=said) as error:
+        pathflip.encode_slide(model, slide("a", **change))
+    assert "test" in str(error.value) or "64" in str(error.value) or "0.5" in str(error.value)
+
+
+def test_presence_of_many_equals_presence_of_each(model):
+    slides = [slide("a", 0), slide("b", 1)]
+    together = inference.presence_scores(model, slides, WORDS)
+    for row, one in enumerate(slides):
+        for column, text in enumerate(WORDS):
+            alone = inference.presence_scores(model, [one], [text])[0, 0]
+            np.testing.assert_allclose(together[row, column], alone, atol=1e-4)
+
+
+def test_retrieval_is_whole_slide_plus_mean_of_statements(model):
+    slides, reports = [slide("a", 0), slide("b", 1), slide("c", 2)], [" ".join(WORDS[:2]), WORDS[2]]
+    found = pathflip.retrieve(model, slides, reports)
+    presence = inference.presence_scores(model, slides, WORDS)
+    np.testing.assert_allclose(found.statements[:, 0], presence[:, :2].mean(1), atol=1e-4)
+    np.testing.assert_allclose(found.statements[:, 1], presence[:, 2], atol=1e-4)
+    z = [(m - m.mean()) / m.std() if m.std() > 1e-9 else 0 * m for m in (found.whole, found.statements)]
+    np.testing.assert_allclose(found.scores, z[0] + 2 * z[1], atol=1e-4)
+    assert found.slides_for(0, 2)[0][1] == found.scores[:, 0].max()
+    assert [i for i, _ in found.captions_for(1, 2)] == list(np.argsort(-found.scores[1]))
+
+
+def test_zero_shot_averages_prompts_and_sums_to_one(model):
+    answer = pathflip.zero_shot(model, [slide("a")], {"keratin": ["keratin pearls"], "mucin": ["mucin", "mucin pools"]})
+    np.testing.assert_allclose(answer.probabilities.sum(1), 1, atol=1e-6)
+    assert answer.best[0] in ("keratin", "mucin")
+    with pytest.raises(ConfigError, match="at least two"):
+        pathflip.zero_shot(model, [slide("a")], {"keratin": ["keratin"]})
+    with pytest.raises(ConfigError, match="template"):
+        pathflip.zero_shot(model, [slide("a")], {"a": ["x"], "b": ["y"]}, ["no slot"])
+
+
+def test_empty_texts_are_refused(model):
+    with pytest.raises(CaptionError, match="empty text"):
+        pathflip.ground(model, slide("a"), "  ")
+    with pytest.raises(CaptionError, match="no sentence"):
+        pathflip.retrieve(model, [slide("a")], ["..."])
+
+
+def test_files_of_a_grounded_phrase(model, tmp_path):
+    encoded = pathflip.encode_slide(model, slide("a"))
+    rows = inference.ground_to_files(model, encoded, ["keratin pearls"], tmp_path / "out", tiles=3)
+    assert len(rows[0]["tiles"]) == 3
+    top, everything = (json.loads(Path(path).read_text(encoding="utf-8")) for path in rows[0]["files"])
+    assert len(top["features"]) == 3
+    assert len(everything["features"]) == slide("a").valid.sum()
+    corner = top["features"][0]["geometry"]["coordinates"][0][0]
+    assert corner == [rows[0]["tiles"][0]["x"], rows[0]["tiles"][0]["y"]]
+    assert "medical device" in rows[0]["note"]

@@ -1,0 +1,105 @@
+"""The architecture, checked from the code's own imports: a module imports only from layers below its own."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "pathflip"
+
+LAYERS = [
+    {"errors", "geometry", "files", "geojson", "types"},
+    {"slide", "text", "losses", "simulate"},
+    {"features", "models"},
+    {"data", "checkpoint", "picture"},
+    {"inference"},
+    {"train", "evaluate"},
+    {"recipes"},
+    {"demo"},
+    {"cli"},
+]
+"""Bottom to top. The first layer is ordered within itself."""
+
+FIRST = ["errors", "files", "geometry", "geojson", "types"]
+NO_TORCH = {"slide", "errors", "files", "geometry", "geojson", "cli"}
+
+
+def unit_of(module: str) -> str:
+    return module.split(".")[1]
+
+
+def imports_of(path: Path) -> list[tuple[str, int, bool]]:
+    """(module, line, at module level?) of every import in a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    top = {id(node) for node in tree.body}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, node.lineno, id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            names = [f"pathflip.{a.name}" for a in node.names] if node.module == "pathflip" else [node.module]
+            found += [(name, node.lineno, id(node) in top) for name in names]
+    return found
+
+
+def level(unit: str) -> int:
+    return next((i for i, units in enumerate(LAYERS) if unit in units), -1)
+
+
+def violations(source: Path) -> list[str]:
+    """Every import that goes up or sideways, with its place."""
+    found = []
+    for path in sorted(source.rglob("*.py")):
+        unit = path.relative_to(source).parts[0].removesuffix(".py")
+        if unit == "__init__":
+            continue
+        if level(unit) < 0:
+            found.append(f"{path.name}: '{unit}' stands on no layer; add it to LAYERS")
+        for module, line, _ in imports_of(path):
+            if not module.startswith("pathflip."):
+                continue
+            other = unit_of(module)
+            below = level(other) < level(unit) or other == unit
+            if level(unit) == 0 and other != unit:
+                below = FIRST.index(other) < FIRST.index(unit)
+            if not below:
+                found.append(f"{path.relative_to(source)}:{line}: {unit} imports {other}")
+    return found
+
+
+def test_modules_import_only_from_layers_below():
+    assert violations(SOURCE) == []
+
+
+def test_the_layer_test_sees_a_planted_violation(tmp_path):
+    (tmp_path / "losses.py").write_text("from pathflip.models.pathflip import PathFLIP\n")
+    (tmp_path / "geometry.py").write_text("from pathflip import types\n")
+    (tmp_path / "stray.py").write_text("")
+    assert len(violations(tmp_path)) == 3
+
+
+def test_slides_and_geometry_know_no_torch():
+    for path in sorted(SOURCE.rglob("*.py")):
+        unit = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        if unit in NO_TORCH and unit != "types":
+            bad = [(m, line) for m, line, top in imports_of(path) if m.split(".")[0] == "torch"]
+            assert not bad, f"{path}: {bad}"
+
+
+@pytest.mark.parametrize("command", ["import pathflip", "import pathflip.cli", "from pathflip import split_sentences"])
+def test_starting_up_does_not_pay_for_torch(command):
+    probe = f"import sys; {command}; print([m for m in ('torch', 'cv2', 'matplotlib', 'scipy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_exists():
+    import pathflip
+
+    for name in pathflip.__all__:
+        assert getattr(pathflip, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = pathflip.nonsense

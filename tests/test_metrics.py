@@ -1,0 +1,254 @@
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics as sk
+
+from pathflip.errors import PathFLIPError
+from pathflip.evaluate import metrics
+
+
+def naive_hit(scores, right, k):
+    """Probability of a right one among the first k, over every order of the candidates that respects the scores."""
+    orders = [
+        order
+        for order in itertools.permutations(range(len(scores)))
+        if all(scores[a] >= scores[b] for a, b in itertools.pairwise(order))
+    ]
+    return np.mean([any(right[i] for i in order[:k]) for order in orders])
+
+
+def naive_rank(scores, right):
+    orders = [
+        order
+        for order in itertools.permutations(range(len(scores)))
+        if all(scores[a] >= scores[b] for a, b in itertools.pairwise(order))
+    ]
+    return np.mean([1 + min(place for place, i in enumerate(order) if right[i]) for order in orders])
+
+
+def naive_average_precision(truth, scores):
+    found = []
+    for order in itertools.permutations(range(len(scores))):
+        if all(scores[a] >= scores[b] for a, b in itertools.pairwise(order)):
+            labels = truth[list(order)]
+            found.append(np.mean([labels[: i + 1].mean() for i in np.flatnonzero(labels)]))
+    return np.mean(found)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_retrieval_against_every_order(seed):
+    rng = np.random.default_rng(seed)
+    similarity = rng.integers(0, 3, size=(5, 5)).astype(float)
+    positives = rng.random((5, 5)) < 0.3
+    positives[np.arange(5), rng.integers(5, size=5)] = True
+    for right in (None, positives):
+        mask = np.eye(5, dtype=bool) if right is None else right
+        for k in (1, 2, 3, 5, 9):
+            expected = [naive_hit(row, truth, k) for row, truth in zip(similarity, mask, strict=True)]
+            np.testing.assert_allclose(metrics.hits_at_k(similarity, k, right), expected, atol=1e-12)
+            assert metrics.recall_at_k(similarity, k, right) == pytest.approx(np.mean(expected))
+        ranks = [naive_rank(row, truth) for row, truth in zip(similarity, mask, strict=True)]
+        np.testing.assert_allclose(metrics.expected_ranks(similarity, right), ranks, atol=1e-12)
+        assert metrics.median_rank(similarity, right) == pytest.approx(np.median(ranks))
+
+
+def test_retrieval_without_ties_is_the_sorted_matrix(rng):
+    similarity = rng.normal(size=(60, 60)) + 2 * np.eye(60)
+    for matrix in (similarity, similarity.T):
+        order = np.argsort(-matrix, axis=1)
+        ranks = np.argmax(order == np.arange(60)[:, None], axis=1) + 1
+        np.testing.assert_array_equal(metrics.expected_ranks(matrix), ranks)
+        for k in (1, 5, 10):
+            assert metrics.recall_at_k(matrix, k) == np.mean(ranks <= k)
+
+
+@pytest.mark.parametrize("value", [0.0, -np.inf])
+def test_a_constant_score_earns_exactly_chance(value):
+    """An optimistic count would call this recall 1."""
+    constant = np.full((7, 7), value)
+    for k in (1, 3, 7, 20):
+        assert metrics.recall_at_k(constant, k) == pytest.approx(metrics.chance_recall_at_k(k, 7))
+    assert metrics.chance_recall_at_k(3, 7) == pytest.approx(3 / 7)
+    positives = np.zeros((7, 7), dtype=bool)
+    positives[:, :2] = True
+    assert metrics.recall_at_k(constant, 3, positives) == pytest.approx(metrics.chance_recall_at_k(3, 7, 2))
+    assert metrics.median_rank(constant) == 4
+    truth = np.array([1, 0, 0, 1, 0])
+    assert metrics.auroc(truth, np.ones(5)) == metrics.AUROC_CHANCE
+    assert metrics.average_precision(truth, np.ones(5)) == pytest.approx(metrics.chance_average_precision(truth))
+
+
+def test_padded_scores_lose():
+    similarity = np.array([[-np.inf, 0.0], [0.0, -np.inf]])
+    assert metrics.recall_at_k(similarity, 1) == 0
+
+
+def test_several_slides_of_a_patient():
+    keys = ["p1", "p1", "p2"]
+    positives = metrics.positives_from_keys(keys, keys)
+    similarity = np.array([[0.1, 0.9, 0.5], [0.9, 0.1, 0.5], [0.9, 0.8, 0.1]])
+    assert metrics.hits_at_k(similarity, 1, positives).tolist() == [1, 1, 0]
+    assert metrics.hits_at_k(similarity, 1).tolist() == [0, 0, 0]
+
+
+def test_chance_average_precision_exceeds_the_prevalence_and_falls_to_it(rng):
+    short = np.array([1, 0, 0, 0, 0])
+    assert metrics.chance_average_precision(short) == pytest.approx(np.mean(1 / np.arange(1, 6)))
+    long = np.zeros(20_000)
+    long[:2000] = 1
+    assert metrics.chance_average_precision(long) == pytest.approx(0.1, abs=1e-3)
+    drawn = [metrics.average_precision(short, rng.random(5)) for _ in range(4000)]
+    assert metrics.chance_average_precision(short) == pytest.approx(np.mean(drawn), abs=0.02)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_ranking_against_sklearn_and_every_order(seed):
+    rng = np.random.default_rng(seed)
+    truth = rng.random(300) < 0.2
+    scores = rng.normal(size=300) + truth
+    assert metrics.average_precision(truth, scores) == pytest.approx(sk.average_precision_score(truth, scores))
+    assert metrics.auroc(truth, scores) == pytest.approx(sk.roc_auc_score(truth, scores))
+    tied = np.round(scores)
+    assert metrics.auroc(truth, tied) == pytest.approx(sk.roc_auc_score(truth, tied))
+    few, few_truth = rng.integers(0, 3, size=7), rng.random(7) < 0.5
+    few_truth[0] = True
+    assert metrics.average_precision(few_truth, few) == pytest.approx(naive_average_precision(few_truth, few))
+    shuffled = rng.permutation(300)
+    assert metrics.average_precision(truth[shuffled], tied[shuffled]) == pytest.approx(
+        metrics.average_precision(truth, tied)
+    )
+
+
+def test_undefined_is_nan():
+    assert np.isnan(metrics.auroc([1, 1], [0.1, 0.2]))
+    assert np.isnan(metrics.auroc([0, 0], [0.1, 0.2]))
+    assert np.isnan(metrics.average_precision([0, 0], [0.1, 0.2]))
+    assert np.isnan(metrics.balanced_accuracy([], []))
+    assert metrics.average_precision([1, 1], [0.1, 0.1]) == 1
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c"], [0, 1, 2]])
+def test_classification_against_sklearn(rng, names):
+    truth, guess = rng.choice(names, 80, p=[0.6, 0.3, 0.1]), rng.choice(names, 80)
+    np.testing.assert_array_equal(
+        metrics.confusion_matrix(truth, guess, names), sk.confusion_matrix(truth, guess, labels=names)
+    )
+    assert metrics.accuracy(truth, guess) == pytest.approx(sk.accuracy_score(truth, guess))
+    assert metrics.balanced_accuracy(truth, guess) == pytest.approx(sk.balanced_accuracy_score(truth, guess))
+    assert metrics.weighted_f1(truth, guess) == pytest.approx(sk.f1_score(truth, guess, average="weighted"))
+    never = np.full(80, names[0])  # two classes are never guessed
+    assert metrics.weighted_f1(truth, never) == pytest.approx(
+        sk.f1_score(truth, never, average="weighted", zero_division=0)
+    )
+    assert metrics.balanced_accuracy(truth, never) == pytest.approx(1 / 3)
+    assert metrics.balanced_accuracy(truth[truth != names[2]], guess[truth != names[2]]) <= 1
+
+
+def test_calibration_against_a_loop(rng):
+    confidence = np.concatenate([rng.random(500), [0.0, 1.0, 0.2, 0.4]])
+    correct = rng.random(504) < confidence**2
+    total = 0.0
+    for low in np.arange(10) / 10:
+        inside = (confidence > low) & (confidence <= low + 0.1 + 1e-12) | ((low == 0) & (confidence == 0))
+        if inside.any():
+            total += abs(correct[inside].mean() - confidence[inside].mean()) * inside.mean()
+    assert metrics.expected_calibration_error(confidence, correct, num_bins=10) == pytest.approx(total)
+    assert metrics.expected_calibration_error(np.full(4, 0.75), [1, 1, 1, 0]) == 0
+
+
+def test_wilson_against_scipy_and_the_published_numbers():
+    """335 of the 389 SlideBench Microscopy questions: 82.3 to 89.2 %."""
+    found = metrics.wilson_interval(335, 389)
+    assert (round(100 * found.low, 1), round(100 * found.high, 1)) == (82.3, 89.2)
+    for successes, total in [(0, 10), (10, 10), (3, 7), (50, 100)]:
+        theirs = stats.binomtest(successes, total).proportion_ci(method="wilson")
+        ours = metrics.wilson_interval(successes, total)
+        assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_bootstrap_of_a_mean_has_the_width_of_theory(rng):
+    values = rng.normal(size=400)
+    found = metrics.bootstrap_interval(np.mean, values, rng=rng, num=2000)
+    half = 1.96 * values.std() / 20
+    assert found.value == pytest.approx(values.mean())
+    assert found.low == pytest.approx(values.mean() - half, abs=0.2 * half)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.2 * half)
+
+
+def test_bootstrap_draws_patients(rng):
+    """Eight copies of each value are no more evidence than one."""
+    values, patients = np.repeat(rng.normal(size=50), 8), np.repeat(np.arange(50), 8)
+    shuffled = rng.permutation(400)
+    by_patient = metrics.bootstrap_interval(np.mean, values[shuffled], groups=patients[shuffled], rng=rng)
+    by_slide = metrics.bootstrap_interval(np.mean, values, rng=rng)
+    ratio = (by_patient.high - by_patient.low) / (by_slide.high - by_slide.low)
+    assert ratio == pytest.approx(np.sqrt(8), rel=0.2)
+    again = [metrics.bootstrap_interval(np.mean, values, rng=np.random.default_rng(3), num=50) for _ in range(2)]
+    assert again[0] == again[1]
+
+
+def test_bootstrap_of_two_arrays_leaves_out_undefined_resamples(rng):
+    truth = np.array([1, 0, 0, 0, 0, 0])
+    found = metrics.bootstrap_interval(metrics.auroc, truth, np.array([0.9, 0.1, 0.2, 0.3, 0.4, 0.5]), rng=rng, num=200)
+    assert found == (1, 1, 1)
+
+
+def test_pairing_narrows_a_difference(rng):
+    common = rng.normal(size=200)
+    first, second = common + 0.1 + 0.1 * rng.normal(size=200), common + 0.1 * rng.normal(size=200)
+    patients = np.repeat(np.arange(100), 2)
+    paired = metrics.bootstrap_difference(np.mean, [first], [second], groups=patients, rng=rng)
+    unpaired = metrics.bootstrap_difference(
+        np.mean, [first], [second[:150]], groups=patients, second_groups=patients[:150], paired=False, rng=rng
+    )
+    assert 0 < paired.low < paired.value < paired.high
+    assert unpaired.low < 0 < unpaired.high
+    same = metrics.bootstrap_difference(np.mean, [first], [first], paired=False, rng=rng)
+    spread = 1.96 * np.sqrt(2 * first.var() / 200)  # of two independent cohorts
+    assert same.value == 0
+    assert same.high - same.low == pytest.approx(2 * spread, rel=0.2)
+    assert metrics.bootstrap_difference(np.mean, [first], [first], rng=rng) == (0, 0, 0)
+    expected = 2 * 1.96 * np.std((first - second).reshape(100, 2).mean(1)) / 10
+    assert paired.high - paired.low == pytest.approx(expected, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: metrics.recall_at_k(np.zeros((2, 3)), 1), "square"),
+        (lambda: metrics.recall_at_k(np.zeros((2, 2)), 0), "at least 1"),
+        (lambda: metrics.recall_at_k(np.full((2, 2), np.nan), 1), "nan"),
+        (lambda: metrics.recall_at_k(np.zeros((2, 2)), 1, np.zeros((2, 2), bool)), "query 0 has no right"),
+        (lambda: metrics.recall_at_k(np.zeros((2, 2)), 1, np.zeros((2, 3), bool)), "positives"),
+        (lambda: metrics.recall_at_k(np.zeros((0, 0)), 1), "shape"),
+        (lambda: metrics.auroc([0, 1], [0.1]), "equal lists"),
+        (lambda: metrics.auroc([0, 2], [0.1, 0.2]), "expected 0 and 1"),
+        (lambda: metrics.average_precision([0, 1], [0.1, np.nan]), "nan"),
+        (lambda: metrics.confusion_matrix(["a"], ["b"], ["a"]), "none of the classes"),
+        (lambda: metrics.balanced_accuracy(["a"], ["b", "c"]), "equal lists"),
+        (lambda: metrics.expected_calibration_error([1.2], [1]), "0 to 1"),
+        (lambda: metrics.wilson_interval(3, 2), "successes"),
+        (lambda: metrics.chance_recall_at_k(1, 5, 0), "right of"),
+        (lambda: metrics.bootstrap_interval(np.mean, [], rng=np.random.default_rng()), "not empty"),
+        (lambda: metrics.bootstrap_interval(np.mean, [1, 2], groups=[1], rng=np.random.default_rng()), "groups"),
+        (lambda: metrics.bootstrap_difference(np.mean, [[1, 2]], [[1]], rng=np.random.default_rng()), "same slides"),
+        (
+            lambda: metrics.bootstrap_difference(
+                np.mean, [[1]], [[1]], second_groups=[1], rng=np.random.default_rng()
+            ),
+            "unpaired",
+        ),
+    ],
+)  # fmt: skip
+def test_refusals(call, message):
+    with pytest.raises(PathFLIPError, match=message):
+        call()
+
+
+def test_no_torch():
+    code = "import sys, pathflip.evaluate.metrics; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,208 @@
+"""The default model against naive loops, and its promise that padding is never seen."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pathflip.models import build_model
+from pathflip.models.pathflip import caption_scores, matrix_nce
+from pathflip.types import AlignBatch, TextCode
+
+B, L, S, D, K, T, U, V = 3, 4, 5, 7, 3, 9, 6, 50
+
+
+def make_batch(seed=0) -> AlignBatch:
+    g = torch.Generator().manual_seed(seed)
+    patch_mask = torch.rand(B, L, S, generator=g) > 0.3
+    patch_mask[:, 0, 0] = True
+    lengths = torch.randint(2, U + 1, (B, K, 1), generator=g)
+    caption_lengths = torch.randint(3, T + 1, (B, 1), generator=g)
+    sub_mask = torch.ones(B, K, dtype=torch.bool)
+    sub_mask[1, 2] = False
+    token_mask = (torch.arange(U) < lengths) & sub_mask[..., None]
+    return AlignBatch(
+        slide_ids=tuple("abc"),
+        patches=torch.randn(B, L, S, D, generator=g),
+        patch_mask=patch_mask,
+        context=torch.randn(B, L, S, D, generator=g),
+        position=torch.rand(B, L, S, 2, generator=g),
+        caption_ids=torch.randint(4, V, (B, T), generator=g),
+        caption_mask=torch.arange(T) < caption_lengths,
+        sub_ids=torch.randint(4, V, (B, K, U), generator=g),
+        sub_token_mask=token_mask,
+        sub_mask=sub_mask,
+        sub_negated=torch.tensor([[0, 1, 0], [0, 0, 0], [1, 0, 0]], dtype=torch.bool),
+        sub_visual=sub_mask,
+        sub_false=torch.tensor([[0, 0, 1], [0, 0, 0], [0, 0, 0]], dtype=torch.bool),
+        sub_key=torch.tensor([[1, 2, 3], [1, 5, 0], [6, 7, 8]]),
+        caption_keys=torch.tensor([[1, 2, 0], [1, 5, 9], [6, 7, 8]]),
+    )
+
+
+def tiny(kind: str):
+    torch.manual_seed(0)
+    sizes = {"feature_dim": D, "vocab_size": V, "width": 16, "embed_dim": 8, "text_width": 16, "text_heads": 2}
+    model = build_model({"kind": kind, **sizes, "dropout": 0.0}).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture(params=["pathflip", "clip"])
+def model(request):
+    return tiny(request.param)
+
+
+@pytest.fixture
+def flip():
+    return tiny("pathflip")
+
+
+def test_padded_values_are_never_seen(model):
+    batch = make_batch()
+    hidden = ~batch.patch_mask[..., None]
+    noisy = replace(
+        batch,
+        patches=torch.where(hidden, 1e3 * torch.randn_like(batch.patches), batch.patches),
+        context=torch.where(hidden, -1e3, batch.context),
+        position=torch.where(hidden, 7.0, batch.position),
+        caption_ids=torch.where(batch.caption_mask, batch.caption_ids, 3),
+        sub_ids=torch.where(batch.sub_token_mask, batch.sub_ids, 3),
+        sub_key=torch.where(batch.sub_mask, batch.sub_key, 6),
+    )
+    first, second = model(batch), model(noisy)
+    for name in ("slide", "caption"):
+        torch.testing.assert_close(getattr(first, name), getattr(second, name))
+    torch.testing.assert_close(first.keys[first.key_mask], second.keys[second.key_mask])
+    torch.testing.assert_close(first.subcaptions[batch.sub_mask], second.subcaptions[batch.sub_mask])
+    for name, loss in model.losses(first, batch).items():
+        torch.testing.assert_close(loss, model.losses(second, noisy)[name], msg=name)
+
+
+def test_wider_padding_changes_nothing(model):
+    batch = make_batch()
+    wider = replace(
+        batch,
+        patches=F.pad(batch.patches, (0, 0, 0, 2, 0, 3)),
+        patch_mask=F.pad(batch.patch_mask, (0, 2, 0, 3)),
+        context=F.pad(batch.context, (0, 0, 0, 2, 0, 3)),
+        position=F.pad(batch.position, (0, 0, 0, 2, 0, 3)),
+        caption_ids=F.pad(batch.caption_ids, (0, 4)),
+        caption_mask=F.pad(batch.caption_mask, (0, 4)),
+        sub_ids=F.pad(batch.sub_ids, (0, 4)),
+        sub_token_mask=F.pad(batch.sub_token_mask, (0, 4)),
+    )
+    first, second = model.losses(model(batch), batch), model.losses(model(wider), wider)
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], msg=name)
+
+
+def test_a_slide_does_not_depend_on_its_company(model):
+    batch = make_batch()
+    together = model.encode_slides(batch.patches, batch.patch_mask, batch.context, batch.position)
+    alone = model.encode_slides(batch.patches[1:2], batch.patch_mask[1:2], batch.context[1:2], batch.position[1:2])
+    torch.testing.assert_close(together.slide[1:2], alone.slide)
+    torch.testing.assert_close(together.keys[1:2], alone.keys)
+
+
+def texts_of(model, batch, negated=False) -> TextCode:
+    ids, mask = batch.caption_ids, batch.caption_mask
+    return model.encode_texts(tuple("xyz"), ids, mask, torch.full((B,), negated))
+
+
+def test_presence_equals_a_naive_loop(flip):
+    batch = make_batch()
+    slides = flip.encode_slides(batch.patches, batch.patch_mask, batch.context, batch.position)
+    texts = texts_of(flip, batch)
+    got = flip.presence(slides, texts)
+    scale, sharpness = flip.logit_scale.exp().item(), flip.log_sharpness.exp().item()
+    for b in range(B):
+        keys = F.normalize(slides.keys[b][slides.key_mask[b]], dim=-1)
+        for c in range(B):
+            text = F.normalize(texts.local[c], dim=0)
+            weight = torch.softmax(sharpness * (keys @ text), 0)
+            pooled = sum(w * k for w, k in zip(weight, keys, strict=True))
+            expected = texts.gate[c] * scale * (F.cosine_similarity(pooled, text, dim=0) - texts.margin[c])
+            torch.testing.assert_close(got[b, c], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_heat_is_the_cosine_of_each_patch_and_hides_padding(flip):
+    batch = make_batch()
+    slides = flip.encode_slides(batch.patches, batch.patch_mask, batch.context, batch.position)
+    heat = flip.heat(slides, texts_of(flip, batch))
+    assert torch.isinf(heat[(~slides.key_mask)[:, None].expand_as(heat)]).all()
+    expected = F.cosine_similarity(slides.keys[2, 0], texts_of(flip, batch).local[1], dim=0)
+    torch.testing.assert_close(heat[2, 1, 0], expected)
+
+
+def test_negation_is_a_sign(flip):
+    batch = make_batch()
+    slides = flip.encode_slides(batch.patches, batch.patch_mask, batch.context, batch.position)
+    torch.testing.assert_close(
+        flip.presence(slides, texts_of(flip, batch)), -flip.presence(slides, texts_of(flip, batch, negated=True))
+    )
+
+
+def test_a_closed_gate_says_nothing(flip):
+    batch = make_batch()
+    with torch.no_grad():
+        flip.text_gate.bias[0] = -100
+    slides = flip.encode_slides(batch.patches, batch.patch_mask, batch.context, batch.position)
+    assert flip.presence(slides, texts_of(flip, batch)).abs().max() < 1e-6
+
+
+def test_region_loss_knows_what_is_true_of_whom(flip):
+    batch = make_batch()
+    output = flip(batch)
+    texts = TextCode(
+        (), output.subcaptions.flatten(0, 1), output.subcaptions.flatten(0, 1), batch.sub_negated.flatten(),
+        output.gate.flatten(), output.margin.flatten(),
+    )  # fmt: skip
+    logits = flip._logits(output.keys, output.key_mask, texts)
+    positive, negative = [], []
+    for b in range(B):
+        for owner in range(B):
+            for k in range(K):
+                if not batch.sub_mask[owner, k]:
+                    continue
+                stated = bool((batch.caption_keys[b] == batch.sub_key[owner, k]).any())
+                true = (not batch.sub_false[owner, k]) if owner == b else stated
+                logit = logits[b, owner * K + k]
+                (positive if true else negative).append(F.softplus(-logit if true else logit))
+    expected = (torch.stack(positive).mean() + torch.stack(negative).mean()) / 2
+    torch.testing.assert_close(flip.losses(output, batch)["region"], expected)
+
+
+def test_caption_scores_and_contrast_equal_naive_loops():
+    g = torch.Generator().manual_seed(1)
+    logits, counted = torch.randn(B, B * K, generator=g), torch.rand(B, K, generator=g) > 0.3
+    got = caption_scores(logits, counted)
+    for b in range(B):
+        for c in range(B):
+            kept = [logits[b, c * K + k] for k in range(K) if counted[c, k]]
+            torch.testing.assert_close(got[b, c], sum(kept) / len(kept))
+    rows = -torch.stack([torch.log_softmax(got[i], 0)[i] for i in range(B)]).mean()
+    columns = -torch.stack([torch.log_softmax(got[:, i], 0)[i] for i in range(B)]).mean()
+    torch.testing.assert_close(matrix_nce(got, slice(0, B)), (rows + columns) / 2)
+
+
+def test_a_batch_of_one_trains(flip):
+    batch = make_batch()
+    one = AlignBatch(**{
+        name: value[:1] if value is not None else None for name, value in vars(batch).items()
+    })  # fmt: skip
+    losses = flip.losses(flip(one), one)
+    total = sum(losses.values())
+    total.backward()
+    assert torch.isfinite(total)
+    assert all(torch.isfinite(p.grad).all() for p in flip.parameters() if p.grad is not None)
+
+
+def test_gradients_reach_every_trainable_parameter(model):
+    batch = make_batch()
+    sum(model.losses(model(batch), batch).values()).backward()
+    without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []

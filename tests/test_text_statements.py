@@ -1,0 +1,257 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pathflip.errors import CaptionError
+from pathflip.text.captions import read_captions
+from pathflip.text.statements import flip_statement, not_visual_kind, parse_statement
+
+# An assertion and denials of it that must come to the same content.
+SAME_CONTENT = [
+    ("Necrosis is identified.", "No necrosis is identified."),
+    ("Necrosis is identified.", "Necrosis is not identified."),
+    ("Necrosis is present.", "Necrosis is absent."),
+    ("There is evidence of necrosis.", "There is no evidence of necrosis."),
+    ("Necrosis and mitoses are seen.", "Neither necrosis nor mitoses are seen."),
+    ("The tumour shows keratin pearls.", "The tumour does not show keratin pearls."),
+    ("The tumour shows keratin pearls.", "The tumour lacks keratin pearls."),
+    ("The tumour shows keratin pearls.", "The tumour fails to show keratin pearls."),
+    ("Positive for malignancy.", "Negative for malignancy."),
+    ("The tissue contains tumour.", "The tissue is free of tumour."),
+    ("The tissue contains tumour.", "The tissue is without tumour."),
+    ("Presence of necrosis.", "Absence of necrosis."),
+    ("Presence of necrosis.", "There is an absence of necrosis."),
+    ("With necrosis", "Without evidence of necrosis"),
+    ("Necrosis: present", "Necrosis: none"),
+    ("Necrosis: present", "Necrosis: No."),
+    ("Necrosis can be seen", "Necrosis cannot be seen"),
+    ("We can demonstrate necrosis.", "We cannot demonstrate any necrosis."),
+    ("Mitotic figures are seen.", "Additionally, no mitotic figures are seen."),
+    ("The nests contain tumour.", "The nests are free of tumour."),
+    ("Tumour invades the capsule.", "1. Tumour does not invade the capsule."),
+    ("The cells carries pigment.", "The cells does not carry pigment."),
+]
+
+DENIALS = [
+    "Nothing suggests necrosis.",
+    "Mitoses are not readily identified.",
+    "Vascular invasion wasn't seen.",
+    "Vascular invasion has been looked for and is ruled out.",
+    "Lymphovascular invasion: Not identified",
+    "No tumour budding, necrosis or perineural invasion was observed.",
+    "None of the glands is dysplastic.",
+    "Sections show no necrosis.",
+    "A search for necrosis was made; none was found.",
+]
+
+AFFIRMATIONS = [
+    "A non-keratinizing squamous cell carcinoma is present.",
+    "There is no increase in mitoses.",
+    "Perineural invasion cannot be excluded.",
+    "Not only necrosis but also haemorrhage is seen.",
+    "The tumour is not limited to the mucosa.",
+    "Adenocarcinoma, not otherwise specified.",
+    "The mucosa is not without atypia.",
+    "Carcinoma with or without necrosis.",
+    "Mitoses are not uncommon.",
+    "Focal note is made of nodular growth.",  # "no" only inside words
+    "Solid carcinoma without necrosis.",
+    "Vascular invasion is present, but necrosis is absent.",
+    "Adenocarcinoma with no mucin pools.",
+    "The uninvolved lung shows emphysema.",
+    "The cytoplasm is clear.",
+]
+
+NOT_VISUAL = {
+    "margins": [
+        "Surgical margins are free of tumour.",
+        "The bronchial margin is involved.",
+        "No residual tumour (R0).",
+    ],
+    "nodes": [
+        "0/14 lymph nodes are positive.",
+        "Two of three sentinel lymph nodes hold tumour.",
+        "Nodal status: positive",
+    ],
+    "stage": ["The tumour is pT2b N0 M0.", "Pathologic stage IIB.", "AJCC 8th edition.", "Classified as ypT3, L1, V0."],
+    "size": ["The mass is 3.5 x 2 cm.", "It weighs 250 g.", "Greatest dimension of the lesion is large."],
+    "gross": ["Received fresh and labelled 'breast'.", "Grossly tan and firm.", "Serially sectioned."],
+    "clinical": ["A 67-year-old woman.", "History of lung cancer.", "The patient had chemotherapy.", "Former smoker."],
+    "receptors": [
+        "ER and PR are positive.",
+        "HER2 is negative (1+).",
+        "Ki-67 approx. 20 %.",
+        "Tumour cells hold TTF-1.",
+    ],
+    "molecular": ["A KRAS mutation is found.", "1p/19q codeletion.", "FISH was negative.", "Microsatellite stable."],
+    "administration": ["Reported on 12/03/2019.", "Signed by the pathologist.", "Discussed with Dr. Hall at 9.45 a.m."],
+    "no information": ["Grade is not specified.", "Mitoses: not assessed.", "Differentiation cannot be assessed."],
+    "interpretation": ["These findings highlight the aggressive nature of the disease."],
+}
+
+VISUAL = [
+    "Poorly differentiated squamous cell carcinoma.",
+    "The tumor has pushing margins and ill-defined borders.",
+    "Nests with ill-defined margins.",
+    "Mitoses number 10 per 2 mm2.",
+    "Metastatic carcinoma fills the lymph node.",
+    "T cells surround the nests in the upper left.",
+    "Approx. 30 % of the tissue is necrotic.",
+    "The tumour nuclei are large, dark and pleomorphic.",
+    "The patient was diagnosed with papillary carcinoma.",
+    "Anterior serosa is invaded.",  # "er", "pr", "is" inside words or in lower case
+]
+
+
+@pytest.mark.parametrize(("assertion", "denial"), SAME_CONTENT)
+def test_a_denial_has_the_content_of_what_it_denies(assertion, denial):
+    affirmed, denied = parse_statement(assertion), parse_statement(denial)
+    assert (affirmed.negated, denied.negated) == (False, True)
+    assert affirmed.content == denied.content
+    assert (affirmed.text, denied.text) == (assertion, denial)
+    assert denied.visual
+
+
+@pytest.mark.parametrize("text", DENIALS)
+def test_denied(text):
+    assert parse_statement(text).negated
+
+
+@pytest.mark.parametrize("text", AFFIRMATIONS)
+def test_not_denied(text):
+    assert not parse_statement(text).negated
+
+
+@pytest.mark.parametrize(("kind", "text"), [(kind, text) for kind, texts in NOT_VISUAL.items() for text in texts])
+def test_what_a_slide_cannot_show(kind, text):
+    assert not parse_statement(text).visual
+    assert not_visual_kind(text) == kind or kind in ("margins", "stage", "clinical")  # some sentences are of two kinds
+
+
+@pytest.mark.parametrize("text", VISUAL)
+def test_what_a_slide_can_show(text):
+    assert parse_statement(text).visual
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "visual", "negated"),
+    [
+        ("Invasive ductal carcinoma, grade 2, pT2 N0.", "invasive ductal carcinoma, grade 2", True, False),
+        ("Solid carcinoma (2.5 cm) with necrosis.", "solid carcinoma with necrosis", True, False),
+        ("Solid carcinoma without necrosis.", "solid carcinoma", True, False),
+        ("Margins are free, although vascular invasion is seen.", "vascular invasion is seen", True, False),
+        ("No necrosis is seen, but the margin is close.", "necrosis is seen", True, True),
+        ("Lymph nodes are reactive, without malignancy.", "lymph nodes are reactive", False, False),
+        ("Notably, mitoses are frequent.", "mitoses are frequent", True, False),
+        ("- Keratin pearls", "keratin pearls", True, False),
+        ("Necrosis is seen, but focal.", "necrosis is seen, but focal", True, False),
+        ("Findings:", "findings", False, False),
+        ("No.", "no", True, True),
+    ],
+)
+def test_whole_statements(text, content, visual, negated):
+    found = parse_statement(text)
+    assert (found.content, found.visual, found.negated) == (content, visual, negated)
+    assert found.concept is None
+
+
+FLIPPABLE = [
+    "Necrosis is present.",
+    "No necrosis is seen.",
+    "The tumour shows keratin pearls.",
+    "Sections show mucin pools.",
+    "There is focal necrosis in the upper left.",
+    "Focal necrosis",
+    "The tumour is grade 2.",
+    "Negative for malignancy.",
+    "Mucin pools can be seen on the left.",
+    "There are no giant cells.",
+    "LVI: Not identified",
+]
+
+
+def test_flips_are_undone_by_flipping(rng):
+    for text in FLIPPABLE:
+        for _ in range(4):
+            flipped = flip_statement(text, rng)
+            assert flipped is not None, text
+            assert parse_statement(flipped).negated != parse_statement(text).negated, (text, flipped)
+            assert flipped.endswith(".")
+            again = flip_statement(flipped, rng)
+            assert again is not None
+            assert parse_statement(again).negated == parse_statement(text).negated, (text, flipped, again)
+
+
+@pytest.mark.parametrize(
+    ("text", "flipped"),
+    [
+        ("Necrosis is identified.", {"Necrosis is not identified."}),
+        ("Necrosis is present.", {"Necrosis is absent.", "Necrosis is not present."}),
+        ("There is a focus of necrosis.", {"There is no focus of necrosis."}),
+        ("There is evidence of necrosis.", {"There is no necrosis."}),
+        ("No necrosis is identified.", {"Necrosis is identified."}),
+        ("The tumour lacks pearls.", {"The tumour shows pearls."}),
+        ("The tumour contains mucin.", {"The tumour does not contain mucin."}),
+        ("Sections show necrosis.", {"Sections do not show necrosis."}),
+        ("Mucin can be seen.", {"Mucin cannot be seen."}),
+        ("LVI is absent.", {"LVI is present."}),
+        ("Nests are free of mucin.", {"Nests contain mucin."}),
+        ("DCIS is also seen.", {"DCIS is not seen."}),
+        ("The tumour extensively involves fat.", {"The tumour does not involve fat."}),
+        ("Positive for mucin.", {"Negative for mucin."}),
+    ],
+)
+def test_flipped_wordings(text, flipped, rng):
+    assert {flip_statement(text, rng) for _ in range(30)} == flipped
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Margins are free.",
+        "Perineural invasion cannot be excluded.",
+        "Vascular invasion is present, but necrosis is absent.",
+        "Solid carcinoma without necrosis.",
+        "Findings:",
+    ],
+)
+def test_no_flip_where_it_might_not_be_false(text, rng):
+    assert flip_statement(text, rng) is None
+
+
+def test_flip_takes_a_parsed_statement_and_repeats_with_the_seed():
+    parsed = parse_statement("Focal necrosis")
+    draws = [[flip_statement(parsed, np.random.default_rng(seed)) for seed in range(8)] for _ in range(2)]
+    assert draws[0] == draws[1]
+    assert len(set(draws[0])) > 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(min_size=1, max_size=80).filter(str.strip))
+def test_any_text_parses(text):
+    found = parse_statement(text)
+    assert found.text == text.strip()
+    assert found.content == found.content.strip()
+    flipped = flip_statement(text, np.random.default_rng(0))
+    assert flipped is None or flipped.strip()
+
+
+def test_blank_is_refused():
+    with pytest.raises(CaptionError, match="empty sentence"):
+        parse_statement("  ")
+
+
+@pytest.mark.real
+def test_slidebench_rates(real_data):
+    """TCGA reports retold: about half the sentences speak of margins, nodes, stage or stains."""
+    captions = read_captions(real_data / "slidebench" / "SlideBench-Caption-TCGA.csv")
+    statements = [statement for caption in captions for statement in caption.subcaptions]
+    visual = [statement for statement in statements if statement.visual]
+    assert 0.40 < len(visual) / len(statements) < 0.55
+    assert 0.15 < sum(statement.negated for statement in visual) / len(visual) < 0.30
+    assert sum(statement.visual for caption in captions for statement in caption.subcaptions[:1]) > 0.85 * len(captions)
+    assert all(statement.content for statement in statements)
+    free = [statement for statement in statements if "margins are free of" in statement.text.lower()]
+    assert len(free) == 84
+    assert not any("margin" in statement.content for statement in free if statement.visual)

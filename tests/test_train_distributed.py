@@ -1,0 +1,96 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import distributed_train
+from distributed_train import CONFIG, SCENARIOS
+from pathflip.checkpoint import load_checkpoint
+from pathflip.train import AlignStep, fit, read_metrics
+from tiny_align import TinyAlign, batches, evaluate
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Path:
+    """What two gloo processes left."""
+    out = tmp_path_factory.mktemp("two")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+    done = subprocess.run(
+        [*command, distributed_train.__file__, str(out)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+@pytest.mark.parametrize("name", list(SCENARIOS))
+def test_two_processes_train_as_one(two, tmp_path, name):
+    config = SCENARIOS[name]
+    step = AlignStep(TinyAlign(), config.grad_cache_chunk)
+    fit(step, batches(), config=config, out=tmp_path)
+    one, both = read_metrics(tmp_path / "metrics.jsonl"), read_metrics(two / name / "metrics.jsonl")
+    assert len(one) == len(both) == 6
+    for a, b in zip(one, both, strict=True):
+        for key in ("step", "loss", "slide", "region", "grad_norm", "lr"):
+            assert b[key] == pytest.approx(a[key], rel=1e-5), (key, a["step"])
+    weights = torch.load(two / name / "weights.pt", weights_only=True)
+    for key, value in step.model.state_dict().items():
+        torch.testing.assert_close(weights[key], value, rtol=1e-4, atol=1e-5, msg=key)
+
+
+def test_gradients_of_two_processes_are_those_of_one(two):
+    expected, got = distributed_train.gradients(0, 1), torch.load(two / "gradients.pt", weights_only=True)
+    for name in expected:
+        torch.testing.assert_close(got[name], expected[name], rtol=1e-5, atol=1e-7, msg=name)
+
+
+def test_resume_on_another_number_of_processes(two, tmp_path):
+    """Begun on two, stopped after step 5 (state of step 4), finished on one: as if on one from the start."""
+    assert [path.name for path in (two / "killed" / "state").iterdir()] == ["step-00000004"]
+    step, whole = AlignStep(TinyAlign()), AlignStep(TinyAlign())
+    fit(step, batches(), config=CONFIG, out=two / "killed", resume=True)
+    fit(whole, batches(), config=CONFIG, out=tmp_path)
+    assert [line["step"] for line in read_metrics(two / "killed" / "metrics.jsonl")] == list(range(1, 7))
+    for key, value in whole.model.state_dict().items():
+        torch.testing.assert_close(step.model.state_dict()[key], value, rtol=1e-4, atol=1e-5, msg=key)
+
+
+def test_a_bad_slide_on_one_process_stops_both_with_its_name(two):
+    slide = batches()(3, 1, 2).slide_ids[0]
+    messages = [json.loads((two / f"error-{rank}.json").read_text()) for rank in range(2)]
+    assert messages[0] == messages[1]
+    assert f"step 4: not finite: slide = nan, region = nan; slides that caused it: {slide}: its features" in messages[0]
+    assert [path.name for path in (two / "poisoned" / "state").iterdir()] == ["step-00000002"]
+
+
+def test_sharded_training_equals_plain_training(two, tmp_path):
+    """FSDP2 on two processes, killed, resumed and evaluated, against one process that went through."""
+    step = AlignStep(TinyAlign())
+    result = fit(step, batches(), config=CONFIG, out=tmp_path, evaluators={"val": evaluate})
+    one, both = read_metrics(tmp_path / "metrics.jsonl"), read_metrics(two / "sharded" / "metrics.jsonl")
+    assert [line["step"] for line in both] == list(range(1, 7))
+    for a, b in zip(one, both, strict=True):
+        assert (b["loss"], b["grad_norm"]) == pytest.approx((a["loss"], a["grad_norm"]), rel=1e-5)
+    back = load_checkpoint(two / "sharded", lambda config: distributed_train.Flat())
+    assert back.config["metrics"]["val/slide"] == pytest.approx(result.metrics["val/slide"], rel=1e-4)
+    for name, value in step.model.state_dict().items():
+        torch.testing.assert_close(
+            back.model.state_dict()[name].reshape(value.shape), value, rtol=1e-4, atol=1e-5, msg=name
+        )
+
+
+def test_sharding_a_scalar_is_refused_by_name(two):
+    for rank in range(2):
+        message = json.loads((two / f"scalar-{rank}.json").read_text())
+        assert message.startswith("FSDP: got the scalar parameter model.logit_scale")
