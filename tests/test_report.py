@@ -281,6 +281,7 @@ def test_hostile_text_stays_text(tmp_path, content):
         baseline=attack,
         command=attack,
         notes=[attack],
+        selection=attack,
         models=[ModelNote(attack, attack, 1, 1.0)],
         groundings=[grounding(attack, blob(0.5, 0.5, 0.1), rng, 1)],
         retrievals=[
@@ -408,6 +409,13 @@ def test_paired_differences_are_marked_by_their_interval(tmp_path, bare):
     marks = re.findall(r'<small class="(better|worse|unclear)">(.)', html)
     assert marks == [("better", "▲"), ("worse", "▼"), ("unclear", "○"), ("better", "▲")]
     assert "other is better at some things. R@1 b." in page.text
+
+
+def test_an_excerpt_ends_after_a_whole_word(tmp_path, content):
+    found = content.retrievals[0]
+    ranked = [replace(found.ranked[0], excerpt=text) for text in ("Necrosis is pres", "No necrosis.")]
+    html, _ = written(tmp_path, replace(content, groundings=[], retrievals=[replace(found, ranked=ranked)]))
+    assert re.findall("<q>(.*?)</q>", html) == ["Necrosis is …", "No necrosis."]
 
 
 def test_wrong_input_is_refused_in_one_line(content):

@@ -76,6 +76,7 @@ MANY = [
         "In this slide the tumour is rather poorly\ndifferentiated.",
         ["In this slide the tumour is rather poorly differentiated."],
     ),
+    ("Told Dr. Hall at 9.45 a.m. 4/5 nodes hold it.", ["Told Dr. Hall at 9.45 a.m.", "4/5 nodes hold it."]),
     ("1. Carcinoma. 2. Adenoma.", ["1. Carcinoma.", "2. Adenoma."]),
     ("肿瘤细胞呈巢状。未见坏死。", ["肿瘤细胞呈巢状。", "未见坏死。"]),
     ("Tumeur de 1,5 cm. Pas de nécrose.", ["Tumeur de 1,5 cm.", "Pas de nécrose."]),

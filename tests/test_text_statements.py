@@ -85,7 +85,7 @@ NOT_VISUAL = {
         "Tumour cells hold TTF-1.",
     ],
     "molecular": ["A KRAS mutation is found.", "1p/19q codeletion.", "FISH was negative.", "Microsatellite stable."],
-    "administration": ["Reported on 12/03/2019.", "Signed by the pathologist.", "Discussed with Dr. Hall at 9.45 a.m."],
+    "administration": ["Reported on 12/03/2019.", "Signed by the pathologist.", "See the previous report, No. S-7070."],
     "no information": ["Grade is not specified.", "Mitoses: not assessed.", "Differentiation cannot be assessed."],
     "interpretation": ["These findings highlight the aggressive nature of the disease."],
 }
@@ -146,6 +146,9 @@ def test_what_a_slide_can_show(text):
         ("Notably, mitoses are frequent.", "mitoses are frequent", True, False),
         ("- Keratin pearls", "keratin pearls", True, False),
         ("Necrosis is seen, but focal.", "necrosis is seen, but focal", True, False),
+        ("The tumour is papillary and measures 3 cm.", "the tumour is papillary", True, False),
+        ("It measures 3 cm and shows necrosis.", "shows necrosis", True, False),
+        ("The biopsy shows atrophy, with no evidence of tumour.", "the biopsy shows atrophy", True, False),
         ("Findings:", "findings", False, False),
         ("No.", "no", True, True),
     ],
@@ -199,6 +202,7 @@ def test_flips_are_undone_by_flipping(rng):
         ("Nests are free of mucin.", {"Nests contain mucin."}),
         ("DCIS is also seen.", {"DCIS is not seen."}),
         ("The tumour extensively involves fat.", {"The tumour does not involve fat."}),
+        ("Cysts are only focal.", {"Cysts are not focal."}),
         ("Positive for mucin.", {"Negative for mucin."}),
     ],
 )

@@ -30,7 +30,8 @@ def train(out: Path, dropout: float = 0.2, source=None, step=None, **settings):
 
 
 def run(out: Path, **settings) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TINY.parent)}
+    path = os.pathsep.join(part for part in (str(TINY.parent), os.environ.get("PYTHONPATH")) if part)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     command = [sys.executable, str(TINY), str(out), json.dumps({"batch_size": 4, **settings})]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
@@ -219,9 +220,9 @@ def test_killed_and_resumed_is_bit_identical(tmp_path):
         log.write('{"step": 7, "lo')  # torn by the kill
     assert read_metrics(killed / "metrics.jsonl")[-1]["step"] > 4  # these come again and must not stand twice
     (killed / "state" / ".step-00000008.dead.tmp").mkdir()
-    resumed = run(killed, **settings)
-    assert resumed.returncode == 0, resumed.stderr
-    assert same(step.model.state_dict(), torch.load(killed / "weights.pt", weights_only=True))
+    again = AlignStep(TinyAlign(0.2, seed=9))  # whatever the weights are, the stored ones replace them
+    fit(again, batches(), config=config(**settings), out=killed, evaluators={"val": evaluate}, save=save, resume=True)
+    assert same(step.model.state_dict(), again.model.state_dict())
     lines = [read_metrics(folder / "metrics.jsonl") for folder in (whole, killed)]
     for line in (*lines[0], *lines[1]):
         del line["samples_per_s"]

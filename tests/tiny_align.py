@@ -1,6 +1,6 @@
 """A tiny alignment model and its data: enough to train with, small enough to check by hand.
 
-Runs as a script too (``python tests/tiny_align.py OUT '{"steps": 9}'``), so that tests can kill it or start several.
+Runs as a script too (``python tests/tiny_align.py OUT '{"steps": 9, "kill_at": 5}'``), so that a test can kill it.
 """
 
 import json
@@ -116,22 +116,18 @@ def poison(batch: AlignBatch, row: int) -> AlignBatch:
 
 
 def main(out: str, settings: str) -> None:
-    """Train; ``kill_at`` kills this process, without warning, when that micro-batch is asked for."""
+    """Train, and kill this process without warning when micro-batch ``kill_at`` is asked for."""
     options = json.loads(settings)
-    kill_at, bad_at, dropout = options.pop("kill_at", -1), options.pop("bad_at", -1), options.pop("dropout", 0.2)
+    kill_at = options.pop("kill_at")
     config = TrainConfig(device="cpu", **options)
     source = batches(batch_size=config.batch_size, seed=config.seed)
 
     def watched(index: int, rank: int, world: int) -> AlignBatch:
         if index == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        batch = source(index, rank, world)
-        return poison(batch, 0) if index == bad_at and rank == world - 1 else batch
+        return source(index, rank, world)
 
-    step = AlignStep(TinyAlign(dropout), config.grad_cache_chunk)
-    fit(step, watched, config=config, out=Path(out), evaluators={"val": evaluate}, save=save, resume=True)
-    if int(os.environ.get("RANK", 0)) == 0:
-        torch.save(step.model.state_dict(), Path(out) / "weights.pt")
+    fit(AlignStep(TinyAlign(0.2)), watched, config=config, out=Path(out), evaluators={"val": evaluate}, save=save)
 
 
 if __name__ == "__main__":

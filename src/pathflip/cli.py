@@ -103,13 +103,17 @@ def _bar(title: str) -> Iterator[Callable[..., None]]:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=console, refresh_per_second=4) as progress:
-        task = progress.add_task(title, total=None, note="")
+    progress = Progress(*columns, console=console, refresh_per_second=4)
+    task = progress.add_task(title, total=None, note="")
 
-        def advance(done: float, total: float, note: str = "") -> None:
-            progress.update(task, completed=done, total=total, note=note)
+    def advance(done: float, total: float, note: str = "") -> None:
+        progress.start()  # on the first step only: a refusal before it stays a single line
+        progress.update(task, completed=done, total=total, note=note)
 
+    try:
         yield advance
+    finally:
+        progress.stop()
 
 
 @app.command()
@@ -139,11 +143,8 @@ def info(slides: Slides, slide_mpp: SlideMPP = None, json: Json = False) -> None
 
     failed = False
     for path in _files(slides, SLIDE_SUFFIXES):
-        try:
-            row = slide_info_row(path, slide_mpp=slide_mpp)
-        except PathFLIPError as error:
-            failed = True
-            row = {"path": str(path), "error": str(error)}
+        row = slide_info_row(path, slide_mpp=slide_mpp)
+        failed |= "error" in row
         _print([row], json, _info_line)
     if failed:
         raise typer.Exit(1)
@@ -151,7 +152,7 @@ def info(slides: Slides, slide_mpp: SlideMPP = None, json: Json = False) -> None
 
 def _info_line(row: Mapping[str, Any]) -> str:
     if "error" in row:
-        return f"{Path(row['path']).name}: ERROR {row['error']}"
+        return f"{row['slide_id']}: FAILED {row['error']}"
     mpp = "unknown mpp (give --slide-mpp)" if row["mpp0"] is None else f"{row['mpp0']:.4g} mpp"
     width, height = row["size0"]
     size = f"{width} × {height} px, {mpp}, {len(row['levels'])} levels"
@@ -303,7 +304,7 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Measure a model on slides it never saw, with intervals and floors."""
-    from pathflip.evaluate import evaluate_checkpoint
+    from pathflip.evaluate.checkpoint import evaluate_checkpoint
 
     rows = evaluate_checkpoint(model, _files(features, {".h5"}), cohort=cohort, captions=captions, split=split)
     _print(

@@ -6,7 +6,7 @@ another encoder, tile size or resolution than the model was trained on are refus
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ __all__ = [
 TEMPLATES = ("{}.", "The tissue shows {}.", "This slide shows {}.", "Diagnosis: {}.")
 SENTENCE_WEIGHT = 2.0
 """Weight of the statement-level score beside the whole-slide score in retrieval (docs/method.md)."""
+FEWEST_TO_STANDARDISE = 8
 TEXTS_PER_CALL = 256
 THUMBNAIL_PX = 1400
 
@@ -119,7 +120,7 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Aligned:
     return Aligned(checkpoint, TextSpec(**checkpoint.config["text"]), regions, chosen)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode_slide(model: Aligned, features: SlideFeatures) -> EncodedSlide:
     """One slide into the shared space.
 
@@ -151,7 +152,7 @@ def _key_regions(model: Aligned) -> RegionSpec:
     return RegionSpec(side=1) if model.checkpoint.model.keys_are_patches else model.regions
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode_text(model: Aligned, texts: str | Sequence[str], *, statements: bool = True) -> TextCode:
     """Texts into the shared space.
 
@@ -171,18 +172,23 @@ def encode_text(model: Aligned, texts: str | Sequence[str], *, statements: bool 
     for start in range(0, len(texts), TEXTS_PER_CALL):
         chunk = texts[start : start + TEXTS_PER_CALL]
         if statements:
-            encoded = [text_to_encode(parse_statement(text), model.text) for text in chunk]
-            limit = model.text.statement_tokens
+            parsed = [parse_statement(text) for text in chunk]
+            encoded, limit = [text_to_encode(one, model.text) for one in parsed], model.text.statement_tokens
+            visual = [one.visual or not model.text.visual_only for one in parsed]
         else:
             encoded, limit = [(text, False) for text in chunk], model.text.caption_tokens
+            visual = [True] * len(chunk)
         tokens = model.checkpoint.tokenizer.encode([text for text, _ in encoded], limit)
         negated = torch.tensor([negated for _, negated in encoded], device=model.device)
         ids, mask = tokens.ids.to(model.device), tokens.mask.to(model.device)
-        parts.append(model.checkpoint.model.encode_texts(chunk, ids, mask, negated))
+        code = model.checkpoint.model.encode_texts(chunk, ids, mask, negated)
+        if code.gate is not None:
+            code = replace(code, gate=code.gate * torch.tensor(visual, device=model.device))
+        parts.append(code)
     return TextCode.cat(parts)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def presence_scores(
     model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide], texts: Sequence[str]
 ) -> Float[np.ndarray, "B C"]:
@@ -200,7 +206,7 @@ def _encoded(model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide]) -> 
         yield slide if isinstance(slide, EncodedSlide) else encode_slide(model, slide)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def zero_shot(
     model: Aligned,
     slides: Sequence[SlideFeatures | EncodedSlide],
@@ -248,7 +254,7 @@ def _class_scores(model: Aligned, slide: EncodedSlide, code: TextCode) -> np.nda
     return 10.0 * similarity + _presence(model, slide, code)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def retrieve(model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide], captions: Sequence[str]) -> Retrieval:
     """Score every slide against every caption, both ways at once.
 
@@ -259,37 +265,59 @@ def retrieve(model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide], cap
     Raises:
         CaptionError: a caption without a sentence.
     """
-    sentences = [split_sentences(caption) for caption in captions]
-    for place, parts in enumerate(sentences):
-        if not parts:
-            raise CaptionError(f"caption {place}: no sentence in {captions[place][:40]!r}; expected at least one")
-    whole_code = encode_text(model, captions, statements=False)
-    unique = sorted({s for parts in sentences for s in parts})
-    place_of = {text: i for i, text in enumerate(unique)}
+    sentences = [_counted_statements(model, caption, place) for place, caption in enumerate(captions)]
+    unique = sorted({sentence for parts in sentences for sentence in parts})
+    row_of = {sentence: row for row, sentence in enumerate(unique)}
+    rows_of = [[row_of[sentence] for sentence in parts] for parts in sentences]
     code = encode_text(model, unique)
+    whole_code = _whole_captions(model, captions, rows_of, code)
     whole, statements, ids = [], [], []
     for slide in _encoded(model, slides):
         logits = _presence(model, slide, code)
         ids.append(slide.slide_id)
         whole.append(model.checkpoint.model.similarity(slide.code, whole_code)[0].float().cpu().numpy())
-        statements.append([float(np.mean([logits[place_of[s]] for s in parts])) for parts in sentences])
+        statements.append([float(logits[rows].mean()) for rows in rows_of])
     whole_scores, statement_scores = np.stack(whole), np.array(statements)
     return Retrieval(
         tuple(ids), tuple(captions), whole_scores, statement_scores, retrieval_scores(whole_scores, statement_scores)
     )
 
 
+def _counted_statements(model: Aligned, caption: str, place: int) -> list[str]:
+    """The sentences of a caption that its score is the mean of: those a slide can show, or all if there are none."""
+    sentences = split_sentences(caption)
+    if not sentences:
+        raise CaptionError(f"caption {place}: no sentence in {caption[:40]!r}; expected at least one")
+    if not model.text.visual_only:
+        return sentences
+    return [s for s in sentences if parse_statement(s).visual] or sentences
+
+
+def _whole_captions(model: Aligned, captions: Sequence[str], rows_of: list[list[int]], code: TextCode) -> TextCode:
+    if not model.checkpoint.model.captions_are_statements:
+        return encode_text(model, captions, statements=False)
+    caption = torch.stack([code.caption[rows].mean(0) for rows in rows_of])
+    return TextCode(tuple(captions), caption, caption, torch.zeros(len(captions), dtype=torch.bool))
+
+
 def retrieval_scores(whole: Float[np.ndarray, "B A"], statements: Float[np.ndarray, "B A"]) -> np.ndarray:
-    """z(whole) + 2·z(statements), z over the matrix; a constant matrix contributes nothing."""
+    """z(whole) + 2·z(statements).
+
+    With ``FEWEST_TO_STANDARDISE`` slides or more, z is over the slides, caption by caption: some captions score high on
+    every slide, and what tells is on which they score higher than elsewhere. With fewer it is over the whole matrix.
+    A constant column (or matrix) contributes nothing.
+    """
+    axis = 0 if len(whole) >= FEWEST_TO_STANDARDISE else None
 
     def standard(values: np.ndarray) -> np.ndarray:
-        spread = float(values.std())
-        return (values - values.mean()) / spread if spread > 1e-9 else np.zeros_like(values)
+        spread = values.std(axis=axis, keepdims=True)
+        centred = values - values.mean(axis=axis, keepdims=True)
+        return np.where(spread > 1e-9, centred / np.maximum(spread, 1e-9), 0.0)
 
     return standard(whole) + SENTENCE_WEIGHT * standard(statements)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def ground(model: Aligned, features: SlideFeatures | EncodedSlide, text: str) -> Heatmap:
     """Where on the slide is what the text speaks of? A score per tile, no region label needed.
 

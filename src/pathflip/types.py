@@ -198,6 +198,9 @@ class AlignModel(Protocol):
     keys_are_patches: bool
     """True: one key a patch slot, in (L, S) order. False: one key a region."""
 
+    captions_are_statements: bool
+    """True: a caption's embedding is the mean over its statements' ``TextCode.caption``. False: it is encoded whole."""
+
     def __call__(self, batch: AlignBatch) -> AlignOutput:
         """Encode both sides."""
         ...

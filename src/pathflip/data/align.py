@@ -33,6 +33,8 @@ class TextSpec(BaseModel):
         sampler: "sentences" draws single statements; "published" draws merges of 1-3 sentences.
         polarity: encode what a statement speaks of and carry its negation as a sign ("no necrosis" is "necrosis",
             negated); False gives the text encoder the sentence as written.
+        visual_only: draw the statements a slide can show first, others only where there are none; and let the
+            others score nothing afterwards (rules of ``pathflip.text.statements``).
         caption_tokens, statement_tokens: longest text kept, in tokens.
     """
 
@@ -42,6 +44,7 @@ class TextSpec(BaseModel):
     num_flips: int = Field(0, ge=0)
     sampler: Literal["sentences", "published"] = "sentences"
     polarity: bool = True
+    visual_only: bool = True
     caption_tokens: int = Field(384, ge=8)
     statement_tokens: int = Field(64, ge=8)
 
@@ -151,7 +154,8 @@ class AlignDataset:
         if self.text.sampler == "published":
             merged = sample_published([s.text for s in statements], self.text.num_subcaptions, rng)
             return [(parse_statement(text), False) for text in merged]
-        order = rng.permutation(len(statements))[: self.text.num_subcaptions]
+        usable = [i for i, s in enumerate(statements) if s.visual] if self.text.visual_only else []
+        order = rng.permutation(usable or len(statements))[: self.text.num_subcaptions]
         drawn = [(statements[i], False) for i in order]
         flips = []
         for i in rng.permutation(len(statements)):

@@ -85,7 +85,7 @@ class CohortScores:
     """Presence scores by wording: "seen" in training, and "held out"."""
     absent: dict[str, Float[np.ndarray, "B F"]]
     grounding: list[tuple[int, int, float, float]]
-    """(slide, finding, average precision, share of positive tiles)."""
+    """(slide, finding, average precision, the same by chance)."""
     classes: dict[str, ZeroShot]
 
 
@@ -173,7 +173,7 @@ def _grounding(model: Aligned, encoded: Sequence[EncodedSlide], cohort: Cohort) 
                 continue
             heat = ground(model, slide, prompts(FINDINGS[finding], "train")[0][0]).scores
             precision = metrics.average_precision(truth[valid], heat[valid])
-            found.append((place, int(finding), precision, float(truth[valid].mean())))
+            found.append((place, int(finding), precision, metrics.chance_average_precision(truth[valid])))
     return found
 
 

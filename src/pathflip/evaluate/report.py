@@ -174,6 +174,7 @@ class ReportContent:
         versions: package -> version.
         notes: lines shown under the title, such as "A quick run: too few slides for its numbers to mean much."
         baseline: whose maps stand beside the model's.
+        selection: a sentence on how the phrases and reports were picked, so that nobody takes them for hand-picked.
     """
 
     world: str
@@ -191,6 +192,7 @@ class ReportContent:
     versions: Mapping[str, str]
     notes: Sequence[str] = ()
     baseline: str = "mean-pool CLIP"
+    selection: str = ""
 
     def __post_init__(self) -> None:
         if self.reference not in _model_names(self):
@@ -308,7 +310,9 @@ def _outline(mask: NDArray[np.bool_], size: tuple[int, int]) -> str:
 def _grounding_view(example: GroundingExample, content: ReportContent) -> dict[str, Any]:
     thumbnail = _shrunk(example.thumbnail, PANEL_PX)
     height, width = thumbnail.shape[:2]
-    seen = "no sign of it" if not example.truth.any() else f"{_percent(float(example.truth.mean()))} of the picture"
+    seen = (
+        "none on this slide" if not example.truth.any() else f"{_percent(float(example.truth.mean()))} of the picture"
+    )
     panels = [
         {
             "title": "Slide and truth",
@@ -369,7 +373,7 @@ def _retrieval_view(example: RetrievalExample) -> dict[str, Any]:
             "src": _embedded(_shrunk(found.thumbnail, SMALL_PX)),
             "score": _signed(found.score),
             "is_own": found.is_own,
-            "excerpt": found.excerpt,
+            "excerpt": _excerpt(found.excerpt),
         }
         for rank, found in enumerate(example.ranked, start=1)
     ]
@@ -382,6 +386,13 @@ def _retrieval_view(example: RetrievalExample) -> dict[str, Any]:
         "verdict": f"own slide found at rank {place}" if place else f"own slide not among the first {len(ranked)}",
         "first": place == 1,
     }
+
+
+def _excerpt(text: str) -> str:
+    """Text that was cut inside a sentence ends after a whole word, with an ellipsis."""
+    text = text.strip()
+    whole = text.endswith((".", "!", "?", "…")) or " " not in text
+    return text if whole else f"{text.rsplit(' ', 1)[0]} …"
 
 
 def _confusion_view(table: Confusion) -> dict[str, Any]:
@@ -518,7 +529,7 @@ def _floor_rows(content: ReportContent) -> list[dict[str, str]]:
                 "name": name,
                 "floor": _number(entry.floor),
                 "value": _number(entry.value),
-                "way": _percent(way).replace("-", "−") if math.isfinite(way) else DASH,
+                "way": _percent(way) if math.isfinite(way) else DASH,
                 "why": _why_floor(name),
             }
         )
@@ -713,7 +724,9 @@ def _interval(low: float | None, high: float | None, shown: Any) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if 0 < share < 0.1 else f"{100 * share:.0f} %"
+    """Tenths below ten per cent, and a true minus sign, never a minus zero."""
+    percent = round(100 * share, 1 if 0 < share < 0.1 else 0) or 0.0
+    return f"{percent:.{1 if 0 < percent < 10 else 0}f} %".replace("-", "−")
 
 
 def _plain(name: str) -> str:

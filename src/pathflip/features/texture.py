@@ -3,19 +3,21 @@
 A pathologist's first look, written down: how much of each stain, in which mixtures; nuclei by size, number,
 darkness and shape; edges, lines and their common direction; holes and their sizes; pigment and blood.
 
-1. Optical density and stain unmixing (Ruifrok & Johnston 2001) with stain vectors estimated per slide
-   (Macenko et al. 2009, shrunk towards the reference), concentrations scaled per slide: another scanner or
-   staining day moves the features little.
-2. Haematoxylin and eosin maps, on a pyramid of three octaves, through Gaussian derivatives. Only rotation-invariant
-   combinations are kept (gradient, Laplacian, Hessian anisotropy, structure-tensor coherence), as spatial mean
-   and spread; a second order is the spread of these maps over blocks (compare Mallat's scattering energies).
-3. Blobs: maxima of the scale-normalised Laplacian (Lindeberg 1998) of haematoxylin at each octave.
+1. Optical density and stain unmixing (Ruifrok & Johnston 2001), with stain vectors nudged towards what the slide
+   shows (Macenko et al. 2009) and staining strength half-way normalised per slide: another scanner or staining day
+   moves the texture little. Full normalisation was measured to be worse: it mistakes composition for staining.
+2. Haematoxylin and eosin maps, on a pyramid of four octaves, through Gaussian-like derivatives. Only
+   rotation-invariant combinations are kept (gradient, Laplacian, Hessian anisotropy, structure-tensor coherence),
+   as mean and root mean square; a second order is their spread over blocks (compare Mallat's scattering energies).
+3. Blobs: maxima of the Laplacian (Lindeberg 1998) of haematoxylin at each octave: how many nuclei, how large, how
+   dark, how long, how clustered.
+4. Absolute colour, not normalised: soft joint histograms in reference stain space and the hue at each darkness
+   (pigment, blood, mucin and calcium are colours, not textures).
 
 Everything is a mean over pixels, so a tile's size does not change the width of the result; 32 px is the smallest.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -24,14 +26,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pathflip.errors import ConfigError
+from pathflip.features.calibration import CENTRE, SPREAD
 
 __all__ = ["REFERENCE_STAINS", "StainState", "StainTexture", "estimate_stains"]
 
 # Haematoxylin and eosin in optical density, rows unit length (Ruifrok & Johnston 2001, Anal Quant Cytol Histol 23:291).
 _RUIFROK = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105]])
-# Optical density at which a stain counts as 1 when a slide gives too little tissue to measure (99th percentile
-# of haematoxylin and eosin on typical H&E slides; Macenko's reference is 1.97 and 1.03 at full resolution).
-_REFERENCE_P99 = np.array([1.5, 1.0])
+# Optical density of strong staining (1 in stain units), and the total (R + G + B) of typical tissue.
+_STRONG = np.array([1.5, 1.0])
+_TYPICAL_DENSITY = 1.1
+_WHITE = 245.0
+_LIMIT = 20.0  # no single number may dominate a vector
 _PLANE = 128  # side, pixels, that larger tiles are averaged down to before filtering
 _LEVELS = 4
 _BLOB_LEVELS = 3
@@ -52,46 +57,45 @@ class StainState:
     unmix: Float[Tensor, "3 3"]
 
 
-def _state(white: NDArray[np.float64], stains: NDArray[np.float64], p99: NDArray[np.float64]) -> StainState:
+def _state(white: NDArray[np.float64], stains: NDArray[np.float64], strong: NDArray[np.float64]) -> StainState:
     residual = np.cross(stains[0], stains[1])
     basis = np.stack([stains[0], stains[1], residual / np.linalg.norm(residual)])
-    unmix = np.linalg.inv(basis) / np.array([p99[0], p99[1], p99[1]])
+    unmix = np.linalg.inv(basis) / np.array([strong[0], strong[1], strong[1]])
     return StainState(torch.tensor(white, dtype=torch.float32), torch.tensor(unmix, dtype=torch.float32))
 
 
-REFERENCE_STAINS = _state(np.full(3, 245.0), _RUIFROK / np.linalg.norm(_RUIFROK, axis=1, keepdims=True), _REFERENCE_P99)
+REFERENCE_STAINS = _state(np.full(3, _WHITE), _RUIFROK / np.linalg.norm(_RUIFROK, axis=1, keepdims=True), _STRONG)
 """Used where no slide was measured."""
 
 
-def estimate_stains(sample: NDArray[np.uint8], *, shrink: float = 0.5) -> StainState:
+def estimate_stains(sample: NDArray[np.uint8], *, shrink: float = 0.8) -> StainState:
     """Measure a slide's glass, stain vectors and staining strength from some of its tiles.
 
-    Macenko et al. 2009 (the plane of the two largest principal components of optical density, its 1st and 99th
-    percentile angles), then averaged with the reference vectors by ``shrink``: a slide of fat, mucin or blood has
-    no two stains to find. Strength is the 99th percentile of each concentration, held within a factor of two.
+    Vectors after Macenko et al. 2009 (the plane of the two largest principal components of optical density, its 1st
+    and 99th percentile angles), averaged with the reference by ``shrink``: a slide of fat, mucin or blood has no two
+    stains to find. Strength is the square root of the median density relative to typical tissue, for the same reason.
 
     Args:
         sample: uint8 tiles (n, px, px, 3).
         shrink: weight of the reference vectors, 0 (pure Macenko) to 1 (fixed vectors).
     """
     pixels = sample.reshape(-1, 3)
-    pixels = pixels[:: max(1, len(pixels) // 200_000)].astype(np.float64)
-    reference = _RUIFROK / np.linalg.norm(_RUIFROK, axis=1, keepdims=True)
     if len(pixels) == 0:
         return REFERENCE_STAINS
+    pixels = pixels[:: max(1, len(pixels) // 50_000)].astype(np.float64)
     white = np.clip(np.percentile(pixels, 99.5, axis=0), 215, 255)
     density = np.maximum(np.log((white + 1) / (pixels + 1)), 0)
     tissue = density[(density > 0.12).all(axis=1)]
-    if len(tissue) < 1000:
-        return _state(white, reference, _REFERENCE_P99)
+    reference = _RUIFROK / np.linalg.norm(_RUIFROK, axis=1, keepdims=True)
+    if len(tissue) < 500:
+        return _state(white, reference, _STRONG)
     found = _macenko_vectors(tissue)
     if (found * reference).sum(axis=1).min() < 0.8:  # more than 37 degrees off: not these two stains
         found = reference
     stains = (1 - shrink) * found + shrink * reference
     stains /= np.linalg.norm(stains, axis=1, keepdims=True)
-    concentration = tissue @ np.linalg.pinv(stains)
-    p99 = np.clip(np.percentile(concentration, 99, axis=0), _REFERENCE_P99 / 2, _REFERENCE_P99 * 2)
-    return _state(white, stains, p99)
+    strength = np.clip(np.median(tissue.sum(axis=1)) / _TYPICAL_DENSITY, 0.5, 2)
+    return _state(white, stains, _STRONG * np.sqrt(strength))
 
 
 def _macenko_vectors(density: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -118,11 +122,13 @@ class StainTexture:
     tile_px: int | None = None
     mpp: float | None = None
     sample_tiles = 64
+    dim = len(CENTRE)
 
     def __init__(self, device: torch.device | str | None = None) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._micro_batch_px = _MICRO_BATCH_PX * (1 if self.device.type == "cpu" else 64)
-        self.dim = self._encode(torch.zeros((1, 32, 32, 3), dtype=torch.uint8), REFERENCE_STAINS).shape[1]
+        self._centre = torch.tensor(CENTRE, device=self.device)
+        self._spread = torch.tensor(SPREAD, device=self.device)
 
     def prepare(self, sample: NDArray[np.uint8]) -> StainState:
         """Measure a slide's staining from a sample of its tiles, uint8 (n, px, px, 3)."""
@@ -153,8 +159,8 @@ class StainTexture:
 
     @torch.inference_mode()
     def _encode(self, tiles: Tensor, state: StainState) -> Float[Tensor, "n dim"]:
-        groups = describe(tiles.to(self.device), state)
-        return torch.cat(list(groups.values())).t().contiguous()
+        raw = torch.cat(list(describe(tiles.to(self.device), state).values())).t()
+        return ((raw - self._centre) / self._spread).clamp_(-_LIMIT, _LIMIT).contiguous()
 
 
 def describe(tiles: UInt8[Tensor, "n y x 3"], state: StainState) -> dict[str, Float[Tensor, "_ n"]]:
@@ -163,8 +169,9 @@ def describe(tiles: UInt8[Tensor, "n y x 3"], state: StainState) -> dict[str, Fl
     All maps are laid out (channel, y, x, tile): with the tiles innermost every shift, stride and maximum below is a
     vectorised pass, which on a processor is several times faster than convolution and pooling of small images.
     """
-    fine, stains, glass = _stain_maps(tiles, state)
+    fine, density, stains, glass = _stain_maps(tiles, state)
     groups = {"fine": fine}
+    groups |= _colour(density, state)
     groups |= _mixtures(stains, glass)
     groups |= _octaves(torch.cat([stains, glass]))
     groups |= _texture(stains[:2])
@@ -178,8 +185,8 @@ def _reduction(height: int, width: int) -> int:
 
 def _stain_maps(
     tiles: UInt8[Tensor, "n y x 3"], state: StainState
-) -> tuple[Float[Tensor, "4 n"], Float[Tensor, "3 h w n"], Float[Tensor, "1 h w n"]]:
-    """Full-resolution detail of haematoxylin; stain maps and glass at the working size (at most 192 px)."""
+) -> tuple[Float[Tensor, "4 n"], Float[Tensor, "3 h w n"], Float[Tensor, "3 h w n"], Float[Tensor, "1 h w n"]]:
+    """Full-resolution detail of haematoxylin; density, stains and glass at the working size (at most 192 px)."""
     n, height, width = tiles.shape[:3]
     x = tiles.reshape(n, -1).t().contiguous().reshape(height, width, 3, n).float().add_(1).log_()
     white = torch.log(state.white + 1).tolist()
@@ -190,7 +197,7 @@ def _stain_maps(
     density = [_shrink(plane[None], factor)[0] for plane in density]
     stains = torch.stack([_weighted(density, [row[stain] for row in unmix]) for stain in range(3)])
     glass = _weighted(density, [-5.0, -5.0, -5.0]).add_(1.5).clamp_(0, 1)
-    return fine, stains, glass[None]
+    return fine, torch.stack(density), stains, glass[None]
 
 
 def _weighted(planes: list[Tensor], weights: list[float]) -> Tensor:
@@ -250,21 +257,43 @@ def _amplitude(power: Float[Tensor, "c h w n"]) -> tuple[Float[Tensor, "c n"], F
 
 
 def _mixtures(stains: Float[Tensor, "3 h w n"], glass: Float[Tensor, "1 h w n"]) -> dict[str, Float[Tensor, "_ n"]]:
-    """Which stains, in which mixtures: moments, correlations, soft joint histograms (square roots: Hellinger)."""
+    """Which stains, in which mixtures: means and correlations."""
     half = _shrink(torch.cat([stains, glass]), 2).flatten(1, 2)
     mean, spread = half.mean(dim=1), _spread(half)
     pairs = [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]
     products = torch.stack([(half[a] * half[b]).mean(dim=0) - mean[a] * mean[b] for a, b in pairs])
     scale = torch.stack([spread[a] * spread[b] for a, b in pairs]) + 0.005
-    h, e = _memberships(half[0], 0.0, 1.0, 6), _memberships(half[1], 0.0, 1.0, 6)
-    r = _memberships(half[2], -0.3, 0.3, 5)
+    return {"mean": mean, "correlation": products / scale}
+
+
+def _colour(density: Float[Tensor, "3 h w n"], state: StainState) -> dict[str, Float[Tensor, "_ n"]]:
+    """Absolute colour: joint soft histograms in reference stains (square roots: Hellinger), hue by darkness."""
+    half = _shrink(density, 2).flatten(1, 2)
+    against_white = torch.log((_WHITE + 1) / (state.white + 1)).to(half.device)
+    half = half + against_white[:, None, None]
+    unmix = REFERENCE_STAINS.unmix.tolist()
+    h, e, r = (_weighted(list(half), [row[stain] for row in unmix]) for stain in range(3))
+    eosin = _memberships(e, 0.0, 1.0, 6)
     return {
-        "mean": mean,
-        "correlation": products / scale,
-        "histogram_h": _histogram(stains[0].flatten(0, 1), 1.4, 8).sqrt(),
-        "joint_he": torch.cat([(row * e).mean(dim=1) for row in h]).sqrt_(),
-        "joint_re": torch.cat([(row * e).mean(dim=1) for row in r]).sqrt_(),
+        "joint_he": torch.cat([(row * eosin).mean(dim=1) for row in _memberships(h, 0.0, 1.0, 6)]).sqrt_(),
+        "joint_re": torch.cat([(row * eosin).mean(dim=1) for row in _memberships(r, -0.03, 0.45, 7)]).sqrt_(),
+        "hue": _hue(half),
     }
+
+
+def _hue(density: Float[Tensor, "3 p n"]) -> Float[Tensor, "8 n"]:
+    """Share of red and of blue in the optical density of pale, medium, dark and very dark pixels.
+
+    A class with few pixels is drawn towards the hue of ordinary H&E.
+    """
+    total = density.sum(dim=0)
+    red, blue = (density[channel] / (total + 0.05) for channel in (0, 2))
+    hues = []
+    for centre, width in ((0.3, 0.4), (0.9, 0.6), (1.6, 0.8), (2.6, 1.0)):
+        weight = (1 - (total - centre).abs_() / width).clamp_(min=0)
+        mass = weight.mean(dim=0) + 0.02
+        hues += [((weight * red).mean(dim=0) + 0.02 * 0.31) / mass, ((weight * blue).mean(dim=0) + 0.02 * 0.24) / mass]
+    return torch.stack(hues)
 
 
 def _memberships(values: Float[Tensor, "p n"], low: float, high: float, bins: int) -> Float[Tensor, "b p n"]:
@@ -272,15 +301,6 @@ def _memberships(values: Float[Tensor, "p n"], low: float, high: float, bins: in
     place = (values - low).mul_((bins - 1) / (high - low)).clamp_(0, bins - 1)
     centres = torch.arange(bins, device=values.device, dtype=values.dtype)
     return (place - centres[:, None, None]).abs_().neg_().add_(1).clamp_(min=0)
-
-
-def _histogram(values: Float[Tensor, "p n"], high: float, bins: int) -> Float[Tensor, "b n"]:
-    """Soft histogram from 0 to ``high`` with open ends: differences of mean ramps, equal to mean memberships."""
-    place = values * ((bins - 1) / high)
-    ramps = [torch.ones_like(place[0])]
-    ramps += [place.clamp(i, i + 1).mean(dim=0) - i for i in range(bins - 1)]
-    ramps.append(torch.zeros_like(place[0]))
-    return torch.stack([a - b for a, b in pairwise(ramps)]).clamp_(min=0)
 
 
 def _octaves(maps: Float[Tensor, "4 h w n"]) -> dict[str, Float[Tensor, "_ n"]]:

@@ -34,6 +34,7 @@ class ClipConfig(BaseModel):
     text_width: int = 128
     text_layers: int = 2
     text_heads: int = 4
+    text_ffn: int = 256
     max_tokens: int = 512
     dropout: float = Field(0.1, ge=0, lt=1)
     context: bool = False
@@ -49,6 +50,7 @@ class SlideCLIP(nn.Module):
     """Whole-slide CLIP. Patch keys live in the same space, so that patch-text similarity gives a heatmap."""
 
     keys_are_patches = True
+    captions_are_statements = False
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()

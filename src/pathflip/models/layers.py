@@ -12,6 +12,7 @@ __all__ = [
     "TextKeyAttention",
     "attend",
     "drop_padding",
+    "dropout",
     "masked_softmax",
     "pick_rows",
     "place_rows",
@@ -40,18 +41,47 @@ def attend(
     key: Float[Tensor, "*b H M d"],
     value: Float[Tensor, "*b H M d"],
     mask: Bool[Tensor, "... M"] | None = None,
-    dropout: float = 0.0,
+    drop: float = 0.0,
 ) -> Float[Tensor, "*b H T d"]:
     """Scaled dot-product attention: fused, but explicit on CPU where weights are dropped or in bfloat16.
 
     Why: the fused CPU kernel knows no dropout, and is several times slower than explicit in bfloat16
     (docs/performance.md).
     """
-    explicit = query.device.type == "cpu" and (dropout > 0.0 or query.dtype == torch.bfloat16)
+    explicit = query.device.type == "cpu" and (drop > 0.0 or query.dtype == torch.bfloat16)
     if not explicit:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=drop)
     weights = masked_softmax((query * query.shape[-1] ** -0.5) @ key.mT, mask)
-    return F.dropout(weights, dropout) @ value
+    return dropout(weights, drop) @ value
+
+
+def dropout(x: Float[Tensor, "*b"], p: float, training: bool = True) -> Float[Tensor, "*b"]:
+    """Dropout. On CPU four 16-bit draws come out of each random integer and the mask is kept as booleans.
+
+    Why: torch's own draws are five times slower there, and its mask takes four times the memory. ``p`` is rounded to
+    a multiple of 2⁻¹⁶ (0.1 becomes 0.100006).
+    """
+    if not training or p == 0.0:
+        return x
+    if x.device.type != "cpu":
+        return F.dropout(x, p)
+    dropped = round(p * 2**16)
+    draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    kept = draws.view(torch.int16)[: x.numel()] >= dropped - 2**15
+    return _KeepSome.apply(x, kept.view(x.shape), 2**16 / (2**16 - dropped))
+
+
+class _KeepSome(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kept: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(kept)
+        ctx.scale = scale
+        return (x * kept).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (kept,) = ctx.saved_tensors
+        return (grads[0] * kept).mul_(ctx.scale), None, None
 
 
 class MultiHeadAttention(nn.Module):

@@ -28,12 +28,14 @@ class PathFLIPConfig(BaseModel):
         feature_dim: D, width of the patch features.
         vocab_size: number of tokens of the tokenizer.
         width: W of the patch stem. embed_dim: E of the shared space.
-        text_width, text_layers, text_heads, max_tokens: the text tower.
+        text_width, text_layers, text_heads, text_ffn, max_tokens: the text tower.
         context: use the 3×3 neighbourhood mean beside each patch (the largest single gain for heatmaps).
         position: use each patch's place in the tissue, so that "upper left" can be learned.
         gate: predict from the text whether a slide can show it. margin: predict how similar is similar enough.
         sharpness: start of the inverse temperature of similarity pooling.
         scale: start of the logit scale (stored as its logarithm).
+        word_dropout: share of word pieces hidden in training, so that no single word decides.
+        feature_noise: spread of Gaussian noise on standardised features in training.
         global_weight, late_weight: weights of the slide-caption and statement-level contrast beside the region loss.
     """
 
@@ -47,8 +49,11 @@ class PathFLIPConfig(BaseModel):
     text_width: int = 128
     text_layers: int = 2
     text_heads: int = 4
+    text_ffn: int = 256
     max_tokens: int = 512
     dropout: float = Field(0.1, ge=0, lt=1)
+    word_dropout: float = Field(0.0, ge=0, lt=1)
+    feature_noise: float = Field(0.0, ge=0)
     context: bool = True
     position: bool = True
     gate: bool = True
@@ -64,6 +69,7 @@ class PathFLIP(nn.Module):
     """Text-conditioned alignment over patch keys. Satisfies :class:`~pathflip.types.AlignModel`."""
 
     keys_are_patches = True
+    captions_are_statements = True
 
     def __init__(self, config: PathFLIPConfig) -> None:
         super().__init__()
@@ -90,13 +96,11 @@ class PathFLIP(nn.Module):
         """Encode both sides of a batch."""
         slides = self.encode_slides(batch.patches, batch.patch_mask, batch.context, batch.position)
         num_slides, num_subs = batch.sub_mask.shape
-        caption = self.caption_head(self.text(batch.caption_ids, batch.caption_mask))
-        # A padded statement slot has no token at all; give it one so that its (ignored) row stays finite.
-        token_mask = batch.sub_token_mask.flatten(0, 1)
-        token_mask = torch.cat([token_mask[:, :1] | ~token_mask.any(1, keepdim=True), token_mask[:, 1:]], dim=1)
-        pooled = self.text(batch.sub_ids.flatten(0, 1), token_mask)
+        pooled = self.text(batch.sub_ids.flatten(0, 1), batch.sub_token_mask.flatten(0, 1))
         local, gate, margin = self._statement(pooled)
         shape = (num_slides, num_subs)
+        told = (batch.sub_mask & ~batch.sub_false)[..., None]
+        caption = torch.where(told, self.caption_head(pooled).view(*shape, -1), 0).sum(1) / told.sum(1).clamp(min=1)
         return AlignOutput(
             slide=slides.slide,
             caption=caption,
@@ -230,7 +234,6 @@ class PatchStem(nn.Module):
             nn.Linear(inputs, config.width),
             nn.GELU(),
             nn.LayerNorm(config.width),
-            nn.Dropout(config.dropout),
             nn.Linear(config.width, config.width),
             nn.GELU(),
             nn.LayerNorm(config.width),
@@ -244,6 +247,8 @@ class PatchStem(nn.Module):
         if self.config.context:
             around = patches if context is None else context
             parts.append((around - self.feature_mean) / self.feature_std)
+        if self.training and self.config.feature_noise:
+            parts = [part + self.config.feature_noise * torch.randn_like(part) for part in parts]
         if self.config.position:
             place = torch.full_like(patches[:, :2], 0.5) if position is None else position
             angle = torch.pi * (place - 0.5)
@@ -252,10 +257,14 @@ class PatchStem(nn.Module):
 
 
 class TextTower(nn.Module):
-    """A small pre-norm Transformer over word pieces; the mean over real tokens is the text's vector."""
+    """A small pre-norm Transformer over word pieces; the mean over real tokens is the text's vector.
+
+    Texts without any token (padding) get a finite vector that nothing should look at.
+    """
 
     def __init__(self, config: PathFLIPConfig) -> None:
         super().__init__()
+        self.word_dropout = config.word_dropout
         self.words = nn.Embedding(config.vocab_size, config.text_width)
         self.places = nn.Embedding(config.max_tokens, config.text_width)
         nn.init.normal_(self.words.weight, std=0.02)
@@ -265,8 +274,8 @@ class TextTower(nn.Module):
             nn.TransformerEncoderLayer(
                 config.text_width,
                 config.text_heads,
-                4 * config.text_width,
-                config.dropout,
+                config.text_ffn,
+                0.0,
                 activation="gelu",
                 batch_first=True,
                 norm_first=True,
@@ -277,9 +286,14 @@ class TextTower(nn.Module):
 
     def forward(self, ids: Int[Tensor, "C T"], mask: Bool[Tensor, "C T"]) -> Float[Tensor, "C W"]:
         """One vector a text."""
-        hidden = self.dropout(self.words(ids) + self.places.weight[: ids.shape[1]])
+        words = self.words(ids)
+        if self.training and self.word_dropout:
+            words = words * (torch.rand_like(words[..., :1]) >= self.word_dropout)
+        hidden = self.dropout(words + self.places.weight[: ids.shape[1]])
+        padding = ~mask
+        padding = torch.cat([padding[:, :1] & mask.any(1, keepdim=True), padding[:, 1:]], dim=1)
         for layer in self.layers:
-            hidden = layer(hidden, src_key_padding_mask=~mask)
+            hidden = layer(hidden, src_key_padding_mask=padding)
         hidden = self.norm(hidden)
         return torch.where(mask[..., None], hidden, 0).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pathflip import losses
 from pathflip.errors import ConfigError
 from pathflip.models.candidates import met_by_blocks, met_in_global_batch
-from pathflip.models.layers import MultiHeadAttention, TextKeyAttention, drop_padding
+from pathflip.models.layers import MultiHeadAttention, TextKeyAttention, drop_padding, dropout
 from pathflip.models.text_encoder import Block, Pooling, TextConfig, TextEncoder
 from pathflip.types import AlignBatch, AlignOutput, SlideCode, TextCode
 
@@ -132,8 +132,8 @@ class _Mlp(nn.Module):
         self.up, self.down, self.dropout = nn.Linear(width, 4 * width), nn.Linear(4 * width, width), dropout
 
     def forward(self, x: Float[Tensor, "*b E"]) -> Float[Tensor, "*b E"]:
-        hidden = F.dropout(F.gelu(self.up(x)), self.dropout, self.training)
-        return F.dropout(self.down(hidden), self.dropout, self.training)
+        hidden = dropout(F.gelu(self.up(x)), self.dropout, self.training)
+        return dropout(self.down(hidden), self.dropout, self.training)
 
 
 class LatentBlock(nn.Module):
@@ -170,6 +170,7 @@ class PerceiverPathFLIP(nn.Module):
     """Variant 2. Satisfies :class:`~pathflip.types.AlignModel`; keys are patches."""
 
     keys_are_patches = True
+    captions_are_statements = False
 
     def __init__(self, config: PerceiverConfig) -> None:
         super().__init__()

@@ -120,6 +120,7 @@ class PublishedPathFLIP(nn.Module):
     """Variant 1. Satisfies :class:`~pathflip.types.AlignModel`; keys are regions."""
 
     keys_are_patches = False
+    captions_are_statements = False
 
     def __init__(self, config: PublishedConfig) -> None:
         super().__init__()

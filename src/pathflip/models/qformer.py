@@ -9,12 +9,11 @@ their results. With Q queries and H heads that costs 2·Q·H·E a patch where pr
 """
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pathflip.models.layers import masked_softmax
+from pathflip.models.layers import dropout, masked_softmax
 from pathflip.models.text_encoder import FeedForward, TextConfig, TextEmbeddings, TextLayer, init_bert
 
 __all__ = ["PatchCrossAttention", "QFormer", "QFormerLayer"]
@@ -47,7 +46,7 @@ class PatchCrossAttention(nn.Module):
         if slide_mass is not None and region_mass is not None:
             mass = torch.cat([slide_mass.unsqueeze(1), region_mass], dim=1)
         attended = self._apply_values(found, mass)
-        return self.norm(h + F.dropout(self.out(attended), self.dropout, self.training))
+        return self.norm(h + dropout(self.out(attended), self.dropout, self.training))
 
     def _fold_keys(self, h: Float[Tensor, "B R Q W"]) -> Float[Tensor, "B R HQ E"]:
         """The queries of every head carried into patch space, W_kᵀ q / √d."""
@@ -64,7 +63,7 @@ class PatchCrossAttention(nn.Module):
         weights = masked_softmax(u @ x.mT, mask)
         if not (self.training and self.dropout > 0.0):
             return weights.to(x.dtype) @ x, None
-        weights = F.dropout(weights, self.dropout)
+        weights = dropout(weights, self.dropout)
         return weights.to(x.dtype) @ x, weights.sum(dim=-1)
 
     def _apply_values(
@@ -156,8 +155,8 @@ class QFormer(nn.Module):
     def _first_layer(self, queries: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
         """Layer 0. Up to its cross-attention all rows are alike, so without dropout that part is computed once."""
         first: QFormerLayer = self.layers[0]  # type: ignore[assignment]
-        shape, dropout = (len(x), 1 + x.shape[1], -1, -1), self.embeddings.dropout
+        shape, drop = (len(x), 1 + x.shape[1], -1, -1), self.embeddings.dropout
         start = self.embeddings.norm(queries).unsqueeze(0)
-        if self.training and dropout > 0.0:
-            return first(F.dropout(start.expand(shape), dropout), x, mask)
+        if self.training and drop > 0.0:
+            return first(dropout(start.expand(shape), drop), x, mask)
         return first.after_self(first.self_attention(start).expand(shape), x, mask)

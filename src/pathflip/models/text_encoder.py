@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pathflip.errors import ConfigError
-from pathflip.models.layers import attend, pick_rows, place_rows
+from pathflip.models.layers import attend, dropout, pick_rows, place_rows
 
 __all__ = [
     "FeedForward",
@@ -136,7 +136,7 @@ class SelfAttention(nn.Module):
         return rows.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3)
 
     def _close(self, residual: Tensor, attended: Tensor) -> Tensor:
-        return self.norm(residual + F.dropout(self.out(attended), self.dropout, self.training))
+        return self.norm(residual + dropout(self.out(attended), self.dropout, self.training))
 
     def forward(self, x: Float[Tensor, "*b T W"], mask: Bool[Tensor, "*b T"] | None = None) -> Float[Tensor, "*b T W"]:
         """Every row attends to all real rows."""
@@ -197,7 +197,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Float[Tensor, "*b W"]) -> Float[Tensor, "*b W"]:
         """Row by row."""
-        return self.norm(x + F.dropout(self.down(F.gelu(self.up(x))), self.dropout, self.training))
+        return self.norm(x + dropout(self.down(F.gelu(self.up(x))), self.dropout, self.training))
 
 
 class TextEmbeddings(nn.Module):
@@ -216,7 +216,7 @@ class TextEmbeddings(nn.Module):
         x = self.word(ids) + self.position(position)
         if self.token_type is not None:
             x = x + self.token_type.weight[0]
-        return F.dropout(self.norm(x), self.dropout, self.training)
+        return dropout(self.norm(x), self.dropout, self.training)
 
 
 class TextLayer(nn.Module):

@@ -115,7 +115,7 @@ def _fragments(rng: np.random.Generator, side: int) -> Mask:
         if rng.random() < 0.5:
             centres, shapes = [(b, a) for a, b in centres], [(b, a, turn) for a, b, turn in shapes]
     elif kind == "pieces":
-        count, area = int(rng.integers(2, 5)), rng.uniform(0.40, 0.58)
+        count, area = int(rng.integers(2, 5)), rng.uniform(0.36, 0.50)
         cells = rng.permutation([(0.28, 0.28), (0.72, 0.3), (0.3, 0.73), (0.71, 0.71)])[:count]
         centres = [tuple(c + rng.uniform(-0.04, 0.04, 2)) for c in cells]
         shapes = [(rng.uniform(0.2, 0.32), rng.uniform(0.16, 0.26), rng.uniform(0, np.pi)) for _ in range(count)]
@@ -126,7 +126,7 @@ def _fragments(rng: np.random.Generator, side: int) -> Mask:
         dx, dy = x - cx, y - cy
         u, v = dx * np.cos(turn) + dy * np.sin(turn), dy * np.cos(turn) - dx * np.sin(turn)
         field = np.maximum(field, 1 - np.hypot(u / a, v / b).astype(np.float32))
-    field += 0.17 * _field(rng, side, side / 5) + 0.05 * _field(rng, side, side / 20)
+    field += 0.14 * _field(rng, side, side / 5) + 0.05 * _field(rng, side, side / 20)
     margin = np.minimum(np.minimum(x, 1 - x), np.minimum(y, 1 - y))
     field -= 6 * np.clip(0.09 - margin, 0, None)
     return _tidy(_top(field, margin > 0.015, int(area * side * side)), side)

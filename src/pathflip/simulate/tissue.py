@@ -190,8 +190,8 @@ def _mucin_pools(brush: Brush) -> Swatch:
     rng, size = brush.rng, brush.size
     streaks = fibres(rng, size, brush.px(9), brush.px(60), brush.px(45)).strands
     brush.lay(np.ones((size, size), np.float32), (np.clip(0.15 + 0.05 * streaks, 0.04, 1), 0.045, 0.0, 0.0))
-    pools = cells(rng, size, brush.px(150), warp=brush.px(14))
-    septa = np.clip(1.3 - pools.border / brush.px(5), 0, 1)
+    pools = cells(rng, size, brush.px(190), warp=brush.px(22))
+    septa = np.clip(1.4 - pools.border / brush.px(6), 0, 1) * (fractal(rng, size, brush.px(110), 2) > -0.4)
     brush.lay(septa, (0.12, 0.55, 0.0, 0.0))
     _, relative, _ = brush.round_objects(85, 15, rough=0.35)
     return brush.swatch(insert=(relative < 1) & (fractal(rng, size, brush.px(90), 1) > 0.1))
@@ -234,7 +234,7 @@ def _infiltrating_lymphocytes(brush: Brush) -> Swatch:
 
 def _vascular_invasion(brush: Brush) -> Swatch:
     rng, size = brush.rng, brush.size
-    body, relative, ids = brush.round_objects(112, 46, rough=0.10)
+    body, relative, ids = brush.round_objects(98, 43, rough=0.10)
     brush.lay(ids > 0, (0.10, 0.85, 0.0, 0.0))
     x, y = brush.scatter(8, ((ids > 0) & (np.abs(relative - 0.9) < 0.12)) * 0.7)
     theta = _around(body, sample(body.ids, x, y), x, y, size)
@@ -248,7 +248,7 @@ def _vascular_invasion(brush: Brush) -> Swatch:
 
 def _perineural_invasion(brush: Brush) -> Swatch:
     rng, size = brush.rng, brush.size
-    _, relative, ids = brush.round_objects(118, 50, rough=0.08)
+    _, relative, ids = brush.round_objects(102, 46, rough=0.08)
     ring = (ids > 0) & (relative > 0.60)
     nerve = (ids > 0) & (relative < 0.66)
     bundle = fibres(rng, size, brush.px(4.5), brush.px(40), brush.px(26))
@@ -361,7 +361,7 @@ def _calcification(brush: Brush) -> Swatch:
 
 
 def _giant_cells(brush: Brush) -> Swatch:
-    _, relative, ids = brush.round_objects(88, 33, rough=0.16)
+    _, relative, ids = brush.round_objects(78, 32, rough=0.16)
     grain = noise(brush.rng, brush.size, brush.px(4))
     brush.lay(ids > 0, (0.16 + 0.02 * grain, 0.74 + 0.07 * grain, 0.05, 0.0))
     brush.lay((ids > 0) & (relative > 0.92), (0.02, 0.08, 0.0, 0.0))
@@ -385,10 +385,10 @@ def _foamy_macrophages(brush: Brush) -> Swatch:
 def _eosinophil_infiltrate(brush: Brush) -> Swatch:
     rng, size = brush.rng, brush.size
     crowd = fractal(rng, size, brush.px(60), 2)
-    x, y = brush.scatter(12.5, np.clip(0.72 + 0.2 * crowd, 0.2, 1), jitter=0.9)
+    x, y = brush.scatter(12.5, np.clip(0.82 + 0.2 * crowd, 0.3, 1), jitter=0.9)
     body = stamp(size, x, y, brush.px(5.4), brush.px(5.0), rng.random(len(x)) * np.pi)
     grain = 1 + 0.25 * rng.standard_normal((size, size), dtype=np.float32)
-    brush.lay(np.ones_like(body), (0.02, 0.55 * grain, 0.62 * grain, 0.0))
+    brush.lay(np.ones_like(body), (0.02, 0.50 * grain, 0.78 * grain, 0.0))
     angle = rng.random(len(x)) * 2 * np.pi
     for side in (-1, 1):
         brush.nuclei(
@@ -414,7 +414,7 @@ def _neutrophil_abscess(brush: Brush) -> Swatch:
 
 
 def _cystic_spaces(brush: Brush) -> Swatch:
-    body, relative, ids = brush.round_objects(150, 66, rough=0.09)
+    body, relative, ids = brush.round_objects(138, 64, rough=0.09)
     fluid = 0.12 + 0.02 * fractal(brush.rng, brush.size, brush.px(50), 2)
     brush.lay(ids > 0, (0.06, 0.50, 0.0, 0.0))
     brush.lay(relative < 0.88, (0.015, fluid, 0.0, 0.0))

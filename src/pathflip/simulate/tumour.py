@@ -48,13 +48,13 @@ class Cytology:
 
 
 CYTOLOGY = {
-    "adenocarcinoma": Cytology(11.0, 3.9, 1.45, 1.0, 0.3, 0.26, 0.40, vacuoles=0.22),
-    "squamous_cell_carcinoma": Cytology(13.0, 4.1, 1.15, 0.95, 0.3, 0.10, 0.92, membrane=-0.35),
-    "small_cell_carcinoma": Cytology(7.4, 3.1, 1.35, 1.40, 0.0, 0.20, 0.22),
+    "adenocarcinoma": Cytology(11.0, 3.9, 1.45, 1.0, 0.3, 0.34, 0.20, vacuoles=0.32),
+    "squamous_cell_carcinoma": Cytology(13.0, 4.1, 1.15, 1.0, 0.3, 0.06, 1.15, membrane=-0.5),
+    "small_cell_carcinoma": Cytology(7.2, 3.2, 1.35, 1.60, 0.0, 0.26, 0.20),
     "clear_cell_carcinoma": Cytology(17.0, 3.3, 1.05, 1.0, 0.1, 0.01, 0.05, membrane=0.42),
-    "melanoma": Cytology(14.0, 5.2, 1.2, 0.80, 0.6, 0.20, 0.46, nucleoli=0.85, pigment=0.28),
+    "melanoma": Cytology(14.0, 5.2, 1.2, 0.85, 0.6, 0.08, 0.44, nucleoli=0.85, pigment=0.34),
 }
-_RADIUS, _SPREAD, _NUCLEUS, _SPACING = (0.86, 1.04, 1.34), (0.06, 0.17, 0.34), (0.84, 1.0, 1.22), (1.08, 1.0, 0.96)
+_RADIUS, _SPREAD, _NUCLEUS, _SPACING = (0.80, 1.05, 1.42), (0.04, 0.17, 0.38), (0.80, 1.0, 1.22), (1.10, 1.0, 0.94)
 
 
 def graded(tumour: str, grade: int) -> Cytology:
@@ -89,7 +89,7 @@ def tumour_swatch(brush: Brush, tumour: str, grade: int, pattern: str) -> Swatch
     plan = {"glandular": _glandular, "papillary": _papillary, "solid_nests": _solid_nests}[pattern](
         brush, cytology, grade
     )
-    brush.lay(plan.empty, (0.0, 0.02, 0.0, 0.0))
+    brush.lay(plan.empty, (0.04, 0.15, 0.0, 0.0) if pattern == "glandular" else (0.0, 0.02, 0.0, 0.0))  # secretion
     _cytoplasm(brush, cytology, plan.epithelium)
     if tumour == "clear_cell_carcinoma":
         _delicate_vessels(brush, plan)
@@ -111,9 +111,9 @@ def tumour_sheet(brush: Brush, tumour: str, grade: int) -> Swatch:
 
 def _glandular(brush: Brush, cytology: Cytology, grade: int) -> _Plan:
     """Acini with lumens; back to back, irregular and with smaller lumens as the grade rises."""
-    spacing, septum = (98, 92, 84)[grade - 1], (17, 13, 8)[grade - 1]
-    wall = max((19, 22, 25)[grade - 1], 1.5 * cytology.spacing)
-    glands = cells(brush.rng, brush.size, brush.px(spacing), jitter=0.6, warp=brush.px((5, 8, 12)[grade - 1]))
+    spacing, septum = (100, 96, 92)[grade - 1], (17, 13, 9)[grade - 1]
+    wall = max((19, 20, 21)[grade - 1], 1.45 * cytology.spacing)
+    glands = cells(brush.rng, brush.size, brush.px(spacing), jitter=0.6, warp=brush.px((5, 7, 10)[grade - 1]))
     ragged = 1 + 0.18 * grade * 0.5 * fractal(brush.rng, brush.size, brush.px(25), 2)
     depth = (glands.border - brush.px(septum / 2)) * ragged
     inside = depth > 0
@@ -172,6 +172,7 @@ def _cytoplasm(brush: Brush, cytology: Cytology, where: NDArray[np.bool_]) -> No
     if cytology.pigment:
         heavy = np.concatenate([[False], rng.random(len(bodies.x)) < cytology.pigment])[bodies.ids]
         granules = np.clip(0.7 + 0.5 * noise(rng, size, brush.px(2.4)), 0.1, 1.8) * (heavy & where)
+        granules += 0.10 * where
         brush.stains[..., BROWN] = np.maximum(brush.stains[..., BROWN], granules * (0.6 + 0.3 * np.clip(clouds, -1, 1)))
 
 

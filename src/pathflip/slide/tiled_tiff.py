@@ -66,7 +66,8 @@ class TiledTIFFSource(Source):
         self._levels = levels
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115  # closed by close(), or with the source
         self._lock = threading.Lock()
-        self._tiles: OrderedDict[tuple[int, int, int], Future[Pixels]] = OrderedDict()
+        self._tiles: OrderedDict[tuple[int, int, int], Pixels] = OrderedDict()
+        self._pending: dict[tuple[int, int, int], Future[Pixels]] = {}
 
     def close(self) -> None:
         self._file.close()
@@ -109,20 +110,26 @@ class TiledTIFFSource(Source):
             known = self._tiles.get(key)
             if known is not None:
                 self._tiles.move_to_end(key)
-            else:
-                mine: Future[Pixels] = Future()
-                self._tiles[key] = mine
-                self._forget_oldest(level, halvings)
-        if known is not None:
-            return known.result()
+                return known
+            awaited = self._pending.get(key)
+            if awaited is None:
+                mine = self._pending[key] = Future()
+        if awaited is not None:
+            return awaited.result()
         try:
-            mine.set_result(self._decoded(level, index, halvings))
+            pixels = self._decoded(level, index, halvings)
         except Exception as error:
             failure = SlideError(f"slide '{self.info.slide_id}': cannot decode tile {index} of level {level}: {error}")
-            with self._lock:
-                self._tiles.pop(key, None)  # an unreadable share may come back
+            with self._lock:  # not remembered: an unreadable share may come back
+                del self._pending[key]
             mine.set_exception(failure)
-        return mine.result()
+            raise failure from None
+        with self._lock:
+            self._tiles[key] = pixels
+            del self._pending[key]
+            self._forget_oldest(level, halvings)
+        mine.set_result(pixels)
+        return pixels
 
     def _forget_oldest(self, level: int, halvings: int) -> None:
         tile_w, tile_h = self._levels[level].tile
@@ -239,16 +246,20 @@ def _decode_jpeg2000(data: bytes, halvings: int) -> Pixels:
     return np.asarray(imagecodecs.jpeg2k_decode(data))
 
 
-@dataclass(frozen=True)
 class _JPEGDecoder:
     """JPEG tiles, with the tables TIFF keeps apart, in the colour space TIFF states."""
 
-    tables: bytes | None
-    tile: tuple[int, int]
-    ycbcr: bool
+    def __init__(self, tables: bytes | None, tile: tuple[int, int], ycbcr: bool) -> None:
+        self.tables = tables
+        self.tile = tile
+        self.ycbcr = ycbcr
+        self._seen = (b"", b"", 0, 0)  # the last header: all tiles of a level usually begin alike
 
     def __call__(self, data: bytes, halvings: int) -> Pixels:
-        stream, width, height = _canonical_jpeg(data, self.tables, self.ycbcr)
+        seen, head, width, height = self._seen
+        if not (seen and data.startswith(seen)):
+            seen, head, width, height = self._seen = _canonical_header(data, self.tables, self.ycbcr)
+        stream = head + data[len(seen) :]
         if (width, height) != self.tile:  # before decoding: a damaged header may claim gigabytes
             raise ValueError(f"a JPEG of {width} × {height} px, expected {self.tile[0]} × {self.tile[1]}")
         if halvings == 0:
@@ -268,11 +279,13 @@ class _JPEGDecoder:
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
 
 
-def _canonical_jpeg(data: bytes, tables: bytes | None, ycbcr: bool) -> tuple[bytes, int, int]:
-    """One self-contained stream: tables first, application markers replaced by one that states the colour space.
+def _canonical_header(data: bytes, tables: bytes | None, ycbcr: bool) -> tuple[bytes, bytes, int, int]:
+    """What comes before the scan, as one self-contained header.
+
+    Tables first; application markers are replaced by one that states the colour space.
 
     Returns:
-        The stream, and the width and height its frame header states.
+        The header as found in ``data``, the header to use instead, and the width and height it states.
 
     Raises:
         ValueError: not a JPEG stream.
@@ -289,9 +302,8 @@ def _canonical_jpeg(data: bytes, tables: bytes | None, ycbcr: bool) -> tuple[byt
             kind, length = stream[at + 1], int.from_bytes(stream[at + 2 : at + 4], "big")
             if stream[at] != 0xFF or kind == 0xD9:
                 break
-            if kind == 0xDA:  # the scan: entropy-coded data up to the end
-                parts.append(stream[at:])
-                return b"".join(parts), width, height
+            if kind == 0xDA:  # the scan: entropy-coded data from here to the end
+                return data[:at], b"".join(parts), width, height
             if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC) and at + 9 <= len(stream):
                 height, width = struct.unpack(">HH", stream[at + 5 : at + 9])
             if not (0xE0 <= kind <= 0xEF or kind == 0xFE):

@@ -202,7 +202,7 @@ def _word_ends(word: str, before: str, right: str, opens_low: bool) -> bool:
     if numbering and (not before.strip() or before.rstrip()[-1:] == ":"):
         return False
     if low in _CLOSING_ABBREVIATIONS or _DOTTED.match(word):
-        return opener or (low == "etc" and not opens_low)
+        return opener or (low in ("etc", "a.m", "p.m") and not opens_low)
     if len(word) == 1 and word.isalpha():
         previous = before.split()[-1].lower().strip(",.(") if before.strip() else ""
         return not opens_low and (opener or previous in _CLASSIFIERS or _ROMAN.match(word) is not None)

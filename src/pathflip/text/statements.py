@@ -37,7 +37,7 @@ _NOT_VISUAL: dict[str, tuple[str, ...]] = {
     "nodes": (
         r"\bnodes\b|\bnodal\b|\blymphadenectomy\b|\bextra(?:nodal|capsular)\b",
         rf"\bnode (?:\w+ )?{_NODE_WORDS}\b|\bnode[- ](?:positive|negative)\b",
-        r"\b(?:sentinel|regional|axillary|hilar|pelvic|inguinal|mediastinal|cervical|peribronchial|para-?aortic|examined|"
+        r"\b(?:sentinel|regional|axillary|hilar|pelvic|inguinal|mediastinal|cervical|peribronchial|intrapulmonary|para-?aortic|examined|"
         r"sampled) (?:\w+ )?node\b",
         rf"\b{_COUNTED} (?:(?:/|of|out of) ?(?:the )?\w+ )?(?:\w+ )?(?:lymph )?node\b|\bneck dissection\b",
         r"\(\d+/\d+\)",
@@ -51,22 +51,23 @@ _NOT_VISUAL: dict[str, tuple[str, ...]] = {
     "gross": (
         r"\bgross(?:ly)?\b|\bmacroscop\w+|\bformalin\b|\bfixed in\b|\breceived (?:fresh|in|for|and|as)\b",
         r"\bcassettes?\b|\bsubmitted\b|\bbisected\b|\bserially\b|\blabel+ed\b|\bblocks?\b",
+        r"\b(?:rubbery|friable|firm|tan|soft-elastic)\b",
         r"\bfrozen sections?\b|\bintra-?operativ\w+",
     ),
     "clinical": (
         r"\bclinical(?:ly)?\b|\bhistory of\b|\b(?:medical|family|past|surgical|smoking) history\b",
-        r"\bpatient(?:'s|s)?\b|\b\d+[- ]year[- ]old\b|\bsmok(?:er|ing)\b|\bsymptom\w*",
+        r"\bpatients?\b(?!['’]s)|\b\d+[- ]year[- ]old\b|\bsmok(?:er|ing)\b|\bsymptom\w*",
         r"\bpresent(?:s|ed) with (?:an? )?(?:pain|cough|fever|bleeding|mass|lump)\b|\bunderwent\b",
         r"\b(?:\w*therap(?:y|ies|eutic\w*)|chemoradi\w+|neo-?adjuvant|adjuvant|treatments?|management)\b",
         r"\b(?:pre|post)-?operativ\w+|\bfollow[- ]?up\b|\brecommend\w*|\bcorrelat\w+|\bprogno\w+|\bsurviv\w+",
-        r"\brecurren(?:t|ce)\b|\bradiolog\w+|\bimaging\b|\bMRI\b|\bmammogra\w+",
+        r"\brecurrence\b|\brecurrent (?:tumou?r|disease|carcinoma)\b|\bradiolog\w+|\bimaging\b|\bMRI\b|\bmammogra\w+",
     ),
     "receptors": (
         r"\b(?:o?estrogen|progesterone|hormone|androgen)\b|\breceptors?\b|\bHER-?2\b|\bERBB2\b",
         r"\btriple[- ]negative\b|\bluminal [AB]\b|\bimmuno-?(?:histo)?(?:chem|stain|reactiv|pheno|positiv)\w*",
         r"\bKi-?67\b|\bMIB-?1\b|\bp(?:16|40|53|57|63|120)\b|\bTTF-?1\b|\bCK ?\d+|\bcytokeratins?\b|\bCD ?\d+\w?\b",
         r"\bGFAP\b|\bS-?100\b|\bsynaptophysin\b|\bchromogranin\b|\bPD-?L1\b|\bCDX-?2\b|\bHMB-?45\b|\bMelan-?A\b",
-        r"\bNapsin\b|\bGATA-?3\b|\bE-cadherin\b|\bstain(?:s|ed|ing)? (?:positive|negative|for|with)\b",
+        r"\bNapsin\b|\bNeuN\b|\bGATA-?3\b|\bE-cadherin\b|\bstain(?:s|ed|ing)? (?:positive|negative|for|with)\b",
         r"\b(?:mucin|special|gram|GMS|AFB|Congo red|Ziehl\W+Neelsen) stain\w*",
     ),
     "molecular": (
@@ -86,6 +87,7 @@ _NOT_VISUAL: dict[str, tuple[str, ...]] = {
     "no information": (
         r"\bnot (?:\w+ly )?(?:applicable|performed|assessed|assessable|evaluated|reported|specified|provided|mentioned|"
         r"stated|given|submitted|available|detailed|documented|done|known|discussed|addressed)\b",
+        r"\b(?:do|does|did) not (?:\w+ly )?(?:specify|mention|state|report|describe|detail|address|provide)\b",
         r"\bun(?:known|specified)\b|\bindeterminate\b|\bpending\b",
         r"\bcannot be (?:\w+ly )?(?:assessed|determined|evaluated|graded)\b",
         r"\bno (?:\w+ )?(?:mention|information|details?|data|comment)\b",
@@ -123,7 +125,8 @@ _SEEN = (
     r"(?:identified|seen|present|observed|noted|detected|found|evident|demonstrated|appreciated|visible|visuali[sz]ed|"
 )
 _SEEN += r"recogni[sz]ed|apparent|shown|encountered|discernible|recogni[sz]able|involved|infiltrated|invaded)"
-_BE = r"\b(?:is|are|was|were|be|been|being)"
+_AUXILIARY = r"(?:is|are|was|were|be|been|being)"
+_BE = rf"\b{_AUXILIARY}"
 # Pre- and post-negations of NegEx (Chapman et al. 2001, J Biomed Inform 34:301) with the wordings of pathology reports;
 # each with its positive counterpart, so that a denial and the assertion it denies come to the same words. {be} is the
 # auxiliary that was met, {s} its third person; <verb> gives the verb after "does not" its ending back.
@@ -157,13 +160,13 @@ _CUES: tuple[tuple[str, str], ...] = (
     (r"\bnone of\b", ""),
     (r"\bnone\b", "some"),
     (r"\bnot\b", ""),
-    (r"\bno\b(?!\.\s*\d)", ""),
+    (r"\bno\b", ""),
 )
 # NegEx pseudo-negations and their kin: they hold a cue word and deny nothing.
 _PSEUDO_NEGATIONS = (
     r"\bno (?:significant |definite |appreciable |further |obvious )?(?:increase|decrease|change|progression|"
     r"difference|doubt)s?\b",
-    r"\bno (?:longer|more than|less than|fewer than)\b|\bnot more than\b|\bno\. ?\d+",
+    r"\bno (?:longer|more than|less than|fewer than)\b|\bnot more than\b|\bno\. ?(?:[A-Z]{1,4}-?)?\d+",
     r"\bnot (?:only|just|merely|simply|necessarily|always|entirely|infrequent\w*|uncommon\w*|unusual\w*|rare\w*|"
     r"certain|clear|limited to|restricted to|confined to)\b|\bnot un\w+",
     r"\bnot (?:otherwise|further) (?:specified|classified|categori[sz]ed)\b",
@@ -178,12 +181,17 @@ _PSEUDO_NEGATIONS = (
 _CLAUSE_BREAKS = (
     r"\s*;\s*",
     r",?\s+\b(?:but|although|though|while|whereas|however|except(?: for)?|despite|yet)\b,?\s+",
-    r",\s+(?=with\b|no\b)|,\s+and\s+(?=(?:there|the|this|these|it|its|all|some|no|focal|both|surgical|margins?)\b)",
+    r",\s+(?=with\b|no\b(?!\.))|,\s+and\s+(?=(?:there|the|this|these|it|its|all|some|no|focal|both|surgical|margins?)\b)",
     r"(?<!not),?\s+(?=without\b|with (?:no|an? absence)\b)",
+    r",\s+(?=measuring\b)|\s+and\s+(?=(?:measures|weighs|shows|exhibits|contains|extends|is accompanied)\b)",
     r"\s+and\s+(?=(?:no|without)\b|(?:is|are) (?:negative|free)\b)",
 )
 # A clause that begins so has no subject of its own: it is about what the clause before it is about.
-_DEPENDENT = re.compile(r"(?:with|without|is|are|was|were|all of|none of|of which)\b", re.IGNORECASE)
+_DEPENDENT = re.compile(
+    r"(?:with|without|all of|none of|of which)\b|"
+    r"(?:is|are|was|were) (?:also )?(?:negative|free|clear|benign|uninvolved)\b",
+    re.IGNORECASE,
+)
 # Words that alone state nothing a slide could show or lack: a clause of these only is a frame, not a statement.
 _FRAME = frozenset(
     """a an the this these that there it its is are was were be been has have had shows show showed showing reveals
@@ -191,8 +199,10 @@ _FRAME = frozenset(
     sections slide slides sample samples specimen biopsy tissue lesion tumor tumour tumors tumours examined material
     however also furthermore moreover otherwise examination evaluation analysis pathological microscopic histological
     histologic evidence sign signs present seen identified noted observed found detected as well here both which either
-    diagnosis background remaining area areas field fields image region none no not neither nor""".split()  # noqa: SIM905
+    contains extends diagnosis background remaining area areas field fields image region none no not neither
+    nor""".split()  # noqa: SIM905
 )
+_BARE_DENIAL = re.compile(rf"(?:none|not|nothing)(?: {_AUXILIARY})?(?: {_SEEN})?\W*$", re.IGNORECASE)
 _OPENING = re.compile(
     r"^(?:(?:additionally|notably|importantly|overall|microscopically|histologically|however|also|furthermore|moreover|"
     r"further|specifically|conversely|interestingly|in addition|of note|on microscopy|microscopy|comment)\s*[,:]\s*)+",
@@ -260,11 +270,12 @@ def _clauses(text: str) -> list[str]:
     for clause in (part for part in _CLAUSE.split(text) if part and part.strip(" .,;:")):
         words = re.findall(r"[^\W_]+", clause.lower())
         frame = all(word in _FRAME or word.endswith("ly") for word in words)
-        scrap = len(words) < 3 and not _denies(clause)  # "…, but focal"
-        if not frame and not (scrap and clauses):
-            clauses.append(clause)
-        elif clauses and (scrap or _denies(clause)):
+        scrap = 0 < len(words) < 3 and words[0] not in _FRAME  # "…, but focal"
+        denies = _denies(clause)
+        if clauses and (_BARE_DENIAL.match(clause) or (scrap and not denies)):
             clauses[-1] = f"{clauses[-1]}, {clause}"
+        elif denies or not frame:
+            clauses.append(clause)
     return clauses or [text]
 
 
@@ -352,7 +363,7 @@ _PLURAL = re.compile(
     r"(?! (?:\w+ed|been)\b)",
     re.IGNORECASE,
 )
-_IS = re.compile(r"\b(is|are|was|were) ", re.IGNORECASE)
+_IS = re.compile(r"\b(is|are|was|were) (only )?", re.IGNORECASE)
 # Openings and synoptic answers that turn by a word.
 _TURNS = (
     (re.compile(r"^positive for\b", re.IGNORECASE), "negative for"),
@@ -398,7 +409,7 @@ def _deny(text: str, rng: np.random.Generator) -> str | None:
     if (match := _PLURAL.search(text)) and match.start() > 0:
         return _sentence(f"{text[: match.start()]}do not {match.group(1)}{text[match.end() :]}")
     if (match := _IS.search(text)) and match.start() > 0:
-        return _sentence(f"{text[: match.end()]}not {text[match.end() :]}")
+        return _sentence(f"{text[: match.end(1)]} not {text[match.end() :]}")
     for pattern, turn in _TURNS:
         if pattern.search(text):
             return _sentence(pattern.sub(turn, text))

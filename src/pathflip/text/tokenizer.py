@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
+from tokenizers import Encoding, models, normalizers, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Backend
-from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 from torch import Tensor
 
 from pathflip.errors import CaptionError, ConfigError
@@ -56,18 +56,15 @@ class Tokenizer:
             raise ConfigError(f"encode: got one text ({texts[:30]!r}), expected a sequence of texts")
         if max_length is not None and max_length < 3:
             raise ConfigError(f"max_length: got {max_length}, expected at least 3 (two special tokens and a word)")
-        if max_length is None:
-            self.backend.no_truncation()
-        else:
-            self.backend.enable_truncation(max_length)
         encoded = self.backend.encode_batch(list(texts))
-        longest = max((len(one.ids) for one in encoded), default=0)
-        ids = torch.full((len(encoded), longest), self.pad_id, dtype=torch.int64)
-        mask = torch.zeros((len(encoded), longest), dtype=torch.bool)
-        for row, one in enumerate(encoded):
-            ids[row, : len(one.ids)] = torch.tensor(one.ids, dtype=torch.int64)
-            mask[row, : len(one.ids)] = True
-        return TokenBatch(ids, mask, sum(bool(one.overflowing) for one in encoded))
+        rows = [one.ids if max_length is None else _cut(one, max_length) for one in encoded]
+        longest = max(map(len, rows), default=0)
+        ids = torch.full((len(rows), longest), self.pad_id, dtype=torch.int64)
+        mask = torch.zeros((len(rows), longest), dtype=torch.bool)
+        for place, row in enumerate(rows):
+            ids[place, : len(row)] = torch.tensor(row, dtype=torch.int64)
+            mask[place, : len(row)] = True
+        return TokenBatch(ids, mask, sum(len(row) < len(one.ids) for row, one in zip(rows, encoded, strict=True)))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens left out."""
@@ -75,7 +72,6 @@ class Tokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Write ``tokenizer.json`` and ``tokenizer_config.json`` into a folder."""
-        self.backend.no_truncation()
         vocabulary = self.backend.get_vocab(with_added_tokens=True)
         names = {"pad_token": str(self.backend.id_to_token(self.pad_id))}
         for key, token in (("unk_token", UNK), ("cls_token", CLS), ("sep_token", SEP)):
@@ -83,6 +79,16 @@ class Tokenizer:
                 names[key] = token
         write_text(Path(folder) / "tokenizer.json", self.backend.to_str(pretty=True))
         write_json(Path(folder) / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **names})
+
+
+def _cut(encoded: Encoding, max_length: int) -> list[int]:
+    """The ids, shortened before the closing special tokens. (The library's own truncation is a setting of the shared
+    tokenizer, which threads would change under each other.)"""
+    ids = encoded.ids
+    if len(ids) <= max_length:
+        return list(ids)
+    closing = next((n for n, special in enumerate(reversed(encoded.special_tokens_mask)) if not special), 0)
+    return [*ids[: max_length - closing], *ids[len(ids) - closing :]]
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 2000) -> Tokenizer:

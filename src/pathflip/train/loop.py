@@ -54,7 +54,7 @@ class TrainConfig(BaseModel):
         seed: of data order and dropout. (Weights are initialised by whoever builds the model.)
         prefetch: batches prepared ahead on a background thread; changes no result.
         device: "auto" takes a GPU if there is one.
-        compile: ``torch.compile`` the step.
+        compile: ``torch.compile`` the model's forward; losses stay as they are.
         deterministic: on a GPU, choose reproducible kernels where they exist (slower); the CPU needs nothing.
         unused_parameters: on many processes, allow steps that leave some parameters out (a small search each step).
     """
@@ -205,7 +205,7 @@ def _prepare(
 ) -> _Run:
     step.to(accelerator.device).train()
     if config.compile:
-        step.compile()
+        step.model.compile()  # type: ignore[union-attr]
     _refuse_what_cannot_be(accelerator, step)
     wrapped, optimizer = accelerator.prepare(step, build_optimizer(step, config.optim))
     bare = accelerator.unwrap_model(wrapped)
@@ -314,8 +314,9 @@ def _measure(run: _Run, index: int, lr: float, losses: dict[str, Tensor], norm: 
     values = torch.stack([*losses.values(), grad_norm])
     # Under fp16 the loss scaler expects gradients to overflow now and then, and skips such steps itself.
     checked = values[:-1] if run.accelerator.scaler is not None else values
-    flags = torch.stack([(~torch.isfinite(checked)).any().float(), torch.tensor(float(run.stop.asked), device=device)])
-    values = torch.cat([values, flags])
+    bad = (~torch.isfinite(checked)).any().float()
+    stop = torch.full_like(bad, float(run.stop.asked))  # torch.tensor(…, device=…) would wait for the device
+    values = torch.cat([values, torch.stack([bad, stop])])
     if run.accelerator.num_processes > 1:
         torch.distributed.all_reduce(values)
         values = values / run.accelerator.num_processes

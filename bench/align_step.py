@@ -1,0 +1,336 @@
+"""One training step of variant 1, the published schedule against ours: same weights, same outputs, same gradients.
+
+    python bench/align_step.py            the paper's size (tens of minutes on two cores), and the table
+    python bench/align_step.py --quick    the small size, under a minute
+    python bench/align_step.py --json     ends with one JSON object
+
+Every measurement runs in a process of its own, so that its peak memory is its own. Times are the best of several
+steps. On a busy machine ``--threads 1 --clock cpu`` compares processor seconds instead of seconds on the wall.
+Captions are random tokens of the lengths of the 732 SlideBench-TCGA captions and of sub-captions drawn from them.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+SIZES: dict[str, dict[str, int]] = {
+    "paper": {},
+    "small": {"width": 256, "num_layers": 4, "num_heads": 4, "ffn_width": 1024},
+}
+LAYOUT = {"paper": {"L": 24, "S": 256, "K": 8}, "small": {"L": 24, "S": 64, "K": 8}}
+PADDED = (512, 256)  # what the released code pads captions and sub-captions to
+SHORT = (128, 64)  # and the fair lower bound, where hardly anything is padding
+# Token counts at 0, 5, ..., 100 % of SlideBench's captions (mean 171) and of the sampler's sub-captions (mean 45).
+CAPTION_TOKENS = (
+    82,
+    114,
+    122,
+    130,
+    137,
+    145,
+    150,
+    155,
+    159,
+    163,
+    168,
+    173,
+    178,
+    184,
+    189,
+    197,
+    205,
+    213,
+    221,
+    237,
+    308,
+)
+SUB_TOKENS = (6, 15, 19, 22, 25, 28, 30, 33, 37, 40, 43, 47, 50, 53, 57, 60, 64, 68, 73, 82, 121)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one process measures."""
+
+    schedule: str  # "published" or "ours"
+    job: str = "step"  # "step", "encode", "ground"
+    size: str = "paper"
+    B: int = 2
+    L: int = 24
+    S: int = 256
+    K: int = 8
+    padded: tuple[int, int] = PADDED
+    bf16: bool = False
+    steps: int = 3
+
+
+def main() -> None:
+    """Measure, print a table, and with --json one object last."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="the small size only, under a minute")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
+    parser.add_argument("--steps", type=int, default=0, help="steps a measurement takes the best of")
+    parser.add_argument("--no-table", action="store_true", help="leave out the table over B, L, S, K")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.worker:
+        print(json.dumps(worker(Case(**json.loads(args.worker)), args.clock)))
+        return
+    run = Runner(args.threads, args.clock)
+    size = "small" if args.quick else "paper"
+    steps = args.steps or (3 if args.quick else 2)
+    numbers = headline(run, size, steps)
+    numbers |= inference(run, size)
+    if not args.quick and not args.no_table:
+        table(run)
+    if args.json:
+        print(json.dumps(numbers))
+
+
+class Runner:
+    """Starts measuring processes, one at a time."""
+
+    def __init__(self, threads: int, clock: str) -> None:
+        self.threads, self.clock = threads, clock
+
+    def __call__(self, case: Case) -> dict[str, float]:
+        """Seconds, peak GB and (for equality) what the process measured."""
+        environment = os.environ | {"OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}
+        command = [sys.executable, __file__, "--clock", self.clock, "--worker", json.dumps(case.__dict__)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        if done.returncode:
+            raise SystemExit(f"measuring {case} failed:\n{done.stderr[-2000:]}")
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def both(self, case: Case) -> tuple[dict[str, float], dict[str, float]]:
+        """The published schedule and ours."""
+        return self(replace(case, schedule="published")), self(replace(case, schedule="ours"))
+
+
+def headline(run: Runner, size: str, steps: int) -> dict[str, float]:
+    """The ratios the project promises, at the paper's size or the small one."""
+    base = Case("ours", size=size, steps=steps, **LAYOUT[size])
+    batches = (2, 4) if size == "paper" else (4, 8)
+    cases = {
+        "speedup_b2": replace(base, B=batches[0]),
+        "speedup_b4": replace(base, B=batches[1]),
+        "speedup_short_texts": replace(base, B=batches[0], padded=SHORT),
+        "speedup_bf16": replace(base, B=batches[0], bf16=True),
+    }
+    equal = run(replace(base, job="equal", B=2))
+    print(f"largest difference of any output or relative gradient: {equal['difference']:.1e}")
+    numbers: dict[str, float] = {}
+    print(f"{'':22}{'B':>3}{'published s':>13}{'ours s':>9}{'ratio':>7}{'published GB':>14}{'ours GB':>9}{'ratio':>7}")
+    for name, case in cases.items():
+        theirs, ours = run.both(case)
+        numbers[name] = round(theirs["seconds"] / ours["seconds"], 2)
+        if name == "speedup_b4":
+            numbers["memory_ratio_b4"] = round(ours["peak_gb"] / theirs["peak_gb"], 3)
+        print(row(name, case.B, theirs, ours), flush=True)
+    return numbers | {"max_abs_diff": equal["difference"]}
+
+
+def row(name: str, batch: int, theirs: dict[str, float], ours: dict[str, float]) -> str:
+    """One line of a table."""
+    seconds, memory = theirs["seconds"] / ours["seconds"], ours["peak_gb"] / theirs["peak_gb"]
+    return (
+        f"{name:22}{batch:3d}{theirs['seconds']:13.3f}{ours['seconds']:9.3f}{seconds:7.2f}"
+        f"{theirs['peak_gb']:14.2f}{ours['peak_gb']:9.2f}{memory:7.2f}"
+    )
+
+
+def inference(run: Runner, size: str) -> dict[str, float]:
+    """Encoding a slide, and one phrase on an encoded slide."""
+    layout = {"L": 64, "S": 256, "K": 1} if size == "paper" else LAYOUT[size]
+    numbers = {}
+    for job in ("encode", "ground"):
+        theirs, ours = run.both(Case("ours", job=job, size=size, B=1, steps=5, **layout))
+        numbers[f"speedup_{job}"] = round(theirs["seconds"] / ours["seconds"], 1)
+        print(row(f"speedup_{job}", 1, theirs, ours), flush=True)
+        if job == "ground":
+            numbers["ground_beside_text_ms"] = round(1000 * ours["beside_text"], 2)
+            print(f"{'':22}all but the text encoder: {numbers['ground_beside_text_ms']} ms")
+    return numbers
+
+
+def table(run: Runner) -> None:
+    """How the cost of a step grows, at the small size: one of B, L, S, K at a time."""
+    base = Case("ours", size="small", B=4, steps=2, **LAYOUT["small"])
+    print(f"\n{'small size':22}{'B':>3}{'published s':>13}{'ours s':>9}{'ratio':>7}{'published GB':>14}{'ours GB':>9}")
+    for letter, values in (("B", (2, 4, 8, 16)), ("L", (8, 24, 64)), ("S", (16, 64, 256)), ("K", (4, 8, 16))):
+        for value in values:
+            case = replace(base, **{letter: value})
+            print(row(f"{letter} = {value}", case.B, *run.both(case)), flush=True)
+
+
+# ---------------------------------------------------------------------------------------------- one process
+
+
+def worker(case: Case, clock: str) -> dict[str, float]:
+    """Measure one case in this process."""
+    import torch
+
+    torch.manual_seed(0)
+    model, batch, index = prepared(case)
+    if case.job == "equal":
+        return {"difference": difference(case, model, batch, index)}
+    if case.job != "step":
+        return inferred(case, model, batch, clock)
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, weight_decay=0.05, fused=case.schedule == "ours" or None)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=case.bf16):
+            loss = total_loss(case, model, batch, index)
+        loss.backward()
+        optimizer.step()
+
+    return {"seconds": best(step, case.steps, clock), "peak_gb": peak_gb()}
+
+
+def prepared(case: Case) -> tuple[Any, Any, Any]:
+    """The model, and a batch as that schedule's loader would pad it."""
+    import torch
+
+    from pathflip.losses import published_candidates
+    from pathflip.models.published import AS_RELEASED, PublishedConfig, PublishedPathFLIP
+    from pathflip.types import AlignBatch
+
+    model = PublishedPathFLIP(PublishedConfig(**SIZES[case.size], **AS_RELEASED))
+    generator = torch.Generator().manual_seed(0)
+
+    def texts(count: int, quantiles: tuple[int, ...], padded: int) -> tuple[Any, Any]:
+        places = (torch.arange(count) + 0.5) / count * (len(quantiles) - 1)
+        lengths = torch.tensor(quantiles)[places.round().long()].clamp(max=padded)
+        lengths = lengths[torch.randperm(count, generator=generator)]
+        width = padded if case.schedule == "published" else int(lengths.max())
+        mask = torch.arange(width) < lengths.unsqueeze(1)
+        ids = torch.zeros(count, width, dtype=torch.long)
+        ids[mask] = torch.randint(1, model.config.vocab_size, (int(lengths.sum()),), generator=generator)
+        return ids, mask
+
+    caption_ids, caption_mask = texts(case.B, CAPTION_TOKENS, case.padded[0])
+    sub_ids, sub_token_mask = texts(case.B * case.K, SUB_TOKENS, case.padded[1])
+    flag = torch.zeros(case.B, case.K, dtype=torch.bool)
+    batch = AlignBatch(
+        slide_ids=tuple(str(i) for i in range(case.B)),
+        patches=torch.randn(case.B, case.L, case.S, model.config.feature_dim, generator=generator),
+        patch_mask=torch.ones(case.B, case.L, case.S, dtype=torch.bool),
+        context=None,
+        position=None,
+        caption_ids=caption_ids,
+        caption_mask=caption_mask,
+        sub_ids=sub_ids.unflatten(0, (case.B, case.K)),
+        sub_token_mask=sub_token_mask.unflatten(0, (case.B, case.K)),
+        sub_mask=~flag,
+        sub_negated=flag,
+        sub_visual=~flag,
+        sub_false=flag,
+        sub_key=torch.zeros(case.B, case.K, dtype=torch.long),
+        caption_keys=torch.zeros(case.B, 1, dtype=torch.long),
+    )
+    return model, batch, published_candidates(batch.sub_mask, generator)
+
+
+def total_loss(case: Case, model: Any, batch: Any, index: Any) -> Any:
+    """Slide loss plus region loss by the schedule of the case."""
+    import published_schedule as published
+
+    if case.schedule == "published":
+        parts, _ = published.losses(model, batch, index)
+    else:
+        parts = model.losses(model(batch), batch, index)
+    return parts["slide"] + parts["region"]
+
+
+def difference(case: Case, model: Any, batch: Any, index: Any) -> float:
+    """Largest absolute difference of embeddings and losses, or of gradients relative to their largest entry."""
+    import torch
+
+    import published_schedule as published
+
+    model.eval()
+    wide = replace(case, schedule="published")
+    _, padded, _ = prepared(wide)
+    output = model(batch)
+    ours = model.losses(output, batch, index)
+    sum(ours.values()).backward()
+    grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    theirs, code = published.losses(model, padded, index)
+    sum(theirs.values()).backward()
+    found = [(output.slide - code.slide), (output.keys - code.regions)]
+    found += [ours[name] - theirs[name] for name in theirs]
+    worst = max(x.abs().max().item() for x in found)
+    for name, parameter in model.named_parameters():
+        largest = parameter.grad.abs().max().item()
+        gap = (parameter.grad - grads[name]).abs().max().item()
+        worst = max(worst, gap / max(largest, 1e-3))
+    if not worst < 5e-5:
+        raise SystemExit(f"the schedules differ by {worst:.1e}: not the same model")
+    assert torch.isfinite(torch.tensor(worst))
+    return worst
+
+
+def inferred(case: Case, model: Any, batch: Any, clock: str) -> dict[str, float]:
+    """Encode a slide; or answer one phrase on a slide (encoded before, in ours)."""
+    import torch
+
+    import published_schedule as published
+    from pathflip.types import TextCode
+
+    model.eval()
+    ids, mask = batch.sub_ids[0, :1, :12], torch.ones(1, min(12, batch.sub_ids.shape[-1]), dtype=torch.bool)
+    with torch.inference_mode():
+        if case.schedule == "published":
+            wide = published.pad_texts(ids, mask, case.padded[1])
+            jobs = {
+                "encode": lambda: published.encode_slides(model, batch.patches),
+                "ground": lambda: published.ground(model, batch.patches, *wide),
+            }
+            return {"seconds": best(jobs[case.job], case.steps, clock), "peak_gb": peak_gb()}
+        code, negated = model.encode_slides(batch.patches, batch.patch_mask), torch.zeros(1, dtype=torch.bool)
+        text = model.encode_texts(("",), ids, mask, negated)
+
+        def answer(words: TextCode) -> None:
+            model.presence(code, words)
+            model.heat(code, words)
+
+        jobs = {
+            "encode": lambda: model.encode_slides(batch.patches, batch.patch_mask),
+            "ground": lambda: answer(model.encode_texts(("",), ids, mask, negated)),
+        }
+        seconds = best(jobs[case.job], case.steps * (4 if case.job == "ground" else 1), clock)
+        return {"seconds": seconds, "peak_gb": peak_gb(), "beside_text": best(lambda: answer(text), 20, clock)}
+
+
+def best(job: Callable[[], object], times: int, clock: str) -> float:
+    """Seconds of the fastest of several runs, after one to warm up."""
+    now = time.process_time if clock == "cpu" else time.perf_counter
+    job()
+    seconds = []
+    for _ in range(times):
+        start = now()
+        job()
+        seconds.append(now() - start)
+    return min(seconds)
+
+
+def peak_gb() -> float:
+    """This process's peak resident memory."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    main()

@@ -1,0 +1,119 @@
+"""The command line: quick to start, one clear line on bad input, machine-readable where asked."""
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+COMMAND = [sys.executable, "-c", "from pathflip.cli import main; main()"]
+VERBS = ["simulate", "info", "tile", "extract", "train", "eval", "zero-shot", "retrieve", "ground", "demo"]
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, *words], capture_output=True, text=True)
+
+
+def test_help_lists_every_verb():
+    done = run("--help")
+    assert done.returncode == 0
+    for verb in VERBS:
+        assert verb in done.stdout
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself_and_speaks_json(verb):
+    done = run(verb, "--help")
+    assert done.returncode == 0
+    assert "--json" in done.stdout
+
+
+def test_importing_costs_less_than_a_fifth_of_a_second():
+    probe = "import time; t = time.perf_counter(); import pathflip; print(time.perf_counter() - t)"
+    best = min(
+        float(subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True).stdout) for _ in range(3)
+    )
+    assert best < 0.2
+
+
+@pytest.fixture
+def slides(tmp_path):
+    rng = np.random.default_rng(0)
+    picture = np.full((600, 800, 3), 243, np.uint8)
+    picture[150:450, 200:600] = np.array([190, 90, 150]) + rng.integers(-40, 40, (300, 400, 3))
+    folder = tmp_path / "slides"
+    folder.mkdir()
+    Image.fromarray(picture).save(folder / "a case.tif", resolution=5000.0, resolution_unit="cm")
+    Image.fromarray(picture).save(folder / "unknown.png")
+    (folder / "broken.svs").write_bytes(b"II*\0 this is no slide")
+    return folder
+
+
+def rows(done: subprocess.CompletedProcess[str]) -> dict[str, dict]:
+    return {row.get("slide_id", row.get("path")): row for row in map(json.loads, done.stdout.splitlines())}
+
+
+def test_info_goes_on_after_a_broken_slide(slides):
+    done = run("info", str(slides), "--json")
+    assert done.returncode == 1
+    found = rows(done)
+    assert found["a case"]["mpp0"] == pytest.approx(2.0, rel=1e-3)
+    assert found["a case"]["size0"] == [800, 600]
+    assert found["unknown"]["mpp0"] is None
+    assert any("error" in row for row in found.values())
+    assert "Traceback" not in done.stderr
+
+
+def test_tile_refuses_what_it_must_and_does_the_rest(slides, tmp_path):
+    done = run("tile", str(slides), "--tile-px", "64", "--mpp", "2", "--out", str(tmp_path / "out"), "--json")
+    found = rows(done)
+    assert done.returncode == 1
+    assert found["a case"]["num_tiles"] > 10
+    assert "--slide-mpp" in found["unknown"]["error"]
+    assert found["broken"]["error"]
+    failures = [json.loads(line) for line in (tmp_path / "out" / "failures.jsonl").read_text().splitlines()]
+    assert {row["slide_id"] for row in failures} == {"broken", "unknown"}
+
+
+def test_extract_does_the_rest_and_is_quick_the_second_time(slides, tmp_path):
+    command = [
+        "extract",
+        str(slides),
+        "--tile-px",
+        "64",
+        "--mpp",
+        "2",
+        "--out",
+        str(tmp_path),
+        "--workers",
+        "1",
+        "--json",
+    ]
+    first, start = run(*command), time.perf_counter()
+    assert rows(first)["a case"]["status"] == "done"
+    again = rows(run(*command))
+    assert time.perf_counter() - start < 60
+    assert again["a case"]["status"] == "skipped"
+    changed = run(*command, "--min-tissue", "0.9")
+    assert changed.returncode == 2
+    assert "min_tissue" in changed.stderr
+    assert len(changed.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "align_bse", "--features", ".", "--captions", "x", "--out", "y"], "did you mean 'align_base'"),
+        (["zero-shot", "--model", "nowhere", "--features", "x.h5", "--classname", "a"], "nowhere"),
+        (["simulate", "mars", "--out", "x"], "mars"),
+        (["info", "no/such/slide.svs"], "no/such/slide.svs"),
+    ],
+)
+def test_bad_input_is_one_line_and_no_traceback(words, said):
+    done = run(*words)
+    assert done.returncode in (1, 2)
+    assert said in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,99 @@
+"""The road end to end: the quick demo, and every verb on what it leaves behind."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def run(*words: str, status: int = 0) -> list[dict]:
+    """A command as a person would type it; its JSON lines."""
+    command = [sys.executable, "-c", "from pathflip.cli import main; main()", *words, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("demo")
+    (result,) = run("demo", "--quick", "--out", str(out))
+    assert result["report"] == str(out / "report.html")
+    return out
+
+
+def test_the_demo_leaves_a_report_and_numbers(demo):
+    page = (demo / "report.html").read_text(encoding="utf-8")
+    assert "not a medical device" in page.lower()
+    results = json.loads((demo / "results.json").read_text(encoding="utf-8"))
+    assert set(results["measures"]["grounding AP"]) == {
+        "PathFLIP", "mean-pool CLIP", "ABMIL CLIP", "published PathFLIP",
+    }  # fmt: skip
+    for found in results["measures"].values():
+        for entry in found.values():
+            assert entry["value"] is None or 0 <= entry["value"] <= 1
+    assert results["ceilings"]["grounding AP"] > 0.3
+
+
+def test_running_it_again_redoes_nothing(demo):
+    before = {p: p.stat().st_mtime_ns for p in (demo / "features_stain_texture").glob("*.h5")}
+    weights = (demo / "runs" / "align_base" / "last" / "model.safetensors").read_bytes()
+    run("demo", "--quick", "--out", str(demo))
+    assert before == {p: p.stat().st_mtime_ns for p in (demo / "features_stain_texture").glob("*.h5")}
+    assert weights == (demo / "runs" / "align_base" / "last" / "model.safetensors").read_bytes()
+
+
+def test_every_verb_works_on_what_the_demo_left(demo, tmp_path):
+    features, model = demo / "features_stain_texture", demo / "runs" / "align_base"
+    slides = sorted((demo / "cohort" / "slides").glob("*.tif"))[:2]
+    names = [slide.stem for slide in slides]
+    files = [str(features / f"{name}.h5") for name in names]
+
+    rows = run("info", *map(str, slides))
+    assert [row["slide_id"] for row in rows] == names
+    assert rows[0]["mpp0"] == pytest.approx(2.0, rel=1e-3)
+    tiled = run("tile", *map(str, slides), "--tile-px", "64", "--mpp", "2", "--out", str(tmp_path / "tiles"))
+    assert all(row["num_tiles"] > 20 for row in tiled)
+
+    two = [word for file in files for word in ("--features", file)]
+    answer = run("zero-shot", "--model", str(model), *two, "--classname", "melanoma", "--classname", "adenocarcinoma")
+    assert all(sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-3) for row in answer)
+    found = run("retrieve", "--model", str(model), "--features", str(features), "--text", "There is necrosis.")
+    assert len(found[0]["slides"]) == 5
+    command = ["ground", "--model", str(model), "--features", files[0], "--slide", str(slides[0])]
+    (ground,) = run(*command, "--text", "necrosis", "--out", str(tmp_path / "heat"))
+    assert all(Path(file).stat().st_size > 200 for file in ground["files"])
+    assert "painted" in ground["note"]
+    measured = run("eval", "--model", str(model), "--features", str(features), "--cohort", str(demo / "cohort"))
+    assert {row["measure"] for row in measured} >= {"presence AUROC", "grounding AP", "R@1 combined"}
+
+
+def test_training_and_retrieval_from_captions_alone(demo, tmp_path):
+    features = demo / "features_stain_texture"
+    captions = demo / "cohort" / "captions.jsonl"
+    (row,) = run(
+        "train", "align_base", "--features", str(features), "--captions", str(captions),
+        "--splits", str(demo / "cohort" / "splits.csv"), "--out", str(tmp_path / "run"),
+        "--set", "train.steps=2", "--set", "train.batch_size=4", "--set", "model.width=32",
+    )  # fmt: skip
+    assert row["step"] == 2
+    measured = run("eval", "--model", str(tmp_path / "run"), "--features", str(features), "--captions", str(captions))
+    assert {row["measure"] for row in measured} >= {"R@1 slide → text", "R@10 text → slide"}
+
+
+def test_a_model_refuses_features_of_another_resolution(demo, tmp_path):
+    slide = sorted((demo / "cohort" / "slides").glob("*.tif"))[0]
+    run("extract", str(slide), "--tile-px", "64", "--mpp", "4", "--out", str(tmp_path))
+    other = tmp_path / "features_stain_texture" / f"{slide.stem}.h5"
+    (row,) = run(
+        "zero-shot", "--model", str(demo / "runs" / "align_base"), "--features", str(other),
+        "--classname", "a", "--classname", "b", status=1,
+    )  # fmt: skip
+    assert "mpp" in row["error"]
+    assert "4" in row["error"]
+    assert "2" in row["error"]
