@@ -26,14 +26,16 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from pathflip.errors import PathFLIPError
 from pathflip.features import Encoder, load_encoder
-from pathflip.features.extract import read_tiles
+from pathflip.features.extraction import read_tiles
+from pathflip.features.texture import describe, estimate_stains
 from pathflip.geometry import TileGrid, TileSpec
 from pathflip.slide import find_tissue, open_slide, tile_slide
 
 ASSUMED_MPP = {"colon-submucosal-lipoma": 0.5, "head-neck-frozen-section-no-mpp": 0.5}
 SPECS = (TileSpec(256, 0.5), TileSpec(64, 2.0))
+CALIBRATION_WEIGHT = {"joint_re": 3.0, "hue": 3.0}
 Tiles = dict[str, NDArray[Any]]
-"""tiles uint8 (n, px, px, 3); group (n,) slide; target (n,) class; reference, query: lists of two boolean rows."""
+"""tiles uint8 (n, px, px, 3); group (n,) slide; target (n,) class; fold (n,) 0 or 1, -1 for neither."""
 
 
 def real_slides(asked: str | None) -> Path | None:
@@ -131,6 +133,23 @@ def score(matrix: NDArray[np.float32], task: Tiles) -> float:
     return float(max(np.mean(results[0]), np.mean(results[1])))
 
 
+def calibrate(tasks: dict[str, Tiles]) -> None:
+    """Print CENTRE and SPREAD for features/calibration.py, from the raw descriptor of every task's tiles."""
+    groups: dict[str, list[NDArray[np.float32]]] = {}
+    for task in tasks.values():
+        for group in np.unique(task["group"]):
+            tiles = task["tiles"][task["group"] == group]
+            for name, values in describe(torch.as_tensor(tiles), estimate_stains(tiles[:64])).items():
+                groups.setdefault(name, []).append(values.t().numpy())
+    centre, spread = [], []
+    for name, parts in groups.items():
+        values = np.concatenate(parts)
+        centre += values.mean(axis=0).tolist()
+        spread += (np.maximum(values.std(axis=0), 0.01) / CALIBRATION_WEIGHT.get(name, 1.0)).tolist()
+    for label, numbers in (("CENTRE", centre), ("SPREAD", spread)):
+        print(f"{label} = ({', '.join(f'{number:.3g}' for number in numbers)})")
+
+
 def speed(encoder: Encoder, px: int, seconds: float = 3.0) -> tuple[float, float]:
     """Tiles a second by the clock, and a second of processor time (fair on a machine that others load too)."""
     tiles = np.random.default_rng(0).integers(0, 256, (128, px, px, 3), dtype=np.uint8)
@@ -161,6 +180,7 @@ def main() -> None:
     )
     parser.add_argument("--per-slide", type=int, default=150, help="tiles of a real slide")
     parser.add_argument("--encoders", default="stain_texture,colour_histogram,random_resnet18")
+    parser.add_argument("--calibrate", action="store_true", help="print the constants of features/calibration.py")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     tasks: dict[str, Tiles] = {}
@@ -175,6 +195,9 @@ def main() -> None:
     for name, task in tasks.items():
         classes = len(np.unique(task["target"]))
         print(f"{name}: {len(task['tiles'])} tiles, {classes} classes (chance {1 / classes:.3f})")
+    if arguments.calibrate:
+        calibrate(tasks)
+        return
     rows = [measure(name, tasks) for name in arguments.encoders.split(",")]
     cores, load = os.cpu_count() or 1, os.getloadavg()[0]
     print(f"{cores} cores, load {load:.1f} while measuring, torch threads {torch.get_num_threads()}")

@@ -1,4 +1,4 @@
-"""Variant 1 computed the way the released code does, on the parameters of our model: what align_step.py measures against.
+"""Variant 1 the way the released code computes it, on the parameters of our model: what align_step.py measures against.
 
 Texts padded to the maximum, one pass for captions and one for sub-captions; every layer for every token; keys and
 values of all patches projected in every layer that reads them; regions one after the other; attention maps kept.
@@ -39,18 +39,23 @@ def _attention(block: nn.Module, q: Tensor, k: Tensor, v: Tensor, bias: Tensor |
     return out.permute(0, 2, 1, 3).flatten(2), weights
 
 
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    return F.linear(x, layer.weight, layer.bias)
+
+
 def _self(block: SelfAttention, h: Tensor, bias: Tensor | None = None) -> Tensor:
-    out, _ = _attention(block, block.query(h), block.key(h), block.value(h), bias)
-    return block.norm(F.dropout(block.out(out), block.dropout, block.training) + h)
+    out, _ = _attention(block, _linear(block.query, h), _linear(block.key, h), _linear(block.value, h), bias)
+    return block.norm(F.dropout(_linear(block.out, out), block.dropout, block.training) + h)
 
 
 def _cross(block: PatchCrossAttention, h: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    out, weights = _attention(block, block.query(h), block.key(x), block.value(x), None)
-    return block.norm(F.dropout(block.out(out), block.dropout, block.training) + h), weights
+    out, weights = _attention(block, _linear(block.query, h), _linear(block.key, x), _linear(block.value, x), None)
+    return block.norm(F.dropout(_linear(block.out, out), block.dropout, block.training) + h), weights
 
 
 def _feed(block: FeedForward, h: Tensor) -> Tensor:
-    return block(h)
+    out = _linear(block.down, F.gelu(_linear(block.up, h)))
+    return block.norm(F.dropout(out, block.dropout, block.training) + h)
 
 
 def _queries(model: PublishedPathFLIP, x: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -103,14 +108,14 @@ def losses(model: PublishedPathFLIP, batch: AlignBatch, index: Tensor) -> tuple[
         for a, b in ((v, t), (t, v))
     )
     texts = torch.stack([subs[row] for row in index])  # one copy of its candidates a slide
-    attended = _head(model, texts, code.regions)[0]
+    attended = _head(model, texts, code.regions)
     cosine = (F.normalize(attended, dim=-1) * F.normalize(texts, dim=-1)).sum(dim=-1)
     labels = 2.0 * (index // num_subs == target.unsqueeze(1)) - 1.0
     region = -F.logsigmoid(labels * model.logit_scale * cosine).sum() / index.shape[1]
     return {"slide": slide, "region": region}, code
 
 
-def _head(model: PublishedPathFLIP, texts: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+def _head(model: PublishedPathFLIP, texts: Tensor, regions: Tensor) -> Tensor:
     head = model.region_head
     q, k, v = head.projected_query(texts), head.projected_key(regions), head.projected_value(regions)
     attention = head.attention
@@ -127,14 +132,14 @@ def _head(model: PublishedPathFLIP, texts: Tensor, regions: Tensor) -> tuple[Ten
         attention.out_proj.weight,
         attention.out_proj.bias,
         need_weights=True,
-    )[0].transpose(0, 1), k
+    )[0].transpose(0, 1)
 
 
 def ground(model: PublishedPathFLIP, patches: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
     """One phrase on one slide: the released code encodes the slide anew for every phrase."""
     code = encode_slides(model, patches)
     text = encode_texts(model, ids, mask).unsqueeze(0)
-    return F.cosine_similarity(_head(model, text, code.regions)[0], text, dim=-1)
+    return F.cosine_similarity(_head(model, text, code.regions), text, dim=-1)
 
 
 def pad_texts(ids: Tensor, mask: Tensor, width: int) -> tuple[Tensor, Tensor]:

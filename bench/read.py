@@ -5,7 +5,7 @@
 Every reader cuts the same tiles (256 px at 0.5 mpp, of the tissue, row by row) from a freshly opened slide:
 
 * ``pathflip``   ``Slide.read_tile``;
-* ``openslide``  ``read_region`` at the best level, ``convert("RGB")``, Pillow bilinear resize: how extraction tools do it;
+* ``openslide``  ``read_region`` at the best level, ``convert("RGB")``, Pillow bilinear resize, as extraction tools do;
 * ``tiffslide``  the same through tiffslide, where it is installed (``pip install tiffslide``);
 * ``limit``      decoding the stored JPEG tiles under these tiles, each once, at full size, and nothing else.
 
@@ -38,6 +38,7 @@ ReadSome = Callable[[Corners], None]
 
 
 def pathflip_reader(path: Path, grid: TileGrid) -> tuple[ReadSome, Callable[[], None]]:
+    """The package's own reader."""
     slide = open_slide(path)
 
     def read(corners: Corners) -> None:
@@ -48,6 +49,7 @@ def pathflip_reader(path: Path, grid: TileGrid) -> tuple[ReadSome, Callable[[], 
 
 
 def region_reader(path: Path, grid: TileGrid, opener: Callable[[str], Any]) -> tuple[ReadSome, Callable[[], None]]:
+    """``read_region`` of OpenSlide or of a library with its interface."""
     handle = opener(str(path))
     factor = grid.tile_px0 / grid.spec.tile_px
     level = best_level(tuple(handle.level_downsamples), factor)

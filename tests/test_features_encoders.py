@@ -35,7 +35,7 @@ def test_random_weights_leave_the_global_generator_alone():
 
 def test_histogram_equals_numpy(rng):
     tile = rng.integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
-    want, _ = np.histogramdd(tile.reshape(-1, 3) * 5 // 256, bins=[range(6)] * 3)
+    want, _ = np.histogramdd(tile.reshape(-1, 3).astype(int) * 5 // 256, bins=[range(6)] * 3)
     np.testing.assert_allclose(
         load_encoder("colour_histogram").encode(tile)[0], np.sqrt(want.ravel() / 1024), rtol=1e-6
     )

@@ -14,8 +14,7 @@ import pytest
 
 from pathflip.errors import ConfigError, SlideError
 from pathflip.features import extract, extract_cohort, load_encoder, read_features
-from pathflip.features import extract as extract_function
-from pathflip.features.extract import read_tiles
+from pathflip.features.extraction import read_tiles
 from pathflip.geometry import TileSpec
 from pathflip.slide import find_tissue, open_slide, tile_slide
 from slide_files import write_pyramid
@@ -48,7 +47,7 @@ def bytes_of(folder):
 
 @pytest.mark.parametrize(("memory", "readers", "batch"), [(2**27, 0, 256), (0, 0, 7), (0, 2, 5)])
 def test_rows_equal_encoding_each_tile(folder, monkeypatch, memory, readers, batch):
-    module = sys.modules["pathflip.features.extract"]
+    module = sys.modules["pathflip.features.extraction"]
     monkeypatch.setattr(module, "_IN_MEMORY_BYTES", memory)
     encoder = load_encoder("stain_texture", "cpu")
     calls = []
@@ -89,7 +88,7 @@ def test_unreadable_tiles_are_invalid_rows(folder):
         assert readable.tolist() == [True, False]
         assert tiles[1].max() == 0
         with pytest.raises(SlideError, match="none of its"):
-            extract_function(Damaged(slide, set(map(tuple, grid.coords.tolist()))), grid, encoder)
+            extract(Damaged(slide, set(map(tuple, grid.coords.tolist()))), grid, encoder)
 
 
 def test_cohort_outcomes_failures_and_resume(folder, tmp_path):
@@ -164,7 +163,7 @@ if __name__ == "__main__":
     def show(step):
         if step.outcome:
             print(step.outcome.slide_id, step.outcome.status, flush=True)
-    extract_cohort(sorted(Path(sys.argv[1]).iterdir()), TileSpec(64, 2.0, 4), "stain_texture", sys.argv[2],
+    extract_cohort(sorted(Path(sys.argv[1]).iterdir()), TileSpec(64, 2.0, 16), "stain_texture", sys.argv[2],
                    num_workers=int(sys.argv[3]), progress=show)
 """
 

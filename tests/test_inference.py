@@ -63,7 +63,7 @@ def test_a_statement_of_absence_says_so(model):
 
 
 def test_keys_are_where_their_tiles_are(model):
-    if not model.checkpoint.model.keys_are_patches:
+    if not model.net.keys_are_patches:
         encoded = pathflip.encode_slide(model, slide("a"))
         cells = slide("a").grid.cells()[encoded.key_of_tile >= 0] // 3
         for key in np.unique(encoded.key_of_tile[encoded.key_of_tile >= 0]):
@@ -72,7 +72,7 @@ def test_keys_are_where_their_tiles_are(model):
         return
     found = slide("a")
     encoded = pathflip.encode_slide(model, found)
-    net, row = model.checkpoint.model, 5
+    net, row = model.net, 5
     from pathflip.data.regions import neighbour_context, relative_positions
 
     context = neighbour_context(found.features, found.grid.cells(), found.valid)

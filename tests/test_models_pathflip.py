@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from pathflip.models import build_model
-from pathflip.models.pathflip import caption_scores, matrix_nce
+from pathflip.models.pathflip import caption_scores, matrix_nce, statement_nce
 from pathflip.types import AlignBatch, TextCode
 
 B, L, S, D, K, T, U, V = 3, 4, 5, 7, 3, 9, 6, 50
@@ -187,6 +187,21 @@ def test_caption_scores_and_contrast_equal_naive_loops():
     rows = -torch.stack([torch.log_softmax(got[i], 0)[i] for i in range(B)]).mean()
     columns = -torch.stack([torch.log_softmax(got[:, i], 0)[i] for i in range(B)]).mean()
     torch.testing.assert_close(matrix_nce(got, slice(0, B)), (rows + columns) / 2)
+
+
+def test_statement_contrast_equals_a_naive_loop():
+    g = torch.Generator().manual_seed(2)
+    logits = torch.randn(4, 6, generator=g)
+    truth = torch.tensor([[1, 1, -1, 1, 0, -1], [-1, 1, -1, 1, 1, -1], [-1, -1, -1, 1, -1, -1], [-1, 1, 1, 1, 0, -1]])
+    losses = []
+    for c in range(6):
+        known = [b for b in range(4) if truth[b, c] != 0]
+        true = [b for b in known if truth[b, c] > 0]
+        if true and len(true) < len(known):  # column 3 is true of all, column 5 of none: both silent
+            log_prob = torch.log_softmax(logits[known, c], 0)
+            losses.append(-sum(log_prob[known.index(b)] for b in true) / len(true))
+    torch.testing.assert_close(statement_nce(logits, truth), torch.stack(losses).mean())
+    assert len(losses) == 4
 
 
 def test_a_batch_of_one_trains(flip):

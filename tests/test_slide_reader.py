@@ -5,6 +5,7 @@ import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -68,6 +69,38 @@ def test_a_tile_is_the_exact_mean_over_its_microns(pyramid, picture, reader, mpp
     # would cost 1.8 on average, one pixel 3.6.
     assert np.abs(got - want).max() <= (1 if mpp in (0.25, 0.3) else 6)
     assert np.abs(got - want).mean() < (0.1 if mpp in (0.25, 0.3) else 1.2)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_levels_of_rounded_size_are_not_displaced(tmp_path, reader):
+    """1021 px in 256: the ratio of sizes, 3.988, taken at its word would be 2.7 level-0 pixels off at the far edge."""
+    picture = smooth_picture(765, 1021)
+    whole = cv2.copyMakeBorder(picture, 0, 3, 0, 3, cv2.BORDER_REPLICATE)
+    path = write_pyramid(tmp_path / "a.tif", [picture, halved(whole, 4)], mpp=0.25)
+    spec = TileSpec(24, 1.1)
+    with open_slide(path, reader=reader) as slide:
+        side0 = spec.tile_px0(slide.info)
+        x0, y0 = 1021 - side0 - 9, 765 - side0 - 6
+        got = slide.read_tile(x0, y0, spec).astype(int)
+    shifts = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
+    errors = [np.abs(got - exact_box(picture, x0 + dx, y0 + dy, side0, side0, (24, 24))).mean() for dx, dy in shifts]
+    assert errors[0] == min(errors) < 2.2
+
+
+def test_openslide_starts_between_pixels_and_says_where(tmp_path):
+    """With a ratio of 3.988 OpenSlide interpolates; the source hands on by what fraction."""
+    wave = np.abs((np.arange(256) * 20) % 400 - 200)
+    stored = np.repeat(np.broadcast_to(wave[None, :, None], (192, 256, 1)), 3, axis=2).astype(np.uint8)
+    level0 = np.zeros((765, 1021, 3), np.uint8)
+    path = write_pyramid(tmp_path / "a.tif", [level0, stored], mpp=0.25)
+    with open_slide(path, reader="openslide") as slide:
+        fractions = []
+        for x in range(5, 200, 9):
+            pixels, dx, _ = slide._source.read(1, x, 40, 32, 16)
+            want = np.interp(x + dx + np.arange(1, 31), np.arange(256), wave)
+            assert np.abs(pixels[8, 1:31, 0] - want).max() <= 1.5
+            fractions.append(abs(dx))
+    assert max(fractions) > 0.1
 
 
 def test_every_scanner_sees_the_same_microns(tmp_path, picture):

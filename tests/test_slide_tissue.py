@@ -31,7 +31,7 @@ def test_pale_and_dark_tissue_but_nothing_grey(tmp_path):
     picture = glass()
     for x, color in ((150, EOSIN), (400, HAEMATOXYLIN), (650, PALE)):
         cv2.circle(picture, (x, 300), 90, color, -1)
-    picture[:40] = 35  # a scanner band
+    picture[:40] = (33, 35, 38)  # a scanner band, near black: a few grey levels of tint are much optical density
     picture[40:80] = np.linspace(35, 240, 40)[:, None, None].astype(np.uint8)  # and its shadow
     cv2.circle(picture, (200, 700), 60, (170, 170, 172), -1)  # an out-of-focus speck
     cv2.circle(picture, (400, 700), 6, EOSIN, -1)  # dust, 24 µm

@@ -128,6 +128,21 @@ def test_precision_is_what_was_asked_one_model_after_another(tmp_path, precision
     assert step.model.text.weight.dtype == torch.float32
 
 
+@pytest.mark.slow
+def test_a_compiled_model_trains_alike(tmp_path):
+    """Traced by torch.compile and run without a C++ compiler, which a test machine may lack."""
+
+    class Traced(TinyAlign):
+        def compile(self):
+            torch.nn.Module.compile(self, backend="eager")
+
+    step = AlignStep(Traced())
+    compiled, _ = train(tmp_path / "compiled", step=step, compile=True, steps=3)
+    plain, _ = train(tmp_path / "plain", dropout=0.0, steps=3)
+    assert step.model._compiled_call_impl is not None
+    assert all(torch.allclose(compiled[name], plain[name], atol=1e-5) for name in plain)
+
+
 def test_half_precision_on_a_cpu_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="precision: got 'fp16' on a CPU"):
         train(tmp_path, precision="fp16")

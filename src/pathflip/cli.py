@@ -326,7 +326,7 @@ def zero_shot(
     from pathflip import inference
 
     names = {c.partition("=")[0]: (c.partition("=")[2] or c).split("|") for c in classname}
-    rows = []
+    rows: list[dict[str, Any]] = []
     loaded = inference.load(model)
     for slide in _encoded(loaded, features, rows):
         answer = inference.zero_shot(loaded, [slide], names, template or inference.TEMPLATES)

@@ -21,7 +21,7 @@ import torch
 
 from pathflip import __version__
 from pathflip.evaluate.ceiling import supervised_ceiling
-from pathflip.evaluate.cohort import measures, read_cohort, score_model
+from pathflip.evaluate.cohort import Cohort, CohortScores, measures, read_cohort, score_model
 from pathflip.evaluate.compare import Estimate, estimate_all
 from pathflip.evaluate.examples import confusions, finding_rows, grounding_examples, retrieval_examples
 from pathflip.evaluate.report import ModelNote, ReportContent, write_report
@@ -52,6 +52,10 @@ DESCRIPTIONS = {
     "ABMIL CLIP": "one vector a slide, pooled by gated attention, against one a caption",
     "published PathFLIP": "the paper's model at this size: Q-Formers, regions of 4 × 4 tiles, text-region attention",
 }
+SELECTION = (
+    "Phrases stand at even steps of the model's average precision, best to worst, and reports at even steps of rank; "
+    "none was picked by hand."
+)
 QUICK_NOTE = "A quick run: it shows that everything works; too few slides and steps for its numbers to mean much."
 VERSIONS = {"pathflip": __version__, "torch": torch.__version__, "python": platform.python_version()}
 NOTE = (
@@ -99,23 +103,13 @@ def run_demo(
     say(world.describe())
     with clock.stage("paint slides, write reports"):
         simulate(world, out / "cohort", num_workers=num_workers, progress=progress)
-    slides = sorted((out / "cohort" / "slides").glob("*.tif"))
-    spec = TileSpec(world.tile_px, world.mpp)
     with clock.stage("find tissue, cut tiles, extract features"):
-        rows = extract_cohort(
-            slides,
-            spec,
-            "stain_texture",
-            out,
-            num_workers=num_workers,
-            progress=lambda p: progress(p.slides_done, p.slides, f"{p.tiles_per_s:.0f} tiles/s"),
-        )
-    features = Path(rows[0].path).parent
+        features = _extract(world, out, num_workers, progress)
     recipes = _recipes(quick, seed)
     with clock.stage("train four models"):
         seconds = _train_all(recipes, features, out, num_workers, progress)
+    models = {name: load(out / "runs" / recipe.name) for name, recipe in recipes.items()}
     with clock.stage("evaluate on unseen patients"):
-        models = {name: load(out / "runs" / recipe.name) for name, recipe in recipes.items()}
         test = read_cohort(out / "cohort", features, "test")
         scores = {name: score_model(name, model, test) for name, model in models.items()}
         found = {name: measures(score, test) for name, score in scores.items()}
@@ -123,30 +117,27 @@ def run_demo(
         ceilings = supervised_ceiling(read_cohort(out / "cohort", features, "train"), test)
     say(_table(estimates, ceilings))
     with clock.stage("write the report"):
-        content = ReportContent(
-            world=world.describe(),
-            splits=_splits(out / "cohort"),
-            reference=REFERENCE,
-            models=[_model_note(name, model, seconds[name]) for name, model in models.items()],
-            groundings=grounding_examples(
-                out / "cohort", test, scores[REFERENCE], models[REFERENCE], models[BASELINE], num=4 if quick else 6
+        notes = [_model_note(name, model, seconds[name]) for name, model in models.items()]
+        content = _content(out / "cohort", test, scores[REFERENCE], models)
+        made = f"pathflip demo --out {out.name} --seed {seed}" + (" --quick" if quick else "")
+        write_report(
+            out / "report.html",
+            ReportContent(
+                world=world.describe(),
+                splits=_splits(out / "cohort"),
+                reference=REFERENCE,
+                models=notes,
+                estimates=estimates,
+                ceilings=ceilings,
+                timings=clock.seconds,
+                command=made,
+                versions=VERSIONS,
+                notes=[QUICK_NOTE] if quick else [],
+                baseline=BASELINE,
+                selection=SELECTION,
+                **content,
             ),
-            retrievals=retrieval_examples(out / "cohort", test, scores[REFERENCE]),
-            confusions=confusions(test, scores[REFERENCE]),
-            estimates=estimates,
-            ceilings=ceilings,
-            findings=finding_rows(test, scores[REFERENCE]),
-            timings=clock.seconds,
-            command=f"pathflip demo --out {out} --seed {seed}" + (" --quick" if quick else ""),
-            versions=VERSIONS,
-            notes=[
-                "A quick run: it shows that everything works; too few slides and steps for its numbers to mean much."
-            ]
-            if quick
-            else [],
-            baseline=BASELINE,
         )
-        write_report(out / "report.html", content)
     result = {
         "report": str(out / "report.html"),
         "seconds": {name: round(value, 1) for name, value in clock.seconds.items()},
@@ -156,6 +147,34 @@ def run_demo(
     }
     write_json(out / "results.json", _finite(result))
     return result
+
+
+def _extract(world: World, out: Path, num_workers: int, progress: Callable[..., None]) -> Path:
+    """Tissue, tiles and features of every slide; returns the folder of feature files."""
+    rows = extract_cohort(
+        sorted((out / "cohort" / "slides").glob("*.tif")),
+        TileSpec(world.tile_px, world.mpp),
+        "stain_texture",
+        out,
+        num_workers=num_workers,
+        progress=lambda p: progress(p.slides_done, p.slides, f"{p.tiles_per_s:.0f} tiles/s"),
+    )
+    return Path(rows[0].path).parent
+
+
+def _content(
+    cohort: Path,
+    test: Cohort,
+    scores: CohortScores,
+    models: Mapping[str, Aligned],
+) -> dict[str, Any]:
+    """What the page shows: phrases, retrieved cases, confusions, findings."""
+    return {
+        "groundings": grounding_examples(cohort, test, scores, models[REFERENCE], models[BASELINE]),
+        "retrievals": retrieval_examples(cohort, test, scores),
+        "confusions": confusions(test, scores),
+        "findings": finding_rows(test, scores),
+    }
 
 
 def _recipes(quick: bool, seed: int) -> dict[str, AlignRecipe]:

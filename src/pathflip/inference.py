@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from pathflip.geometry import TileGrid
 from pathflip.slide import open_slide
 from pathflip.text.sentences import split_sentences
 from pathflip.text.statements import parse_statement
-from pathflip.types import Heatmap, SlideCode, SlideFeatures, TextCode
+from pathflip.types import AlignModel, Heatmap, SlideCode, SlideFeatures, TextCode
 
 __all__ = [
     "Aligned",
@@ -46,6 +46,8 @@ __all__ = [
 TEMPLATES = ("{}.", "The tissue shows {}.", "This slide shows {}.", "Diagnosis: {}.")
 SENTENCE_WEIGHT = 2.0
 """Weight of the statement-level score beside the whole-slide score in retrieval (docs/method.md)."""
+SIMILARITY_WEIGHT = 5.0
+"""Weight of the whole-slide cosine beside the presence logit in zero-shot classification (chosen on val, docs/log.md)."""
 FEWEST_TO_STANDARDISE = 8
 TEXTS_PER_CALL = 256
 THUMBNAIL_PX = 1400
@@ -59,6 +61,11 @@ class Aligned:
     text: TextSpec
     regions: RegionSpec
     device: torch.device
+
+    @property
+    def net(self) -> AlignModel:
+        """The model itself."""
+        return cast(AlignModel, self.checkpoint.model)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,19 +144,19 @@ def encode_slide(model: Aligned, features: SlideFeatures) -> EncodedSlide:
     def gathered(rows: np.ndarray) -> Tensor:
         return torch.from_numpy(np.where(grid.mask[..., None], rows[grid.index], 0)[None]).to(model.device)
 
-    code = model.checkpoint.model.encode_slides(
+    code = model.net.encode_slides(
         gathered(patches), torch.from_numpy(grid.mask[None]).to(model.device), gathered(context), gathered(position)
     )
     key_of_tile = np.full(len(features.valid), -1, np.int64)
     region, slot = np.nonzero(grid.mask)
     patch_key = region * grid.mask.shape[1] + slot
-    key_of_tile[grid.index[region, slot]] = patch_key if model.checkpoint.model.keys_are_patches else region
+    key_of_tile[grid.index[region, slot]] = patch_key if model.net.keys_are_patches else region
     return EncodedSlide(features.slide_id, code, features.grid, key_of_tile)
 
 
 def _key_regions(model: Aligned) -> RegionSpec:
     """Regions matter to models whose keys are regions; for patch keys any grouping gives the same keys."""
-    return RegionSpec(side=1) if model.checkpoint.model.keys_are_patches else model.regions
+    return RegionSpec(side=1) if model.net.keys_are_patches else model.regions
 
 
 @torch.no_grad()
@@ -181,7 +188,7 @@ def encode_text(model: Aligned, texts: str | Sequence[str], *, statements: bool 
         tokens = model.checkpoint.tokenizer.encode([text for text, _ in encoded], limit)
         negated = torch.tensor([negated for _, negated in encoded], device=model.device)
         ids, mask = tokens.ids.to(model.device), tokens.mask.to(model.device)
-        code = model.checkpoint.model.encode_texts(chunk, ids, mask, negated)
+        code = model.net.encode_texts(chunk, ids, mask, negated)
         if code.gate is not None:
             code = replace(code, gate=code.gate * torch.tensor(visual, device=model.device))
         parts.append(code)
@@ -198,7 +205,7 @@ def presence_scores(
 
 
 def _presence(model: Aligned, slide: EncodedSlide, code: TextCode) -> np.ndarray:
-    return model.checkpoint.model.presence(slide.code, code)[0].float().cpu().numpy()
+    return model.net.presence(slide.code, code)[0].float().cpu().numpy()
 
 
 def _encoded(model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide]) -> Iterator[EncodedSlide]:
@@ -215,8 +222,8 @@ def zero_shot(
 ) -> ZeroShot:
     """Classify slides by words alone.
 
-    Every class is the mean over ``classnames[class] × templates`` of the whole-slide similarity and of the
-    text-conditioned presence; the two are added on the scale they were trained on.
+    A class scores the mean over ``classnames[class] × templates`` of the text-conditioned presence logit plus
+    ``SIMILARITY_WEIGHT`` times the whole-slide cosine.
 
     Args:
         classnames: class -> its names (synonyms). At least two classes.
@@ -250,8 +257,8 @@ def _prompts(classnames: Mapping[str, Sequence[str]], templates: Sequence[str]) 
 
 
 def _class_scores(model: Aligned, slide: EncodedSlide, code: TextCode) -> np.ndarray:
-    similarity = model.checkpoint.model.similarity(slide.code, code)[0].float().cpu().numpy()
-    return 10.0 * similarity + _presence(model, slide, code)
+    similarity = model.net.similarity(slide.code, code)[0].float().cpu().numpy()
+    return SIMILARITY_WEIGHT * similarity + _presence(model, slide, code)
 
 
 @torch.no_grad()
@@ -275,7 +282,7 @@ def retrieve(model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide], cap
     for slide in _encoded(model, slides):
         logits = _presence(model, slide, code)
         ids.append(slide.slide_id)
-        whole.append(model.checkpoint.model.similarity(slide.code, whole_code)[0].float().cpu().numpy())
+        whole.append(model.net.similarity(slide.code, whole_code)[0].float().cpu().numpy())
         statements.append([float(logits[rows].mean()) for rows in rows_of])
     whole_scores, statement_scores = np.stack(whole), np.array(statements)
     return Retrieval(
@@ -294,7 +301,7 @@ def _counted_statements(model: Aligned, caption: str, place: int) -> list[str]:
 
 
 def _whole_captions(model: Aligned, captions: Sequence[str], rows_of: list[list[int]], code: TextCode) -> TextCode:
-    if not model.checkpoint.model.captions_are_statements:
+    if not model.net.captions_are_statements:
         return encode_text(model, captions, statements=False)
     caption = torch.stack([code.caption[rows].mean(0) for rows in rows_of])
     return TextCode(tuple(captions), caption, caption, torch.zeros(len(captions), dtype=torch.bool))
@@ -328,7 +335,7 @@ def ground(model: Aligned, features: SlideFeatures | EncodedSlide, text: str) ->
     """
     slide = features if isinstance(features, EncodedSlide) else encode_slide(model, features)
     code = encode_text(model, text)
-    heat = model.checkpoint.model.heat(slide.code, code)[0, 0].float().cpu().numpy()
+    heat = model.net.heat(slide.code, code)[0, 0].float().cpu().numpy()
     scores = np.where(slide.key_of_tile >= 0, heat[slide.key_of_tile], np.nan).astype(np.float32)
     return Heatmap(
         slide.grid, scores, text, presence=float(_presence(model, slide, code)[0]), negated=bool(code.negated[0])

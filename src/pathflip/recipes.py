@@ -82,7 +82,7 @@ def align_base() -> AlignRecipe:
     """
     return AlignRecipe(
         name="align_base",
-        model={"kind": "pathflip", "width": 192, "embed_dim": 128},
+        model={"kind": "pathflip", "width": 192, "embed_dim": 128, "dropout": 0.2, "word_dropout": 0.1},
         regions=RegionSpec(side=1),
         max_regions=PATCHES_A_STEP,
         train=TrainConfig(
@@ -114,7 +114,7 @@ def align_published() -> AlignRecipe:
 
 
 def align_published_small() -> AlignRecipe:
-    """The published model at the demo's size: a 4-layer, 128-wide Q-Former over 4 × 4 regions, steps as ``align_base``.
+    """The published model at the demo's size: a 2-layer, 128-wide Q-Former over 4 × 4 regions, steps as ``align_base``.
 
     ``pathflip train align_published_small --features F --captions C --out runs/published_small``
     """
@@ -123,7 +123,7 @@ def align_published_small() -> AlignRecipe:
         "kind": "published",
         "embed_dim": 128,
         "width": 128,
-        "num_layers": 4,
+        "num_layers": 2,
         "num_heads": 4,
         "ffn_width": 512,
         "num_queries": 4,
@@ -143,7 +143,7 @@ def clip_mean() -> AlignRecipe:
     """Mean-pool CLIP, the floor: same stem, text tower, optimiser and steps as ``align_base``."""
     return AlignRecipe(
         name="clip_mean",
-        model={"kind": "clip", "pool": "mean", "width": 192, "embed_dim": 128},
+        model={"kind": "clip", "pool": "mean", "width": 192, "embed_dim": 128, "dropout": 0.2, "word_dropout": 0.1},
         text=TextSpec(polarity=False, visual_only=False, num_subcaptions=1),
         regions=RegionSpec(side=1),
         max_regions=PATCHES_A_STEP,
@@ -153,9 +153,8 @@ def clip_mean() -> AlignRecipe:
 
 def clip_abmil() -> AlignRecipe:
     """Attention-pool (ABMIL) CLIP: same stem, text tower, optimiser and steps as ``align_base``."""
-    return clip_mean().model_copy(
-        update={"name": "clip_abmil", "model": {"kind": "clip", "pool": "abmil", "width": 192, "embed_dim": 128}}
-    )
+    mean = clip_mean()
+    return mean.model_copy(update={"name": "clip_abmil", "model": {**mean.model, "pool": "abmil"}})
 
 
 RECIPES: dict[str, Callable[[], AlignRecipe]] = {
@@ -365,7 +364,8 @@ def _build(recipe: AlignRecipe, data: AlignDataset, feature_dim: int, vocab_size
 def feature_statistics(data: AlignDataset, seed: int, num_slides: int = 200) -> tuple[np.ndarray, np.ndarray]:
     """Mean and spread of every feature over the patches of (a seeded sample of) the training slides."""
     chosen = np.random.default_rng(seed).permutation(len(data))[:num_slides]
-    total, square, count = 0.0, 0.0, 0
+    width = data.slide(0).patches.shape[1]
+    total, square, count = np.zeros(width), np.zeros(width), 0
     for item in sorted(chosen):
         slide = data.slide(int(item))
         rows = slide.patches[slide.index[slide.mask]].astype(np.float64)

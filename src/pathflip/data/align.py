@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -157,7 +157,7 @@ class AlignDataset:
         usable = [i for i, s in enumerate(statements) if s.visual] if self.text.visual_only else []
         order = rng.permutation(usable or len(statements))[: self.text.num_subcaptions]
         drawn = [(statements[i], False) for i in order]
-        flips = []
+        flips: list[tuple[SubCaption, bool]] = []
         for i in rng.permutation(len(statements)):
             if len(flips) == self.text.num_flips:
                 break
@@ -244,7 +244,7 @@ def _pad_keys(keys: list[np.ndarray]) -> Tensor:
     return torch.as_tensor(out)
 
 
-def _pad_slides(slides: list[_SlideArrays], picked: list[np.ndarray]) -> dict[str, Tensor | None]:
+def _pad_slides(slides: list[_SlideArrays], picked: list[np.ndarray]) -> dict[str, Any]:
     num_regions, slots = max(len(p) for p in picked), slides[0].index.shape[1]
     shape = (len(slides), num_regions, slots)
     width = slides[0].patches.shape[1]

@@ -9,7 +9,7 @@ import numpy as np
 from pathflip.data.align import pair_by_slide
 from pathflip.errors import ConfigError
 from pathflip.evaluate import metrics
-from pathflip.evaluate.cohort import Measure, measures, read_cohort, score_model
+from pathflip.evaluate.cohort import Measure, mean_of, measures, read_cohort, score_model
 from pathflip.evaluate.compare import estimate_all
 from pathflip.features import read_features
 from pathflip.inference import Aligned, encode_slide, load, retrieve
@@ -75,5 +75,5 @@ def _retrieval(model: Aligned, files: Sequence[Path], captions: Path) -> tuple[l
             if k <= len(pairs):
                 hits = metrics.hits_at_k(matrix, k, same)
                 chance = metrics.chance_recall_at_k(k, len(pairs))
-                out.append(Measure(f"R@{k} {direction}", lambda rows, hits=hits: float(hits[rows].mean()), chance))
+                out.append(Measure(f"R@{k} {direction}", mean_of(hits), chance))
     return out, np.array([caption.patient for _, caption in pairs])

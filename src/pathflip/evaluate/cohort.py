@@ -199,9 +199,13 @@ def _retrieval_measures(scores: CohortScores, count: int) -> list[Measure]:
         "R@1 combined, held-out wording": scores.paraphrased.scores,
     }
     return [
-        Measure(name, lambda rows, hit=hits(matrix): float(hit[rows].mean()), 1 / count, "mean of both directions")
-        for name, matrix in kinds.items()
+        Measure(name, mean_of(hits(matrix)), 1 / count, "mean of both directions") for name, matrix in kinds.items()
     ]
+
+
+def mean_of(values: NDArray[np.floating]) -> Callable[[NDArray[np.int64]], float]:
+    """The mean of per-slide values over any rows."""
+    return lambda rows: float(values[rows].mean())
 
 
 def _presence_measures(scores: CohortScores, cohort: Cohort) -> list[Measure]:
@@ -249,11 +253,16 @@ def _class_measures(scores: CohortScores, cohort: Cohort) -> list[Measure]:
     for task, answer in scores.classes.items():
         truth = np.array([slide.row[column[task]] for slide in cohort.slides])
         guess = np.array(answer.best)
-        tumour = np.isin(truth, answer.classes)
-
-        def of(rows: NDArray[np.int64], truth=truth, guess=guess, tumour=tumour) -> float:  # type: ignore[no-untyped-def]
-            kept = rows[tumour[rows]]
-            return metrics.balanced_accuracy(truth[kept], guess[kept]) if len(kept) else float("nan")
-
+        of = _balanced(truth, guess, np.isin(truth, answer.classes))
         out.append(Measure(f"{task}, balanced accuracy", of, 1 / len(answer.classes), "zero-shot, tumour slides"))
     return out
+
+
+def _balanced(
+    truth: NDArray[np.str_], guess: NDArray[np.str_], counted: NDArray[np.bool_]
+) -> Callable[[NDArray[np.int64]], float]:
+    def of(rows: NDArray[np.int64]) -> float:
+        kept = rows[counted[rows]]
+        return metrics.balanced_accuracy(truth[kept], guess[kept]) if len(kept) else float("nan")
+
+    return of

@@ -79,7 +79,7 @@ class ColourHistogram:
         bins = (pixels.astype(np.uint16) * 5) >> 8
         codes = (bins[..., 0] * 5 + bins[..., 1]) * 5 + bins[..., 2]
         counts = np.zeros((len(codes), self.dim), np.float32)
-        for row, code in zip(counts, codes.reshape(len(codes), -1), strict=True):
+        for row, code in zip(counts, codes.reshape(len(codes), pixels.shape[1] * pixels.shape[2]), strict=True):
             row[:] = np.bincount(code, minlength=self.dim)
         return np.sqrt(counts / (pixels.shape[1] * pixels.shape[2]))
 
@@ -250,7 +250,7 @@ def load_encoder(name_or_path: str, device: torch.device | str | None = None) ->
     """Load an encoder.
 
     Args:
-        name_or_path: a name in :data:`ENCODERS`, or ``hf:FOLDER`` for a folder with ``config.json`` and
+        name_or_path: a name in :data:`ENCODERS`, or ``hf:FOLDER`` (or just an existing folder) with ``config.json`` and
             safetensors weights in the layout of Hugging Face transformers or timm.
         device: where to run; None takes the GPU if there is one.
 
@@ -260,7 +260,7 @@ def load_encoder(name_or_path: str, device: torch.device | str | None = None) ->
     """
     if name_or_path in ENCODERS:
         return ENCODERS[name_or_path].load(device)
-    if name_or_path.startswith("hf:"):
+    if name_or_path.startswith("hf:") or Path(name_or_path).is_dir():
         return _from_folder(name_or_path.removeprefix("hf:"), device)
     close = difflib.get_close_matches(name_or_path, ENCODERS, n=1)
     hint = f"; did you mean '{close[0]}'?" if close else ""

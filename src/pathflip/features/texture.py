@@ -218,10 +218,11 @@ def _shrink(maps: Float[Tensor, "c h w n"], factor: int) -> Float[Tensor, "c _ _
 
 
 def _blocks(maps: Float[Tensor, "c h w n"], count: int) -> Float[Tensor, "c b n"]:
-    """Averages over a grid of ``count`` × ``count`` blocks (fewer where blocks would be under 2 px)."""
+    """Averages over a grid of ``count`` × ``count`` centred blocks of at least 2 px (more or fewer, to fit)."""
     size = max(2, min(maps.shape[1:3]) // count)
     rows, columns = maps.shape[1] // size, maps.shape[2] // size
-    cut = maps[:, : rows * size, : columns * size]
+    top, left = (maps.shape[1] - rows * size) // 2, (maps.shape[2] - columns * size) // 2
+    cut = maps[:, top : top + rows * size, left : left + columns * size]
     return cut.reshape(len(maps), rows, size, columns, size, -1).mean(dim=(2, 4)).flatten(1, 2)
 
 
@@ -230,9 +231,8 @@ def _mean(maps: Float[Tensor, "c h w n"]) -> Float[Tensor, "c n"]:
 
 
 def _spread(values: Float[Tensor, "c p n"]) -> Float[Tensor, "c n"]:
-    """Standard deviation over positions."""
-    mean = values.mean(dim=1)
-    return (values.square().mean(dim=1) - mean.square()).clamp_(min=0).sqrt_()
+    """Standard deviation over positions (two passes: dark tiles would lose their digits in one)."""
+    return (values - values.mean(dim=1, keepdim=True)).square_().mean(dim=1).sqrt_()
 
 
 def _log(energy: Tensor) -> Tensor:
@@ -259,9 +259,11 @@ def _amplitude(power: Float[Tensor, "c h w n"]) -> tuple[Float[Tensor, "c n"], F
 def _mixtures(stains: Float[Tensor, "3 h w n"], glass: Float[Tensor, "1 h w n"]) -> dict[str, Float[Tensor, "_ n"]]:
     """Which stains, in which mixtures: means and correlations."""
     half = _shrink(torch.cat([stains, glass]), 2).flatten(1, 2)
-    mean, spread = half.mean(dim=1), _spread(half)
+    mean = half.mean(dim=1)
+    centred = half - mean[:, None]
+    spread = centred.square().mean(dim=1).sqrt_()
     pairs = [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]
-    products = torch.stack([(half[a] * half[b]).mean(dim=0) - mean[a] * mean[b] for a, b in pairs])
+    products = torch.stack([(centred[a] * centred[b]).mean(dim=0) for a, b in pairs])
     scale = torch.stack([spread[a] * spread[b] for a, b in pairs]) + 0.005
     return {"mean": mean, "correlation": products / scale}
 

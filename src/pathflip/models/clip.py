@@ -37,6 +37,7 @@ class ClipConfig(BaseModel):
     text_ffn: int = 256
     max_tokens: int = 512
     dropout: float = Field(0.1, ge=0, lt=1)
+    word_dropout: float = Field(0.0, ge=0, lt=1)
     context: bool = False
     scale: float = 10.0
 
@@ -66,7 +67,7 @@ class SlideCLIP(nn.Module):
         self.head = nn.Linear(config.width, config.embed_dim)
         self.text = TextTower(towers)
         self.caption_head = nn.Linear(config.text_width, config.embed_dim)
-        self.logit_scale = nn.Parameter(torch.tensor(config.scale).log())
+        self.logit_scale = nn.Parameter(torch.tensor([config.scale]).log())
 
     def forward(self, batch: AlignBatch) -> AlignOutput:
         """Encode both sides; statements are not used."""

@@ -8,11 +8,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 __all__ = [
+    "Linear",
     "MultiHeadAttention",
     "TextKeyAttention",
     "attend",
     "drop_padding",
     "dropout",
+    "feed_forward",
     "masked_softmax",
     "pick_rows",
     "place_rows",
@@ -53,6 +55,71 @@ def attend(
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=drop)
     weights = masked_softmax((query * query.shape[-1] ** -0.5) @ key.mT, mask)
     return dropout(weights, drop) @ value
+
+
+_onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+"""oneDNN's matrix product, 7 to 15 % faster in float32 than the one torch picks on AMD processors."""
+
+
+def _on_onednn(x: Tensor) -> bool:
+    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return plain and _onednn is not None and x.numel() > 0
+
+
+def _product(x: Float[Tensor, "M A"], weight: Float[Tensor, "N A"], bias: Tensor | None = None) -> Float[Tensor, "M N"]:
+    """x · weightᵀ + bias, without gradient."""
+    return _onednn(x, weight, bias, "none", [], "") if _on_onednn(x) and _onednn else F.linear(x, weight, bias)
+
+
+class _LinearFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        into = _product(grad, weight.t()) if ctx.needs_input_grad[0] else None
+        return into, _product(grad.t(), x.t()), grad.sum(dim=0)
+
+
+class _FeedForwardFunction(torch.autograd.Function):
+    """down(gelu(up(x))); the gelu, a layer's largest tensor, is computed again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, down_bias: Tensor) -> Tensor:
+        hidden = _product(x, up, up_bias)
+        ctx.save_for_backward(x, hidden, up, down)
+        return _product(F.gelu(hidden), down, down_bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        x, hidden, up, down = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        to_down = _product(grad.t(), F.gelu(hidden).t())
+        inner = torch.ops.aten.gelu_backward(_product(grad, down.t()), hidden)
+        return _product(inner, up.t()), _product(inner.t(), x.t()), inner.sum(dim=0), to_down, grad.sum(dim=0)
+
+
+class Linear(nn.Linear):
+    """``nn.Linear``, computed by oneDNN on CPU in float32."""
+
+    def forward(self, x: Float[Tensor, "*b A"]) -> Float[Tensor, "*b N"]:
+        """Rows through the layer."""
+        if not _on_onednn(x):
+            return super().forward(x)
+        return _LinearFunction.apply(x.flatten(0, -2), self.weight, self.bias).view(*x.shape[:-1], -1)
+
+
+def feed_forward(x: Float[Tensor, "*b W"], up: nn.Linear, down: nn.Linear) -> Float[Tensor, "*b W"]:
+    """down(gelu(up(x))), keeping one wide tensor for the backward pass instead of two."""
+    dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+    parts = [tensor.to(dtype) for tensor in (up.weight, up.bias, down.weight, down.bias)]
+    with torch.autocast(x.device.type, enabled=False):
+        rows = _FeedForwardFunction.apply(x.to(dtype).flatten(0, -2), *parts)
+    return rows.view(x.shape)
 
 
 def dropout(x: Float[Tensor, "*b"], p: float, training: bool = True) -> Float[Tensor, "*b"]:

@@ -36,7 +36,8 @@ class PathFLIPConfig(BaseModel):
         scale: start of the logit scale (stored as its logarithm).
         word_dropout: share of word pieces hidden in training, so that no single word decides.
         feature_noise: spread of Gaussian noise on standardised features in training.
-        global_weight, late_weight: weights of the slide-caption and statement-level contrast beside the region loss.
+        global_weight, statement_weight, late_weight: weights beside the region loss of the slide-caption contrast, of the
+            contrast of slides for each statement, and of the contrast of captions by their statements.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,6 +63,7 @@ class PathFLIPConfig(BaseModel):
     scale: float = 10.0
     initial_margin: float = 0.2
     global_weight: float = 1.0
+    statement_weight: float = 1.0
     late_weight: float = 1.0
 
 
@@ -84,10 +86,11 @@ class PathFLIP(nn.Module):
         self.caption_head = nn.Linear(config.text_width, config.embed_dim)
         self.local_head = nn.Linear(config.text_width, config.embed_dim)
         self.text_gate = nn.Linear(config.text_width, 2)
-        self.log_sharpness = nn.Parameter(torch.tensor(config.sharpness).log())
-        self.logit_scale = nn.Parameter(torch.tensor(config.scale).log())
-        self.logit_scale_global = nn.Parameter(torch.tensor(config.scale).log())
-        self.logit_scale_late = nn.Parameter(torch.tensor(1.0).log())
+        # One-element vectors, not scalars: FSDP2 cannot shard a parameter without an axis.
+        self.log_sharpness = nn.Parameter(torch.tensor([config.sharpness]).log())
+        self.logit_scale = nn.Parameter(torch.tensor([config.scale]).log())
+        self.logit_scale_global = nn.Parameter(torch.tensor([config.scale]).log())
+        self.logit_scale_late = nn.Parameter(torch.tensor([1.0]).log())
         nn.init.zeros_(self.text_gate.weight)
         with torch.no_grad():
             self.text_gate.bias.copy_(torch.tensor([2.0, config.initial_margin]))
@@ -127,12 +130,15 @@ class PathFLIP(nn.Module):
         )
         sub_mask, sub_false = gather_with_grad(batch.sub_mask), gather_with_grad(batch.sub_false)
         own = local_rows(len(output.slide), len(sub_mask))
+        own_statements = slice(own.start * sub_mask.shape[1], own.stop * sub_mask.shape[1])
         logits = self._logits(output.keys, output.key_mask, statements)
         truth = statement_labels(
             batch.caption_keys, gather_with_grad(batch.sub_key), sub_mask, sub_false, first_slide=own.start
         )
         parts["region"] = balanced_sigmoid(logits, truth)
         if len(sub_mask) > 1:
+            everywhere, stated = gather_with_grad(logits), gather_with_grad(truth)[:, own_statements]
+            parts["statement"] = self.config.statement_weight * statement_nce(everywhere[:, own_statements], stated)
             late = self.logit_scale_late.exp().clamp(max=100) * caption_scores(logits, sub_mask & ~sub_false)
             parts["late"] = self.config.late_weight * matrix_nce(gather_with_grad(late), own)
         return parts
@@ -302,6 +308,18 @@ def caption_scores(logits: Float[Tensor, "B C"], counted: Bool[Tensor, "G K"]) -
     """Mean logit of each caption's drawn statements on each slide: the statement-level score of retrieval."""
     per_caption = torch.where(counted, logits.view(len(logits), *counted.shape), 0.0)
     return per_caption.sum(-1) / counted.sum(-1).clamp(min=1)
+
+
+def statement_nce(logits: Float[Tensor, "G C"], truth: Int[Tensor, "G C"]) -> Float[Tensor, ""]:
+    """Cross-entropy over slides, statement by statement: which slides is it true of? All true ones share the target.
+
+    Statements that are true of no slide, or of all, say nothing.
+    """
+    true = (truth > 0).to(logits.dtype)
+    telling = true.any(0) & (truth < 0).any(0)
+    target = true / true.sum(0).clamp(min=1)
+    each = -(target * logits.masked_fill(truth == 0, float("-inf")).log_softmax(0).clamp(min=-1e4)).sum(0)
+    return torch.where(telling, each, 0).sum() / telling.sum().clamp(min=1)
 
 
 def matrix_nce(scores: Float[Tensor, "G G"], own: slice) -> Float[Tensor, ""]:

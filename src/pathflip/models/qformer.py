@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pathflip.models.layers import dropout, masked_softmax
+from pathflip.models.layers import Linear, dropout, masked_softmax
 from pathflip.models.text_encoder import FeedForward, TextConfig, TextEmbeddings, TextLayer, init_bert
 
 __all__ = ["PatchCrossAttention", "QFormer", "QFormerLayer"]
@@ -28,7 +28,7 @@ class PatchCrossAttention(nn.Module):
     def __init__(self, width: int, key_dim: int, num_heads: int, dropout: float, eps: float) -> None:
         super().__init__()
         self.num_heads, self.dropout = num_heads, dropout
-        self.query, self.out = nn.Linear(width, width), nn.Linear(width, width)
+        self.query, self.out = Linear(width, width), Linear(width, width)
         self.key, self.value = nn.Linear(key_dim, width), nn.Linear(key_dim, width)
         self.norm = nn.LayerNorm(width, eps=eps)
 

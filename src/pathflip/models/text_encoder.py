@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pathflip.errors import ConfigError
-from pathflip.models.layers import attend, dropout, pick_rows, place_rows
+from pathflip.models.layers import Linear, attend, dropout, feed_forward, pick_rows, place_rows
 
 __all__ = [
     "FeedForward",
@@ -129,7 +128,7 @@ class SelfAttention(nn.Module):
         if width % num_heads:
             raise ConfigError(f"width: got {width}, expected a multiple of num_heads {num_heads}")
         self.num_heads, self.dropout = num_heads, dropout
-        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.query, self.key, self.value, self.out = (Linear(width, width) for _ in range(4))
         self.norm = nn.LayerNorm(width, eps=eps)
 
     def _heads(self, rows: Float[Tensor, "*b T W"]) -> Float[Tensor, "*b H T d"]:
@@ -191,13 +190,12 @@ class FeedForward(nn.Module):
     def __init__(self, width: int, ffn_width: int, dropout: float, eps: float) -> None:
         super().__init__()
         self.dropout = dropout
-        self.up = nn.Linear(width, ffn_width)
-        self.down = nn.Linear(ffn_width, width)
+        self.up, self.down = nn.Linear(width, ffn_width), nn.Linear(ffn_width, width)
         self.norm = nn.LayerNorm(width, eps=eps)
 
     def forward(self, x: Float[Tensor, "*b W"]) -> Float[Tensor, "*b W"]:
         """Row by row."""
-        return self.norm(x + dropout(self.down(F.gelu(self.up(x))), self.dropout, self.training))
+        return self.norm(x + dropout(feed_forward(x, self.up, self.down), self.dropout, self.training))
 
 
 class TextEmbeddings(nn.Module):

@@ -1,5 +1,6 @@
 """Where a slide's pixels come from: OpenSlide, or a plain image held in memory."""
 
+import re
 import threading
 import warnings
 from abc import ABC, abstractmethod
@@ -23,6 +24,7 @@ MAX_IMAGE_PIXELS = 150_000_000
 TAG_MPP = (0.05, 20.0)
 """Resolution tags outside this range are a printer's or a screen's dots per inch (72 dpi = 353 µm), not a scanner's."""
 PROPERTY_MPP = (0.01, 1000.0)
+_OME_UNITS = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3}  # micro sign and Greek mu both occur
 _MICRONS = {"centimeter": 1e4, "inch": 25400.0}
 
 
@@ -213,7 +215,23 @@ def _mpp(properties: Mapping[str, str]) -> float | None:
         return sum(known) / len(known)
     microns = _MICRONS.get(properties.get("tiff.ResolutionUnit", ""))
     tags = [_number(properties.get(f"tiff.{axis}Resolution")) for axis in "XY"]
-    return mpp_from_resolution([t for t in tags if t], microns)
+    return mpp_from_resolution([t for t in tags if t], microns) or _ome_mpp(properties.get("openslide.comment", ""))
+
+
+def _ome_mpp(description: str) -> float | None:
+    """Microns per pixel from the OME-XML of an OME-TIFF, which OpenSlide passes on unread."""
+    if "<OME" not in description:
+        return None
+    sizes = []
+    for axis in "XY":
+        size = re.search(rf'PhysicalSize{axis}="([^"]+)"', description)
+        unit = re.search(rf'PhysicalSize{axis}Unit="([^"]+)"', description)
+        factor = _OME_UNITS.get(unit[1] if unit else "µm")
+        value = _number(size[1]) if size else None
+        if value is not None and factor is not None:
+            sizes.append(value * factor)
+    mpp = sum(sizes) / len(sizes) if sizes else None
+    return mpp if mpp is not None and PROPERTY_MPP[0] <= mpp <= PROPERTY_MPP[1] else None
 
 
 def mpp_from_resolution(per_unit: list[float], microns: float | None) -> float | None:

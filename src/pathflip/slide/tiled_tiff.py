@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pathflip.errors import SlideError
 from pathflip.geometry import SlideInfo
-from pathflip.slide.sources import Color, Pixels, Source
+from pathflip.slide.sources import Color, Pixels, Source, snapped_downsamples
 
 __all__ = ["TiledTIFFSource", "open_tiled_tiff"]
 
@@ -153,7 +153,8 @@ class TiledTIFFSource(Source):
 def open_tiled_tiff(path: Path, through_openslide: Source) -> tuple[TiledTIFFSource | None, str]:
     """The fast source for a slide that OpenSlide has opened, or None and the reason.
 
-    The levels are those OpenSlide found, so that nothing but the way of reading changes.
+    The levels are those OpenSlide found, so that nothing but the way of reading changes; OME-TIFF gains the levels
+    OpenSlide does not see.
     """
     info = through_openslide.info
     try:
@@ -167,7 +168,9 @@ def open_tiled_tiff(path: Path, through_openslide: Source) -> tuple[TiledTIFFSou
     codecs = ", ".join(dict.fromkeys(kind for _, kind in levels))
     reader = f"tiled-tiff: {codecs} tiles of {info.vendor} files are decoded directly, each once"
     stored = tuple(level for level, _ in levels)
-    return TiledTIFFSource(path, stored, replace(info, reader=reader), through_openslide.background), reader
+    downsamples = snapped_downsamples(tuple(level.size for level in stored))
+    known = replace(info, reader=reader, downsamples=downsamples)
+    return TiledTIFFSource(path, stored, known, through_openslide.background), reader
 
 
 def _levels(path: Path, sizes: tuple[tuple[int, int], ...]) -> list[tuple[Level, str]]:
@@ -184,9 +187,22 @@ def _levels(path: Path, sizes: tuple[tuple[int, int], ...]) -> list[tuple[Level,
             size = (int(page.imagewidth), int(page.imagelength))
             if size in sizes and size not in found and page.is_tiled:
                 found[size] = _level(page, file_size)
-    if len(set(sizes)) < len(sizes) or set(sizes) - set(found):
-        raise _UnsupportedError("its levels are not one tiled page each")
-    return [found[size] for size in sizes]
+        if len(set(sizes)) < len(sizes) or set(sizes) - set(found):
+            raise _UnsupportedError("its levels are not one tiled page each")
+        levels = [found[size] for size in sizes]
+        return levels + (_ome_levels(file, sizes[0], file_size) if file.is_ome and len(sizes) == 1 else [])
+
+
+def _ome_levels(file: Any, size0: tuple[int, int], file_size: int) -> list[tuple[Level, str]]:
+    """OME-TIFF keeps the smaller levels as sub-directories of the first page, where OpenSlide does not look."""
+    levels: list[tuple[Level, str]] = []
+    width, height = size0
+    for page in file.pages[0].pages or ():
+        same_shape = abs(page.imagewidth * size0[1] / (page.imagelength * size0[0]) - 1) < 0.02
+        if page.is_tiled and same_shape and page.imagewidth < width and page.imagelength < height:
+            levels.append(_level(page, file_size))
+            width, height = int(page.imagewidth), int(page.imagelength)
+    return levels
 
 
 def _level(page: Any, file_size: int) -> tuple[Level, str]:

@@ -1,0 +1,250 @@
+"""Every shortcut equals the plain computation it replaces, in values and in gradients."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from parity import assert_close
+from pathflip.errors import ConfigError
+from pathflip.models import build_config, build_model
+from pathflip.models.layers import Linear, MultiHeadAttention, attend, dropout, feed_forward, pick_rows, place_rows
+from pathflip.models.published import PublishedConfig
+from pathflip.models.qformer import PatchCrossAttention
+from pathflip.models.text_encoder import Packing, Pooling, TextConfig, TextEncoder
+
+TINY = TextConfig(vocab_size=50, width=16, num_layers=3, num_heads=4, ffn_width=32, max_tokens=40, dropout=0.0)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def gradients(run: Callable[[], Tensor], *leaves: Tensor) -> list[Tensor]:
+    """Value of ``run`` and the gradients of a random projection of it."""
+    out = run()
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(9))
+    return [out.detach(), *torch.autograd.grad((out.float() * weights).sum(), leaves)]
+
+
+def texts(generator: torch.Generator, lengths: list[int], width: int) -> tuple[Tensor, Tensor]:
+    mask = torch.arange(width) < torch.tensor(lengths).unsqueeze(1)
+    return torch.randint(1, 50, mask.shape, generator=generator), mask
+
+
+# ------------------------------------------------------------------------------------------ text
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_packed_texts_equal_padded_ones(generator: torch.Generator, pooling: Pooling) -> None:
+    encoder = TextEncoder(TINY)
+    for layer in encoder.layers:  # large weights, so that attention is not flat
+        for parameter in layer.parameters():
+            nn.init.normal_(parameter, std=0.3)
+    blocks = [texts(generator, [30, 17, 16, 3], 33), texts(generator, [1, 9, 8, 0, 12, 12], 14)]
+    blocks[0][1][1, 4:7] = False  # a hole
+    parameters = list(encoder.parameters())[:-1]
+    packed = gradients(lambda: torch.cat(encoder(blocks, pooling)), *parameters)
+
+    def padded() -> Tensor:
+        rows = []
+        for ids, mask in blocks:
+            mask = mask.clone()
+            mask[:, 0] = True
+            x = encoder.embeddings(ids, torch.arange(ids.shape[1]).expand_as(ids))
+            for layer in encoder.layers:
+                x = layer.text(x, mask)
+            mean = (x * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+            rows.append(x[:, 0] if pooling == "cls" else mean)
+        return torch.cat(rows)
+
+    for ours, plain in zip(packed, gradients(padded, *parameters), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=2e-5)
+
+
+def test_packing_keeps_every_token_once(generator: torch.Generator) -> None:
+    blocks = [texts(generator, [5, 9, 1], 9), texts(generator, [7, 2], 7)]
+    packing = Packing([mask for _, mask in blocks])
+    tokens = packing.tokens([ids for ids, _ in blocks])
+    assert packing.sizes.tolist() == [9, 7, 5, 2, 1]
+    expected = torch.cat([blocks[0][0][1], blocks[1][0][0], blocks[0][0][0, :5], blocks[1][0][1, :2]])
+    assert torch.equal(tokens[:-1], expected)
+    rows = tokens[packing.starts].float().unsqueeze(1)
+    first = torch.cat([ids[:, 0] for ids, _ in blocks])
+    assert torch.equal(packing.unsort(rows).squeeze(1).long(), first)
+
+
+def test_too_long_a_text_is_refused(generator: torch.Generator) -> None:
+    with pytest.raises(ConfigError, match="texts of 41 tokens, expected at most 40"):
+        TextEncoder(TINY)([texts(generator, [41], 41)])
+
+
+# ------------------------------------------------------------------------------------------ attention over patches
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_patches_need_no_projection(generator: torch.Generator, masked: bool) -> None:
+    """Folding the projections into the queries equals projecting every patch."""
+    block = PatchCrossAttention(width=12, key_dim=7, num_heads=3, dropout=0.0, eps=1e-5)
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, std=0.5, generator=generator)
+    h = torch.randn(2, 5, 3, 12, generator=generator, requires_grad=True)
+    x = torch.randn(2, 4, 6, 7, generator=generator, requires_grad=True)
+    mask = torch.ones(2, 4, 6, dtype=torch.bool)
+    if masked:
+        mask[0, 1, 2:] = mask[1, 3, 5:] = False
+
+    def projected() -> Tensor:
+        def over(queries: Tensor, patches: Tensor, real: Tensor) -> Tensor:
+            heads = [
+                rows.unflatten(-1, (3, 4)).transpose(-2, -3)
+                for rows in (block.query(queries), block.key(patches), block.value(patches))
+            ]
+            scores = (heads[0] @ heads[1].mT / 2.0).masked_fill(~real[..., None, None, :], float("-inf"))
+            return (scores.softmax(-1) @ heads[2]).transpose(-2, -3).flatten(-2)
+
+        slide = over(h[:, :1], x.flatten(1, 2).unsqueeze(1), mask.flatten(1).unsqueeze(1))
+        return block.norm(h + block.out(torch.cat([slide, over(h[:, 1:], x, mask)], dim=1)))
+
+    leaves = [h, x, *block.parameters()]
+    ours = gradients(lambda: block(h, x, mask if masked else None), *leaves)
+    for a, b in zip(ours, gradients(projected, *leaves), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)
+
+
+def test_dropped_weights_scale_the_value_bias(generator: torch.Generator) -> None:
+    """With all values equal to the value bias, what is found is the bias times what dropout left of the weights."""
+    block = PatchCrossAttention(width=4, key_dim=3, num_heads=1, dropout=0.5, eps=1e-5).train()
+    nn.init.zeros_(block.value.weight)
+    nn.init.ones_(block.value.bias)
+    mass = torch.tensor([[[0.0, 2.0]]])
+    assert_close(block._apply_values(torch.zeros(1, 1, 2, 3), mass)[0, 0], torch.tensor([[0.0] * 4, [2.0] * 4]))
+
+
+# ------------------------------------------------------------------------------------------ small parts
+
+
+def test_linear_and_feed_forward(generator: torch.Generator) -> None:
+    up, down, plain = Linear(6, 10), nn.Linear(10, 6), nn.Linear(6, 10)
+    plain.load_state_dict(up.state_dict())
+    x = torch.randn(3, 5, 6, generator=generator, requires_grad=True)
+    leaves = (x, up.weight, up.bias)
+    for a, b in zip(
+        gradients(lambda: up(x), *leaves), gradients(lambda: plain(x), x, *plain.parameters()), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    leaves = (*leaves, *down.parameters())
+    ours = gradients(lambda: feed_forward(x, up, down), *leaves)
+    for a, b in zip(ours, gradients(lambda: down(F.gelu(F.linear(x, up.weight, up.bias))), *leaves), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_feed_forward_under_autocast(generator: torch.Generator, dtype: torch.dtype) -> None:
+    up, down = nn.Linear(16, 32), nn.Linear(32, 16)
+    x = torch.randn(4, 16, generator=generator)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        ours, plain = feed_forward(x, up, down), down(F.gelu(up(x)))
+    assert ours.dtype == plain.dtype == dtype
+    assert_close(ours.float(), plain.float(), 1e-2)
+    ours.float().sum().backward()
+    assert up.weight.grad is not None
+    assert up.weight.grad.dtype == torch.float32
+
+
+def test_dropout_keeps_the_mean_and_follows_the_seed() -> None:
+    x = torch.ones(401, 997, requires_grad=True)
+    torch.manual_seed(1)
+    a = dropout(x, 0.1)
+    torch.manual_seed(1)
+    assert torch.equal(a, dropout(x, 0.1))
+    assert (a == 0).float().mean().item() == pytest.approx(0.1, abs=0.003)
+    assert a.mean().item() == pytest.approx(1.0, abs=0.003)
+    for start in range(4):  # four draws out of one integer: each fair, and none the copy of another
+        assert (a.flatten()[start::4] == 0).float().mean().item() == pytest.approx(0.1, abs=0.005)
+    dropped = (a == 0).flatten()[: 4 * 99000].view(-1, 4).float()
+    assert torch.corrcoef(dropped.T).fill_diagonal_(0).abs().max() < 0.02
+    a.sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, a.detach())
+    assert dropout(x, 0.1, training=False) is x
+    assert dropout(x, 0.0) is x
+
+
+def test_rows_placed_and_picked(generator: torch.Generator) -> None:
+    rows = torch.randn(4, 3, generator=generator, requires_grad=True)
+    index = torch.tensor([5, 0, 2, 6])
+    plain = gradients(lambda: torch.zeros(8, 3).index_put((index,), rows), rows)
+    for a, b in zip(gradients(lambda: place_rows(rows, index, 8), rows), plain, strict=True):
+        assert torch.equal(a, b)
+    some = torch.tensor([3, 1])
+    for a, b in zip(gradients(lambda: pick_rows(rows, some), rows), gradients(lambda: rows[some], rows), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_fused_and_explicit_attention_agree(generator: torch.Generator) -> None:
+    q, k, v = (torch.randn(2, 3, n, 8, generator=generator) for n in (4, 6, 6))
+    mask = torch.rand(2, 1, 1, 6, generator=generator) < 0.7
+    mask[..., 0] = True
+    explicit = ((q @ k.mT / 8**0.5).masked_fill(~mask, float("-inf")).softmax(-1)) @ v
+    assert_close(attend(q, k, v, mask), explicit, 1e-6)
+    kept = torch.stack([attend(q, k, v, mask, drop=0.2) for _ in range(3000)]).mean(0)
+    assert_close(kept, explicit, 0.15)
+
+
+def test_attention_without_any_key_is_finite(generator: torch.Generator) -> None:
+    attention, x = MultiHeadAttention(8, 2), torch.randn(2, 3, 8, generator=generator)
+    mask = torch.tensor([[True, False, True], [False, False, False]])
+    assert attention(x, x, x, mask).isfinite().all()
+    assert attention.weights(x, x, mask)[1].abs().sum() == 0
+
+
+def test_bfloat16_is_close_to_float32() -> None:
+    torch.manual_seed(0)
+    model = build_model(
+        PublishedConfig(feature_dim=8, vocab_size=50, embed_dim=16, width=32, num_layers=2, num_heads=4)
+    )
+    model.eval()
+    patches, mask = torch.randn(2, 3, 5, 8), torch.ones(2, 3, 5, dtype=torch.bool)
+    plain = model.encode_slides(patches, mask).slide
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close(model.encode_slides(patches, mask).slide.float(), plain, 0.1)
+
+
+# ------------------------------------------------------------------------------------------ configs
+
+
+def test_configs_are_built_by_kind_and_refused_by_name() -> None:
+    sizes = {"feature_dim": 8, "vocab_size": 50, "embed_dim": 16}
+    small = {"width": 32, "num_layers": 1, "num_heads": 4, "ffn_width": 64}
+    model = build_model({"kind": "published", **sizes, **small})
+    assert build_model(model.config.model_dump()).config == model.config
+    with pytest.raises(ConfigError, match="model kind: got 'nonsense', expected one of pathflip, published"):
+        build_model({"kind": "nonsense"})
+    with pytest.raises(ConfigError, match="model published, setting depth"):
+        build_config({"kind": "published", **sizes, "depth": 3})
+    with pytest.raises(ConfigError, match=r"embed_dim: got 20, expected a multiple of mixing_heads 8"):
+        build_model({"kind": "published", **sizes, **small, "embed_dim": 20})
+    with pytest.raises(ConfigError, match="patch features are 9 wide, expected 8"):
+        model.encode_slides(torch.zeros(1, 1, 2, 9), torch.ones(1, 1, 2, dtype=torch.bool))
+
+
+# ------------------------------------------------------------------------------------------ the whole step
+
+
+def test_published_schedule_gives_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bench's published schedule and the model: same outputs, losses and gradients at a small size."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "bench"))
+    sizes = {"width": 32, "num_layers": 3, "num_heads": 4, "ffn_width": 64, "feature_dim": 16, "vocab_size": 99}
+    import align_step
+
+    monkeypatch.setitem(align_step.SIZES, "tiny", {**sizes, "embed_dim": 16})
+    case = align_step.Case("ours", job="equal", size="tiny", B=3, L=4, S=6, K=3, padded=(128, 64))
+    torch.manual_seed(0)
+    assert align_step.difference(case, *align_step.prepared(case)) < 1e-5
+    sys.modules.pop("align_step")
