@@ -55,16 +55,19 @@ def halved(picture: Pixels, factor: int) -> Pixels:
 
 def exact_box(picture: Pixels, x: float, y: float, width: float, height: float, out: tuple[int, int]) -> Pixels:
     """Box resampling from its definition, one output pixel at a time; outside the picture is white."""
+    pad = int(max(width, height, 8)) + 8
+    framed = np.pad(picture.astype(float), ((pad, pad), (pad, pad), (0, 0)), constant_values=255)
     result = np.zeros((out[1], out[0], 3))
     for j in range(out[1]):
+        rows, down = covered(y + j * height / out[1], y + (j + 1) * height / out[1])
         for i in range(out[0]):
-            left, right = x + i * width / out[0], x + (i + 1) * width / out[0]
-            top, bottom = y + j * height / out[1], y + (j + 1) * height / out[1]
-            total = np.zeros(3)
-            for row in range(int(np.floor(top)), int(np.ceil(bottom))):
-                for column in range(int(np.floor(left)), int(np.ceil(right))):
-                    share = (min(right, column + 1) - max(left, column)) * (min(bottom, row + 1) - max(top, row))
-                    inside = 0 <= row < picture.shape[0] and 0 <= column < picture.shape[1]
-                    total += share * (picture[row, column] if inside else np.full(3, 255.0))
-            result[j, i] = total / ((right - left) * (bottom - top))
+            columns, across = covered(x + i * width / out[0], x + (i + 1) * width / out[0])
+            part = framed[rows.start + pad : rows.stop + pad, columns.start + pad : columns.stop + pad]
+            result[j, i] = np.einsum("r,c,rck->k", down, across, part) / (down.sum() * across.sum())
     return np.rint(result).astype(np.uint8)
+
+
+def covered(low: float, high: float) -> tuple[range, NDArray[np.float64]]:
+    """The pixels an interval touches, and how much of each it covers."""
+    pixels = range(int(np.floor(low)), int(np.ceil(high)))
+    return pixels, np.array([min(high, p + 1) - max(low, p) for p in pixels])

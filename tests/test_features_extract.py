@@ -237,7 +237,7 @@ def test_two_runs_on_one_folder_are_kept_apart(folder, tmp_path):
 @pytest.mark.slow
 def test_real_slides_pass_or_are_refused_as_they_should(real_data, tmp_path):
     paths = sorted((real_data / "slides").iterdir())
-    outcomes = extract_cohort(paths, TileSpec(64, 4.0), "colour_histogram", tmp_path, num_workers=2)
+    outcomes = extract_cohort(paths, TileSpec(64, 8.0), "colour_histogram", tmp_path, num_workers=2)
     failed = {o.slide_id: o.error for o in outcomes if o.status == "failed"}
     assert failed == {
         "broken": "SlideError",

@@ -1,6 +1,8 @@
 """The jobs people come for, on an untrained model: shapes, refusals, and scores against naive computation."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pathflip
 from pathflip import inference
 from pathflip.checkpoint import InputContract, save_checkpoint
 from pathflip.data.align import TextSpec
+from pathflip.data.regions import neighbour_context, relative_positions
 from pathflip.errors import CaptionError, ConfigError, ContractError
 from pathflip.models import build_model
 from pathflip.text.tokenizer import train_tokenizer
@@ -73,8 +76,6 @@ def test_keys_are_where_their_tiles_are(model):
     found = slide("a")
     encoded = pathflip.encode_slide(model, found)
     net, row = model.net, 5
-    from pathflip.data.regions import neighbour_context, relative_positions
-
     context = neighbour_context(found.features, found.grid.cells(), found.valid)
     place = relative_positions(found.coords, found.valid, found.grid.tile_px0)
     alone = net.encode_slides(
@@ -148,3 +149,66 @@ def test_files_of_a_grounded_phrase(model, tmp_path):
     corner = top["features"][0]["geometry"]["coordinates"][0][0]
     assert corner == [rows[0]["tiles"][0]["x"], rows[0]["tiles"][0]["y"]]
     assert "medical device" in rows[0]["note"]
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_chunked_equals_whole(model, chunk, monkeypatch):
+    if not hasattr(model.net, "encode_stream"):
+        monkeypatch.setattr(inference, "PAIRS_PER_CALL", 1)
+        chunk = 0
+    found = slide("a")
+    monkeypatch.setattr(inference, "PATCHES_A_CHUNK", chunk or 8192)
+    streamed = pathflip.encode_slide(model, found)
+    whole = inference._encode_regions(model, found) if chunk == 0 else _whole(model, found)
+    torch.testing.assert_close(streamed.code.slide, whole.slide if chunk else whole.code.slide, atol=1e-5, rtol=1e-5)
+    if chunk:
+        torch.testing.assert_close(streamed.code.keys, whole.keys, atol=1e-5, rtol=1e-5)
+    few = inference.presence_scores(model, [streamed], WORDS)
+    monkeypatch.setattr(inference, "PAIRS_PER_CALL", 10**9)
+    np.testing.assert_allclose(few, inference.presence_scores(model, [streamed], WORDS), atol=1e-5)
+
+
+def _whole(model, found):
+    rows = np.flatnonzero(found.valid)
+    context = neighbour_context(found.features, found.grid.cells(), found.valid)
+    place = relative_positions(found.coords, found.valid, found.grid.tile_px0)
+    blocks = [torch.from_numpy(values[rows][None, :, None]) for values in (found.features, context, place)]
+    with torch.no_grad():
+        return model.net.encode_slides(blocks[0], torch.ones(1, len(rows), 1, dtype=torch.bool), *blocks[1:])
+
+
+LARGE = """
+import resource, sys
+import numpy as np, torch
+from pathflip import inference, TileSpec, SlideInfo
+from pathflip.types import SlideFeatures
+from pathflip.checkpoint import Checkpoint, InputContract
+from pathflip.data.align import TextSpec
+from pathflip.data.regions import RegionSpec
+from pathflip.models import build_model
+from pathflip.text.tokenizer import train_tokenizer
+
+num, width = 200_000, 512
+spec, info = TileSpec(256, 0.5), SlideInfo("large", (200_000, 150_000), 0.5)
+rng = np.random.default_rng(0)
+coords = np.stack(np.meshgrid(np.arange(500), np.arange(400)), -1).reshape(-1, 2).astype(np.int64) * 256
+values = rng.standard_normal((num, width), np.float32)
+features = SlideFeatures("large", values, coords, np.ones(num, bool), info, spec, "x")
+tokenizer = train_tokenizer(["keratin pearls are seen"], 100)
+net = build_model({"kind": "pathflip", "feature_dim": width, "vocab_size": tokenizer.vocab_size, "width": 192}).eval()
+model = inference.Aligned(
+    Checkpoint(net, tokenizer, InputContract.of(features), {}), TextSpec(), RegionSpec(), torch.device("cpu")
+)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+heat = inference.ground(model, features, "keratin pearls")
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert np.isfinite(heat.scores).all() and len(heat.scores) == num
+print((after - before) / 2**20)
+"""
+
+
+@pytest.mark.slow
+def test_two_hundred_thousand_patches_fit_in_a_gigabyte_above_the_features():
+    done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1.0

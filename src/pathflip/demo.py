@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from pathflip import __version__
 from pathflip.evaluate.ceiling import supervised_ceiling
@@ -213,6 +214,7 @@ def _last_step(log: Path) -> int:
 
 def _train(recipe: AlignRecipe, features: Path, out: Path) -> float:
     torch.set_num_threads(1)
+    threadpool_limits(1)
     cohort = out / "cohort"
     parts = read_split(sorted(features.glob("*.h5")), cohort / "captions.jsonl", cohort / "splits.csv")
     start = time.perf_counter()

@@ -14,18 +14,17 @@ from typing import Any, cast
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from pathflip import picture
 from pathflip.checkpoint import Checkpoint, load_checkpoint
 from pathflip.data.align import TextSpec, text_to_encode
-from pathflip.data.regions import RegionSpec, group_regions, neighbour_context, relative_positions
-from pathflip.errors import CaptionError, ConfigError, ContractError
+from pathflip.data.regions import Neighbourhood, RegionSpec, group_regions, relative_positions
+from pathflip.errors import CaptionError, ConfigError, ContractError, FeatureError
 from pathflip.geometry import TileGrid
 from pathflip.slide import open_slide
 from pathflip.text.sentences import split_sentences
 from pathflip.text.statements import parse_statement
-from pathflip.types import AlignModel, Heatmap, SlideCode, SlideFeatures, TextCode
+from pathflip.types import AlignModel, Heatmap, PatchChunk, SlideCode, SlideFeatures, TextCode
 
 __all__ = [
     "Aligned",
@@ -47,9 +46,12 @@ TEMPLATES = ("{}.", "The tissue shows {}.", "This slide shows {}.", "Diagnosis: 
 SENTENCE_WEIGHT = 2.0
 """Weight of the statement-level score beside the whole-slide score in retrieval (docs/method.md)."""
 SIMILARITY_WEIGHT = 5.0
-"""Weight of the whole-slide cosine beside the presence logit in zero-shot classification (chosen on val, docs/log.md)."""
+"""Weight of the whole-slide cosine beside the presence logit in zero-shot scores; chosen on val (docs/log.md)."""
 FEWEST_TO_STANDARDISE = 8
 TEXTS_PER_CALL = 256
+PATCHES_A_CHUNK = 8192
+PAIRS_PER_CALL = 2**24
+"""Keys times texts compared at once: three float32 arrays of that size."""
 THUMBNAIL_PX = 1400
 
 
@@ -136,27 +138,44 @@ def encode_slide(model: Aligned, features: SlideFeatures) -> EncodedSlide:
         FeatureError: no valid patch.
     """
     model.checkpoint.contract.check(features)
-    grid = group_regions(features, _key_regions(model))
+    rows = np.flatnonzero(features.valid)
+    if len(rows) == 0:
+        raise FeatureError(
+            f"slide '{features.slide_id}': no valid patch among {len(features.valid)}; nothing to encode"
+        )
+    if hasattr(model.net, "encode_stream"):
+        code = model.net.encode_stream(_chunks(features, rows, model.device))
+        key_of_tile = np.full(len(features.valid), -1, np.int64)
+        key_of_tile[rows] = np.arange(len(rows))
+        return EncodedSlide(features.slide_id, code.to(model.device), features.grid, key_of_tile)
+    return _encode_regions(model, features)
+
+
+def _chunks(features: SlideFeatures, rows: Int[np.ndarray, " V"], device: torch.device) -> Iterator[PatchChunk]:
+    """The valid patches of a slide, some thousands at a time, with their context and positions."""
+    near = Neighbourhood(features.grid.cells(), features.valid)
+    place = relative_positions(features.coords, features.valid, features.grid.tile_px0)
+    for start in range(0, len(rows), PATCHES_A_CHUNK):
+        part = rows[start : start + PATCHES_A_CHUNK]
+        patches = features.features[part].astype(np.float32, copy=False)
+        yield (
+            torch.from_numpy(patches).to(device),
+            torch.from_numpy(near.mean(features.features, part)).to(device),
+            torch.from_numpy(place[part]).to(device),
+        )
+
+
+def _encode_regions(model: Aligned, features: SlideFeatures) -> EncodedSlide:
+    """Models that read whole regions get all of them in one call."""
+    grid = group_regions(features, model.regions)
     patches = features.features.astype(np.float32, copy=False)
-    context = neighbour_context(patches, features.grid.cells(), features.valid)
-    position = relative_positions(features.coords, features.valid, features.grid.tile_px0)
-
-    def gathered(rows: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.where(grid.mask[..., None], rows[grid.index], 0)[None]).to(model.device)
-
-    code = model.net.encode_slides(
-        gathered(patches), torch.from_numpy(grid.mask[None]).to(model.device), gathered(context), gathered(position)
-    )
+    gathered = torch.from_numpy(np.where(grid.mask[..., None], patches[grid.index], 0)[None]).to(model.device)
+    code = model.net.encode_slides(gathered, torch.from_numpy(grid.mask[None]).to(model.device))
     key_of_tile = np.full(len(features.valid), -1, np.int64)
     region, slot = np.nonzero(grid.mask)
-    patch_key = region * grid.mask.shape[1] + slot
-    key_of_tile[grid.index[region, slot]] = patch_key if model.net.keys_are_patches else region
+    key = region * grid.mask.shape[1] + slot if model.net.keys_are_patches else region
+    key_of_tile[grid.index[region, slot]] = key
     return EncodedSlide(features.slide_id, code, features.grid, key_of_tile)
-
-
-def _key_regions(model: Aligned) -> RegionSpec:
-    """Regions matter to models whose keys are regions; for patch keys any grouping gives the same keys."""
-    return RegionSpec(side=1) if model.net.keys_are_patches else model.regions
 
 
 @torch.no_grad()
@@ -205,7 +224,16 @@ def presence_scores(
 
 
 def _presence(model: Aligned, slide: EncodedSlide, code: TextCode) -> np.ndarray:
-    return model.net.presence(slide.code, code)[0].float().cpu().numpy()
+    """Presence of every text, some texts at a time: large slides times many texts would not fit in memory at once."""
+    step = max(1, PAIRS_PER_CALL // slide.code.keys.shape[1])
+    parts = [model.net.presence(slide.code, _some_texts(code, i, i + step))[0] for i in range(0, len(code.texts), step)]
+    return torch.cat(parts).float().cpu().numpy()
+
+
+def _some_texts(code: TextCode, start: int, stop: int) -> TextCode:
+    part = slice(start, stop)
+    gate, margin = (None if value is None else value[part] for value in (code.gate, code.margin))
+    return TextCode(code.texts[part], code.caption[part], code.local[part], code.negated[part], gate, margin)
 
 
 def _encoded(model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide]) -> Iterator[EncodedSlide]:

@@ -248,28 +248,31 @@ def published_candidates(sub_mask: Bool[Tensor, "B K"], generator: torch.Generat
 
     Args:
         sub_mask: which sub-captions of the (global) batch are real; only those are drawn (where a slide has any).
-        generator: source of the draws (CPU); None: torch's own. Processes that seed it alike draw the same table.
+        generator: source of the draws; None: torch's own. Processes that seed it alike draw the same table.
 
     Returns:
         (B, K + B - 1) indices into the B·K sub-captions, slide-major, ascending in every row.
     """
     num_slides, num_subcaptions = sub_mask.shape
-    real = sub_mask.float().cpu()
+    real = sub_mask.float() if generator is None else sub_mask.float().to(generator.device)
     real = torch.where(real.sum(dim=1, keepdim=True) > 0, real, torch.ones_like(real))
     if num_slides == 1:
-        return torch.arange(num_subcaptions).unsqueeze(0)
+        return torch.arange(num_subcaptions, device=real.device).unsqueeze(0)
     drawn = torch.multinomial(real, num_slides, replacement=True, generator=generator)  # (other slide, for slide)
-    others = ~torch.eye(num_slides, dtype=torch.bool)
-    offsets = drawn.T[others].view(num_slides, num_slides - 1)
-    return sort_candidates(offsets, num_subcaptions)
+    return sort_candidates(drawn.T.gather(1, _other_slides(num_slides, real.device)), num_subcaptions)
+
+
+def _other_slides(num_slides: int, device: torch.device) -> Int[Tensor, "B O"]:
+    """Row i: all slides but i, ascending."""
+    other = torch.arange(num_slides - 1, device=device).expand(num_slides, -1)
+    return other + (other >= torch.arange(num_slides, device=device).unsqueeze(1))
 
 
 def sort_candidates(offsets: Int[Tensor, "B O"], num_subcaptions: int) -> Int[Tensor, "B C"]:
     """Candidate indices from ``offsets``: entry (i, c) is which sub-caption the c-th *other* slide lends slide i."""
     num_slides = len(offsets)
     slides = torch.arange(num_slides, device=offsets.device)
-    other = torch.arange(offsets.shape[1], device=offsets.device).expand_as(offsets)
-    other = other + (other >= slides.unsqueeze(1))
+    other = _other_slides(num_slides, offsets.device)
     own = slides.unsqueeze(1) * num_subcaptions + torch.arange(num_subcaptions, device=offsets.device)
     return torch.cat([own, other * num_subcaptions + offsets], dim=1).sort(dim=1).values
 

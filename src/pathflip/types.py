@@ -28,6 +28,7 @@ __all__ = [
     "AlignOutput",
     "Caption",
     "Heatmap",
+    "PatchChunk",
     "RegionGrid",
     "SlideCode",
     "SlideFeatures",
@@ -190,6 +191,10 @@ class TextCode(_Tensors):
     negated: Bool[Tensor, " C"]
     gate: Float[Tensor, " C"] | None = None
     margin: Float[Tensor, " C"] | None = None
+
+
+PatchChunk = tuple[Float[Tensor, "V D"], Float[Tensor, "V D"] | None, Float[Tensor, "V 2"] | None]
+"""Some patches of one slide: features, neighbourhood means, positions."""
 
 
 class AlignModel(Protocol):

@@ -10,7 +10,7 @@ from pathflip.errors import FeatureError
 from pathflip.geometry import lattice_cells
 from pathflip.types import RegionGrid, SlideFeatures
 
-__all__ = ["RegionSpec", "group_regions", "neighbour_context", "relative_positions"]
+__all__ = ["Neighbourhood", "RegionSpec", "group_regions", "neighbour_context", "relative_positions"]
 
 CHUNK_ROWS = 16_384
 
@@ -94,50 +94,57 @@ def _boxes(
     return np.concatenate([low, high - low], axis=1)
 
 
+class Neighbourhood:
+    """Who is near whom on the tile lattice, found once a slide, so that context can be computed chunk by chunk.
+
+    Args:
+        cells: column and row of every tile.
+        valid: tiles that may be looked at.
+        radius: 1 is the 3×3 neighbourhood.
+    """
+
+    def __init__(self, cells: Int[np.ndarray, "N 2"], valid: Bool[np.ndarray, " N"], radius: int = 1) -> None:
+        shifted = cells - (cells.min(axis=0) if len(cells) else 0) + radius
+        width = int(shifted[:, 0].max(initial=0)) + radius + 1
+        self._key = shifted[:, 1] * width + shifted[:, 0]
+        self._order = np.argsort(self._key, kind="stable")
+        self._sorted = self._key[self._order]
+        self._valid = valid
+        self._steps = [dy * width + dx for dy in range(-radius, radius + 1) for dx in range(-radius, radius + 1)]
+
+    def mean(
+        self, features: Float[np.ndarray, "N D"], rows: Int[np.ndarray, " V"] | slice = slice(None)
+    ) -> Float[np.ndarray, "V D"]:
+        """Mean feature of the valid tiles around each of ``rows``, itself included.
+
+        Missing and invalid neighbours are left out of the mean, so the tissue's border is not diluted with zeros.
+        Rows of invalid tiles that have no valid neighbour are zero.
+        """
+        here = self._key[rows]
+        total = np.zeros((len(here), features.shape[1]), np.float32)
+        count = np.zeros(len(here), np.float32)
+        for step in self._steps:
+            place = np.minimum(np.searchsorted(self._sorted, here + step), len(self._sorted) - 1)
+            neighbour = self._order[place]
+            found = (self._sorted[place] == here + step) & self._valid[neighbour]
+            total[found] += features[neighbour[found]]
+            count += found
+        return total / np.maximum(count, 1)[:, None]
+
+
 def neighbour_context(
     features: Float[np.ndarray, "N D"],
     cells: Int[np.ndarray, "N 2"],
     valid: Bool[np.ndarray, " N"],
     radius: int = 1,
 ) -> Float[np.ndarray, "N D"]:
-    """Mean feature of the valid tiles in the (2·radius+1)² neighbourhood of each tile, itself included.
-
-    Missing and invalid neighbours are left out of the mean, so the tissue's border is not diluted with zeros.
-    Rows of invalid tiles that have no valid neighbour are zero. Memory: a chunk of rows beyond the result.
-    """
-    num_rows = len(features)
-    total = np.zeros(features.shape, np.float32)
-    count = np.zeros(num_rows, np.float32)
-    if num_rows == 0:
-        return total
-    shifted = cells - cells.min(axis=0) + radius
-    width = int(shifted[:, 0].max()) + radius + 1
-    key = shifted[:, 1] * width + shifted[:, 0]
-    order = np.argsort(key, kind="stable")
-    sorted_key = key[order]
-    for dy in range(-radius, radius + 1):
-        for dx in range(-radius, radius + 1):
-            _add_neighbour(total, count, features, valid, order, sorted_key, key + dy * width + dx)
-    return total / np.maximum(count, 1)[:, None]
-
-
-def _add_neighbour(
-    total: Float[np.ndarray, "N D"],
-    count: Float[np.ndarray, " N"],
-    features: Float[np.ndarray, "N D"],
-    valid: Bool[np.ndarray, " N"],
-    order: Int[np.ndarray, " N"],
-    sorted_key: Int[np.ndarray, " N"],
-    wanted: Int[np.ndarray, " N"],
-) -> None:
-    place = np.minimum(np.searchsorted(sorted_key, wanted), len(sorted_key) - 1)
-    neighbour = order[place]
-    found = (sorted_key[place] == wanted) & valid[neighbour]
-    for start in range(0, len(total), CHUNK_ROWS):
+    """:meth:`Neighbourhood.mean` of every row; memory: a chunk of rows beyond the result."""
+    near = Neighbourhood(cells, valid, radius)
+    out = np.zeros(features.shape, np.float32)
+    for start in range(0, len(features), CHUNK_ROWS):
         part = slice(start, start + CHUNK_ROWS)
-        hit = found[part]
-        total[part][hit] += features[neighbour[part][hit]]
-    count += found
+        out[part] = near.mean(features, part)
+    return out
 
 
 def relative_positions(

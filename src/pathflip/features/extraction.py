@@ -521,9 +521,11 @@ _worker: dict[str, Any] = {}
 def _start_worker(encoder: str, device: str | None, counts: Any) -> None:
     import cv2
     import torch
+    from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    threadpool_limits(1)  # numpy's linear algebra too: for 3 × 3 problems its threads only wait for each other
     _keep_memory()
     threading.Thread(target=_die_with_parent, daemon=True).start()
     _worker.update(encoder=load_encoder(encoder, device), counts=counts)

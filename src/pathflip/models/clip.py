@@ -5,6 +5,7 @@ ICML 2018, eq. 9). Same patch stem, text tower and optimiser as :class:`~pathfli
 a difference is the method's.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from pathflip.losses import info_nce
 from pathflip.models.pathflip import PatchStem, PathFLIPConfig, TextTower
-from pathflip.types import AlignBatch, AlignOutput, SlideCode, TextCode
+from pathflip.types import AlignBatch, AlignOutput, PatchChunk, SlideCode, TextCode
 
 __all__ = ["ClipConfig", "SlideCLIP"]
 
@@ -94,6 +95,9 @@ class SlideCLIP(nn.Module):
         hidden = self.stem(patches.flatten(1, 2)[mask], around, None)
         padded = hidden.new_zeros(*mask.shape, hidden.shape[-1])
         padded[mask] = hidden
+        return self._code(padded, mask)
+
+    def _code(self, padded: Float[Tensor, "B M W"], mask: Bool[Tensor, "B M"]) -> SlideCode:
         if self.config.pool == "mean":
             weight = mask / mask.sum(1, keepdim=True).clamp(min=1)
         else:
@@ -101,6 +105,11 @@ class SlideCLIP(nn.Module):
             weight = self.attention_score(gated).squeeze(-1).masked_fill(~mask, float("-inf")).softmax(-1)
         slide = self.head(torch.einsum("bm,bmw->bw", weight.to(padded.dtype), padded))
         return SlideCode(slide=slide, keys=self.head(padded), key_mask=mask)
+
+    def encode_stream(self, chunks: Iterable[PatchChunk]) -> SlideCode:
+        """One slide of any size: only the hidden vectors of its patches are held at once."""
+        hidden = torch.cat([self.stem(patches, context, None) for patches, context, _ in chunks])[None]
+        return self._code(hidden, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device))
 
     def encode_texts(
         self, texts: tuple[str, ...], ids: Int[Tensor, "C T"], mask: Bool[Tensor, "C T"], negated: Bool[Tensor, " C"]

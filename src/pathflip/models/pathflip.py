@@ -7,6 +7,7 @@ negation is a sign, not something the text encoder must discover; and the score 
 a caption's statements, trained as such.
 """
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -15,8 +16,9 @@ from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from pathflip.errors import FeatureError
 from pathflip.losses import balanced_sigmoid, gather_with_grad, info_nce, local_rows, statement_labels
-from pathflip.types import AlignBatch, AlignOutput, SlideCode, TextCode
+from pathflip.types import AlignBatch, AlignOutput, PatchChunk, SlideCode, TextCode
 
 __all__ = ["PathFLIP", "PathFLIPConfig"]
 
@@ -36,8 +38,8 @@ class PathFLIPConfig(BaseModel):
         scale: start of the logit scale (stored as its logarithm).
         word_dropout: share of word pieces hidden in training, so that no single word decides.
         feature_noise: spread of Gaussian noise on standardised features in training.
-        global_weight, statement_weight, late_weight: weights beside the region loss of the slide-caption contrast, of the
-            contrast of slides for each statement, and of the contrast of captions by their statements.
+        global_weight, statement_weight, late_weight: weights, beside the region loss, of the slide-caption contrast, the
+            contrast of slides for each statement, and the contrast of captions by their statements.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -159,15 +161,38 @@ class PathFLIP(nn.Module):
         )
         padded = hidden.new_zeros(*mask.shape, hidden.shape[-1])
         padded[mask] = hidden
-        keys = hidden.new_zeros(*mask.shape, self.config.embed_dim, dtype=self.key_head.weight.dtype)
         projected = self.key_head(hidden)
-        keys = keys.to(projected.dtype)
+        keys = projected.new_zeros(*mask.shape, self.config.embed_dim)
         keys[mask] = projected
-        count = mask.sum(1, keepdim=True).clamp(min=1)
-        mean = padded.sum(1) / count
+        mean = padded.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
         weight = self.slide_pool(padded).squeeze(-1).masked_fill(~mask, float("-inf")).softmax(-1)
         attended = torch.einsum("bm,bmw->bw", weight.to(padded.dtype), padded)
         return SlideCode(slide=self.slide_head(torch.cat([mean, attended], -1)), keys=keys, key_mask=mask)
+
+    def encode_stream(self, chunks: Iterable[PatchChunk]) -> SlideCode:
+        """One slide of any size, chunk by chunk: the same code as :meth:`encode_slides` of the whole, in the memory of
+        a chunk and the keys. Softmax pooling is carried along as (largest logit, sum, weighted sum) (Milakov &
+        Gimelshein 2018, arXiv 1805.02867).
+        """
+        keys, count = [], 0
+        total = weighted = None
+        high = norm = torch.tensor(0.0)
+        for chunk in chunks:
+            hidden = self.stem(*chunk)
+            keys.append(self.key_head(hidden))
+            count += len(hidden)
+            logit = self.slide_pool(hidden).squeeze(-1)
+            if total is None or weighted is None:
+                total, weighted = torch.zeros_like(hidden[0]), torch.zeros_like(hidden[0])
+                high, norm = torch.full_like(logit[0], float("-inf")), torch.zeros_like(logit[0])
+            higher = torch.maximum(high, logit.max())
+            shrink, weight = (high - higher).exp(), (logit - higher).exp()
+            total = total + hidden.sum(0)
+            weighted, norm, high = weighted * shrink + weight @ hidden, norm * shrink + weight.sum(), higher
+        if total is None or weighted is None:
+            raise FeatureError("encode_stream: got no patch, expected at least one")
+        slide = self.slide_head(torch.cat([total / count, weighted / norm])[None])
+        return SlideCode(slide=slide, keys=torch.cat(keys)[None], key_mask=torch.ones(1, count, dtype=torch.bool))
 
     def encode_texts(
         self, texts: tuple[str, ...], ids: Int[Tensor, "C T"], mask: Bool[Tensor, "C T"], negated: Bool[Tensor, " C"]

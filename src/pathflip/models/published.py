@@ -180,9 +180,11 @@ class PublishedPathFLIP(nn.Module):
         """Patches as the Q-Former reads them, and their mask (None where none is padding)."""
         if patches.shape[-1] != self.config.feature_dim:
             raise ConfigError(f"patch features are {patches.shape[-1]} wide, expected {self.config.feature_dim}")
-        padded = patches.device.type != "cpu" or not bool(patch_mask.all())
-        x = self.patch_proj(drop_padding(patches, patch_mask) if padded else patches)
-        return x, patch_mask if padded else None
+        if patches.device.type == "cpu" and bool(patch_mask.all()):
+            return self.patch_proj(patches), None
+        if torch.is_grad_enabled():  # before the projection, for a NaN in padding would reach its gradient
+            return self.patch_proj(drop_padding(patches, patch_mask)), patch_mask
+        return self.patch_proj(patches).masked_fill_(~patch_mask.unsqueeze(-1), 0.0), patch_mask
 
     def encode_texts(
         self, texts: tuple[str, ...], ids: Int[Tensor, "C T"], mask: Bool[Tensor, "C T"], negated: Bool[Tensor, " C"]

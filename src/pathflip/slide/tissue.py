@@ -8,7 +8,7 @@ between walls.
 """
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,8 +158,8 @@ def _tissue(overview: NDArray[np.uint8], um: float, spec: TissueSpec) -> Mask:
     glass, noise = _glass(overview)
     density = -np.log(np.maximum(overview.astype(np.float32), 1) / glass)
     pen = _pen(density, um)
-    grey = np.maximum(density.min(axis=2), 0)
-    spread = np.clip(density.max(axis=2) - density.min(axis=2) - GREY_TINT * grey, 0, 1)
+    low, high = _extremes(density)
+    spread = np.clip(high - low - GREY_TINT * np.maximum(low, 0), 0, 1)
     spread[pen] = 0
     sigma = max(0.6, spec.smooth_um / um)
     colour = cv2.GaussianBlur(spread, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
@@ -173,14 +173,21 @@ def _tissue(overview: NDArray[np.uint8], um: float, spec: TissueSpec) -> Mask:
 
 def _glass(overview: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
     """The colour of bare glass, and how much colour spread its noise alone reaches (median + 6 deviations)."""
-    bright = overview[(overview.min(axis=2) > 185) & (np.ptp(overview, axis=2) < 20)].astype(np.float32)
+    low, high = _extremes(overview)
+    bright = overview[(low > 185) & (high - low < 20)].astype(np.float32)
     if len(bright) < 0.002 * overview[..., 0].size:  # tissue from edge to edge
         return np.full(3, 245, np.float32), 0.0
     glass = np.median(bright, axis=0)
-    density = -np.log(np.maximum(bright, 1) / glass)
-    spread = density.max(axis=1) - density.min(axis=1)
+    low, high = _extremes(-np.log(np.maximum(bright, 1) / glass))
+    spread = high - low
     middle = float(np.median(spread))
     return glass.astype(np.float32), middle + 6 * 1.4826 * float(np.median(np.abs(spread - middle)))
+
+
+def _extremes(colors: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Smallest and largest of the three channels; numpy's own reduction over so short an axis is ten times slower."""
+    red, green, blue = (colors[..., i] for i in range(3))
+    return np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
 
 
 def _pen(density: NDArray[np.float32], um: float) -> Mask:
