@@ -73,7 +73,10 @@ def test_patches_context_and_positions_are_those_of_the_slide(cohort):
     valid = np.flatnonzero(features.valid)
     got = {tuple(row.tolist()) for row in batch.patches[batch.patch_mask]}
     assert got == {tuple(row.tolist()) for row in features.features[valid]}
-    by_patch = {tuple(p.tolist()): c for p, c in zip(batch.patches[batch.patch_mask], batch.context[batch.patch_mask])}
+    by_patch = {
+        tuple(p.tolist()): c
+        for p, c in zip(batch.patches[batch.patch_mask], batch.context[batch.patch_mask], strict=True)
+    }
     for row in valid:
         np.testing.assert_allclose(by_patch[tuple(features.features[row].tolist())], context[row], atol=1e-6)
 

@@ -14,7 +14,7 @@ LAYERS = [
     {"slide", "text", "losses", "simulate"},
     {"features", "models"},
     {"data", "checkpoint", "picture"},
-    {"inference"},
+    {"inference", "released"},
     {"train", "evaluate"},
     {"recipes"},
     {"demo"},

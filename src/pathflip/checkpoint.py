@@ -5,6 +5,7 @@ runs/align/last/
   config.json          format and version, model settings, text settings, input contract, what was run, metrics
   model.safetensors    weights
   tokenizer/           the tokenizer's own files
+  released.safetensors of an imported model: tensors without a part in it, kept for export
 ```
 
 The directory is written beside its final name and renamed, so a kill leaves the old one or the new one.
@@ -91,12 +92,14 @@ class Checkpoint:
         tokenizer: None where none was saved.
         contract: which features it understands.
         config: the whole of ``config.json``; "text" holds how captions become model input, "recipe" what was run.
+        path: the directory it was read from.
     """
 
     model: nn.Module
     tokenizer: Any
     contract: InputContract
     config: Mapping[str, Any]
+    path: Path | None = None
 
 
 def save_checkpoint(
@@ -109,6 +112,7 @@ def save_checkpoint(
     text: BaseModel | Mapping[str, Any] | None = None,
     recipe: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
+    released: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write a checkpoint directory; an older checkpoint under that name is replaced in one step.
 
@@ -122,6 +126,7 @@ def save_checkpoint(
         text: how captions become model input.
         recipe: what was run: name, settings, data.
         metrics: measured values.
+        released: tensors of an imported file that the model does not use (:mod:`pathflip.released`).
 
     Raises:
         CheckpointError: ``path`` holds something that is not a checkpoint, or weights are not finite.
@@ -147,6 +152,8 @@ def save_checkpoint(
         save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
         if tokenizer is not None:
             tokenizer.save(temporary / "tokenizer")
+        if released:
+            save_file(dict(released), temporary / "released.safetensors", metadata={"format": "pt"})
     return path
 
 
@@ -176,7 +183,7 @@ def load_checkpoint(
     _fill(path, model, weights)
     folder = path / "tokenizer"
     tokenizer = _read_tokenizer(folder, load_tokenizer) if folder.is_dir() else None
-    return Checkpoint(model.eval(), tokenizer, contract, config)
+    return Checkpoint(model.eval(), tokenizer, contract, config, path)
 
 
 def _resolve(path: Path) -> Path:

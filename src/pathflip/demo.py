@@ -198,7 +198,8 @@ def _train_all(
     total = sum(recipe.train.steps for recipe in recipes.values())
     logs = [out / "runs" / recipe.name / "metrics.jsonl" for recipe in recipes.values()]
     with ProcessPoolExecutor(max(1, num_workers), mp_context=get_context("spawn")) as pool:
-        jobs = {name: pool.submit(_train, recipe, features, out) for name, recipe in recipes.items()}
+        longest_first = sorted(recipes, key=lambda name: name != "published PathFLIP")
+        jobs = {name: pool.submit(_train, recipes[name], features, out) for name in longest_first}
         running = set(jobs.values())
         while running:
             _, running = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)

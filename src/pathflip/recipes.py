@@ -44,9 +44,9 @@ __all__ = [
 ]
 
 
-PATCHES_A_STEP = 320
+PATCHES_A_STEP = 256
 """Patches drawn a slide and training step by models whose keys are patches. Context is computed from all of them
-before, so a drawn patch still knows its neighbourhood; a finding on ten patches of a demo slide keeps about six."""
+before, so a drawn patch still knows its neighbourhood; a finding on ten patches of a demo slide keeps about five."""
 
 
 class AlignRecipe(BaseModel):
@@ -86,7 +86,7 @@ def align_base() -> AlignRecipe:
         regions=RegionSpec(side=1),
         max_regions=PATCHES_A_STEP,
         train=TrainConfig(
-            steps=300, batch_size=32, eval_every=100, optim=OptimConfig(lr=1e-3, weight_decay=0.05, warmup_steps=40)
+            steps=240, batch_size=32, eval_every=80, optim=OptimConfig(lr=1e-3, weight_decay=0.05, warmup_steps=40)
         ),
     )
 

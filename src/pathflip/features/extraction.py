@@ -234,21 +234,8 @@ def extract_cohort(
     folder = features_path(out, loaded.name, "x").parent
     folder.mkdir(parents=True, exist_ok=True)
     workers = _worker_count(num_workers, loaded, encoder, len(slides))
-    jobs = [
-        _Job(
-            index=i,
-            slide_id=stem,
-            slide=path,
-            target=folder / f"{stem}.h5",
-            spec=spec,
-            slide_mpp=slide_mpp,
-            tissue=tissue or TissueSpec(),
-            settings=_settings(path, spec, tissue or TissueSpec(), loaded, slide_mpp),
-            batch_size=batch_size,
-            readers=0 if workers > 1 else min(4, os.cpu_count() or 1),
-        )
-        for i, (stem, path) in enumerate(slides.items())
-    ]
+    readers = 0 if workers > 1 else min(4, os.cpu_count() or 1)
+    jobs = _plan(slides, spec, tissue or TissueSpec(), loaded, folder, slide_mpp, batch_size, readers)
     with _only_writer(folder):
         for leftover in folder.glob(".*.tmp.h5"):
             leftover.unlink(missing_ok=True)
@@ -264,6 +251,33 @@ def extract_cohort(
             for job in todo:
                 run.end(_extract_job(job, loaded, partial(_tick_one, run, job.index)))
     return [run.outcomes[job.index] for job in jobs]
+
+
+def _plan(
+    slides: dict[str, Path],
+    spec: TileSpec,
+    tissue: TissueSpec,
+    encoder: Encoder,
+    folder: Path,
+    slide_mpp: float | None,
+    batch_size: int,
+    readers: int,
+) -> list[_Job]:
+    return [
+        _Job(
+            index=i,
+            slide_id=stem,
+            slide=path,
+            target=folder / f"{stem}.h5",
+            spec=spec,
+            slide_mpp=slide_mpp,
+            tissue=tissue,
+            settings=_settings(path, spec, tissue, encoder, slide_mpp),
+            batch_size=batch_size,
+            readers=readers,
+        )
+        for i, (stem, path) in enumerate(slides.items())
+    ]
 
 
 def _unique_slides(paths: Iterable[str | Path]) -> dict[str, Path]:

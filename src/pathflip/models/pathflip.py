@@ -38,8 +38,8 @@ class PathFLIPConfig(BaseModel):
         scale: start of the logit scale (stored as its logarithm).
         word_dropout: share of word pieces hidden in training, so that no single word decides.
         feature_noise: spread of Gaussian noise on standardised features in training.
-        global_weight, statement_weight, late_weight: weights, beside the region loss, of the slide-caption contrast, the
-            contrast of slides for each statement, and the contrast of captions by their statements.
+        global_weight, statement_weight, late_weight: weights beside the region loss: of the slide-caption contrast, of
+            the contrast of slides for each statement, and of the contrast of captions by their statements.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pathflip.errors import CheckpointError
 
-__all__ = ["from_published", "published_name", "to_published"]
+__all__ = ["UNUSED", "from_published", "published_name", "to_published"]
 
 _BERT = (
     (r"embeddings\.word\.", "embeddings.word_embeddings."),
@@ -62,7 +62,7 @@ _RENAMES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
 }
 
-_UNUSED = re.compile(r"\.position_ids$|^Qformer\.cls\.|^text_encoder\.pooler\.")
+UNUSED = re.compile(r"\.position_ids$|^Qformer\.cls\.|^text_encoder\.pooler\.")
 """Released parameters without a part in alignment: the masked-language-model head, BERT's pooler, an index buffer."""
 
 
@@ -90,7 +90,7 @@ def from_published(released: Mapping[str, Tensor], model: nn.Module, kind: str) 
     own = model.state_dict()
     names = {key: published_name(key, kind) for key in own}
     missing = sorted(set(names.values()) - set(plain))
-    unknown = sorted(key for key in set(plain) - set(names.values()) if not _UNUSED.search(key))
+    unknown = sorted(key for key in set(plain) - set(names.values()) if not UNUSED.search(key))
     if missing or unknown:
         raise CheckpointError(
             f"not the parameters of this {kind} model: missing {', '.join(missing) or 'none'}; "

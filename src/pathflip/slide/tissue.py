@@ -8,6 +8,7 @@ between walls.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,10 +94,16 @@ class TissueMask:
         """Outlines of the fragments with their holes, shapely polygons in level-0 pixels, largest first."""
         return _polygons(self.mask, self.downsample, self.info.size0)
 
-    def fractions(self, corners: NDArray[np.int64], side0: int) -> NDArray[np.float64]:
-        """The exact share of tissue in squares of ``side0`` level-0 pixels at ``corners`` (N, 2); (N,)."""
+    @cached_property
+    def _sums(self) -> NDArray[np.float64]:
+        """Tissue above and left of every corner of the mask's pixels."""
         sums = np.zeros((self.mask.shape[0] + 1, self.mask.shape[1] + 1))
         sums[1:, 1:] = self.mask.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
+        return sums
+
+    def fractions(self, corners: NDArray[np.int64], side0: int) -> NDArray[np.float64]:
+        """The exact share of tissue in squares of ``side0`` level-0 pixels at ``corners`` (N, 2); (N,)."""
+        sums = self._sums
         low = corners / self.downsample
         high = (corners + side0) / self.downsample
         total = (
