@@ -33,7 +33,7 @@ from pathflip.slide import find_tissue, open_slide, tile_slide
 
 ASSUMED_MPP = {"colon-submucosal-lipoma": 0.5, "head-neck-frozen-section-no-mpp": 0.5}
 SPECS = (TileSpec(256, 0.5), TileSpec(64, 2.0))
-CALIBRATION_WEIGHT = {"joint_re": 3.0, "hue": 3.0}
+CALIBRATION_WEIGHT = {"joint_re": 4.0}
 Tiles = dict[str, NDArray[Any]]
 """tiles uint8 (n, px, px, 3); group (n,) slide; target (n,) class; fold (n,) 0 or 1, -1 for neither."""
 

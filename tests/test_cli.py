@@ -10,7 +10,20 @@ import pytest
 from PIL import Image
 
 COMMAND = [sys.executable, "-c", "from pathflip.cli import main; main()"]
-VERBS = ["simulate", "info", "tile", "extract", "train", "eval", "zero-shot", "retrieve", "ground", "demo"]
+VERBS = [
+    "simulate",
+    "info",
+    "tile",
+    "extract",
+    "train",
+    "eval",
+    "zero-shot",
+    "retrieve",
+    "ground",
+    "demo",
+    "import",
+    "export",
+]
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:

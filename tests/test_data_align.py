@@ -11,7 +11,7 @@ from pathflip.features import write_features
 from pathflip.text.statements import parse_statement
 from pathflip.text.tokenizer import train_tokenizer
 from pathflip.types import Caption
-from tests.test_data_regions import make_features, scattered_cells
+from test_data_regions import make_features, scattered_cells
 
 REPORTS = {
     "a": ["Keratin pearls are seen in the upper left.", "No necrosis is identified.", "Margins are free of tumour."],

@@ -18,7 +18,7 @@ from pathflip.data.regions import neighbour_context, relative_positions
 from pathflip.errors import CaptionError, ConfigError, ContractError
 from pathflip.models import build_model
 from pathflip.text.tokenizer import train_tokenizer
-from tests.test_data_regions import make_features, scattered_cells
+from test_data_regions import make_features, scattered_cells
 
 WORDS = ["Keratin pearls are seen in the upper left.", "No necrosis is identified.", "Mucin pools are present."]
 KINDS = {

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from pathflip.train import AlignStep, OptimConfig, TrainConfig, fit, read_metrics
+from test_models_pathflip import make_batch, tiny
 from tiny_align import TinyAlign, batches
 
 GOLDEN = Path(__file__).parent / "golden" / "loss_curve.json"
@@ -42,16 +43,20 @@ def machine() -> dict[str, str]:
 
 
 def curves() -> dict[str, list[float]]:
-    """Loss of every step: plain; and with dropout, accumulation and gradient caching."""
+    """Loss of every step: plain; with dropout, accumulation and gradient caching; and of the default model."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     plain = TrainConfig(steps=20, batch_size=4, device="cpu", optim=OptimConfig(lr=0.01, warmup_steps=4))
     rich = plain.model_copy(update={"accumulation": 2, "grad_cache_chunk": 3})
     out = {}
-    for name, config, dropout in (("plain", plain, 0.0), ("rich", rich, 0.2)):
+    runs = {
+        "plain": (plain, TinyAlign(0.0), batches()),
+        "rich": (rich, TinyAlign(0.2), batches()),
+        "pathflip": (plain, tiny("pathflip"), lambda index, rank, world: make_batch(index)),
+    }
+    for name, (config, model, source) in runs.items():
         with TemporaryDirectory() as folder:
-            step = AlignStep(TinyAlign(dropout), config.grad_cache_chunk)
-            fit(step, batches(), config=config, out=Path(folder))
+            fit(AlignStep(model, config.grad_cache_chunk), source, config=config, out=Path(folder))
             out[name] = [line["loss"] for line in read_metrics(Path(folder) / "metrics.jsonl")]
     torch.set_num_threads(threads)
     return out

@@ -429,3 +429,64 @@ def demo(
     with _bar("demo") as advance:
         result = run_demo(out, quick=quick, seed=seed, num_workers=workers, say=_say, progress=advance)
     _print([result], json, lambda r: f"report: {r['report']}")
+
+
+@app.command(name="import")
+def import_(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="The authors' checkpoint: .safetensors, .bin, .ckpt, or a folder of shards.")
+    ],
+    out: Out,
+    encoder: Annotated[
+        str | None, typer.Option(help="Encoder of the features it was trained on; the file cannot say.")
+    ] = None,
+    tile_px: Annotated[int | None, typer.Option(help="Side of their tiles, pixels at --mpp.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="Their resolution, µm per pixel.")] = None,
+    kind: Annotated[str | None, typer.Option(help="published (the paper's) or perceiver (the later release).")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder of its tokenizer.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, for example num_heads=12.")] = None,
+    drop: Annotated[list[str] | None, typer.Option(help="Leave out unknown parameters that begin so.")] = None,
+    lora_alpha: Annotated[float | None, typer.Option(help="Alpha of unmerged LoRA.")] = None,
+    json: Json = False,
+) -> None:
+    """Make a checkpoint directory of what the authors released."""
+    from pathflip.released import import_released
+
+    row = import_released(
+        checkpoint,
+        out,
+        encoder=encoder,
+        tile_px=tile_px,
+        mpp=mpp,
+        kind=kind,
+        tokenizer=tokenizer,
+        settings=settings or [],
+        drop=drop or [],
+        lora_alpha=lora_alpha,
+    )
+    _print([_plain(row)], json, _imported_line)
+
+
+def _imported_line(row: Mapping[str, Any]) -> str:
+    lines = [f"{row['source']} → {row['out']}: {row['kind']}, {row['parameters']} tensors"]
+    lines += [f"  assumed: {text}" for text in row["assumed"]]
+    for what in ("ignored", "dropped"):
+        lines += [f"  {what}: {', '.join(row[what])}"] if row[what] else []
+    return "\n".join(lines)
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Checkpoint directory of a published or perceiver model.")],
+    out: Annotated[Path, typer.Option(help="File to write: .safetensors or .bin.")],
+    json: Json = False,
+) -> None:
+    """Write a model under the authors' parameter names, for the authors' code."""
+    from pathflip.released import export_released
+
+    row = export_released(model, out)
+    _print(
+        [_plain(row)],
+        json,
+        lambda r: f"{r['out']}: {r['tensors']} tensors" + "".join(f"\n  note: {note}" for note in r["notes"]),
+    )

@@ -44,9 +44,9 @@ __all__ = [
 ]
 
 
-PATCHES_A_STEP = 256
+PATCHES_A_STEP = 320
 """Patches drawn a slide and training step by models whose keys are patches. Context is computed from all of them
-before, so a drawn patch still knows its neighbourhood; a finding on ten patches of a demo slide keeps about five."""
+before, so a drawn patch still knows its neighbourhood; a finding on ten patches of a demo slide keeps about six."""
 
 
 class AlignRecipe(BaseModel):
@@ -86,7 +86,10 @@ def align_base() -> AlignRecipe:
         regions=RegionSpec(side=1),
         max_regions=PATCHES_A_STEP,
         train=TrainConfig(
-            steps=240, batch_size=32, eval_every=80, optim=OptimConfig(lr=1e-3, weight_decay=0.05, warmup_steps=40)
+            steps=280,
+            batch_size=32,
+            eval_every=140,
+            optim=OptimConfig(lr=1.5e-3, weight_decay=0.02, warmup_steps=40),
         ),
     )
 
@@ -125,7 +128,7 @@ def align_published_small() -> AlignRecipe:
         "width": 128,
         "num_layers": 2,
         "num_heads": 4,
-        "ffn_width": 512,
+        "ffn_width": 256,
         "num_queries": 4,
     }
     return published.model_copy(

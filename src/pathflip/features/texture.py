@@ -11,8 +11,8 @@ darkness and shape; edges, lines and their common direction; holes and their siz
    as mean and root mean square; a second order is their spread over blocks (compare Mallat's scattering energies).
 3. Blobs: maxima of the Laplacian (Lindeberg 1998) of haematoxylin at each octave: how many nuclei, how large, how
    dark, how long, how clustered.
-4. Absolute colour, not normalised: soft joint histograms in reference stain space and the hue at each darkness
-   (pigment, blood, mucin and calcium are colours, not textures).
+4. Absolute colour, not normalised: soft joint histograms in reference stain space (pigment, blood, mucin and calcium
+   are colours, not textures).
 
 Everything is a mean over pixels, so a tile's size does not change the width of the result; 32 px is the smallest.
 """
@@ -39,7 +39,7 @@ _WHITE = 245.0
 _LIMIT = 20.0  # no single number may dominate a vector
 _PLANE = 128  # side, pixels, that larger tiles are averaged down to before filtering
 _LEVELS = 4
-_BLOB_LEVELS = 3
+_BLOB_LEVELS = 3  # the coarsest octave of a small tile has too few pixels for blobs and blocks
 _MICRO_BATCH_PX = 2**18  # working pixels filtered at once: small enough to stay in the processor's cache
 
 
@@ -118,7 +118,7 @@ class StainTexture:
     """
 
     name = "stain_texture"
-    revision = "1"
+    revision = "2"
     tile_px: int | None = None
     mpp: float | None = None
     sample_tiles = 64
@@ -269,33 +269,22 @@ def _mixtures(stains: Float[Tensor, "3 h w n"], glass: Float[Tensor, "1 h w n"])
 
 
 def _colour(density: Float[Tensor, "3 h w n"], state: StainState) -> dict[str, Float[Tensor, "_ n"]]:
-    """Absolute colour: joint soft histograms in reference stains (square roots: Hellinger), hue by darkness."""
+    """Absolute colour: joint soft histograms in reference stains (square roots of fractions: Hellinger).
+
+    Haematoxylin × eosin has even bins; residual × eosin has bins even in the square root, finest where pale.
+    """
     half = _shrink(density, 2).flatten(1, 2)
     against_white = torch.log((_WHITE + 1) / (state.white + 1)).to(half.device)
     half = half + against_white[:, None, None]
     unmix = REFERENCE_STAINS.unmix.tolist()
     h, e, r = (_weighted(list(half), [row[stain] for row in unmix]) for stain in range(3))
     eosin = _memberships(e, 0.0, 1.0, 6)
+    pale_eosin = _memberships(e.clamp(min=0).sqrt_(), 0.0, 1.0, 8)
+    residual = _memberships(r.add_(0.03).clamp_(min=0).sqrt_(), 0.0, 0.7, 8)
     return {
         "joint_he": torch.cat([(row * eosin).mean(dim=1) for row in _memberships(h, 0.0, 1.0, 6)]).sqrt_(),
-        "joint_re": torch.cat([(row * eosin).mean(dim=1) for row in _memberships(r, -0.03, 0.45, 7)]).sqrt_(),
-        "hue": _hue(half),
+        "joint_re": torch.cat([(row * pale_eosin).mean(dim=1) for row in residual]).sqrt_(),
     }
-
-
-def _hue(density: Float[Tensor, "3 p n"]) -> Float[Tensor, "8 n"]:
-    """Share of red and of blue in the optical density of pale, medium, dark and very dark pixels.
-
-    A class with few pixels is drawn towards the hue of ordinary H&E.
-    """
-    total = density.sum(dim=0)
-    red, blue = (density[channel] / (total + 0.05) for channel in (0, 2))
-    hues = []
-    for centre, width in ((0.3, 0.4), (0.9, 0.6), (1.6, 0.8), (2.6, 1.0)):
-        weight = (1 - (total - centre).abs_() / width).clamp_(min=0)
-        mass = weight.mean(dim=0) + 0.02
-        hues += [((weight * red).mean(dim=0) + 0.02 * 0.31) / mass, ((weight * blue).mean(dim=0) + 0.02 * 0.24) / mass]
-    return torch.stack(hues)
 
 
 def _memberships(values: Float[Tensor, "p n"], low: float, high: float, bins: int) -> Float[Tensor, "b p n"]:
@@ -333,12 +322,13 @@ def _texture(stains: Float[Tensor, "2 h w n"]) -> dict[str, Float[Tensor, "_ n"]
         cross = dx * dy
         dx.square_(), dy.square_()
         power = dx + dy
-        groups[f"coherence_{level}"] = _coherence(dx.sub_(dy), cross, power)
+        if level < _BLOB_LEVELS:
+            groups[f"coherence_{level}"] = _coherence(dx.sub_(dy), cross, power)
         energies = [*_amplitude(power), *_amplitude(anisotropy), _mean(bright), _mean(dark)]
         energies += [_mean(bright.square_()).sqrt_(), _mean(dark.square()).sqrt_()]
         groups[f"energy_{level}"] = _log(torch.cat(energies))
-        groups[f"second_order_{level}"] = torch.cat([_second_order(power), _second_order(dark)])
         if level < _BLOB_LEVELS:
+            groups[f"second_order_{level}"] = torch.cat([_second_order(power), _second_order(dark)])
             groups[f"blobs_{level}"] = _blobs(dark[0], stains[:, 1:-1, 1:-1], anisotropy[0])
     return groups
 
