@@ -267,11 +267,11 @@ def _model_note(name: str, model: Aligned, seconds: float) -> ModelNote:
 
 def _table(estimates: Mapping[str, Mapping[str, Estimate]], ceilings: Mapping[str, float]) -> str:
     names = list(next(iter(estimates.values())))
-    lines = [f"{'':<44}" + "".join(f"{name:>18}" for name in names) + f"{'ceiling':>10}{'chance':>8}"]
+    lines = [f"{'':<66}" + "".join(f"{name:>18}" for name in names) + f"{'ceiling':>10}{'chance':>8}"]
     for measure, found in estimates.items():
         cells = "".join(f"{e.value:>7.3f} {f'{e.low:.2f}-{e.high:.2f}':>10}" for e in found.values())
         ceiling = f"{ceilings[measure]:>10.3f}" if measure in ceilings else f"{'':>10}"
-        lines.append(f"{measure:<44}{cells}{ceiling}{found[names[0]].floor:>8.3f}")
+        lines.append(f"{measure:<66}{cells}{ceiling}{found[names[0]].floor:>8.3f}")
     return "\n".join(lines)
 
 

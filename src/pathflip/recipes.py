@@ -49,6 +49,10 @@ PATCHES_A_STEP = 320
 before, so a drawn patch still knows its neighbourhood; a finding on ten patches of a demo slide keeps about six."""
 
 
+SMALL: dict[str, Any] = {"width": 192, "embed_dim": 128, "dropout": 0.2, "word_dropout": 0.1, "feature_noise": 0.3}
+"""Sizes and regularisation for cohorts of hundreds of slides; PathFLIP and the CLIP baselines share them."""
+
+
 class AlignRecipe(BaseModel):
     """Everything an alignment run needs beside the data.
 
@@ -82,7 +86,7 @@ def align_base() -> AlignRecipe:
     """
     return AlignRecipe(
         name="align_base",
-        model={"kind": "pathflip", "width": 192, "embed_dim": 128, "dropout": 0.2, "word_dropout": 0.1},
+        model={"kind": "pathflip", **SMALL},
         regions=RegionSpec(side=1),
         max_regions=PATCHES_A_STEP,
         train=TrainConfig(
@@ -146,7 +150,7 @@ def clip_mean() -> AlignRecipe:
     """Mean-pool CLIP, the floor: same stem, text tower, optimiser and steps as ``align_base``."""
     return AlignRecipe(
         name="clip_mean",
-        model={"kind": "clip", "pool": "mean", "width": 192, "embed_dim": 128, "dropout": 0.2, "word_dropout": 0.1},
+        model={"kind": "clip", "pool": "mean", **SMALL},
         text=TextSpec(polarity=False, visual_only=False, num_subcaptions=1),
         regions=RegionSpec(side=1),
         max_regions=PATCHES_A_STEP,

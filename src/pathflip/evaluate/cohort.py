@@ -29,6 +29,7 @@ from pathflip.inference import (
     zero_shot,
 )
 from pathflip.simulate import truth as slide_truth
+from pathflip.simulate.cases import HELD_OUT_COMBINATIONS
 from pathflip.simulate.phrases import GRADE_CLASSNAMES, PATTERN_CLASSNAMES, TEMPLATES, TYPE_CLASSNAMES, prompts
 from pathflip.simulate.world import FINDINGS
 from pathflip.types import SlideFeatures
@@ -253,8 +254,13 @@ def _class_measures(scores: CohortScores, cohort: Cohort) -> list[Measure]:
     for task, answer in scores.classes.items():
         truth = np.array([slide.row[column[task]] for slide in cohort.slides])
         guess = np.array(answer.best)
-        of = _balanced(truth, guess, np.isin(truth, answer.classes))
-        out.append(Measure(f"{task}, balanced accuracy", of, 1 / len(answer.classes), "zero-shot, tumour slides"))
+        tumour, chance = np.isin(truth, answer.classes), 1 / len(answer.classes)
+        of = _balanced(truth, guess, tumour)
+        out.append(Measure(f"{task}, balanced accuracy", of, chance, "zero-shot, tumour slides"))
+        if task != "grade":
+            known = np.array([(s.row["tumour"], s.row["pattern"]) not in HELD_OUT_COMBINATIONS for s in cohort.slides])
+            name = f"{task}, balanced accuracy, type-pattern pairs seen in training"
+            out.append(Measure(name, _balanced(truth, guess, tumour & known), chance, "zero-shot, tumour slides"))
     return out
 
 

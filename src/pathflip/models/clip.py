@@ -39,6 +39,7 @@ class ClipConfig(BaseModel):
     max_tokens: int = 512
     dropout: float = Field(0.1, ge=0, lt=1)
     word_dropout: float = Field(0.0, ge=0, lt=1)
+    feature_noise: float = Field(0.0, ge=0)
     context: bool = False
     scale: float = 10.0
 
