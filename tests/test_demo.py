@@ -82,6 +82,15 @@ def test_training_and_retrieval_from_captions_alone(demo, tmp_path):
         "--set", "train.steps=2", "--set", "train.batch_size=4", "--set", "model.width=32",
     )  # fmt: skip
     assert row["step"] == 2
+    words = json.loads((tmp_path / "run" / "last" / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"]
+    (row,) = run(
+        "train", "clip_mean", "--features", str(features), "--captions", str(captions),
+        "--out", str(tmp_path / "second"),
+        "--set", "train.steps=1", "--set", "train.batch_size=2", "--set", "vocab_size=100",
+        "--set", f"tokenizer={tmp_path / 'run' / 'last' / 'tokenizer'}",
+    )  # fmt: skip
+    again = json.loads((tmp_path / "second" / "last" / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"]
+    assert words == again
     measured = run("eval", "--model", str(tmp_path / "run"), "--features", str(features), "--captions", str(captions))
     assert {row["measure"] for row in measured} >= {"R@1 slide → text", "R@10 text → slide"}
 

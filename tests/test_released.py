@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from parity import FIXTURES, LOSS, align_batch, assert_close, tensors
 from pathflip import inference
 from pathflip.checkpoint import InputContract, load_checkpoint, save_checkpoint
+from pathflip.cli import main
 from pathflip.errors import CheckpointError, ConfigError, PathFLIPError
 from pathflip.losses import sort_candidates
 from pathflip.models import build_model
@@ -27,7 +27,7 @@ Weights = dict[str, Tensor]
 
 ONE, TWO = tensors("pf1_align", "weights"), tensors("pf2_align", "weights")
 ONE = {name: value for name, value in ONE.items() if not name.startswith("pure_head.")}  # the fixtures' own spare head
-HEADS = {"published": ["num_heads=4"], "perceiver": ["num_heads=4", "text_heads=4", "normalize=positives"]}
+HEADS = {"published": ["num_heads=4"], "perceiver": ["num_heads=4", "text_heads=4"]}
 FEATURES: dict[str, Any] = {"encoder": "conch", "tile_px": 256, "mpp": 0.5}
 
 
@@ -160,7 +160,7 @@ def test_what_the_file_says_and_what_options_say(tmp_path: Path) -> None:
     check_outputs_of_variant_two(load_checkpoint(tmp_path / "a").model, "cls")
     assert inference.load(tmp_path / "a").text.caption_tokens == 40
     bare = {k: v for k, v in TWO.items() if not k.startswith(("fine_gained_loss_head.", "global_logit"))}
-    done = bring(prefixed("")(bare, tmp_path), tmp_path / "b", "perceiver", settings=["num_heads=4", "text_heads=4"])
+    done = bring(prefixed("")(bare, tmp_path), tmp_path / "b", "perceiver", settings=HEADS["perceiver"])
     assert (done.model["region_loss"], done.model["slide_loss"]) == ("soft_top_k", "info_nce")
     assert done.model["normalize"] == "entries"
     assert done.contract == {"encoder": "conch", "dim": 48, "tile_px": 256, "mpp": 0.5}
@@ -184,7 +184,7 @@ def test_published_sizes_need_no_options(tmp_path: Path) -> None:
     again = load_checkpoint(tmp_path / "run").model
     scale, bias = again._scaling()
     torch.testing.assert_close(scale, native.logit_scale.exp())
-    assert float(bias) == -10.0
+    assert bias.item() == -10.0
 
 
 def test_half_precision_goes_back_as_it_came(tmp_path: Path) -> None:
@@ -199,9 +199,9 @@ def test_half_precision_goes_back_as_it_came(tmp_path: Path) -> None:
 
 
 def with_lora(weights: Weights, rank: int, scale: float) -> Weights:
-    """Split every linear layer of the text encoder so that merging restores it; pooler too, as PEFT's all-linear."""
+    """Split every linear layer of the text encoder's layers so that merging restores it, under PEFT's names."""
     generator = torch.Generator().manual_seed(0)
-    split: Weights = {"text_encoder.base_model.model.pooler.dense.weight": torch.zeros(64, 64)}
+    split: Weights = {}
     for name, value in weights.items():
         layer, _, leaf = name.replace("text_encoder.", "text_encoder.base_model.model.", 1).rpartition(".")
         if not (name.startswith("text_encoder.encoder.") and "LayerNorm" not in name):
@@ -226,7 +226,7 @@ def test_lora_is_merged(told: str, tmp_path: Path) -> None:
         (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     done = bring(file, tmp_path / "run", "perceiver", lora_alpha=alpha if told == "option" else None)
     assert done.merged_lora == 12
-    assert done.ignored == ["text_encoder.pooler.dense.weight"]
+    assert done.ignored == ["text_encoder.pooler.dense.bias", "text_encoder.pooler.dense.weight"]
     source = {"published": "assumed", "option": "given", "file": "adapter_config", "rslora": "adapter_config"}[told]
     assert any(f"alpha {alpha:g}" in text and source in text for text in done.assumed)
     check_outputs_of_variant_two(load_checkpoint(tmp_path / "run").model)
@@ -306,7 +306,8 @@ def test_sizes_and_values_that_cannot_be(tmp_path: Path) -> None:
     assert "--set num_heads=N" in refused(file, tmp_path, "perceiver", settings=[])
     assert "nonsense" in refused(file, tmp_path, "perceiver", settings=[*HEADS["perceiver"], "nonsense=1"])
     assert "KEY=VALUE" in refused(file, tmp_path, "perceiver", settings=["num_heads"])
-    assert "holds a perceiver model, not a published one" in refused(file, tmp_path, kind="published")
+    with pytest.raises(CheckpointError, match="holds a perceiver model, not a published one"):
+        import_released(file, tmp_path / "run", kind="published", **FEATURES)
 
 
 def test_features_must_be_named(tmp_path: Path) -> None:
@@ -397,23 +398,25 @@ def test_words(tmp_path: Path) -> None:
     assert "the model knows 200" in said
 
 
-def test_command_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from pathflip.cli import main; main()"]
-
-    def run(*words: str) -> Any:
-        return subprocess.run([*command, *words], capture_output=True, text=True)
+def test_command_line(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["pathflip", *words])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return left.value.code, *capsys.readouterr()  # type: ignore[return-value]
 
     file = write_lightning(ONE, tmp_path)
     features = ["--encoder", "conch", "--tile-px", "256", "--mpp", "0.5", "--set", "num_heads=4"]
-    done = run("import", str(file), "--out", str(tmp_path / "run"), *features, "--json")
-    assert done.returncode == 0, done.stderr
-    row = json.loads(done.stdout)
-    assert row["kind"] == "published"
-    assert row["contract"]["dim"] == 48
-    back = run("export", str(tmp_path / "run"), "--out", str(tmp_path / "back.safetensors"), "--json")
-    assert json.loads(back.stdout)["tensors"] == len(ONE)
+    status, said, _ = run("import", str(file), "--out", str(tmp_path / "run"), *features, "--json")
+    row = json.loads(said)
+    assert (status, row["kind"], row["contract"]["dim"]) == (0, "published", 48)
+    _, said, _ = run("export", str(tmp_path / "run"), "--out", str(tmp_path / "back.safetensors"), "--json")
+    assert json.loads(said)["tensors"] == len(ONE)
     assert_same(load_file(tmp_path / "back.safetensors"), ONE)
-    bad = run("import", str(file), "--out", str(tmp_path / "b"))
-    assert bad.returncode == 2
-    assert "--encoder, --tile-px, --mpp" in bad.stderr
-    assert len(bad.stderr.strip().splitlines()) == 1
+    _, said, _ = run("import", str(file), "--out", str(tmp_path / "run"), *features)
+    assert "assumed: mixing_heads 8" in said
+    assert "ignored: Qformer.bert.embeddings.position_ids" in said
+    status, said, complaint = run("import", str(file), "--out", str(tmp_path / "b"))
+    assert (status, said) == (2, "")
+    assert "--encoder, --tile-px, --mpp" in complaint
+    assert len(complaint.strip().splitlines()) == 1

@@ -25,7 +25,7 @@ from pathflip.features import read_features
 from pathflip.inference import Aligned, encode_slide, retrieve
 from pathflip.models import build_model
 from pathflip.text.captions import read_captions
-from pathflip.text.tokenizer import train_tokenizer
+from pathflip.text.tokenizer import load_tokenizer, train_tokenizer
 from pathflip.train import AlignStep, BatchSampler, OptimConfig, SampledBatches, TrainConfig, TrainResult, fit
 from pathflip.types import Caption
 
@@ -62,7 +62,8 @@ class AlignRecipe(BaseModel):
             the data.
         text, regions: how captions and slides become batches.
         max_regions: regions a slide and step, a seeded subset; None takes all.
-        vocab_size: of the tokenizer trained on the cohort's captions.
+        tokenizer: folder (or cached name) of a Hugging Face tokenizer; empty trains one on the cohort's captions,
+            with ``vocab_size`` word pieces.
         train: the loop's settings.
     """
 
@@ -73,6 +74,7 @@ class AlignRecipe(BaseModel):
     text: TextSpec = TextSpec()
     regions: RegionSpec = RegionSpec()
     max_regions: int | None = Field(None, ge=1)
+    tokenizer: str = ""
     vocab_size: int = Field(2000, ge=64)
     train: TrainConfig = TrainConfig()
 
@@ -295,7 +297,11 @@ def train_align(
         CaptionError, FeatureError, ContractError: the data do not fit together.
         TrainingError: see :func:`pathflip.train.fit`.
     """
-    tokenizer = train_tokenizer(_words(captions, recipe.text), recipe.vocab_size)
+    tokenizer = (
+        load_tokenizer(recipe.tokenizer)
+        if recipe.tokenizer
+        else train_tokenizer(_words(captions, recipe.text), recipe.vocab_size)
+    )
     data = AlignDataset(
         files,
         captions,
