@@ -41,10 +41,10 @@ def make_batch(seed=0) -> AlignBatch:
     )
 
 
-def tiny(kind: str):
+def tiny(kind: str, **changes):
     torch.manual_seed(0)
     sizes = {"feature_dim": D, "vocab_size": V, "width": 16, "embed_dim": 8, "text_width": 16, "text_heads": 2}
-    model = build_model({"kind": kind, **sizes, "dropout": 0.0}).eval()
+    model = build_model({"kind": kind, **sizes, "dropout": 0.0, **changes}).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
@@ -202,6 +202,18 @@ def test_statement_contrast_equals_a_naive_loop():
             losses.append(-sum(log_prob[known.index(b)] for b in true) / len(true))
     torch.testing.assert_close(statement_nce(logits, truth), torch.stack(losses).mean())
     assert len(losses) == 4
+
+
+def test_slide_noise_shifts_whole_slides_and_only_in_training(flip):
+    mask = make_batch().patch_mask.flatten(1)
+    noisy = tiny("pathflip", slide_noise=0.5)
+    assert noisy.eval().stem.draw_shift(mask) is None
+    assert flip.train().stem.draw_shift(mask) is None
+    shift = noisy.train().stem.draw_shift(mask)
+    owner = mask.nonzero()[:, 0]
+    for slide in range(B):
+        assert shift[owner == slide].unique(dim=0).shape[0] == 1
+    assert shift.unique(dim=0).shape[0] == B
 
 
 def test_a_batch_of_one_trains(flip):

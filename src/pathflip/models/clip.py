@@ -40,6 +40,7 @@ class ClipConfig(BaseModel):
     dropout: float = Field(0.1, ge=0, lt=1)
     word_dropout: float = Field(0.0, ge=0, lt=1)
     feature_noise: float = Field(0.0, ge=0)
+    slide_noise: float = Field(0.0, ge=0)
     context: bool = False
     scale: float = 10.0
 
@@ -93,7 +94,7 @@ class SlideCLIP(nn.Module):
         """Slides into the shared space."""
         mask = patch_mask.flatten(1)
         around = None if context is None else context.flatten(1, 2)[mask]
-        hidden = self.stem(patches.flatten(1, 2)[mask], around, None)
+        hidden = self.stem(patches.flatten(1, 2)[mask], around, None, self.stem.draw_shift(mask))
         padded = hidden.new_zeros(*mask.shape, hidden.shape[-1])
         padded[mask] = hidden
         return self._code(padded, mask)

@@ -38,6 +38,8 @@ class PathFLIPConfig(BaseModel):
         scale: start of the logit scale (stored as its logarithm).
         word_dropout: share of word pieces hidden in training, so that no single word decides.
         feature_noise: spread of Gaussian noise on standardised features in training.
+        slide_noise: the same, but one draw for all patches of a slide: staining and scanner shift whole slides, and
+            a slide must not be known by its shift.
         global_weight, statement_weight, late_weight: weights beside the region loss: of the slide-caption contrast, of
             the contrast of slides for each statement, and of the contrast of captions by their statements.
     """
@@ -57,6 +59,7 @@ class PathFLIPConfig(BaseModel):
     dropout: float = Field(0.1, ge=0, lt=1)
     word_dropout: float = Field(0.0, ge=0, lt=1)
     feature_noise: float = Field(0.0, ge=0)
+    slide_noise: float = Field(0.0, ge=0)
     context: bool = True
     position: bool = True
     gate: bool = True
@@ -158,6 +161,7 @@ class PathFLIP(nn.Module):
             patches.flatten(1, 2)[mask],
             None if context is None else context.flatten(1, 2)[mask],
             None if position is None else position.flatten(1, 2)[mask],
+            self.stem.draw_shift(mask),
         )
         padded = hidden.new_zeros(*mask.shape, hidden.shape[-1])
         padded[mask] = hidden
@@ -271,20 +275,33 @@ class PatchStem(nn.Module):
         )
 
     def forward(
-        self, patches: Float[Tensor, "V D"], context: Float[Tensor, "V D"] | None, position: Float[Tensor, "V 2"] | None
+        self,
+        patches: Float[Tensor, "V D"],
+        context: Float[Tensor, "V D"] | None,
+        position: Float[Tensor, "V 2"] | None,
+        shift: Float[Tensor, "V D"] | None = None,
     ) -> Float[Tensor, "V W"]:
-        """Hidden vectors of V real patches."""
+        """Hidden vectors of V real patches; ``shift`` is added to standardised features."""
         parts = [(patches - self.feature_mean) / self.feature_std]
         if self.config.context:
             around = patches if context is None else context
             parts.append((around - self.feature_mean) / self.feature_std)
         if self.training and self.config.feature_noise:
             parts = [part + self.config.feature_noise * torch.randn_like(part) for part in parts]
+        if shift is not None:
+            parts = [part + shift for part in parts]
         if self.config.position:
             place = torch.full_like(patches[:, :2], 0.5) if position is None else position
             angle = torch.pi * (place - 0.5)
             parts.append(torch.cat([angle.sin(), angle.cos(), (2 * angle).sin(), (2 * angle).cos()], dim=-1))
         return self.layers(torch.cat(parts, dim=-1))
+
+    def draw_shift(self, mask: Bool[Tensor, "B M"]) -> Float[Tensor, "V D"] | None:
+        """In training with ``slide_noise``: one random shift a slide, repeated for each of its real patches."""
+        if not (self.training and self.config.slide_noise):
+            return None
+        shift = self.config.slide_noise * torch.randn(len(mask), self.config.feature_dim, device=mask.device)
+        return shift.repeat_interleave(mask.sum(1), dim=0)
 
 
 class TextTower(nn.Module):
