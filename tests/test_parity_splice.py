@@ -1,4 +1,7 @@
-"""What the language models read, and say, equals the released code (READMEs of pf1_llm and pf2_vlm in tests/fixtures)."""
+"""What the language models read, and say, equals the released code.
+
+The README of tests/fixtures/pf1_llm and pf2_vlm is the specification.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -333,7 +336,9 @@ def test_variant_2_logits_loss_and_every_gradient(assistant: Assistant, tag: str
 
 @torch.no_grad()
 def test_variant_2_row_without_image(assistant: Assistant) -> None:
-    spliced = assistant.splice(assistant.embeds("cosine"), "input_ids_noimg")
+    spliced = assistant.splice(
+        assistant.embeds("attn"), "input_ids_noimg"
+    )  # the fixture's choice; its README is silent
     assert_close(spliced.embeds, OUT2["noimg.inputs_embeds"], name="noimg.inputs_embeds")
     assert torch.equal(spliced.mask.long(), OUT2["noimg.attention_mask"])
     assert torch.equal(spliced.labels, OUT2["noimg.labels"])

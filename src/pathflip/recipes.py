@@ -49,7 +49,14 @@ PATCHES_A_STEP = 320
 before, so a drawn patch still knows its neighbourhood; a finding on ten patches of a demo slide keeps about six."""
 
 
-SMALL: dict[str, Any] = {"width": 192, "embed_dim": 128, "dropout": 0.2, "word_dropout": 0.1, "feature_noise": 0.3}
+SMALL: dict[str, Any] = {
+    "width": 192,
+    "embed_dim": 128,
+    "dropout": 0.2,
+    "word_dropout": 0.1,
+    "feature_noise": 0.2,
+    "slide_noise": 0.2,
+}
 """Sizes and regularisation for cohorts of hundreds of slides; PathFLIP and the CLIP baselines share them."""
 
 
