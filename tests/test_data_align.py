@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from pathflip.checkpoint import InputContract
 from pathflip.data.align import AlignDataset, TextSpec, statement_key, text_to_encode
 from pathflip.data.regions import RegionSpec, neighbour_context
-from pathflip.errors import CaptionError
+from pathflip.errors import CaptionError, ContractError
 from pathflip.features import write_features
 from pathflip.text.statements import parse_statement
 from pathflip.text.tokenizer import train_tokenizer
@@ -107,6 +108,14 @@ def test_published_sampler_gives_eight_merges(cohort):
     assert batch.sub_mask.shape == (3, 8)
     assert batch.sub_mask.all()
     assert not batch.sub_negated.any()
+
+
+def test_every_slide_is_checked_as_it_is_read(cohort):
+    contract = InputContract(encoder="test", dim=5, tile_px=64, mpp=0.5)
+    make(cohort, check=contract.check).batch([0, 1, 2], np.random.default_rng(0))
+    other = contract.model_copy(update={"encoder": "uni_v1"})
+    with pytest.raises(ContractError, match="uni_v1"):
+        make(cohort, check=other.check).batch([0], np.random.default_rng(0))
 
 
 def test_slides_and_captions_that_do_not_match_are_named(cohort):

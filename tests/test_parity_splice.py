@@ -74,7 +74,7 @@ def under(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def run(llm: Qwen3ForCausalLM, x: Spliced, positions: bool = False, labels: bool = False) -> Any:
     return llm(
         inputs_embeds=x.embeds,
-        attention_mask=x.mask.long(),
+        attention_mask=x.mask,
         position_ids=x.position_ids if positions else None,
         labels=x.labels if labels else None,
         use_cache=False,
@@ -364,12 +364,14 @@ def test_variant_2_greedy_tokens_alone_and_in_a_batch(assistant: Assistant) -> N
     assert not torch.equal(greedy(assistant.llm, right), OUT2["greedy_ids.cosine"])
 
 
-def test_row_without_image_keeps_gradients_zero_not_absent() -> None:
+@pytest.mark.parametrize(("last", "expected"), [(9, 12.0), (2, 0.0)])
+def test_row_without_image_has_zero_gradients_not_none(last: int, expected: float) -> None:
+    """A batch of text alone too. Token 9 is not in the vocabulary."""
     visual = torch.ones(2, 3, 4, requires_grad=True)
-    ids, mask = torch.tensor([[1, 2], [1, 9]]), torch.ones(2, 2, dtype=torch.bool)
-    splice_visual(visual, ids, mask, 9, nn.Embedding(5, 4)).embeds.sum().backward()  # 9: not in the vocabulary
+    ids, mask = torch.tensor([[1, 2], [1, last]]), torch.ones(2, 2, dtype=torch.bool)
+    splice_visual(visual, ids, mask, 9, nn.Embedding(5, 4)).embeds.sum().backward()
     assert visual.grad is not None
-    assert visual.grad.sum(dim=(1, 2)).tolist() == [0.0, 12.0]
+    assert visual.grad.sum(dim=(1, 2)).tolist() == [0.0, expected]
 
 
 def test_several_image_tokens_are_refused() -> None:

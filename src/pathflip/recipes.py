@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from pathflip.checkpoint import Checkpoint, InputContract, save_checkpoint
-from pathflip.data.align import AlignDataset, TextSpec
+from pathflip.data.align import AlignDataset, TextSpec, pair_by_slide
 from pathflip.data.regions import RegionSpec
 from pathflip.errors import ConfigError
 from pathflip.evaluate import metrics
@@ -25,8 +25,17 @@ from pathflip.features import read_features
 from pathflip.inference import Aligned, encode_slide, retrieve
 from pathflip.models import build_model
 from pathflip.text.captions import read_captions
-from pathflip.text.tokenizer import load_tokenizer, train_tokenizer
-from pathflip.train import AlignStep, BatchSampler, OptimConfig, SampledBatches, TrainConfig, TrainResult, fit
+from pathflip.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from pathflip.train import (
+    AlignStep,
+    BatchSampler,
+    Evaluator,
+    OptimConfig,
+    SampledBatches,
+    TrainConfig,
+    TrainResult,
+    fit,
+)
 from pathflip.types import Caption
 
 __all__ = [
@@ -103,6 +112,7 @@ def align_base() -> AlignRecipe:
             steps=280,
             batch_size=32,
             eval_every=140,
+            save_every=70,
             optim=OptimConfig(lr=1.5e-3, weight_decay=0.02, warmup_steps=40),
         ),
     )
@@ -305,11 +315,10 @@ def train_align(
         CaptionError, FeatureError, ContractError: the data do not fit together.
         TrainingError: see :func:`pathflip.train.fit`.
     """
-    tokenizer = (
-        load_tokenizer(recipe.tokenizer)
-        if recipe.tokenizer
-        else train_tokenizer(_words(captions, recipe.text), recipe.vocab_size)
-    )
+    tokenizer = _tokenizer(recipe, captions)
+    if not files:
+        raise ConfigError(f"train: got no feature file for {len(captions)} captions; expected one a training slide")
+    contract = InputContract.of(read_features(files[0]))
     data = AlignDataset(
         files,
         captions,
@@ -318,52 +327,53 @@ def train_align(
         regions=recipe.regions,
         max_regions=recipe.max_regions,
         context=bool(recipe.model.get("context", recipe.model.get("kind") == "pathflip")),
+        check=contract.check,
     )
-    first = read_features(data.pairs[0][0])
-    contract = InputContract.of(first)
-    model = _build(recipe, data, first.features.shape[1], tokenizer.vocab_size)
+    model = _build(recipe, data, contract.dim, tokenizer.vocab_size)
     what_was_run = {**recipe.model_dump(mode="json"), "note": note, "num_slides": len(data)}
 
     def save(path: Path, numbers: Mapping[str, float]) -> None:
-        save_checkpoint(
-            path,
-            model,
-            contract=contract,
-            tokenizer=tokenizer,
-            text=recipe.text,
-            recipe=what_was_run,
-            metrics=numbers,
-        )
+        words: dict[str, Any] = {"tokenizer": tokenizer, "text": recipe.text}
+        save_checkpoint(path, model, contract=contract, recipe=what_was_run, metrics=numbers, **words)
 
+    config = recipe.train
     evaluators = {}
     if val_files:
-        val = [
-            (read_features(file), caption)
-            for file, caption in AlignDataset(
-                val_files, val_captions, tokenizer, text=recipe.text, regions=recipe.regions
-            ).pairs
-        ]
-        evaluators["val"] = lambda trained: _retrieval(
-            Aligned(
-                Checkpoint(trained, tokenizer, contract, {}),
-                recipe.text,
-                recipe.regions,
-                next(trained.parameters()).device,
-            ),
-            val,
-        )
-    config = recipe.train
-    sampler = BatchSampler(len(data), config.batch_size, config.seed)
+        evaluators["val"] = _validation(recipe, tokenizer, contract, pair_by_slide(val_files, val_captions))
+        config = config if config.best else config.model_copy(update={"best": "val/mean_r1"})
     return fit(
         AlignStep(model, config.grad_cache_chunk),
-        SampledBatches(data.batch, sampler, config.seed),
-        config=config.model_copy(update={"best": "val/mean_r1"}) if val_files and not config.best else config,
+        SampledBatches(data.batch, BatchSampler(len(data), config.batch_size, config.seed), config.seed),
+        config=config,
         out=Path(out),
         evaluators=evaluators,
         save=save,
         resume=resume,
         on_step=on_step,
     )
+
+
+def _tokenizer(recipe: AlignRecipe, captions: Sequence[Caption]) -> Tokenizer:
+    if recipe.tokenizer:
+        return load_tokenizer(recipe.tokenizer)
+    return train_tokenizer(_words(captions, recipe.text), recipe.vocab_size)
+
+
+def _validation(
+    recipe: AlignRecipe, tokenizer: Tokenizer, contract: InputContract, pairs: Sequence[tuple[Path, Caption]]
+) -> Evaluator:
+    """Retrieval among the validation slides, both ways."""
+    slides = [read_features(file) for file, _ in pairs]
+    texts = [caption.text for _, caption in pairs]
+
+    def evaluate(trained: nn.Module) -> dict[str, float]:
+        device = next(trained.parameters()).device
+        model = Aligned(Checkpoint(trained, tokenizer, contract, {}), recipe.text, recipe.regions, device)
+        found = retrieve(model, [encode_slide(model, slide) for slide in slides], texts)
+        to_text, to_slide = metrics.recall_at_k(found.scores, 1), metrics.recall_at_k(found.scores.T, 1)
+        return {"text_r1": to_text, "slide_r1": to_slide, "mean_r1": (to_text + to_slide) / 2}
+
+    return evaluate
 
 
 def _words(captions: Sequence[Caption], text: TextSpec) -> list[str]:
@@ -393,9 +403,3 @@ def feature_statistics(data: AlignDataset, seed: int, num_slides: int = 200) -> 
         total, square, count = total + rows.sum(0), square + (rows**2).sum(0), count + len(rows)
     mean = total / count
     return mean.astype(np.float32), np.sqrt(np.maximum(square / count - mean**2, 0)).astype(np.float32)
-
-
-def _retrieval(model: Aligned, val: Sequence[tuple[Any, Caption]]) -> dict[str, float]:
-    found = retrieve(model, [encode_slide(model, slide) for slide, _ in val], [caption.text for _, caption in val])
-    to_text, to_slide = metrics.recall_at_k(found.scores, 1), metrics.recall_at_k(found.scores.T, 1)
-    return {"text_r1": to_text, "slide_r1": to_slide, "mean_r1": (to_text + to_slide) / 2}

@@ -1,7 +1,7 @@
 """Features and captions to :class:`~pathflip.types.AlignBatch`: what alignment training sees."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -86,6 +86,7 @@ class AlignDataset:
         regions: how patches become regions.
         max_regions: regions kept a slide and step, a seeded random subset; None keeps all.
         context: also compute the 3×3 neighbourhood mean of every patch.
+        check: called with the features of every slide as it is read; raises what it does not like (mixed encoders).
         cache_bytes: slides are kept in memory up to this size, least recently used ones leave.
 
     Raises:
@@ -103,11 +104,12 @@ class AlignDataset:
         regions: RegionSpec | None = None,
         max_regions: int | None = None,
         context: bool = True,
+        check: Callable[[SlideFeatures], None] | None = None,
         cache_bytes: int = 6 << 30,
     ) -> None:
         self.pairs = pair_by_slide(files, captions)
         self.tokenizer, self.text, self.regions = tokenizer, text, regions or RegionSpec()
-        self.max_regions, self.context, self.cache_bytes = max_regions, context, cache_bytes
+        self.max_regions, self.context, self.check, self.cache_bytes = max_regions, context, check, cache_bytes
         self._cache: OrderedDict[int, _SlideArrays] = OrderedDict()
         self._keys = [_caption_keys(caption, text) for _, caption in self.pairs]
 
@@ -120,6 +122,8 @@ class AlignDataset:
             self._cache.move_to_end(item)
             return self._cache[item]
         features = read_features(self.pairs[item][0])
+        if self.check is not None:
+            self.check(features)
         loaded = prepare_slide(features, self.regions, self.context)
         self._cache[item] = loaded
         while sum(entry.nbytes for entry in self._cache.values()) > self.cache_bytes and len(self._cache) > 1:

@@ -11,43 +11,22 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from pathflip.losses import info_nce
-from pathflip.models.pathflip import PatchStem, PathFLIPConfig, TextTower
+from pathflip.models.pathflip import PatchStem, TextTower, TowerConfig
 from pathflip.types import AlignBatch, AlignOutput, PatchChunk, SlideCode, TextCode
 
 __all__ = ["ClipConfig", "SlideCLIP"]
 
 
-class ClipConfig(BaseModel):
-    """Sizes of :class:`SlideCLIP`; the fields mean what they mean in :class:`PathFLIPConfig`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class ClipConfig(TowerConfig):
+    """Sizes of :class:`SlideCLIP`. Neither context nor position by default: the plain method is the baseline."""
 
     kind: Literal["clip"] = "clip"
     pool: Literal["mean", "abmil"] = "mean"
-    feature_dim: int = Field(ge=1)
-    vocab_size: int = Field(ge=1)
-    width: int = 256
-    embed_dim: int = 128
-    text_width: int = 128
-    text_layers: int = 2
-    text_heads: int = 4
-    text_ffn: int = 256
-    max_tokens: int = 512
-    dropout: float = Field(0.1, ge=0, lt=1)
-    word_dropout: float = Field(0.0, ge=0, lt=1)
-    feature_noise: float = Field(0.0, ge=0)
-    slide_noise: float = Field(0.0, ge=0)
     context: bool = False
-    scale: float = 10.0
-
-    def towers(self) -> PathFLIPConfig:
-        """The same sizes as a :class:`PathFLIPConfig`, for the shared towers."""
-        shared = self.model_dump(exclude={"kind", "pool"})
-        return PathFLIPConfig(**shared, position=False)
+    position: Literal[False] = False
 
 
 class SlideCLIP(nn.Module):
@@ -59,8 +38,7 @@ class SlideCLIP(nn.Module):
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         self.config = config
-        towers = config.towers()
-        self.stem = PatchStem(towers)
+        self.stem = PatchStem(config)
         self.attention_value = nn.Linear(config.width, config.width // 2)
         self.attention_gate = nn.Linear(config.width, config.width // 2)
         self.attention_score = nn.Linear(config.width // 2, 1)
@@ -68,7 +46,7 @@ class SlideCLIP(nn.Module):
             for part in (self.attention_value, self.attention_gate, self.attention_score):
                 part.requires_grad_(False)
         self.head = nn.Linear(config.width, config.embed_dim)
-        self.text = TextTower(towers)
+        self.text = TextTower(config)
         self.caption_head = nn.Linear(config.text_width, config.embed_dim)
         self.logit_scale = nn.Parameter(torch.tensor([config.scale]).log())
 

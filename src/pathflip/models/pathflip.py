@@ -20,33 +20,28 @@ from pathflip.errors import FeatureError
 from pathflip.losses import balanced_sigmoid, gather_with_grad, info_nce, local_rows, statement_labels
 from pathflip.types import AlignBatch, AlignOutput, PatchChunk, SlideCode, TextCode
 
-__all__ = ["PathFLIP", "PathFLIPConfig"]
+__all__ = ["PatchStem", "PathFLIP", "PathFLIPConfig", "TextTower", "TowerConfig"]
 
 
-class PathFLIPConfig(BaseModel):
-    """Sizes and switches of :class:`PathFLIP`.
+class TowerConfig(BaseModel):
+    """Sizes and regularisation of the patch stem and the text tower, which PathFLIP and the CLIP baselines share.
 
     Attributes:
         feature_dim: D, width of the patch features.
         vocab_size: number of tokens of the tokenizer.
         width: W of the patch stem. embed_dim: E of the shared space.
         text_width, text_layers, text_heads, text_ffn, max_tokens: the text tower.
-        context: use the 3×3 neighbourhood mean beside each patch (the largest single gain for heatmaps).
-        position: use each patch's place in the tissue, so that "upper left" can be learned.
-        gate: predict from the text whether a slide can show it. margin: predict how similar is similar enough.
-        sharpness: start of the inverse temperature of similarity pooling.
-        scale: start of the logit scale (stored as its logarithm).
         word_dropout: share of word pieces hidden in training, so that no single word decides.
         feature_noise: spread of Gaussian noise on standardised features in training.
         slide_noise: the same, but one draw for all patches of a slide: staining and scanner shift whole slides, and
             a slide must not be known by its shift.
-        global_weight, statement_weight, late_weight: weights beside the region loss: of the slide-caption contrast, of
-            the contrast of slides for each statement, and of the contrast of captions by their statements.
+        context: use the 3×3 neighbourhood mean beside each patch (the largest single gain for heatmaps).
+        position: use each patch's place in the tissue, so that "upper left" can be learned.
+        scale: start of the logit scales (stored as their logarithm).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["pathflip"] = "pathflip"
     feature_dim: int = Field(ge=1)
     vocab_size: int = Field(ge=1)
     width: int = 256
@@ -62,10 +57,23 @@ class PathFLIPConfig(BaseModel):
     slide_noise: float = Field(0.0, ge=0)
     context: bool = True
     position: bool = True
+    scale: float = 10.0
+
+
+class PathFLIPConfig(TowerConfig):
+    """Sizes and switches of :class:`PathFLIP`.
+
+    Attributes:
+        gate: predict from the text whether a slide can show it. margin: predict how similar is similar enough.
+        sharpness: start of the inverse temperature of similarity pooling.
+        global_weight, statement_weight, late_weight: weights beside the region loss: of the slide-caption contrast, of
+            the contrast of slides for each statement, and of the contrast of captions by their statements.
+    """
+
+    kind: Literal["pathflip"] = "pathflip"
     gate: bool = True
     margin: bool = True
     sharpness: float = 10.0
-    scale: float = 10.0
     initial_margin: float = 0.2
     global_weight: float = 1.0
     statement_weight: float = 1.0
@@ -259,7 +267,7 @@ class PatchStem(nn.Module):
     feature_mean: Tensor
     feature_std: Tensor
 
-    def __init__(self, config: PathFLIPConfig) -> None:
+    def __init__(self, config: TowerConfig) -> None:
         super().__init__()
         self.config = config
         self.register_buffer("feature_mean", torch.zeros(config.feature_dim))
@@ -310,7 +318,7 @@ class TextTower(nn.Module):
     Texts without any token (padding) get a finite vector that nothing should look at.
     """
 
-    def __init__(self, config: PathFLIPConfig) -> None:
+    def __init__(self, config: TowerConfig) -> None:
         super().__init__()
         self.word_dropout = config.word_dropout
         self.words = nn.Embedding(config.vocab_size, config.text_width)
