@@ -16,7 +16,7 @@ demo: $(VENV)/.installed  ## a synthetic cohort, a trained model, one HTML repor
 	$(BIN)/pathflip demo --out $(OUT)
 
 test: lint  ## lint, types, then every test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
