@@ -100,7 +100,7 @@ def align_base() -> AlignRecipe:
 
     ``pathflip train align_base --features F --captions C --out runs/base``
 
-    The demo's cohort (280 training slides of about 560 tiles), one CPU core: 165 s. On its test patients: retrieval
+    The demo's cohort (280 training slides of about 560 tiles), one CPU core: about 150 s. On its test patients: retrieval
     R@1 about .8 (chance .01), presence AUROC .9, grounding AP .65 to .7 (docs/log.md tells how it varies).
     """
     return AlignRecipe(
@@ -109,10 +109,10 @@ def align_base() -> AlignRecipe:
         regions=RegionSpec(side=1),
         max_regions=PATCHES_A_STEP,
         train=TrainConfig(
-            steps=280,
+            steps=250,
             batch_size=32,
-            eval_every=140,
-            save_every=70,
+            eval_every=125,
+            save_every=125,
             optim=OptimConfig(lr=1.5e-3, weight_decay=0.02, warmup_steps=40),
         ),
     )
