@@ -100,7 +100,7 @@ def align_base() -> AlignRecipe:
 
     ``pathflip train align_base --features F --captions C --out runs/base``
 
-    The demo's cohort (280 training slides of about 560 tiles), one CPU core: about 150 s. On its test patients: retrieval
+    The demo's cohort (280 training slides of about 560 tiles), one CPU core: 150 s. On its test patients: retrieval
     R@1 about .8 (chance .01), presence AUROC .9, grounding AP .65 to .7 (docs/log.md tells how it varies).
     """
     return AlignRecipe(
