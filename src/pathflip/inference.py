@@ -395,7 +395,8 @@ def ground_to_files(
                     f"{slide.grid.info.size0} px ('{slide.slide_id}'); give the slide the features come from"
                 )
             thumbnail = opened.thumbnail(THUMBNAIL_PX)
-    note = model.checkpoint.config["recipe"].get("note") or "Research software, not a medical device."
+    note = model.checkpoint.config["recipe"].get("note", "")
+    note = note if "medical device" in note else f"{note} Research software, not a medical device.".strip()
     rows = []
     for number, text in enumerate(texts, start=1):
         heatmap = ground(model, slide, text)
