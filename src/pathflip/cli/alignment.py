@@ -1,0 +1,248 @@
+"""Verbs of the alignment model: train, eval, zero-shot, retrieve, ground, import, export, demo."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pathflip.cli.app import (
+    Features,
+    Json,
+    Model,
+    Out,
+    SlideMPP,
+    app,
+    as_row,
+    encoded_slides,
+    files_in,
+    finish,
+    print_rows,
+    progress_bar,
+    say,
+)
+from pathflip.errors import ConfigError
+
+
+@app.command()
+def train(
+    recipe: Annotated[
+        str, typer.Argument(help="align_base, align_published, clip_mean, clip_abmil, or FILE.py:FUNCTION.")
+    ],
+    features: Features,
+    captions: Annotated[Path, typer.Option(help="JSON lines or CSV: slide, patient, text.")],
+    out: Out,
+    splits: Annotated[Path | None, typer.Option(help="CSV: slide, split (train / val / test).")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE, for example train.optim.lr=5e-4.")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on where a killed run stopped.")] = False,
+    json: Json = False,
+) -> None:
+    """Train an alignment model on slides and their reports."""
+    from pathflip.recipes import find_recipe, read_split, train_align, with_settings
+
+    chosen = with_settings(find_recipe(recipe), settings or [])
+    parts = read_split(files_in(features, {".h5"}), captions, splits)
+    with progress_bar(f"training {chosen.name}") as advance:
+        result = train_align(
+            chosen,
+            *parts["train"],
+            out,
+            val_files=parts["val"][0],
+            val_captions=parts["val"][1],
+            resume=resume,
+            on_step=lambda row: advance(row["step"], chosen.train.steps, _loss_note(row)),
+        )
+    row = {"out": str(out), "step": result.step, "best": result.best, **result.metrics}
+    print_rows(
+        [row], json, lambda r: "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in r.items())
+    )
+
+
+def _loss_note(row: Mapping[str, float]) -> str:
+    return f"loss {row['loss']:.3f}" if "loss" in row else ""
+
+
+@app.command(name="eval")
+def evaluate(
+    model: Model,
+    features: Features,
+    cohort: Annotated[Path | None, typer.Option(help="A simulated cohort: everything its truth allows.")] = None,
+    captions: Annotated[Path | None, typer.Option(help="Captions of real slides: retrieval only.")] = None,
+    split: Annotated[str, typer.Option(help="Which split of the cohort.")] = "test",
+    json: Json = False,
+) -> None:
+    """Measure a model on slides it never saw, with intervals and floors."""
+    from pathflip.evaluate.checkpoint import evaluate_checkpoint
+
+    rows = evaluate_checkpoint(model, files_in(features, {".h5"}), cohort=cohort, captions=captions, split=split)
+    print_rows(
+        rows,
+        json,
+        lambda r: f"{r['measure']:<42} {r['value']:.3f}  [{r['low']:.3f}, {r['high']:.3f}]  chance {r['floor']:.3f}",
+    )
+
+
+@app.command(name="zero-shot")
+def zero_shot(
+    model: Model,
+    features: Features,
+    classname: Annotated[list[str], typer.Option(help="A class: NAME or NAME=SYNONYM|SYNONYM. Twice at least.")],
+    template: Annotated[list[str] | None, typer.Option(help="A sentence with {} for the name.")] = None,
+    json: Json = False,
+) -> None:
+    """Classify slides by words alone."""
+    from pathflip import inference
+
+    names = {c.partition("=")[0]: (c.partition("=")[2] or c).split("|") for c in classname}
+    rows: list[dict[str, Any]] = []
+    loaded = inference.load(model)
+    for slide in encoded_slides(loaded, features, rows):
+        answer = inference.zero_shot(loaded, [slide], names, template or inference.TEMPLATES)
+        chances = {c: round(float(p), 4) for c, p in zip(answer.classes, answer.probabilities[0], strict=True)}
+        rows.append({"slide_id": slide.slide_id, "class": answer.best[0], "probabilities": chances})
+    finish(rows, json, lambda r: f"{r['slide_id']}: {r['class']}  {r['probabilities']}")
+
+
+@app.command()
+def retrieve(
+    model: Model,
+    features: Features,
+    text: Annotated[list[str] | None, typer.Option(help="A sentence or report to find slides for.")] = None,
+    captions: Annotated[
+        Path | None, typer.Option(help="Captions to rank for every slide, and slides for every caption.")
+    ] = None,
+    k: Annotated[int, typer.Option(help="How many.")] = 5,
+    json: Json = False,
+) -> None:
+    """Find slides for words, and words for slides."""
+    from pathflip import inference
+    from pathflip.text import read_captions
+
+    if bool(text) == bool(captions):
+        raise ConfigError("retrieve: give either --text or --captions")
+    rows: list[dict[str, Any]] = []
+    loaded = inference.load(model)
+    slides = list(encoded_slides(loaded, features, rows))
+    known = read_captions(captions) if captions else []
+    asked = [c.text for c in known] if captions else list(text or ())
+    found = inference.retrieve(loaded, slides, asked)
+    for column, query in enumerate(asked):
+        ranked = [{"slide_id": s, "score": round(v, 4)} for s, v in found.slides_for(column, k)]
+        rows.append({"slide_id": known[column].slide_id if known else "", "text": query, "slides": ranked})
+    if captions:
+        for place, slide_id in enumerate(found.slide_ids):
+            ranked = [{"caption_of": known[i].slide_id, "score": round(v, 4)} for i, v in found.captions_for(place, k)]
+            rows.append({"slide_id": slide_id, "captions": ranked})
+    finish(rows, json, _retrieval_line)
+
+
+def _retrieval_line(row: Mapping[str, Any]) -> str:
+    if "captions" in row:
+        return f"{row['slide_id']} ← captions of " + ", ".join(
+            f"{c['caption_of']} ({c['score']:.2f})" for c in row["captions"]
+        )
+    return f"“{row['text'][:70]}” → " + ", ".join(f"{s['slide_id']} ({s['score']:.2f})" for s in row["slides"])
+
+
+@app.command()
+def ground(
+    model: Model,
+    features: Annotated[Path, typer.Option("--features", help="Feature file of the slide.")],
+    text: Annotated[list[str], typer.Option(help="What to look for.")],
+    out: Out,
+    slide: Annotated[Path | None, typer.Option(help="The slide itself, to draw the heatmap over it.")] = None,
+    slide_mpp: SlideMPP = None,
+    tiles: Annotated[int, typer.Option(help="How many of the best tiles to report.")] = 5,
+    json: Json = False,
+) -> None:
+    """Show where on a slide a phrase is: heatmap over the slide, best tiles, QuPath GeoJSON."""
+    from pathflip.features import read_features
+    from pathflip.inference import encode_slide, ground_to_files, load
+
+    loaded = load(model)
+    encoded = encode_slide(loaded, read_features(features))
+    rows = ground_to_files(loaded, encoded, text, out, slide_file=slide, slide_mpp=slide_mpp, tiles=tiles)
+    print_rows(
+        rows,
+        json,
+        lambda r: f"“{r['text']}”: presence logit {r['presence']:.2f}; {', '.join(r['files'])}\n  {r['note']}",
+    )
+
+
+@app.command()
+def demo(
+    out: Out = Path("demo"),
+    quick: Annotated[bool, typer.Option(help="A small world, under a minute: for checking an installation.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the world and of training.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 2,
+    json: Json = False,
+) -> None:
+    """Everything, end to end, on a synthetic cohort; ends with one HTML report."""
+    from pathflip.demo import run_demo
+
+    with progress_bar("demo") as advance:
+        result = run_demo(out, quick=quick, seed=seed, num_workers=workers, say=say, progress=advance)
+    print_rows([result], json, lambda r: f"report: {r['report']}")
+
+
+@app.command(name="import")
+def import_(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="The authors' checkpoint: .safetensors, .bin, .ckpt, or a folder of shards.")
+    ],
+    out: Out,
+    encoder: Annotated[
+        str | None, typer.Option(help="Encoder of the features it was trained on; the file cannot say.")
+    ] = None,
+    tile_px: Annotated[int | None, typer.Option(help="Side of their tiles, pixels at --mpp.")] = None,
+    mpp: Annotated[float | None, typer.Option(help="Their resolution, µm per pixel.")] = None,
+    kind: Annotated[str | None, typer.Option(help="published (the paper's) or perceiver (the later release).")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder of its tokenizer.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE, for example num_heads=12.")] = None,
+    drop: Annotated[list[str] | None, typer.Option(help="Leave out unknown parameters that begin so.")] = None,
+    lora_alpha: Annotated[float | None, typer.Option(help="Alpha of unmerged LoRA.")] = None,
+    json: Json = False,
+) -> None:
+    """Make a checkpoint directory of what the authors released."""
+    from pathflip.released import import_released
+
+    row = import_released(
+        checkpoint,
+        out,
+        encoder=encoder,
+        tile_px=tile_px,
+        mpp=mpp,
+        kind=kind,
+        tokenizer=tokenizer,
+        settings=settings or [],
+        drop=drop or [],
+        lora_alpha=lora_alpha,
+    )
+    print_rows([as_row(row)], json, _imported_line)
+
+
+def _imported_line(row: Mapping[str, Any]) -> str:
+    lines = [f"{row['source']} → {row['out']}: {row['kind']}, {row['parameters']} tensors"]
+    lines += [f"  assumed: {text}" for text in row["assumed"]]
+    for what in ("ignored", "dropped"):
+        lines += [f"  {what}: {', '.join(row[what])}"] if row[what] else []
+    return "\n".join(lines)
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Checkpoint directory of a published or perceiver model.")],
+    out: Annotated[Path, typer.Option(help="File to write: .safetensors or .bin.")],
+    json: Json = False,
+) -> None:
+    """Write a model under the authors' parameter names, for the authors' code."""
+    from pathflip.released import export_released
+
+    row = export_released(model, out)
+    print_rows(
+        [as_row(row)],
+        json,
+        lambda r: f"{r['out']}: {r['tensors']} tensors" + "".join(f"\n  note: {note}" for note in r["notes"]),
+    )

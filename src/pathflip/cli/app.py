@@ -1,0 +1,180 @@
+"""What every verb shares: the application, option types, reading paths, printing rows, progress.
+
+``--json`` prints one object a line on standard output and nothing else there; messages and progress go to standard
+error. Exit status: 0 all done, 1 something failed (the rest was done), 2 wrong usage.
+"""
+
+import json as json_module
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pathflip.errors import ConfigError, PathFLIPError
+
+__all__ = [
+    "MPP",
+    "SLIDE_SUFFIXES",
+    "Features",
+    "Json",
+    "MinTissue",
+    "Model",
+    "Out",
+    "SlideMPP",
+    "Slides",
+    "StridePx",
+    "TilePx",
+    "app",
+    "as_row",
+    "encoded_slides",
+    "files_in",
+    "finish",
+    "main",
+    "numbers_line",
+    "print_rows",
+    "progress_bar",
+    "say",
+]
+
+app = typer.Typer(
+    name="pathflip",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Whole slides and words: simulate, tile, extract, train, evaluate, classify, retrieve, ground. "
+    "Research software, not a medical device.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")]
+Slides = Annotated[list[Path], typer.Argument(help="Slide files, or folders of them.", show_default=False)]
+SlideMPP = Annotated[
+    float | None, typer.Option(help="The slides' own resolution (µm per level-0 pixel), where files do not say.")
+]
+TilePx = Annotated[int, typer.Option(help="Side of a tile, pixels at --mpp.")]
+MPP = Annotated[float, typer.Option(help="Resolution to tile at, µm per pixel.")]
+StridePx = Annotated[int, typer.Option(help="Step between tiles, pixels at --mpp; 0 means --tile-px.")]
+MinTissue = Annotated[float, typer.Option(help="Smallest share of a tile that must be tissue.")]
+Out = Annotated[Path, typer.Option(help="Folder to write to.")]
+Model = Annotated[Path, typer.Option(help="Checkpoint directory, for example runs/base/last.")]
+Features = Annotated[list[Path], typer.Option("--features", help="Feature files, or folders of them.")]
+
+SLIDE_SUFFIXES = {
+    ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi", ".dcm", ".tif", ".tiff",
+    ".png", ".jpg", ".jpeg",
+}  # fmt: skip
+
+
+def main() -> None:
+    """Run the command line; errors PathFLIP raises on purpose become one line and exit status 1."""
+    try:
+        app()
+    except PathFLIPError as error:
+        print(f"pathflip: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except KeyboardInterrupt as error:
+        print(f"pathflip: stopped. {error}", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def say(text: str) -> None:
+    """A message for people: standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], json: bool, line: Callable[[Mapping[str, Any]], str]) -> None:
+    """Rows on standard output: JSON, or what ``line`` makes of each."""
+    for row in rows:
+        print(json_module.dumps(row, ensure_ascii=False) if json else line(row), flush=True)
+
+
+def files_in(paths: Sequence[Path], suffixes: set[str]) -> list[Path]:
+    """Files as given, folders as the files in them (sorted, not recursive)."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir() and path.suffix.lower() not in suffixes:
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))
+            if not inside:
+                raise ConfigError(f"'{path}': no {'/'.join(sorted(suffixes)[:4])}… file in this folder")
+            found += inside
+        else:
+            found.append(path)
+    return found
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Callable[..., None]]:
+    """A progress bar with rate and time left; yields ``advance(done, total, note="")``."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(file=sys.stderr)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    progress = Progress(*columns, console=console, refresh_per_second=4)
+    task = progress.add_task(title, total=None, note="")
+
+    def advance(done: float, total: float, note: str = "") -> None:
+        progress.start()  # on the first step only: a refusal before it stays a single line
+        progress.update(task, completed=done, total=total, note=note)
+
+    try:
+        yield advance
+    finally:
+        progress.stop()
+
+
+def finish(rows: Sequence[Any], json: bool, line: Callable[[Mapping[str, Any]], str]) -> None:
+    """Print outcomes (errors too) and leave with status 1 if any failed."""
+    plain = [row if isinstance(row, dict) else as_row(row) for row in rows]
+
+    def either(row: Mapping[str, Any]) -> str:
+        text = f"{row['slide_id']}: FAILED {row['error']}" if row.get("error") else line(row)
+        return text + "".join(f"\n  note: {warning}" for warning in row.get("warnings") or ())
+
+    print_rows(plain, json, either)
+    if any(row.get("error") for row in plain):
+        raise typer.Exit(1)
+
+
+def as_row(outcome: Any) -> dict[str, Any]:
+    """A dataclass as JSON can hold it."""
+    from dataclasses import asdict
+
+    return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(outcome).items()}
+
+
+def encoded_slides(model: Any, features: Sequence[Path], failures: list[dict[str, Any]]) -> Iterator[Any]:
+    """Encode feature files one by one; a bad file becomes a row of ``failures``, the rest goes on."""
+    from pathflip.features import read_features
+    from pathflip.inference import encode_slide
+
+    for path in files_in(features, {".h5"}):
+        try:
+            slide = encode_slide(model, read_features(path))
+        except PathFLIPError as error:
+            failures.append({"slide_id": path.stem, "error": str(error)})
+            continue
+        yield slide
+
+
+def numbers_line(row: Mapping[str, Any]) -> str:
+    """A row as names and numbers."""
+    return "  ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
+    )
