@@ -4,9 +4,12 @@
     python bench/align_step.py --quick    the small size, under a minute
     python bench/align_step.py --json     ends with one JSON object
 
-Every measurement runs in a process of its own, so that its peak memory is its own. Times are the best of several
-steps. On a busy machine ``--threads 1 --clock cpu`` compares processor seconds instead of seconds on the wall.
-Captions are random tokens of the lengths of the 732 SlideBench-TCGA captions and of sub-captions drawn from them.
+Every measurement runs in a process of its own (the fork of one that has only imported torch), so that its peak memory
+is its own. Times are the best of several steps. On a busy machine ``--threads 1 --clock cpu`` compares processor time
+instead of time on the wall. Captions are random tokens of the lengths of the 732 SlideBench-TCGA captions and of
+sub-captions drawn from them. Our steps run as training runs them, freed memory being reused (pathflip.processes).
+
+The model of ``align_base`` has no published schedule; it is compared with a direct implementation (naive_base.py).
 """
 
 import argparse
@@ -16,7 +19,9 @@ import resource
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +32,7 @@ SIZES: dict[str, dict[str, int]] = {
 }
 LAYOUT = {"paper": {"L": 24, "S": 256, "K": 8}, "small": {"L": 24, "S": 64, "K": 8}}
 PADDED = (512, 256)  # what the released code pads captions and sub-captions to
+NEEDS_GB = {"paper": 5.5, "small": 0.7}  # of the published schedule, about, for each slide of the batch
 SHORT = (128, 64)  # and the fair lower bound, where hardly anything is padding
 # Token counts at 0, 5, ..., 100 % of SlideBench's captions (mean 171) and of the sampler's sub-captions (mean 45).
 CAPTION_TOKENS = (
@@ -60,7 +66,7 @@ class Case:
     """What one process measures."""
 
     schedule: str  # "published" or "ours"
-    job: str = "step"  # "step", "infer" or "equal"
+    job: str = "step"  # "step", "infer", "equal"; of align_base's model "base" or "base_equal"
     size: str = "paper"
     B: int = 2
     L: int = 24
@@ -80,16 +86,17 @@ def main() -> None:
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--steps", type=int, default=0, help="steps a measurement takes the best of")
     parser.add_argument("--no-table", action="store_true", help="leave out the table over B, L, S, K")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.worker:
-        print(json.dumps(worker(Case(**json.loads(args.worker)), args.clock)))
+    if args.serve:
+        serve(args.clock)
         return
     run = Runner(args.threads, args.clock)
     size = "small" if args.quick else "paper"
     steps = args.steps or 2
     numbers = headline(run, size, steps)
     numbers |= inference(run, size)
+    numbers |= base_model(run, steps, batch=16 if args.quick else 32)
     if not args.quick and not args.no_table:
         table(run)
     if args.json:
@@ -97,19 +104,22 @@ def main() -> None:
 
 
 class Runner:
-    """Starts measuring processes, one at a time."""
+    """Has cases measured, one at a time, each in a process of its own."""
 
     def __init__(self, threads: int, clock: str) -> None:
-        self.threads, self.clock = threads, clock
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        command = [sys.executable, __file__, "--clock", clock, "--serve"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self.server = subprocess.Popen(command, text=True, env=environment, **pipes)  # type: ignore[call-overload]
 
     def __call__(self, case: Case) -> dict[str, float]:
         """Seconds, peak GB and (for equality) what the process measured."""
-        environment = os.environ | {"OMP_NUM_THREADS": str(self.threads), "MKL_NUM_THREADS": str(self.threads)}
-        command = [sys.executable, __file__, "--clock", self.clock, "--worker", json.dumps(case.__dict__)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-        if done.returncode:
-            raise SystemExit(f"measuring {case} failed:\n{done.stderr[-2000:]}")
-        return json.loads(done.stdout.splitlines()[-1])
+        self.server.stdin.write(json.dumps(case.__dict__) + "\n")
+        self.server.stdin.flush()
+        found = json.loads(self.server.stdout.readline())
+        if "error" in found:
+            raise SystemExit(f"measuring {case} failed:\n{found['error']}")
+        return found
 
     def both(self, case: Case) -> tuple[dict[str, float], dict[str, float]]:
         """The published schedule and ours."""
@@ -130,12 +140,25 @@ def headline(run: Runner, size: str, steps: int) -> dict[str, float]:
     numbers: dict[str, float] = {}
     print(f"{'':22}{'B':>3}{'published s':>13}{'ours s':>9}{'ratio':>7}{'published GB':>14}{'ours GB':>9}{'ratio':>7}")
     for name, case in cases.items():
+        if (short_of := missing_gb(case)) > 0:
+            print(f"{name:22}left out: the published schedule needs {short_of:.1f} GB more than is free", flush=True)
+            continue
         theirs, ours = run.both(case)
         numbers[name] = round(theirs["seconds"] / ours["seconds"], 2)
         if name == "speedup_b4":
             numbers["memory_ratio_b4"] = round(ours["peak_gb"] / theirs["peak_gb"], 3)
         print(row(name, case.B, theirs, ours), flush=True)
     return numbers | {"max_abs_diff": equal["difference"]}
+
+
+def missing_gb(case: Case) -> float:
+    """How much memory the published schedule lacks here; 0 or less where it has enough (or nobody can tell)."""
+    try:
+        known = Path("/proc/meminfo").read_text(encoding="ascii").split()
+        free = int(known[known.index("MemAvailable:") + 1]) / 2**20
+    except (OSError, ValueError):
+        return 0.0
+    return NEEDS_GB[case.size] * case.B - free
 
 
 def row(name: str, batch: int, theirs: dict[str, float], ours: dict[str, float]) -> str:
@@ -161,6 +184,19 @@ def inference(run: Runner, size: str) -> dict[str, float]:
     return numbers
 
 
+def base_model(run: Runner, steps: int, batch: int) -> dict[str, float]:
+    """A step of align_base's model against a direct implementation of its formulas."""
+    case = Case("ours", job="base", B=batch, L=320, S=1, K=8, steps=steps)
+    equal = run(replace(case, job="base_equal", B=4))["difference"]
+    naive, ours = run.both(case)
+    print(row("align_base (naive)", batch, naive, ours), flush=True)
+    return {
+        "speedup_align_base": round(naive["seconds"] / ours["seconds"], 2),
+        "memory_ratio_align_base": round(ours["peak_gb"] / naive["peak_gb"], 3),
+        "max_abs_diff_align_base": equal,
+    }
+
+
 def table(run: Runner) -> None:
     """How the cost of a step grows, at the small size: one of B, L, S, K at a time."""
     base = Case("ours", size="small", B=4, steps=2, **LAYOUT["small"])
@@ -174,15 +210,42 @@ def table(run: Runner) -> None:
 # ---------------------------------------------------------------------------------------------- one process
 
 
+def serve(clock: str) -> None:
+    """Measure the cases that come in as lines, each in a fork; one line of JSON goes out for each."""
+    import torch  # noqa: F401  (once, for all)
+
+    import pathflip.models  # noqa: F401
+
+    for line in sys.stdin:
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                answer = worker(Case(**json.loads(line)), clock)
+            except BaseException:
+                answer = {"error": traceback.format_exc()[-2000:]}
+            os.write(writing, json.dumps(answer).encode())
+            os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            answer = pipe.read()
+        _, status = os.waitpid(child, 0)
+        print(answer or json.dumps({"error": f"ended with status {status}: out of memory?"}), flush=True)
+
+
 def worker(case: Case, clock: str) -> dict[str, float]:
     """Measure one case in this process."""
     import torch
 
+    from pathflip.processes import freed_memory_is_reused
+
     torch.manual_seed(0)
-    model, batch, index = prepared(case)
+    if case.job == "base_equal":
+        return {"difference": base_difference(case)}
+    model, batch, index = prepared_base(case) if case.job == "base" else prepared(case)
     if case.job == "equal":
         return {"difference": difference(case, model, batch, index)}
-    if case.job != "step":
+    if case.job == "infer":
         return inferred(case, model, batch, clock)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, weight_decay=0.05, fused=case.schedule == "ours" or None)
@@ -194,7 +257,71 @@ def worker(case: Case, clock: str) -> dict[str, float]:
         loss.backward()
         optimizer.step()
 
-    return {"seconds": best(step, case.steps, clock), "peak_gb": peak_gb()}
+    with freed_memory_is_reused() if case.schedule == "ours" else nullcontext():
+        return {"seconds": best(step, case.steps, clock), "peak_gb": peak_gb()}
+
+
+def prepared_base(case: Case) -> tuple[Any, Any, None]:
+    """``align_base``'s model and a batch: a tenth of the patch slots empty, statements as long as sub-captions are."""
+    import torch
+
+    from naive_base import NaivePathFLIP
+    from pathflip.data.align import TextSpec
+    from pathflip.models.pathflip import PathFLIP, PathFLIPConfig
+    from pathflip.recipes import align_base
+    from pathflip.types import AlignBatch
+
+    config = PathFLIPConfig(**align_base().model, feature_dim=255, vocab_size=2000)
+    model = (PathFLIP if case.schedule == "ours" else NaivePathFLIP)(config)
+    draw = torch.Generator().manual_seed(0)
+    shape, limit = (case.B, case.K), TextSpec().statement_tokens
+    lengths = torch.tensor(SUB_TOKENS)[torch.randint(len(SUB_TOKENS), shape, generator=draw)].clamp(max=limit)
+    mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(-1)
+    ids = torch.randint(1, 2000, mask.shape, generator=draw) * mask
+    if case.schedule != "ours":
+        ids, mask = (torch.nn.functional.pad(part, (0, limit - part.shape[-1])) for part in (ids, mask))
+    real = torch.arange(case.L) < torch.randint(int(0.8 * case.L), case.L + 1, (case.B, 1), generator=draw)
+    slots = (case.B, case.L, case.S)
+    flag = torch.zeros(shape, dtype=torch.bool)
+    keys = torch.arange(1, 1 + case.B * case.K).view(shape)
+    batch = AlignBatch(
+        slide_ids=tuple(str(i) for i in range(case.B)),
+        patches=torch.randn(*slots, 255, generator=draw),
+        patch_mask=real.unsqueeze(-1).expand(slots),
+        context=torch.randn(*slots, 255, generator=draw),
+        position=torch.rand(*slots, 2, generator=draw),
+        caption_ids=ids[:, 0],
+        caption_mask=mask[:, 0],
+        sub_ids=ids,
+        sub_token_mask=mask,
+        sub_mask=~flag,
+        sub_negated=torch.rand(shape, generator=draw) < 0.2,
+        sub_visual=~flag,
+        sub_false=torch.rand(shape, generator=draw) < 0.2,
+        sub_key=keys,
+        caption_keys=keys,
+    )
+    return model, batch, None
+
+
+def base_difference(case: Case) -> float:
+    """Largest difference of losses, or of gradients relative to their largest entry, between the two schedules."""
+    import torch
+
+    found = []
+    for schedule in ("ours", "naive"):
+        torch.manual_seed(0)
+        model, batch, _ = prepared_base(replace(case, schedule=schedule))
+        parts = model.eval().losses(model(batch), batch)
+        sum(parts.values()).backward()
+        found.append((parts, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
+    (ours, our_grads), (naive, their_grads) = found
+    gaps = [abs(ours[name].item() - naive[name].item()) for name in naive]
+    for name, theirs in their_grads.items():
+        gaps.append((our_grads[name] - theirs).abs().max().item() / max(theirs.abs().max().item(), 1e-3))
+    if not max(gaps) < 5e-5:
+        raise SystemExit(f"align_base: the schedules differ by {max(gaps):.1e}: not the same model")
+    return max(gaps)
 
 
 def prepared(case: Case) -> tuple[Any, Any, Any]:
@@ -242,9 +369,11 @@ def prepared(case: Case) -> tuple[Any, Any, Any]:
 
 
 def total_loss(case: Case, model: Any, batch: Any, index: Any) -> Any:
-    """Slide loss plus region loss by the schedule of the case."""
+    """The sum of the losses by the schedule of the case."""
     import published_schedule as published
 
+    if case.job == "base":
+        return sum(model.losses(model(batch), batch).values())
     if case.schedule == "published":
         parts, _ = published.losses(model, batch, index)
     else:

@@ -15,11 +15,15 @@ VERBS = [
     "info",
     "tile",
     "extract",
+    "convert",
     "train",
     "eval",
+    "decompose",
     "zero-shot",
     "retrieve",
     "ground",
+    "calibrate",
+    "verify",
     "demo",
     "import",
     "export",
@@ -91,6 +95,13 @@ def test_tile_refuses_what_it_must_and_does_the_rest(slides, tmp_path):
     assert {row["slide_id"] for row in failures} == {"broken", "unknown"}
 
 
+def test_extract_says_to_people_why_a_slide_failed(slides, tmp_path):
+    unknown = str(slides / "unknown.png")
+    done = run("extract", unknown, "--tile-px", "64", "--mpp", "2", "--out", str(tmp_path), "--workers", "1")
+    assert done.returncode == 1
+    assert "--slide-mpp" in done.stdout
+
+
 def test_extract_does_the_rest_and_is_quick_the_second_time(slides, tmp_path):
     command = [
         "extract",
@@ -113,7 +124,7 @@ def test_extract_does_the_rest_and_is_quick_the_second_time(slides, tmp_path):
     changed = run(*command, "--min-tissue", "0.9")
     assert changed.returncode == 2
     assert "min_tissue" in changed.stderr
-    assert len(changed.stderr.strip().splitlines()) == 1
+    assert len(changed.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -123,6 +134,9 @@ def test_extract_does_the_rest_and_is_quick_the_second_time(slides, tmp_path):
         (["zero-shot", "--model", "nowhere", "--features", "x.h5", "--classname", "a"], "nowhere"),
         (["simulate", "mars", "--out", "x"], "mars"),
         (["info", "no/such/slide.svs"], "no/such/slide.svs"),
+        (["tile", "no-such-folder", "--out", "x"], "no such file or folder"),
+        (["train", "mine.py:run", "--features", ".", "--captions", "x", "--out", "y"], "there is no file 'mine.py'"),
+        (["qc", ".", "--workers", "0", "--out", "x"], "workers"),
     ],
 )
 def test_bad_input_is_one_line_and_no_traceback(words, said):

@@ -106,3 +106,24 @@ def test_a_model_refuses_features_of_another_resolution(demo, tmp_path):
     assert "mpp" in row["error"]
     assert "4" in row["error"]
     assert "2" in row["error"]
+
+
+def test_the_assistant_and_the_verifier_stand_on_the_page(demo):
+    """What the full demo adds, on the quick one's cohort and model, with a handful of steps."""
+    from pathflip.demo import Demo, play
+    from pathflip.simulate import World
+
+    told: list[str] = []
+    speaking = Demo(demo, steps=30, assistant_steps=12, resamples=50)
+    result = play(speaking, World.named("quick", 0), "a test", [], told.append, lambda *_, **__: None)
+    by_category = {(row["measure"], row["how"], row["category"]): row for row in result["questions"]}
+    accuracy = by_category["accuracy", "likelihood", "all"]
+    assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1
+    assert "blind" in accuracy
+    assert by_category["accuracy", "generation", "all"]["questions"] == accuracy["questions"] > 30
+    assert result["faithfulness"]["pointing game"]["floor"] > 0
+    assert result["calibration"]["fitted_on"]
+    assert {row["kind"] for row in result["verification"]["rows"]} >= {"attribute_swapped", "finding_omitted"}
+    page = (demo / "report.html").read_text(encoding="utf-8")
+    assert all(f'id="{section}"' in page for section in ("answers", "verified", "numbers"))
+    assert list((demo / "verified").glob("*.verify.html"))

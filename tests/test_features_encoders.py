@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pathflip.errors import ConfigError, MissingExtraError
 from pathflip.features import ENCODERS, Encoder, load_encoder
@@ -44,6 +45,8 @@ def test_histogram_equals_numpy(rng):
 def test_unknown_name_suggests():
     with pytest.raises(ConfigError, match="did you mean 'stain_texture'"):
         load_encoder("stain_textur")
+    with pytest.raises(ConfigError, match="did you mean 'uni_v1'"):
+        load_encoder("uni")
 
 
 def test_absent_folder_says_what_to_fetch(tmp_path):
@@ -51,10 +54,10 @@ def test_absent_folder_says_what_to_fetch(tmp_path):
         load_encoder(f"hf:{tmp_path}/uni")
 
 
-def test_pickled_weights_are_refused(tmp_path):
+def test_pickled_objects_are_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
-    with pytest.raises(ConfigError, match="pickled weights are never loaded"):
+    with pytest.raises(ConfigError, match="pickled objects are never loaded"):
         load_encoder(f"hf:{tmp_path}")
 
 
@@ -88,7 +91,7 @@ def test_local_vit_gives_the_models_own_class_token(tmp_path, rng):
 
 def test_timm_folder_without_timm_names_the_extra(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "vit_large_patch16_224", "pretrained_cfg": {}}))
-    (tmp_path / "model.safetensors").write_bytes(b"x")
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
     real = builtins.__import__
 
     def without_timm(name, *args, **kwargs):

@@ -1,12 +1,14 @@
 """Feature files: round trip, TRIDENT's readers, and everything that can be wrong with a file."""
 
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
 
 from pathflip.errors import FeatureError
 from pathflip.features import read_features, write_features
-from pathflip.features.store import features_path, read_settings
+from pathflip.features.store import FeatureKind, check_cohort, features_path, read_kind, read_settings
 from pathflip.geometry import Box, SlideInfo, TileSpec
 from pathflip.types import SlideFeatures
 
@@ -54,34 +56,39 @@ def test_trident_reads_it(sample, tmp_path):
     assert on_features["encoder"] == "stain_texture"
 
 
-def test_plain_trident_file(tmp_path, rng):
-    folder = tmp_path / "features_uni_v1"
-    folder.mkdir()
-    with h5py.File(folder / "s1.h5", "w") as file:
-        file["features"] = rng.normal(size=(4, 8)).astype(np.float16)
-        file["coords"] = np.arange(8).reshape(4, 2) * 1024
-        file["coords"].attrs.update(
-            {"patch_size": 256, "patch_size_level0": 512, "overlap": 0, "level0_width": "None", "level0_height": 9000}
-        )
-    with pytest.raises(FeatureError, match=r"does not say how large its tiles are; give --mpp \("):
-        read_features(folder / "s1.h5")
-    got = read_features(folder / "s1.h5", mpp=0.5)
-    assert (got.encoder, got.slide_id, got.spec.tile_px, got.info.mpp0) == ("uni_v1", "s1", 256, 0.25)
-    assert got.features.dtype == np.float32
-    assert got.valid.all()
-    assert got.grid.tile_px0 == 512
-    assert got.info.size0 == (7 * 1024 - 1024 + 512, 9000)
-
-
-def test_file_without_any_attributes_needs_three_numbers(tmp_path):
-    path = tmp_path / "clam.h5"
+def test_files_made_elsewhere_are_sent_through_convert(tmp_path):
+    path = tmp_path / "theirs.h5"
     with h5py.File(path, "w") as file:
         file["features"], file["coords"] = np.zeros((2, 3), np.float32), np.zeros((2, 2), np.int32)
-    with pytest.raises(FeatureError, match="give --mpp, --tile-px, --slide-mpp"):
-        read_features(path)
-    with pytest.raises(FeatureError, match="give --encoder NAME"):
-        read_features(path, mpp=0.5, tile_px=256, slide_mpp=0.25)
-    assert read_features(path, mpp=0.5, tile_px=256, slide_mpp=0.25, encoder="x").grid.tile_px0 == 512
+    for reader in (read_features, read_kind):
+        with pytest.raises(FeatureError, match=r"made elsewhere .*pathflip convert .*theirs.h5 --to pathflip"):
+            reader(path)
+
+
+def test_a_cohort_is_of_one_kind(sample, tmp_path):
+    spec = sample.spec
+    paths = {}
+    for name, changes in {
+        "a": {},
+        "b": {"spec": replace(spec, mpp=spec.mpp * 1.015)},  # within the tolerance of a resolution
+        "c": {"spec": replace(spec, mpp=spec.mpp * 1.04)},
+        "d": {"encoder": "other"},
+        "e": {"spec": replace(spec, tile_px=224)},
+        "f": {"features": sample.features[:, :4]},
+    }.items():
+        paths[name] = tmp_path / f"{name}.h5"
+        write_features(paths[name], replace(sample, **changes))
+    assert check_cohort([paths["a"], paths["b"]]) == FeatureKind("stain_texture", 5, 256, 0.5)
+    for odd in "cdef":
+        with pytest.raises(FeatureError) as error:
+            check_cohort([paths["a"], paths[odd], paths["b"]])
+        text = str(error.value)
+        assert text.startswith("3 feature files of 2 kinds (")
+        assert text.index(f"{odd}.h5") < text.index("a.h5") < text.index("b.h5")  # the odd one first
+    with pytest.raises(FeatureError, match="expected at least one"):
+        check_cohort([])
+    with pytest.raises(FeatureError, match="not a readable HDF5"):
+        check_cohort([tmp_path / "absent.h5"])
 
 
 @pytest.mark.parametrize(

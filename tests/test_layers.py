@@ -10,20 +10,21 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "pathflip"
 
 LAYERS = [
-    {"errors", "geometry", "files", "geojson", "types"},
+    {"errors", "processes", "remote", "geometry", "files", "geojson", "types"},
     {"slide", "text", "losses", "simulate"},
     {"features", "models"},
-    {"data", "checkpoint", "picture"},
+    {"data", "checkpoint", "picture", "bridges"},
     {"inference", "released"},
+    {"assistant", "verify"},
     {"train", "evaluate"},
-    {"recipes"},
+    {"recipes", "instruction_recipes", "cluster"},
     {"demo"},
     {"cli"},
 ]
 """Bottom to top. The first layer is ordered within itself."""
 
-FIRST = ["errors", "files", "geometry", "geojson", "types"]
-NO_TORCH = {"slide", "errors", "files", "geometry", "geojson", "cli"}
+FIRST = ["errors", "processes", "remote", "files", "geometry", "geojson", "types"]
+NO_TORCH = {"slide", "errors", "processes", "remote", "files", "geometry", "geojson", "cli"}
 
 
 def unit_of(module: str) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from parity import assert_close
 from pathflip.errors import ConfigError
-from pathflip.models import build_config, build_model
+from pathflip.models import build_config, build_model, qformer
 from pathflip.models.layers import Linear, MultiHeadAttention, attend, dropout, feed_forward, pick_rows, place_rows
 from pathflip.models.published import PublishedConfig
 from pathflip.models.qformer import PatchCrossAttention
@@ -124,6 +124,36 @@ def test_dropped_weights_scale_the_value_bias(generator: torch.Generator) -> Non
     nn.init.ones_(block.value.bias)
     mass = torch.tensor([[[0.0, 2.0]]])
     assert_close(block._apply_values(torch.zeros(1, 1, 2, 3), mass)[0, 0], torch.tensor([[0.0] * 4, [2.0] * 4]))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_dropped_reading_equals_plain_autograd(generator: torch.Generator, masked: bool) -> None:
+    """The hand-written backward of reading with dropout, against autograd of the same formula and the same draws."""
+    u = torch.randn(2, 4, 6, 5, generator=generator, requires_grad=True)
+    x = torch.randn(2, 3, 7, 5, generator=generator, requires_grad=True)
+    mask = None
+    if masked:
+        mask = torch.rand(2, 3, 7, generator=generator) < 0.6
+        mask[0, 1] = False  # a region without any patch
+        mask[:, 0, 0] = True
+
+    def joined(found: Tensor, mass: Tensor | None) -> Tensor:
+        assert mass is not None
+        return torch.cat([found, mass.unsqueeze(-1)], dim=-1)
+
+    def ours() -> Tensor:
+        torch.manual_seed(3)
+        return joined(*qformer._read(u, x, mask, 0.3))
+
+    def plain() -> Tensor:
+        torch.manual_seed(3)
+        parts = [qformer._read_plainly(*part, 0.3) for part in qformer._slide_and_regions(u, x, mask)]
+        slide, regions = [joined(*part) for part in parts]
+        return torch.cat([slide.unsqueeze(1), regions], dim=1)
+
+    for a, b in zip(gradients(ours, u, x), gradients(plain, u, x), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+    assert_close(qformer._read(u[:, 1:], x, mask, 0.0)[0], qformer._read(u, x, mask, 0.0)[0][:, 1:], 1e-6)
 
 
 # ------------------------------------------------------------------------------------------ small parts

@@ -1,10 +1,15 @@
-"""Recipes are complete, and wrong settings are refused with the right one."""
+"""Recipes are complete, and wrong settings and mixed cohorts are refused with the right one."""
 
+import numpy as np
 import pytest
 
-from pathflip.errors import ConfigError
+from pathflip.errors import ConfigError, FeatureError
+from pathflip.evaluate.checkpoint import evaluate_checkpoint
+from pathflip.features import write_features
+from pathflip.geometry import SlideInfo, TileSpec
 from pathflip.models import build_config
-from pathflip.recipes import RECIPES, AlignRecipe, align_base, find_recipe, with_settings
+from pathflip.recipes import RECIPES, AlignRecipe, align_base, find_recipe, train_align, with_settings
+from pathflip.types import Caption, SlideFeatures
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
@@ -52,3 +57,31 @@ def test_a_recipe_of_ones_own(tmp_path):
     assert find_recipe(f"{file}:my_run").name == "mine"
     with pytest.raises(ConfigError, match="gave int"):
         find_recipe(f"{file}:wrong")
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Feature files of one encoder, and one of another with the same width."""
+    files = []
+    for name, encoder in (("a", "one"), ("b", "one"), ("c", "one"), ("odd", "two")):
+        info = SlideInfo(name, (1024, 1024), 0.5, (1.0,), "test", "test")
+        coords = np.array([[0, 0], [256, 0]])
+        features = SlideFeatures(
+            name, np.ones((2, 3), np.float32), coords, np.ones(2, bool), info, TileSpec(256, 0.5), encoder
+        )
+        files.append(tmp_path / f"{name}.h5")
+        write_features(files[-1], features)
+    return files
+
+
+def test_mixed_cohorts_are_refused_by_name_before_anything_is_trained(mixed, tmp_path):
+    captions = [Caption(file.stem, file.stem, "A carcinoma.", ()) for file in mixed]
+    said = r"4 feature files of 2 kinds \(two, 3 wide.*odd\.h5.*a\.h5"
+    with pytest.raises(FeatureError, match=said):
+        train_align(align_base(), mixed, captions, tmp_path / "run")
+    halves = {"val_files": mixed[2:], "val_captions": captions[2:]}
+    with pytest.raises(FeatureError, match=said):  # validation slides count too
+        train_align(align_base(), mixed[:2], captions[:2], tmp_path / "run", **halves)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(FeatureError, match=said):
+        evaluate_checkpoint(tmp_path / "run", mixed, captions=tmp_path / "captions.jsonl")

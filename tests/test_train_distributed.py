@@ -2,15 +2,17 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
 import distributed_train
-from distributed_train import CONFIG, SCENARIOS
+from distributed_train import CONFIG, SCENARIOS, KilledError
 from pathflip.checkpoint import load_checkpoint
 from pathflip.train import AlignStep, fit, read_metrics
+from pathflip.train.state import latest_state, load_state
 from tiny_align import TinyAlign, batches, evaluate
 
 pytestmark = pytest.mark.slow
@@ -20,6 +22,8 @@ pytestmark = pytest.mark.slow
 def two(tmp_path_factory) -> Path:
     """What two gloo processes left."""
     out = tmp_path_factory.mktemp("two")
+    with suppress(KilledError):
+        fit(AlignStep(TinyAlign()), distributed_train.killed_at(5), config=CONFIG, out=out / "begun-on-one")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
     done = subprocess.run(
@@ -55,13 +59,30 @@ def test_gradients_of_two_processes_are_those_of_one(two):
         torch.testing.assert_close(got[name], expected[name], rtol=1e-5, atol=1e-7, msg=name)
 
 
-def test_resume_on_another_number_of_processes(two, tmp_path):
-    """Begun on two, stopped after step 5 (state of step 4), finished on one: as if on one from the start."""
-    assert [path.name for path in (two / "killed" / "state").iterdir()] == ["step-00000004"]
+def test_losses_of_the_default_model_on_two_processes_are_those_of_one(two):
+    expected, got = distributed_train.pathflip_losses(0, 1), torch.load(two / "pathflip.pt", weights_only=True)
+    assert expected.keys() == got.keys()
+    for name in expected:
+        torch.testing.assert_close(got[name], expected[name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("begun", [2, 1])
+def test_resume_on_another_number_of_processes(two, tmp_path, begun):
+    """Begun on two (or one), stopped after step 5 (state of step 4), finished on one (or two): every loss and weight
+    as if on one from the start.
+    """
+    run = two / ("killed" if begun == 2 else "begun-on-one")
     step, whole = AlignStep(TinyAlign()), AlignStep(TinyAlign())
-    fit(step, batches(), config=CONFIG, out=two / "killed", resume=True)
+    if begun == 2:
+        assert [path.name for path in (run / "state").iterdir()] == ["step-00000004"]
+        fit(step, batches(), config=CONFIG, out=run, resume=True)
+    else:
+        load_state(latest_state(run / "state"), step, torch.optim.AdamW(step.parameters()))
     fit(whole, batches(), config=CONFIG, out=tmp_path)
-    assert [line["step"] for line in read_metrics(two / "killed" / "metrics.jsonl")] == list(range(1, 7))
+    resumed, through = read_metrics(run / "metrics.jsonl"), read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in resumed] == list(range(1, 7))
+    for a, b in zip(through, resumed, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-5), a["step"]
     for key, value in whole.model.state_dict().items():
         torch.testing.assert_close(step.model.state_dict()[key], value, rtol=1e-4, atol=1e-5, msg=key)
 

@@ -14,7 +14,7 @@ docs/formats.md specifies the keys.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from pathflip import __version__
 from pathflip.errors import CheckpointError, ConfigError, ContractError
+from pathflip.features.store import FeatureKind
 from pathflip.files import atomic_directory, write_json
 from pathflip.types import SlideFeatures
 
@@ -34,9 +35,6 @@ __all__ = ["FORMAT_VERSION", "Checkpoint", "InputContract", "load_checkpoint", "
 FORMAT = "pathflip-checkpoint"
 FORMAT_VERSION = 1
 """Raised when a reader of the old version would misread the new one."""
-
-MPP_TOLERANCE = 0.02
-"""Features may be cut at a resolution this fraction away from the training set's."""
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
@@ -59,10 +57,9 @@ class InputContract(BaseModel):
     mpp: float = Field(gt=0)
 
     @classmethod
-    def of(cls, features: SlideFeatures) -> "InputContract":
+    def of(cls, features: SlideFeatures | FeatureKind) -> "InputContract":
         """What these features are."""
-        spec = features.spec
-        return cls(encoder=features.encoder, dim=features.features.shape[1], tile_px=spec.tile_px, mpp=spec.mpp)
+        return cls(**asdict(features if isinstance(features, FeatureKind) else FeatureKind.of(features)))
 
     def check(self, features: SlideFeatures) -> None:
         """Refuse features of another kind.
@@ -70,17 +67,13 @@ class InputContract(BaseModel):
         Raises:
             ContractError: names the field, what the features have and what the model was trained on.
         """
-        given = InputContract.of(features)
-        for name in ("encoder", "dim", "tile_px", "mpp"):
-            got, expected = getattr(given, name), getattr(self, name)
-            if name == "mpp" and abs(got - expected) <= MPP_TOLERANCE * expected:
-                continue
-            if got != expected:
-                raise ContractError(
-                    f"slide '{features.slide_id}': {name} of the features is {got!r}, the model was trained on "
-                    f"{expected!r}; expected encoder {self.encoder!r}, dim {self.dim}, tile_px {self.tile_px}, "
-                    f"mpp {self.mpp:g}; extract the slide with these settings, or train on such features"
-                )
+        given, trained = FeatureKind.of(features), FeatureKind(**self.model_dump())
+        if (name := given.difference(trained)) is not None:
+            raise ContractError(
+                f"slide '{features.slide_id}': {name} of the features is {getattr(given, name)!r}, the model was "
+                f"trained on {getattr(trained, name)!r}; expected encoder {self.encoder!r}, dim {self.dim}, tile_px "
+                f"{self.tile_px}, mpp {self.mpp:g}; extract the slide with these settings, or train on such features"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +195,7 @@ def _resolve(path: Path) -> Path:
             return path / name
     found = sorted(entry.name for entry in path.iterdir())[:5]
     pickles = any(name.endswith(_PICKLES) for name in found)
-    hint = "published weights are read by  pathflip import" if pickles else "give the run's or checkpoint's directory"
+    hint = "published weights are read by pathflip import" if pickles else "give the run's or checkpoint's directory"
     raise CheckpointError(
         f"{path}: not a checkpoint: config.json is missing (found: {', '.join(found) or 'nothing'}); {hint}"
     )
@@ -216,9 +209,13 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{file}: cannot be read as JSON ({_one_line(error)}); the checkpoint is damaged"
         ) from error
+    if (file.parent / "assistant.safetensors").is_file():
+        raise CheckpointError(
+            f"{file.parent}: is an assistant; expected an alignment model, such as its 'aligned' folder"
+        )
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise CheckpointError(
-            f"{file}: is of another program (format is not '{FORMAT}'); published weights are read by  pathflip import"
+            f"{file}: is of another program (format is not '{FORMAT}'); published weights are read by pathflip import"
         )
     if config.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(

@@ -4,12 +4,15 @@
 PathFLIPError                 one clear line: what, got, expected, what to do next
 ├── SlideError                a slide cannot be opened or read
 │   ├── MissingMPPError       the file does not say how large a pixel is
-│   └── ResolutionError       the slide is coarser than the resolution asked for
+│   ├── ResolutionError       the slide is coarser than the resolution asked for
+│   └── SlideLostError        the file could be read, and then no longer (share lost, file replaced)
 ├── FeatureError              a feature file is damaged, foreign, or holds non-finite values
 ├── CaptionError              captions or reports cannot be used
 ├── ContractError             a model is asked about features it was not trained on
 ├── CheckpointError           a checkpoint directory is incomplete or foreign
 ├── ConfigError               a setting is unknown or out of range
+├── OutputError               results cannot be written: disk full, read-only, no permission
+├── ServerError               a language-model server cannot be reached, or refuses
 ├── TrainingError             training stopped rather than write NaN weights
 └── MissingExtraError         an optional package is absent; the message holds the install command
 ```
@@ -23,15 +26,22 @@ __all__ = [
     "FeatureError",
     "MissingExtraError",
     "MissingMPPError",
+    "OutputError",
     "PathFLIPError",
     "ResolutionError",
+    "ServerError",
     "SlideError",
+    "SlideLostError",
     "TrainingError",
 ]
 
 
 class PathFLIPError(Exception):
     """Base of all errors PathFLIP raises on purpose; the message is one line a user can act on."""
+
+    def __str__(self) -> str:
+        """One line, also where a library's own message or a file's content in it is several."""
+        return " ".join(line.strip() for line in super().__str__().splitlines())
 
 
 class SlideError(PathFLIPError):
@@ -44,6 +54,10 @@ class MissingMPPError(SlideError):
 
 class ResolutionError(SlideError):
     """The slide is coarser than the resolution asked for."""
+
+
+class SlideLostError(SlideError):
+    """A slide could be read, and then no longer: its share went away, or its file was replaced. Try again later."""
 
 
 class FeatureError(PathFLIPError):
@@ -64,6 +78,14 @@ class CheckpointError(PathFLIPError):
 
 class ConfigError(PathFLIPError):
     """A setting is unknown or out of range."""
+
+
+class OutputError(PathFLIPError):
+    """Results cannot be written: the disk is full, or the folder may not be written to."""
+
+
+class ServerError(PathFLIPError):
+    """A language-model server cannot be reached, or refuses everything it is asked."""
 
 
 class TrainingError(PathFLIPError):

@@ -1,16 +1,20 @@
 """Writing files so that a kill at any moment leaves either the old file or the new one, never half of one."""
 
 import ctypes
+import io
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-__all__ = ["atomic_directory", "atomic_path", "write_json", "write_text"]
+if TYPE_CHECKING:
+    import h5py
+
+__all__ = ["atomic_directory", "atomic_hdf5", "atomic_path", "page_template", "write_json", "write_text"]
 
 
 @contextmanager
@@ -22,7 +26,8 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem[:80]}.{uuid4().hex[:8]}.tmp{target.suffix}")
+    stem = target.stem.encode("utf-8", "surrogateescape")[:80].decode("utf-8", "ignore")  # names end at 255 bytes
+    temporary = target.with_name(f".{stem}.{uuid4().hex[:8]}.tmp{target.suffix}")
     try:
         yield temporary
         with open(temporary, "rb") as handle:
@@ -30,6 +35,24 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_hdf5(target: str | Path) -> Iterator["h5py.File"]:
+    """Yield an HDF5 file to fill; it appears at ``target`` whole when the block ends well.
+
+    It is built in memory: where a disk fills up under HDF5 itself, handles stay behind that crash the process later.
+
+    Raises:
+        OSError: it cannot be written; ``target`` is as before.
+    """
+    import h5py
+
+    image = io.BytesIO()
+    with h5py.File(image, "w") as file:
+        yield file
+    with atomic_path(target) as temporary, open(temporary, "wb") as handle:
+        handle.write(image.getbuffer())
 
 
 @contextmanager
@@ -79,3 +102,17 @@ def write_text(target: str | Path, text: str) -> None:
 def write_json(target: str | Path, value: Any, indent: int | None = 2) -> None:
     """Write JSON atomically; non-ASCII characters stay readable."""
     write_text(target, json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False) + "\n")
+
+
+def page_template(path: Path) -> Any:
+    """The HTML template at ``path``: what is put in is escaped, and a name it does not get is an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(path.parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(path.name)

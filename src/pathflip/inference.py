@@ -24,7 +24,7 @@ from pathflip.geometry import TileGrid
 from pathflip.slide import open_slide
 from pathflip.text.sentences import split_sentences
 from pathflip.text.statements import parse_statement
-from pathflip.types import AlignModel, Heatmap, PatchChunk, SlideCode, SlideFeatures, TextCode
+from pathflip.types import AlignModel, Heatmap, PatchChunk, RegionGrid, SlideCode, SlideFeatures, TextCode
 
 __all__ = [
     "Aligned",
@@ -68,6 +68,12 @@ class Aligned:
     def net(self) -> AlignModel:
         """The model itself."""
         return cast(AlignModel, self.checkpoint.model)
+
+    @property
+    def note(self) -> str:
+        """What every picture and page made with this model must say."""
+        note = str(self.checkpoint.config["recipe"].get("note", ""))
+        return note if "medical device" in note else f"{note} Research software, not a medical device.".strip()
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,12 +171,26 @@ def _chunks(features: SlideFeatures, rows: Int[np.ndarray, " V"], device: torch.
         )
 
 
+def _region_chunks(
+    features: SlideFeatures, grid: RegionGrid, device: torch.device
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Whole regions of a slide, some thousands of patches at a time; unused slots hold zeros."""
+    step = max(1, PATCHES_A_CHUNK // grid.mask.shape[1])
+    for start in range(0, len(grid.mask), step):
+        mask = grid.mask[start : start + step]
+        patches = features.features[grid.index[start : start + step]].astype(np.float32, copy=False)
+        patches[~mask] = 0
+        yield torch.from_numpy(patches[None]).to(device), torch.from_numpy(mask[None]).to(device)
+
+
 def _encode_regions(model: Aligned, features: SlideFeatures) -> EncodedSlide:
-    """Models that read whole regions get all of them in one call."""
+    """Models that read whole regions get some of them at a time if they can, else all in one call."""
     grid = group_regions(features, model.regions)
-    patches = features.features.astype(np.float32, copy=False)
-    gathered = torch.from_numpy(np.where(grid.mask[..., None], patches[grid.index], 0)[None]).to(model.device)
-    code = model.net.encode_slides(gathered, torch.from_numpy(grid.mask[None]).to(model.device))
+    if hasattr(model.net, "encode_regions"):
+        code = model.net.encode_regions(lambda: _region_chunks(features, grid, model.device))
+    else:
+        patches, masks = zip(*_region_chunks(features, grid, model.device), strict=True)
+        code = model.net.encode_slides(torch.cat(patches, dim=1), torch.cat(masks, dim=1))
     key_of_tile = np.full(len(features.valid), -1, np.int64)
     region, slot = np.nonzero(grid.mask)
     key = region * grid.mask.shape[1] + slot if model.net.keys_are_patches else region
@@ -216,10 +236,11 @@ def encode_text(model: Aligned, texts: str | Sequence[str], *, statements: bool 
 
 @torch.no_grad()
 def presence_scores(
-    model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide], texts: Sequence[str]
+    model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide], texts: Sequence[str] | TextCode
 ) -> Float[np.ndarray, "B C"]:
-    """A logit for every slide and statement: does the slide show it? 0 means the model cannot say."""
-    code = encode_text(model, texts)
+    """A logit for every slide and statement (texts, or encoded already): does the slide show it? 0 means the model
+    cannot say."""
+    code = texts if isinstance(texts, TextCode) else encode_text(model, texts)
     return np.stack([_presence(model, slide, code) for slide in _encoded(model, slides)])
 
 
@@ -395,8 +416,6 @@ def ground_to_files(
                     f"{slide.grid.info.size0} px ('{slide.slide_id}'); give the slide the features come from"
                 )
             thumbnail = opened.thumbnail(THUMBNAIL_PX)
-    note = model.checkpoint.config["recipe"].get("note", "")
-    note = note if "medical device" in note else f"{note} Research software, not a medical device.".strip()
     rows = []
     for number, text in enumerate(texts, start=1):
         heatmap = ground(model, slide, text)
@@ -406,7 +425,7 @@ def ground_to_files(
         picture.save_tiles_geojson(heatmap, files[1])
         if thumbnail is not None:
             files.append(f"{stem}.png")
-            picture.save_heatmap_png(heatmap, thumbnail, files[2], note=note, tiles=tiles)
+            picture.save_heatmap_png(heatmap, thumbnail, files[2], note=model.note, tiles=tiles)
         best = [
             {"x": box.x, "y": box.y, "width": box.width, "height": box.height, "score": round(score, 4)}
             for box, score in picture.top_tiles(heatmap, tiles)
@@ -419,7 +438,7 @@ def ground_to_files(
                 "negated": heatmap.negated,
                 "tiles": best,
                 "files": files,
-                "note": note,
+                "note": model.note,
             }
         )
     return rows

@@ -31,6 +31,7 @@ __all__ = [
     "local_rows",
     "pair_sigmoid",
     "published_candidates",
+    "share_of_global",
     "sigmoid",
     "soft_top_k",
     "soft_top_k_pool",
@@ -114,8 +115,11 @@ def local_rows(local: int, gathered: int) -> slice:
     return slice(start, start + local)
 
 
-def _share_of_global(total: Tensor) -> Tensor:
-    """Mean over processes of ``total``: the denominator that makes the mean of local losses the global loss."""
+def share_of_global(total: Tensor) -> Tensor:
+    """Mean over processes of ``total``: the denominator that makes the mean of local losses the global loss.
+
+    Every process must call it. Itself where there is one process.
+    """
     world = _world_size()
     if world == 1:
         return total
@@ -230,7 +234,7 @@ def pair_sigmoid(
 
 def _denominator(total: Tensor) -> Tensor:
     """A denominator over the global batch; an empty class divides 0 by something."""
-    return _share_of_global(total).clamp(min=1e-12)
+    return share_of_global(total).clamp(min=1e-12)
 
 
 def balanced_sigmoid(

@@ -1,5 +1,9 @@
 """A heatmap as people want it: over the slide with a colour bar, as the best tiles, and as QuPath objects."""
 
+import base64
+import io
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +12,19 @@ from numpy.typing import NDArray
 
 from pathflip import geojson
 from pathflip.files import atomic_path
-from pathflip.geometry import Box
+from pathflip.geometry import Box, SlideInfo
 from pathflip.types import Heatmap
 
-__all__ = ["draw_heatmap", "heat_image", "save_heatmap_png", "save_tiles_geojson", "top_tiles"]
+__all__ = [
+    "draw_heatmap",
+    "embedded",
+    "heat_image",
+    "save_boxes_png",
+    "save_heatmap_png",
+    "save_tiles_geojson",
+    "shrunk",
+    "top_tiles",
+]
 
 COLOR_MAP = "inferno"
 RANGE_PERCENTILES = (2.0, 99.5)
@@ -70,7 +83,6 @@ def save_heatmap_png(
         tiles: how many of the best tiles to outline and number.
     """
     from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
 
     height, width = thumbnail.shape[:2]
     wide = min(2.2, max(0.5, width / height))
@@ -83,23 +95,53 @@ def save_heatmap_png(
     scale = width / heatmap.grid.info.size0[0]
     for rank, (box, _) in enumerate(top_tiles(heatmap, tiles), start=1):
         for axes in (left, right):
-            axes.add_patch(
-                Rectangle(
-                    (box.x * scale, box.y * scale),
-                    box.width * scale,
-                    box.height * scale,
-                    fill=False,
-                    ec="#00a0a0",
-                    lw=1.4,
-                )
-            )
-            axes.text(box.x * scale, box.y * scale - 2, str(rank), color="#006060", fontsize=8, weight="bold")
+            _outline(axes, box, scale, str(rank))
     left.set_title(heatmap.grid.info.slide_id, fontsize=10)
     negation = "  (states an absence: the map shows where it would be)" if heatmap.negated else ""
     right.set_title(f"“{heatmap.text}”{negation}", fontsize=10)
     figure.suptitle(note, fontsize=8, color="#555555")
     with atomic_path(target) as temporary:
         figure.savefig(temporary, format="png")
+
+
+def save_boxes_png(
+    boxes: Sequence[tuple[Box, str]],
+    info: SlideInfo,
+    thumbnail: NDArray[np.uint8],
+    target: str | Path,
+    *,
+    title: str,
+    note: str = "",
+) -> None:
+    """Write a slide with labelled places outlined.
+
+    Args:
+        boxes: places in level-0 pixels, each with its label.
+        info: of the slide.
+        thumbnail: the whole of level 0, RGB.
+        title: what the places stand for. note: a line under the picture, for example what it must not be taken for.
+    """
+    from matplotlib.figure import Figure
+
+    height, width = thumbnail.shape[:2]
+    figure = Figure(figsize=(5.6 * min(2.2, max(0.5, width / height)) + 0.4, 6.2), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(thumbnail)
+    axes.set_axis_off()
+    for box, label in boxes:
+        _outline(axes, box, width / info.size0[0], label)
+    axes.set_title("\n".join(textwrap.wrap(f"{info.slide_id}: {title}", 70)[:3]), fontsize=9)
+    figure.supxlabel("\n".join(textwrap.wrap(note, 90)), fontsize=7, color="#555555")
+    with atomic_path(target) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def _outline(axes: Any, box: Box, scale: float, label: str) -> None:
+    from matplotlib.patches import Rectangle
+
+    x, y = box.x * scale, box.y * scale
+    axes.add_patch(Rectangle((x, y), box.width * scale, box.height * scale, fill=False, ec="#00a0a0", lw=1.4))
+    axes.text(x, y - 2, label, color="#006060", fontsize=8, weight="bold")
 
 
 def save_tiles_geojson(heatmap: Heatmap, target: str | Path, k: int | None = None) -> None:
@@ -124,3 +166,21 @@ def save_tiles_geojson(heatmap: Heatmap, target: str | Path, k: int | None = Non
             for rank, (box, score) in enumerate(scored, start=1)
         ],
     )
+
+
+def embedded(picture: NDArray[np.uint8], kind: str = "JPEG") -> str:
+    """An RGB image (height, width, 3) as a data address, for a page that fetches nothing."""
+    from PIL import Image
+
+    memory = io.BytesIO()
+    Image.fromarray(picture).save(memory, kind, **({"quality": 86, "subsampling": 0} if kind == "JPEG" else {}))
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(memory.getvalue()).decode('ascii')}"
+
+
+def shrunk(picture: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
+    """An image whose longer side is at most ``most`` pixels."""
+    from PIL import Image
+
+    image = Image.fromarray(picture)
+    image.thumbnail((most, most), Image.Resampling.LANCZOS)
+    return np.asarray(image)

@@ -4,13 +4,14 @@
 B slides in a batch      L regions of a slide      S patch slots of a region     N patches of a slide (L·S flattened)
 K sub-captions           T text tokens             C candidate texts             M keys a text attends to
 D patch-feature width    E shared-embedding width  W model width                 Q query tokens
+V visual tokens          F numbers of one          H language-model width
 ```
 
 Every mask is boolean and True means real. Everything is a frozen dataclass; nothing here computes.
 (No ``from __future__ import annotations`` here: it would hide the shapes from the run-time check in the tests.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
@@ -26,12 +27,17 @@ __all__ = [
     "AlignBatch",
     "AlignModel",
     "AlignOutput",
+    "Answer",
     "Caption",
+    "Evidence",
     "Heatmap",
+    "InstructBatch",
     "PatchChunk",
+    "RegionChunks",
     "RegionGrid",
     "SlideCode",
     "SlideFeatures",
+    "SlideTokens",
     "SubCaption",
     "TextCode",
 ]
@@ -197,6 +203,10 @@ PatchChunk = tuple[Float[Tensor, "V D"], Float[Tensor, "V D"] | None, Float[Tens
 """Some patches of one slide: features, neighbourhood means, positions."""
 
 
+RegionChunks = Callable[[], Iterator[tuple[Float[Tensor, "1 l S D"], Bool[Tensor, "1 l S"]]]]
+"""Some regions of one slide at a time: patches and which are real. Can be asked for more than once."""
+
+
 class AlignModel(Protocol):
     """What training and inference ask of an alignment model (all models in ``pathflip.models`` are such)."""
 
@@ -254,3 +264,82 @@ class Heatmap:
     """Logit that the slide shows what the text states."""
     negated: bool = False
     """The text states an absence: the map shows where the thing *would* be."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A place on a slide that supports a text: ``box`` in level-0 pixels, ``score`` the higher the more."""
+
+    box: Box
+    score: float
+    text: str
+    slide_id: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an assistant says, and on what grounds.
+
+    Attributes:
+        text: the answer. generated: what the language model wrote, where that differs.
+        evidence: the places that were looked at, best first.
+        options, probabilities: of a multiple-choice question: the options, and a softmax over their likelihoods.
+        abstained: it says that the slide cannot tell.
+        confidence: of the answer given, where known.
+    """
+
+    text: str
+    evidence: tuple[Evidence, ...] = ()
+    options: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    generated: str = ""
+    abstained: bool = False
+    confidence: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SlideTokens(_Tensors):
+    """What a language model is shown of one slide, before projection: V tokens.
+
+    Attributes:
+        vectors: what was seen, a direction in the shared space (of length √E). asked: what was looked for, likewise
+            (zero for the slide's own token). numbers: what was measured (``models.looking``).
+        kind: SLIDE, QUESTION, OPTION, BOTH, PROBE or PATCH of ``models.looking``. slot: the option's number from 1.
+        tiles: the tiles each token stands for, best first; empty means the whole slide. scores: theirs.
+        texts: what was asked for each token ("" for the slide).
+    """
+
+    vectors: Float[Tensor, "V E"]
+    asked: Float[Tensor, "V E"]
+    numbers: Float[Tensor, "V F"]
+    kind: Int[Tensor, " V"]
+    slot: Int[Tensor, " V"]
+    tiles: tuple[NDArray[np.int64], ...]
+    scores: tuple[NDArray[np.float32], ...]
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class InstructBatch(_Tensors):
+    """Conversations about slides, one or several a row.
+
+    Attributes:
+        slide_ids: the first slide of every conversation.
+        ids: tokens; 0 where a visual token or padding stands.
+        visual: row of ``vectors`` that stands there, -1 for text.
+        conversation: number of the conversation, from 0 over the whole batch; -1 is padding.
+        position_ids: 0, 1, … within each conversation.
+        labels: the token itself where it is to be learned, -100 elsewhere (not yet shifted).
+    """
+
+    slide_ids: tuple[str, ...]
+    ids: Int[Tensor, "B T"]
+    visual: Int[Tensor, "B T"]
+    conversation: Int[Tensor, "B T"]
+    position_ids: Int[Tensor, "B T"]
+    labels: Int[Tensor, "B T"]
+    vectors: Float[Tensor, "V E"]
+    asked: Float[Tensor, "V E"]
+    numbers: Float[Tensor, "V F"]
+    kind: Int[Tensor, " V"]
+    slot: Int[Tensor, " V"]

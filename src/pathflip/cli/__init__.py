@@ -4,7 +4,7 @@ Nothing heavy is imported until a verb runs. The verbs stand in files by what th
 they share.
 """
 
-from pathflip.cli import alignment, slides
+from pathflip.cli import alignment, answers, language, reports, slides
 from pathflip.cli.app import app, main
 
-__all__ = ["alignment", "app", "main", "slides"]
+__all__ = ["alignment", "answers", "app", "language", "main", "reports", "slides"]

@@ -17,6 +17,7 @@ from pathflip.cli.app import (
     encoded_slides,
     files_in,
     finish,
+    numbers_line,
     print_rows,
     progress_bar,
     say,
@@ -27,11 +28,20 @@ from pathflip.errors import ConfigError
 @app.command()
 def train(
     recipe: Annotated[
-        str, typer.Argument(help="align_base, align_published, clip_mean, clip_abmil, or FILE.py:FUNCTION.")
+        str,
+        typer.Argument(
+            help="align_base, align_published, clip_mean, clip_abmil, or FILE.py:FUNCTION; for an assistant "
+            "instruct_small, instruct_stage1, instruct_stage2."
+        ),
     ],
     features: Features,
-    captions: Annotated[Path, typer.Option(help="JSON lines or CSV: slide, patient, text.")],
     out: Out,
+    captions: Annotated[Path | None, typer.Option(help="JSON lines or CSV: slide, patient, text.")] = None,
+    questions: Annotated[Path | None, typer.Option(help="Assistant: multiple-choice questions.")] = None,
+    conversations: Annotated[Path | None, typer.Option(help="Assistant: JSON as SlideInstruct or LLaVA.")] = None,
+    aligned: Annotated[Path | None, typer.Option(help="Assistant: the alignment model that looks.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Assistant: an earlier stage to go on from.")] = None,
+    language_model: Annotated[Path | None, typer.Option(help="Assistant: folder of the language model.")] = None,
     splits: Annotated[Path | None, typer.Option(help="CSV: slide, split (train / val / test).")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE, for example train.optim.lr=5e-4.")
@@ -39,9 +49,21 @@ def train(
     resume: Annotated[bool, typer.Option(help="Go on where a killed run stopped.")] = False,
     json: Json = False,
 ) -> None:
-    """Train an alignment model on slides and their reports."""
+    """Train an alignment model on slides and their reports, or an assistant on captions, questions, conversations."""
+    if recipe.startswith("instruct_"):
+        from pathflip.cli.instruct import train_assistant
+
+        texts = [path for path in (captions, questions, conversations) if path is not None]
+        words: dict[str, Any] = {"splits": splits, "aligned": aligned, "start": start, "resume": resume}
+        row = train_assistant(
+            recipe, features, texts, out, language_model=language_model, settings=settings or [], **words
+        )
+        print_rows([row], json, numbers_line)
+        return
     from pathflip.recipes import find_recipe, read_split, train_align, with_settings
 
+    if captions is None:
+        raise ConfigError("train: give --captions, a JSON lines or CSV file with slide, patient, text")
     chosen = with_settings(find_recipe(recipe), settings or [])
     parts = read_split(files_in(features, {".h5"}), captions, splits)
     with progress_bar(f"training {chosen.name}") as advance:
@@ -55,25 +77,32 @@ def train(
             on_step=lambda row: advance(row["step"], chosen.train.steps, _loss_note(row)),
         )
     row = {"out": str(out), "step": result.step, "best": result.best, **result.metrics}
-    print_rows(
-        [row], json, lambda r: "  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in r.items())
-    )
+    print_rows([row], json, numbers_line)
 
 
 def _loss_note(row: Mapping[str, float]) -> str:
     return f"loss {row['loss']:.3f}" if "loss" in row else ""
 
 
-@app.command(name="eval")
+evaluations = typer.Typer(invoke_without_command=True, help="Measure a model on slides it never saw.")
+app.add_typer(evaluations, name="eval")
+
+
+@evaluations.callback()
 def evaluate(
-    model: Model,
-    features: Features,
+    context: typer.Context,
+    model: Annotated[Path | None, typer.Option(help="Checkpoint directory, for example runs/base/last.")] = None,
+    features: Annotated[list[Path] | None, typer.Option(help="Feature files, or folders of them.")] = None,
     cohort: Annotated[Path | None, typer.Option(help="A simulated cohort: everything its truth allows.")] = None,
     captions: Annotated[Path | None, typer.Option(help="Captions of real slides: retrieval only.")] = None,
     split: Annotated[str, typer.Option(help="Which split of the cohort.")] = "test",
     json: Json = False,
 ) -> None:
-    """Measure a model on slides it never saw, with intervals and floors."""
+    """Measure an alignment model (--model, --features), or captions and answers (the commands below), with floors."""
+    if context.invoked_subcommand is not None:
+        return
+    if model is None or not features:
+        raise ConfigError("eval: give --model and --features, or one of the commands caption and vqa")
     from pathflip.evaluate.checkpoint import evaluate_checkpoint
 
     rows = evaluate_checkpoint(model, files_in(features, {".h5"}), cohort=cohort, captions=captions, split=split)

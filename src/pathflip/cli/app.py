@@ -70,6 +70,8 @@ SLIDE_SUFFIXES = {
 
 def main() -> None:
     """Run the command line; errors PathFLIP raises on purpose become one line and exit status 1."""
+    for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that are no text
+        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
     try:
         app()
     except PathFLIPError as error:
@@ -96,13 +98,20 @@ def print_rows(rows: Sequence[Mapping[str, Any]], json: bool, line: Callable[[Ma
 
 def files_in(paths: Sequence[Path], suffixes: set[str]) -> list[Path]:
     """Files as given, folders as the files in them (sorted, not recursive)."""
+    from pathflip.remote import as_url, list_folder, local_path
+
     found: list[Path] = []
-    for path in paths:
-        if path.is_dir() and path.suffix.lower() not in suffixes:
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))
+    for path in map(local_path, paths):
+        if path.suffix.lower() not in suffixes and (as_url(path) or os.path.isdir(path)):
+            try:
+                inside = [p for p in list_folder(path) if p.suffix.lower() in suffixes and p.name[0] != "."]
+            except OSError as error:
+                raise ConfigError(f"'{path}': this folder cannot be read: {error.strerror or error}") from None
             if not inside:
                 raise ConfigError(f"'{path}': no {'/'.join(sorted(suffixes)[:4])}… file in this folder")
             found += inside
+        elif path.suffix.lower() not in suffixes and not as_url(path) and not os.path.lexists(path):
+            raise ConfigError(f"'{path}': no such file or folder; check the path")
         else:
             found.append(path)
     return found
@@ -136,7 +145,8 @@ def progress_bar(title: str) -> Iterator[Callable[..., None]]:
     try:
         yield advance
     finally:
-        progress.stop()
+        if progress.live.is_started:  # stopping what never started prints an empty line
+            progress.stop()
 
 
 def finish(rows: Sequence[Any], json: bool, line: Callable[[Mapping[str, Any]], str]) -> None:
@@ -144,7 +154,7 @@ def finish(rows: Sequence[Any], json: bool, line: Callable[[Mapping[str, Any]], 
     plain = [row if isinstance(row, dict) else as_row(row) for row in rows]
 
     def either(row: Mapping[str, Any]) -> str:
-        text = f"{row['slide_id']}: FAILED {row['error']}" if row.get("error") else line(row)
+        text = f"{row['slide_id']}: FAILED {row.get('message') or row['error']}" if row.get("error") else line(row)
         return text + "".join(f"\n  note: {warning}" for warning in row.get("warnings") or ())
 
     print_rows(plain, json, either)
@@ -156,7 +166,9 @@ def as_row(outcome: Any) -> dict[str, Any]:
     """A dataclass as JSON can hold it."""
     from dataclasses import asdict
 
-    return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(outcome).items()}
+    from pathflip.remote import shown
+
+    return {key: shown(value) if isinstance(value, Path) else value for key, value in asdict(outcome).items()}
 
 
 def encoded_slides(model: Any, features: Sequence[Path], failures: list[dict[str, Any]]) -> Iterator[Any]:

@@ -1,6 +1,8 @@
-"""Verbs from pixels to features: simulate, info, tile, extract."""
+"""Verbs from pixels to features: simulate, info, qc, tile, encoders, extract, convert."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -23,13 +25,18 @@ from pathflip.cli.app import (
     say,
 )
 
+ExcludeArtefacts = Annotated[
+    bool,
+    typer.Option("--exclude-artefacts", help="Leave out tiles that blur, folds, pen, bubbles or bands spoil."),
+]
+
 
 @app.command()
 def simulate(
     out: Out,
     world: Annotated[str, typer.Argument(help="quick, demo or study.")] = "demo",
     seed: Annotated[int, typer.Option(help="A world is a name and a seed.")] = 0,
-    workers: Annotated[int, typer.Option(help="Processes.")] = 2,
+    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 2,
     json: Json = False,
 ) -> None:
     """Paint a synthetic cohort: slides, reports, questions, truth."""
@@ -68,6 +75,40 @@ def _info_line(row: Mapping[str, Any]) -> str:
 
 
 @app.command()
+def qc(
+    slides: Slides,
+    out: Out,
+    tile_px: TilePx = 256,
+    mpp: MPP = 0.5,
+    min_tissue: MinTissue = 0.25,
+    slide_mpp: SlideMPP = None,
+    workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 2,
+    read_tiles: Annotated[int, typer.Option(help="Tiles read a slide as a check; 0 reads all.")] = 64,
+    json: Json = False,
+) -> None:
+    """Quality of slides: qc.csv, and a contact sheet (qc.html) with flagged slides first. A bad slide is a row too."""
+    from pathflip.geometry import TileSpec
+    from pathflip.slide import QualitySpec, check_cohort
+
+    with progress_bar("checking") as advance:
+        rows = check_cohort(
+            files_in(slides, SLIDE_SUFFIXES),
+            out,
+            TileSpec(tile_px, mpp, min_tissue=min_tissue),
+            slide_mpp=slide_mpp,
+            quality=QualitySpec(read_tiles=read_tiles),
+            num_workers=workers,
+            progress=lambda done, total, row: advance(done, total, row.slide_id),
+        )
+    say(f"{sum(bool(row.flags) for row in rows)} of {len(rows)} slides flagged; {out / 'qc.csv'}, {out / 'qc.html'}")
+    finish(rows, json, _qc_line)
+
+
+def _qc_line(row: Mapping[str, Any]) -> str:
+    return f"{row['slide_id']}: {'; '.join(row['flags']) or 'nothing speaks against it'}"
+
+
+@app.command()
 def tile(
     slides: Slides,
     out: Out,
@@ -76,11 +117,12 @@ def tile(
     stride_px: StridePx = 0,
     min_tissue: MinTissue = 0.25,
     slide_mpp: SlideMPP = None,
+    exclude_artefacts: ExcludeArtefacts = False,
     json: Json = False,
 ) -> None:
     """Find tissue and cut tiles: coordinates, mask polygons for QuPath, and a picture to check."""
     from pathflip.geometry import TileSpec
-    from pathflip.slide import tile_cohort
+    from pathflip.slide import ArtefactSpec, tile_cohort
 
     spec = TileSpec(tile_px, mpp, stride_px, min_tissue)
     with progress_bar("tiling") as advance:
@@ -89,9 +131,34 @@ def tile(
             spec,
             out,
             slide_mpp=slide_mpp,
+            exclude=ArtefactSpec() if exclude_artefacts else None,
             progress=lambda done, total, outcome: advance(done, total, outcome.slide_id),
         )
-    finish(rows, json, lambda r: f"{r['slide_id']}: {r['num_tiles']} tiles, tissue {r['tissue_fraction']:.1%}")
+    finish(rows, json, _tile_line)
+
+
+def _tile_line(row: Mapping[str, Any]) -> str:
+    excluded = "".join(f", {count} excluded for {kind}" for kind, count in row["excluded"].items())
+    return f"{row['slide_id']}: {row['num_tiles']} tiles{excluded}, tissue {row['tissue_fraction']:.1%}"
+
+
+@app.command()
+def encoders(json: Json = False) -> None:
+    """The table of encoders: width, tile size and resolution each is meant for, licence, and whether it is here."""
+    from pathflip.features import encoder_table
+
+    print_rows(encoder_table(), json, _encoder_line)
+
+
+def _encoder_line(row: Mapping[str, Any]) -> str:
+    here = "here  " if row["here"] else "absent"
+    line = f"{row['name']:<17}{here}  {row['dim']:>4} wide"
+    if "source" in row:
+        tile = f"{row['tile_px']} px" if row["tile_px"] else "any size"
+        mpp = "/".join(f"{mpp:g}" for mpp in row["mpp"]) + " mpp" if row["mpp"] else "any mpp"
+        gate = ", gated" if row["gated"] else ""
+        line += f"  {tile} at {mpp}; {row['licence']}{gate}; {row['source']}"
+    return line + (f"  ({row['what']})" if row["what"] else "")
 
 
 @app.command()
@@ -106,25 +173,43 @@ def extract(
     stride_px: StridePx = 0,
     min_tissue: MinTissue = 0.25,
     slide_mpp: SlideMPP = None,
-    workers: Annotated[int, typer.Option(help="Processes.")] = 2,
+    exclude_artefacts: ExcludeArtefacts = False,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes; as many as processor cores, or GPUs, if not given.", min=1)
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="Of networks: auto, float32, bfloat16 or float16; auto is float32 without a GPU.")
+    ] = "auto",
     overwrite: Annotated[bool, typer.Option(help="Make files again that were made with other settings.")] = False,
+    names: Annotated[str, typer.Option(help="stem, or folder: FOLDER__STEM, where file names repeat.")] = "stem",
+    cluster: Annotated[str, typer.Option(help="Ray cluster: auto, HOST:PORT or ray://HOST:PORT (docs/scale.md).")] = "",
+    gpus_per_slide: Annotated[float, typer.Option(help="With --cluster: GPUs a slide takes; fractions share.")] = 0.0,
     json: Json = False,
 ) -> None:
     """Tiles to feature vectors: one HDF5 file a slide, resumable, failures listed in failures.jsonl."""
     from pathflip.features import extract_cohort
     from pathflip.geometry import TileSpec
+    from pathflip.slide import ArtefactSpec
 
     spec = TileSpec(tile_px, mpp, stride_px, min_tissue)
     files = files_in(slides, SLIDE_SUFFIXES)
+    run: Callable[..., Any] = extract_cohort
+    if cluster:
+        from pathflip.cluster import ClusterSpec, extract_on_cluster
+
+        run = partial(extract_on_cluster, cluster=ClusterSpec(cluster, gpus=gpus_per_slide), say=say)
     with progress_bar("extracting") as advance:
-        rows = extract_cohort(
+        rows = run(
             files,
             spec,
             encoder,
             out,
             slide_mpp=slide_mpp,
-            num_workers=workers,
+            exclude=ArtefactSpec() if exclude_artefacts else None,
+            **({} if cluster else {"num_workers": workers, "warn": say}),
+            precision=precision,
             overwrite=overwrite,
+            names=names,
             progress=lambda p: advance(p.slides_done, p.slides, f"{p.tiles_per_s:.0f} tiles/s"),
         )
     finish(rows, json, _extract_line)
@@ -134,3 +219,41 @@ def _extract_line(row: Mapping[str, Any]) -> str:
     invalid = f", {row['invalid']} unreadable" if row["invalid"] else ""
     what = row["message"] if row["status"] == "empty" else f"{row['tiles']} tiles{invalid} → {row['path']}"
     return f"{row['slide_id']}: {row['status']}, {what}"
+
+
+@app.command()
+def convert(
+    inputs: Annotated[
+        list[Path], typer.Argument(help="Feature files of any known tool, or folders of them.", show_default=False)
+    ],
+    to: Annotated[str, typer.Option(help="pathflip, trident, clam, stamp, lazyslide, slidechat or qupath.")],
+    out: Out,
+    mpp: Annotated[float | None, typer.Option(help="µm per pixel of the tiles, where files do not say.")] = None,
+    tile_px: Annotated[int | None, typer.Option(help="Side of the tiles at --mpp, where files do not say.")] = None,
+    slide_mpp: SlideMPP = None,
+    encoder: Annotated[str | None, typer.Option(help="Name of the encoder, where files do not say.")] = None,
+    slides: Annotated[Path | None, typer.Option(help="Folder of the slides: level-0 size, resolution, bounds.")] = None,
+    coords: Annotated[Path | None, typer.Option(help="Folder of coordinate files, for features without any.")] = None,
+    json: Json = False,
+) -> None:
+    """Features and tiles of TRIDENT, CLAM, STAMP, LazySlide, SlideChat or QuPath, in and out."""
+    from pathflip.bridges import Asked
+    from pathflip.bridges import convert as run
+
+    asked = Asked(mpp, tile_px, slide_mpp, encoder, slides, coords)
+    with progress_bar("converting") as advance:
+        rows = run(
+            inputs,
+            to,
+            out,
+            asked,
+            isolated=True,
+            progress=lambda done, total, row: advance(done, total, row.slide_id),
+        )
+    finish(rows, json, _convert_line)
+
+
+def _convert_line(row: Mapping[str, Any]) -> str:
+    what = f"{row['encoder']}, {row['dim']} wide" if row["dim"] else "coordinates"
+    size = f"{row['tile_px']} px at {row['mpp']:.4g} mpp = {row['tile_px0']} level-0 px"
+    return f"{row['slide_id']}: {row['detected']} → {row['to']}, {row['tiles']} tiles, {what}, {size}"

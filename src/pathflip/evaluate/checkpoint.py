@@ -12,6 +12,7 @@ from pathflip.evaluate import metrics
 from pathflip.evaluate.cohort import Measure, mean_of, measures, read_cohort, score_model
 from pathflip.evaluate.compare import estimate_all
 from pathflip.features import read_features
+from pathflip.features.store import check_cohort
 from pathflip.inference import Aligned, encode_slide, load, retrieve
 from pathflip.text.captions import read_captions
 
@@ -39,9 +40,11 @@ def evaluate_checkpoint(
     Raises:
         ConfigError: neither or both of ``cohort`` and ``captions``.
         CaptionError: slides and captions do not match.
+        FeatureError: the files are of several kinds (named).
     """
     if (cohort is None) == (captions is None):
         raise ConfigError("eval: give either --cohort (a simulated cohort) or --captions (of real slides)")
+    check_cohort(files)
     loaded = load(model)
     if cohort is not None:
         known = read_cohort(cohort, files[0].parent, split)

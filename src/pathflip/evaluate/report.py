@@ -4,8 +4,6 @@ The page is one file: pictures are embedded, nothing is fetched, no script runs,
 interval plots are inline SVG, so they stay sharp in print. What the model *cannot* do is derived from the numbers.
 """
 
-import base64
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathflip.errors import ConfigError
+from pathflip.evaluate.answered import AssistantStudy
 from pathflip.evaluate.compare import Estimate
-from pathflip.files import write_text
-from pathflip.picture import COLOR_MAP, RANGE_PERCENTILES, heat_image
+from pathflip.evaluate.language_sections import answers_view, verification_view
+from pathflip.evaluate.verified import CohortVerification
+from pathflip.files import page_template, write_text
+from pathflip.picture import COLOR_MAP, RANGE_PERCENTILES, embedded, heat_image, shrunk
 from pathflip.types import Heatmap
 
 __all__ = [
@@ -174,6 +175,7 @@ class ReportContent:
         versions: package -> version.
         notes: lines shown under the title, such as "A quick run: too few slides for its numbers to mean much."
         baseline: whose maps stand beside the model's.
+        answers, verification: what the assistant and the verifier showed; None leaves their sections out.
         selection: a sentence on how the phrases and reports were picked, so that nobody takes them for hand-picked.
     """
 
@@ -193,6 +195,8 @@ class ReportContent:
     notes: Sequence[str] = ()
     baseline: str = "mean-pool CLIP"
     selection: str = ""
+    answers: AssistantStudy | None = None
+    verification: CohortVerification | None = None
 
     def __post_init__(self) -> None:
         if self.reference not in _model_names(self):
@@ -203,16 +207,7 @@ class ReportContent:
 
 def write_report(target: Path, content: ReportContent) -> None:
     """Write the page to ``target``, atomically."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html").render(
+    page = page_template(Path(__file__).with_name("templates") / "report.html").render(
         content=content,
         color_bar=_color_bar(),
         groundings=[_grounding_view(example, content) for example in content.groundings],
@@ -227,6 +222,8 @@ def write_report(target: Path, content: ReportContent) -> None:
         timings=_timing_view(content.timings),
         rules={"near_chance": NEAR_CHANCE, "points": POINTS, "few": FEW_SLIDES},
         dash=DASH,
+        answers=answers_view(content.answers) if content.answers else None,
+        verified=verification_view(content.verification) if content.verification else None,
     )
     write_text(target, page)
 
@@ -241,28 +238,11 @@ def _check_picture(slide_id: str, picture: NDArray[np.uint8]) -> None:
         )
 
 
-def _embedded(picture: NDArray[np.uint8], kind: str = "JPEG") -> str:
-    """An RGB image as a data address."""
-    from PIL import Image
-
-    memory = io.BytesIO()
-    Image.fromarray(picture).save(memory, kind, **({"quality": 86, "subsampling": 0} if kind == "JPEG" else {}))
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(memory.getvalue()).decode('ascii')}"
-
-
-def _shrunk(picture: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    image = Image.fromarray(picture)
-    image.thumbnail((most, most), Image.Resampling.LANCZOS)
-    return np.asarray(image)
-
-
 def _color_bar() -> str:
     from matplotlib import colormaps
 
     row = colormaps[COLOR_MAP](np.linspace(0, 1, 256))[None, :, :3]
-    return _embedded(np.rint(row * 255).astype(np.uint8), "PNG")
+    return embedded(np.rint(row * 255).astype(np.uint8), "PNG")
 
 
 def _heat_panel(heatmap: Heatmap, thumbnail: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -308,7 +288,7 @@ def _outline(mask: NDArray[np.bool_], size: tuple[int, int]) -> str:
 
 
 def _grounding_view(example: GroundingExample, content: ReportContent) -> dict[str, Any]:
-    thumbnail = _shrunk(example.thumbnail, PANEL_PX)
+    thumbnail = shrunk(example.thumbnail, PANEL_PX)
     height, width = thumbnail.shape[:2]
     seen = (
         "none on this slide" if not example.truth.any() else f"{_percent(float(example.truth.mean()))} of the picture"
@@ -316,7 +296,7 @@ def _grounding_view(example: GroundingExample, content: ReportContent) -> dict[s
     panels = [
         {
             "title": "Slide and truth",
-            "src": _embedded(thumbnail),
+            "src": embedded(thumbnail),
             "alt": f"Slide {example.slide_id}; outlined: the true place of {example.phrase!r}, {seen}",
             "score": "",
             "detail": f"truth: {seen}",
@@ -347,7 +327,7 @@ def _map_panel(
     score = f"AP {_number(precision)}" if math.isfinite(precision) else ""
     return {
         "title": name,
-        "src": _embedded(_heat_panel(heatmap, thumbnail)),
+        "src": embedded(_heat_panel(heatmap, thumbnail)),
         "alt": f"Heatmap of {name} for {example.phrase!r} on slide {example.slide_id} {score}".strip(),
         "score": score,
         "detail": f"scores {_number(low, 2)} to {_number(high, 2)}",
@@ -370,7 +350,7 @@ def _retrieval_view(example: RetrievalExample) -> dict[str, Any]:
         {
             "rank": rank,
             "slide_id": found.slide_id,
-            "src": _embedded(_shrunk(found.thumbnail, SMALL_PX)),
+            "src": embedded(shrunk(found.thumbnail, SMALL_PX)),
             "score": _signed(found.score),
             "is_own": found.is_own,
             "excerpt": _excerpt(found.excerpt),
@@ -381,7 +361,7 @@ def _retrieval_view(example: RetrievalExample) -> dict[str, Any]:
     return {
         "text": example.text,
         "slide_id": example.slide_id,
-        "src": _embedded(_shrunk(example.thumbnail, SMALL_PX)),
+        "src": embedded(shrunk(example.thumbnail, SMALL_PX)),
         "ranked": ranked,
         "verdict": f"own slide found at rank {place}" if place else f"own slide not among the first {len(ranked)}",
         "first": place == 1,

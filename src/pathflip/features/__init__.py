@@ -8,12 +8,16 @@ from typing import Any
 
 _WHERE = {
     "ENCODERS": "encoders",
+    "FOUNDATION": "foundation",
     "Encoder": "encoders",
+    "contract_warning": "foundation",
+    "encoder_table": "encoders",
+    "worker_device": "devices",
     "load_encoder": "encoders",
     "ExtractOutcome": "extraction",
-    "ExtractProgress": "extraction",
+    "ExtractProgress": "journal",
     "extract": "extraction",
-    "extract_cohort": "extraction",
+    "extract_cohort": "cohort",
     "read_features": "store",
     "write_features": "store",
 }

@@ -1,31 +1,32 @@
-"""Every encoder, in one table: what turns tiles into feature vectors.
+"""Every encoder by its name: what turns tiles into feature vectors.
 
-``load_encoder("stain_texture")`` needs nothing but this package. ``load_encoder("hf:/models/phikon")`` loads a
-foundation encoder from a local folder in the Hugging Face layout; nothing is ever downloaded at run time.
+``load_encoder("stain_texture")`` needs nothing but this package. ``load_encoder("uni_v1")`` and the other foundation
+encoders (``foundation.py``) take their weights from this machine; nothing is ever downloaded at run time.
 """
 
 import difflib
 import hashlib
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from pathflip.errors import ConfigError, MissingExtraError
+from pathflip.errors import ConfigError, PathFLIPError
+from pathflip.features.exported import EXPORTED_SUFFIXES, exported_row, open_exported
+from pathflip.features.foundation import FOUNDATION, FoundationEncoder
+from pathflip.features.network_encoder import NetworkEncoder
+from pathflip.features.networks import averaged, build
+from pathflip.features.other_models import folder_model, timm_model
+from pathflip.features.stain_normalised import STAIN_METHODS, StainNormalised, split_method
 from pathflip.features.texture import StainTexture
+from pathflip.features.weights import first_line, weight_files
 
-__all__ = ["ENCODERS", "ColourHistogram", "Encoder", "EncoderEntry", "NetworkEncoder", "load_encoder"]
-
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+__all__ = ["ENCODERS", "ColourHistogram", "Encoder", "EncoderEntry", "NetworkEncoder", "encoder_table", "load_encoder"]
 
 
 @runtime_checkable
@@ -84,55 +85,6 @@ class ColourHistogram:
         return np.sqrt(counts / (pixels.shape[1] * pixels.shape[2]))
 
 
-class NetworkEncoder:
-    """A neural network behind the encoder interface: scales, normalises, runs, pools.
-
-    Args:
-        name: of the encoder.
-        revision: digest of its weights.
-        network: maps float (n, 3, px, px) to features (n, dim).
-        dim: their width.
-        input_px: side tiles are resized to; None leaves them as they are.
-        mean, std: channel statistics the network was trained with, for values 0..1.
-        device: where to run; None takes the GPU if there is one.
-    """
-
-    sample_tiles = 0
-    tile_px: int | None = None
-    mpp: float | None = None
-
-    def __init__(
-        self,
-        name: str,
-        revision: str,
-        network: Callable[[Tensor], Tensor],
-        dim: int,
-        *,
-        input_px: int | None = None,
-        mean: tuple[float, ...] = _IMAGENET_MEAN,
-        std: tuple[float, ...] = _IMAGENET_STD,
-        device: torch.device | str | None = None,
-    ) -> None:
-        self.name, self.revision, self.dim, self.input_px = name, revision, dim, input_px
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._network = network.eval().to(self.device) if isinstance(network, nn.Module) else network
-        self._mean = torch.tensor(mean, device=self.device)[:, None, None] * 255
-        self._std = torch.tensor(std, device=self.device)[:, None, None] * 255
-
-    def prepare(self, sample: NDArray[np.uint8]) -> None:
-        """Nothing to measure."""
-
-    @torch.inference_mode()
-    def encode(self, tiles: NDArray[np.uint8] | Tensor, state: Any = None) -> NDArray[np.float32]:
-        """Run the network on tiles uint8 (n, px, px, 3); float32 (n, dim)."""
-        if len(tiles) == 0:
-            return np.zeros((0, self.dim), np.float32)
-        x = torch.as_tensor(tiles).to(self.device).permute(0, 3, 1, 2).float()
-        if self.input_px is not None and tuple(x.shape[2:]) != (self.input_px, self.input_px):
-            x = F.interpolate(x, (self.input_px, self.input_px), mode="bicubic", antialias=True).clamp_(0, 255)
-        return self._network((x - self._mean) / self._std).float().cpu().numpy()
-
-
 def _random_resnet18(device: torch.device | str | None) -> Encoder:
     """ResNet-18 with random weights (seed 0), global average pooling: what an architecture alone is worth."""
     from transformers import ResNetConfig, ResNetModel
@@ -141,85 +93,141 @@ def _random_resnet18(device: torch.device | str | None) -> Encoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = ResNetModel(config)
-    return NetworkEncoder("random_resnet18", "seed0", _Pooled(model), 512, device=device)
+    return NetworkEncoder("random_resnet18", "seed0", averaged(model), 512, device=device)
 
 
-class _Pooled(nn.Module):
-    """A Hugging Face vision model as a function to (n, dim): class token or pooled output, else the mean."""
+@dataclass(frozen=True)
+class EncoderEntry:
+    """A row of the table of built-in encoders: how to load one, and what it is."""
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Float[Tensor, "n 3 y x"]) -> Float[Tensor, "n D"]:
-        if hasattr(self.model, "get_image_features"):  # CLIP-like: only the image tower runs
-            image_features: Any = self.model.get_image_features
-            out = image_features(pixel_values=x)
-            return out if isinstance(out, Tensor) else out.pooler_output
-        out = self.model(pixel_values=x)
-        hidden = out.last_hidden_state
-        if hidden.ndim == 4:
-            return hidden.mean(dim=(2, 3))
-        return hidden[:, 0]
+    load: Callable[[torch.device | str | None], Encoder]
+    dim: int
+    what: str
 
 
-def _from_folder(reference: str, device: torch.device | str | None) -> Encoder:
-    """A foundation encoder from a local folder: Hugging Face transformers layout, or timm's."""
-    folder = Path(reference).expanduser()
-    if not (folder / "config.json").is_file():
-        raise ConfigError(
-            f"encoder 'hf:{reference}': no config.json in the folder '{folder}'; nothing is downloaded at run time: "
-            f"accept the model's licence on huggingface.co, run  hf download OWNER/NAME --local-dir FOLDER  on a "
-            "machine with network, and pass  hf:FOLDER"
-        )
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise ConfigError(
-            f"encoder 'hf:{reference}': no *.safetensors in '{folder}' (pickled weights are never loaded); "
-            "download or convert the safetensors file"
-        )
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    load = _timm_network if "architecture" in config and "model_type" not in config else _transformers_network
-    network, input_px, mean, std = load(folder, config)
-    with torch.inference_mode():
-        dim = int(network.eval()(torch.zeros(1, 3, input_px, input_px)).shape[1])
-    name = f"hf_{folder.resolve().name}"
-    revision = _digest([folder / "config.json", *weights])
-    return NetworkEncoder(name, revision, network, dim, input_px=input_px, mean=mean, std=std, device=device)
+ENCODERS: Mapping[str, EncoderEntry] = {
+    "stain_texture": EncoderEntry(
+        StainTexture, StainTexture.dim, "stain unmixing, filter energies and blobs; no weights (default)"
+    ),
+    "colour_histogram": EncoderEntry(ColourHistogram, 125, "joint RGB histogram, 125 bins; a baseline"),
+    "random_resnet18": EncoderEntry(_random_resnet18, 512, "untrained ResNet-18, mean-pooled; a baseline"),
+}
+"""Encoders that need no files. The others are in :data:`~pathflip.features.FOUNDATION`."""
 
 
-_Loaded = tuple[nn.Module, int, tuple[float, ...], tuple[float, ...]]
+def encoder_table() -> list[dict[str, Any]]:
+    """Every encoder with a name, as rows for people and machines: what it is, and whether its weights are here."""
+    rows: list[dict[str, Any]] = [
+        {"name": name, "dim": entry.dim, "what": entry.what, "here": True} for name, entry in ENCODERS.items()
+    ]
+    for row in FOUNDATION.values():
+        mean, std = row.normalisation
+        rows.append(
+            {
+                "name": row.name, "dim": row.dim, "tile_px": row.tile_px, "mpp": list(row.mpp),
+                "resize_px": row.resize_px, "input_px": row.input_px, "mean": list(mean), "std": list(std),
+                "interpolation": row.interpolation, "pooling": row.pooling, "precision": row.precision,
+                "source": row.source, "licence": row.licence, "gated": row.gated, "what": row.note, "here": _here(row),
+            }
+        )  # fmt: skip
+    return rows
 
 
-def _transformers_network(folder: Path, config: Mapping[str, Any]) -> _Loaded:
-    from transformers import AutoModel
-
+def _here(row: FoundationEncoder) -> bool:
     try:
-        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"encoder 'hf:{folder}': transformers cannot load it: {reason}") from error
-    path = folder / "preprocessor_config.json"
-    processing = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    size = processing.get("crop_size") or processing.get("size") or config.get("image_size") or 224
-    if isinstance(size, dict):
-        size = size.get("height") or size.get("shortest_edge") or 224
-    mean = tuple(processing.get("image_mean") or _IMAGENET_MEAN)
-    std = tuple(processing.get("image_std") or _IMAGENET_STD)
-    return _Pooled(model), int(size), mean, std
+        return bool(weight_files(row, None))
+    except ConfigError:
+        return False
 
 
-def _timm_network(folder: Path, config: Mapping[str, Any]) -> _Loaded:
+def load_encoder(reference: str, device: torch.device | str | None = None, *, precision: str = "auto") -> Encoder:
+    """Load an encoder.
+
+    Args:
+        reference: a name in :data:`ENCODERS` or :data:`~pathflip.features.FOUNDATION`; ``NAME=PATH``, a foundation
+            encoder from a folder, a weight file or an exported network of your own; ``hf:FOLDER`` or ``hf:OWNER/NAME``
+            (in the Hugging Face cache), a model in the layout of transformers or timm; ``timm:NAME=PATH`` or
+            ``timm:NAME`` (in the cache); ``onnx:FILE`` or ``torchscript:FILE`` with a card ``FILE.json`` beside it;
+            or just an existing folder. ``+macenko`` behind any of these normalises stains slide by slide first.
+        device: where to run; None takes the GPU if there is one.
+        precision: "auto" (the authors' on a GPU, float32 elsewhere), "float32", "bfloat16" or "float16"; for networks.
+
+    Raises:
+        ConfigError: no such encoder, or its weights are absent or of another model (the message says what to fetch).
+        MissingExtraError: the encoder needs a package that is not installed.
+    """
+    reference, method = split_method(reference)
+    if method is not None:
+        return StainNormalised(load_encoder(reference, device, precision=precision), method)
+    name, _, path = reference.partition("=")
+    kind, _, rest = reference.partition(":")
+    if reference in ENCODERS:
+        return ENCODERS[reference].load(device)
+    if name in FOUNDATION and (path or name == reference):
+        return _foundation(FOUNDATION[name], Path(path).expanduser() if path else None, device, precision)
+    if kind == "timm":
+        return _network_encoder(*timm_model(rest), device, precision)
+    if kind in ("onnx", "torchscript"):
+        file = Path(rest).expanduser()
+        return _exported(exported_row(file), file, device, precision)
+    if kind == "hf" or Path(reference).is_dir():
+        return _network_encoder(*folder_model(reference.removeprefix("hf:")), device, precision)
+    known = [*ENCODERS, *FOUNDATION]
+    bare, _, method = reference.rpartition("+")
+    if bare.partition("=")[0] in known:
+        raise ConfigError(f"encoder '{reference}': no stain normalisation '{method}'; expected {STAIN_METHODS[0]}")
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean '{close[0]}'? Otherwise " if close else ""
+    raise ConfigError(
+        f"encoder '{reference}': no such name or folder; {hint}expected one of {', '.join(known)}, or NAME=PATH, "
+        "hf:FOLDER, timm:NAME=PATH, onnx:FILE, torchscript:FILE, each with or without +macenko (see  pathflip encoders)"
+    )
+
+
+def _foundation(
+    row: FoundationEncoder, override: Path | None, device: torch.device | str | None, precision: str
+) -> Encoder:
+    if override is not None and override.suffix in EXPORTED_SUFFIXES:
+        return _exported(row, override, device, precision)
+    files = [] if row.layout == "exported" else weight_files(row, override)
+    return _network_encoder(row, build(row, files), files, device, precision)
+
+
+def _exported(row: FoundationEncoder, file: Path, device: torch.device | str | None, precision: str) -> Encoder:
+    if precision not in ("auto", "float32"):
+        raise ConfigError(f"precision '{precision}': an exported network runs as it was exported; expected float32")
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    network = open_exported(file, place)
+    return _network_encoder(replace(row, precision="float32"), network, [file], place, "float32")
+
+
+def _network_encoder(
+    row: FoundationEncoder,
+    network: Callable[[Tensor], Tensor],
+    files: list[Path],
+    device: torch.device | str | None,
+    precision: str,
+) -> Encoder:
+    """A network with its table row as an encoder; its width is tried before anyone waits for a slide."""
+    encoder = NetworkEncoder(
+        row.name, _digest(files), network, row.dim, resize_px=row.resize_px, input_px=row.input_px,
+        normalisation=row.normalisation, interpolation=row.interpolation, device=device, precision=precision,
+        recommended=row.precision, row=row,
+    )  # fmt: skip
     try:
-        import timm
-    except ImportError:
-        raise MissingExtraError("timm", "encoders", f"the encoder in '{folder}'") from None
-    weights = next(iter(sorted(folder.glob("*.safetensors"))))
-    arguments = {"num_classes": 0, **config.get("model_args", {})}
-    model = timm.create_model(config["architecture"], pretrained=False, checkpoint_path=str(weights), **arguments)
-    data = config.get("pretrained_cfg", {})
-    size = int(data.get("input_size", (3, 224, 224))[-1])
-    return model, size, tuple(data.get("mean", _IMAGENET_MEAN)), tuple(data.get("std", _IMAGENET_STD))
+        shape = encoder.encode(np.zeros((1, row.input_px, row.input_px, 3), np.uint8)).shape
+    except PathFLIPError:
+        raise
+    except Exception as error:  # onnxruntime's exceptions have no common base class
+        raise ConfigError(
+            f"encoder '{row.name}': '{files[0]}' does not run on one tile of {row.input_px} px: {first_line(error)}"
+        ) from error
+    if shape != (1, row.dim):
+        raise ConfigError(
+            f"encoder '{row.name}': '{files[0]}' gives an array of shape {shape} for one tile, expected "
+            f"(1, {row.dim}); it is another model, or was exported without its pooling"
+        )
+    return encoder
 
 
 def _digest(paths: list[Path]) -> str:
@@ -228,42 +236,3 @@ def _digest(paths: list[Path]) -> str:
         with path.open("rb") as handle:
             digest.update(hashlib.file_digest(handle, "sha256").digest())
     return digest.hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class EncoderEntry:
-    """A row of the table: how to load an encoder, and what it is."""
-
-    load: Callable[[torch.device | str | None], Encoder]
-    what: str
-
-
-ENCODERS: Mapping[str, EncoderEntry] = {
-    "stain_texture": EncoderEntry(StainTexture, "stain unmixing, filter energies and blobs; no weights (default)"),
-    "colour_histogram": EncoderEntry(ColourHistogram, "joint RGB histogram, 125 bins; a baseline"),
-    "random_resnet18": EncoderEntry(_random_resnet18, "untrained ResNet-18, mean-pooled; a baseline"),
-}
-"""Encoders by name. ``hf:FOLDER`` loads any other from disk."""
-
-
-def load_encoder(name_or_path: str, device: torch.device | str | None = None) -> Encoder:
-    """Load an encoder.
-
-    Args:
-        name_or_path: a name in :data:`ENCODERS`, or ``hf:FOLDER`` (or just an existing folder) with ``config.json`` and
-            safetensors weights in the layout of Hugging Face transformers or timm.
-        device: where to run; None takes the GPU if there is one.
-
-    Raises:
-        ConfigError: no such encoder, or the folder does not hold one (the message says what to fetch).
-        MissingExtraError: the encoder needs timm and it is not installed.
-    """
-    if name_or_path in ENCODERS:
-        return ENCODERS[name_or_path].load(device)
-    if name_or_path.startswith("hf:") or Path(name_or_path).is_dir():
-        return _from_folder(name_or_path.removeprefix("hf:"), device)
-    close = difflib.get_close_matches(name_or_path, ENCODERS, n=1)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
-    raise ConfigError(
-        f"encoder '{name_or_path}': unknown; expected one of {', '.join(ENCODERS)} or hf:FOLDER for a local model{hint}"
-    )

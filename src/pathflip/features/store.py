@@ -11,7 +11,9 @@ The format is specified in ``docs/formats.md``. Layout::
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathflip import __version__
-from pathflip.errors import FeatureError
-from pathflip.files import atomic_path
+from pathflip.errors import ConfigError, FeatureError
+from pathflip.files import atomic_hdf5
 from pathflip.geometry import Box, SlideInfo, TileSpec
+from pathflip.remote import as_url, exists, filesystem, shown
 from pathflip.slide.tiling import magnification
 from pathflip.types import SlideFeatures
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "features_path", "read_features", "read_settings", "write_features"]
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "FeatureKind",
+    "check_cohort",
+    "describe",
+    "features_path",
+    "read_counts",
+    "read_description",
+    "read_features",
+    "read_kind",
+    "read_settings",
+    "trident_attributes",
+    "write_features",
+]
 
 FORMAT = "pathflip-features"
 FORMAT_VERSION = "1.0"
@@ -51,14 +68,15 @@ def write_features(path: str | Path, features: SlideFeatures, *, settings: Mappi
     """
     path = Path(path)
     _check_arrays(path, features.features, features.coords, features.valid)
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_hdf5(path) as file:
         _dataset(file, "features", features.features.astype(np.float32, copy=False))
         _dataset(file, "coords", features.coords.astype(np.int64, copy=False))
         _dataset(file, "valid", features.valid.astype(bool, copy=False))
         file["features"].attrs.update({"name": features.slide_id, "savetodir": str(path.parent)})
         file["features"].attrs["encoder"] = features.encoder
-        file["coords"].attrs.update(_trident_coords_attributes(features, path))
-        file.attrs.update(_attributes(features))
+        file["coords"].attrs.update(trident_attributes(features.info, features.spec, path.parent))
+        file.attrs.update({**describe(features.info, features.spec), "encoder": features.encoder})
+        file.attrs["dim"] = features.features.shape[1]
         if settings is not None:
             file.attrs["settings"] = json.dumps(settings, sort_keys=True)
             file.attrs["settings_hash"] = settings_hash(settings)
@@ -75,115 +93,143 @@ def _dataset(file: h5py.File, key: str, values: NDArray[Any]) -> None:
     file.create_dataset(key, data=values, chunks=chunks, fletcher32=bool(values.size))
 
 
-def _attributes(features: SlideFeatures) -> dict[str, Any]:
-    info, spec = features.info, features.spec
+def describe(info: SlideInfo, spec: TileSpec) -> dict[str, Any]:
+    """Slide and tiles as attributes; plain values and lists, so that JSON can hold them too."""
     attributes: dict[str, Any] = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "pathflip_version": __version__,
-        "slide_id": features.slide_id,
-        "encoder": features.encoder,
-        "dim": features.features.shape[1],
+        "slide_id": info.slide_id,
         "tile_px": spec.tile_px,
         "mpp": spec.mpp,
         "stride_px": spec.stride_px,
         "min_tissue": spec.min_tissue,
         "mpp0": info.require_mpp(),
-        "size0": np.array(info.size0, np.int64),
-        "downsamples": np.array(info.downsamples, np.float64),
+        "size0": list(info.size0),
+        "downsamples": list(info.downsamples),
         "vendor": info.vendor,
         "reader": info.reader,
     }
     if (bounds := info.bounds0) is not None:
-        attributes["bounds0"] = np.array([bounds.x, bounds.y, bounds.width, bounds.height], np.int64)
+        attributes["bounds0"] = [bounds.x, bounds.y, bounds.width, bounds.height]
     return attributes
 
 
-def _trident_coords_attributes(features: SlideFeatures, path: Path) -> dict[str, Any]:
+def trident_attributes(info: SlideInfo, spec: TileSpec, folder: Path) -> dict[str, Any]:
     """What TRIDENT writes on ``coords``. Magnifications are its buckets of mpp; nothing here reads them."""
-    info, spec = features.info, features.spec
     return {
         "patch_size": spec.tile_px,
         "patch_size_level0": spec.tile_px0(info),
         "level0_magnification": magnification(info.require_mpp()),
         "target_magnification": magnification(spec.mpp),
         "overlap": spec.tile_px - spec.stride_px,
-        "name": features.slide_id,
-        "savetodir": str(path.parent),
+        "name": info.slide_id,
+        "savetodir": str(folder),
         "level0_width": info.size0[0],
         "level0_height": info.size0[1],
     }
 
 
-def read_features(
-    path: str | Path,
-    *,
-    mpp: float | None = None,
-    tile_px: int | None = None,
-    slide_mpp: float | None = None,
-    encoder: str | None = None,
-) -> SlideFeatures:
+def read_features(path: str | Path) -> SlideFeatures:
     """Read one slide's features.
 
-    Our own files describe themselves. A plain TRIDENT file says neither the resolution of its tiles nor the
-    slide's: give ``mpp`` (of the tiles); its ``patch_size`` and ``patch_size_level0`` give the rest. A file
-    without those attributes also needs ``tile_px`` and ``slide_mpp``.
-
     Args:
-        path: an ``.h5`` file with ``features`` (N, D) and ``coords`` (N, 2).
-        mpp: microns per pixel the tiles were encoded at, where the file does not say.
-        tile_px: side of a tile at that resolution, pixels, where the file does not say.
-        slide_mpp: microns per level-0 pixel, where the file does not say.
-        encoder: name of the encoder, where neither the file nor its folder (``features_<encoder>``) says.
+        path: a file of our own. Those of TRIDENT, CLAM, STAMP, … go through ``pathflip convert`` once: most of
+            them do not say how large their tiles are, and a guess would be wrong by a scanner's difference.
 
     Raises:
-        FeatureError: not HDF5, damaged, a missing or misshapen dataset (named), non-finite valid rows (named),
-            or a resolution nobody told us.
+        FeatureError: not HDF5, damaged, made elsewhere, a missing or misshapen dataset (named), or non-finite
+            valid rows (named).
     """
     path = Path(path)
-    if not path.is_file():
-        raise FeatureError(f"{path}: no such feature file; make it with  pathflip extract")
-    try:
-        with h5py.File(path, "r") as file:
-            arrays = {key: _read_array(path, file, key) for key in ("features", "coords")}
-            valid = np.asarray(file["valid"][...], bool) if "valid" in file else np.ones(len(arrays["coords"]), bool)
-            root = dict(file.attrs)
-            on_coords, on_features = dict(file["coords"].attrs), dict(file["features"].attrs)
-    except OSError as error:  # h5py reports truncation, foreign files and failed checksums this way
-        raise FeatureError(f"{path}: not a readable HDF5 feature file ({error}); extract it again") from error
-    matrix = arrays["features"].astype(np.float32, copy=False)
-    coords = arrays["coords"].astype(np.int64, copy=False)
-    _check_arrays(path, matrix, coords, valid)
-    if root.get("format") == FORMAT:
-        info, spec, name, slide_id = _describe_ours(path, root)
+    if not exists(path):
+        raise FeatureError(f"{shown(path)}: no such feature file; make it with  pathflip extract")
+    with _opened(path) as file:
+        root = dict(file.attrs)
+        _refuse_foreign(path, file, root)
+        matrix = _read_array(path, file, "features").astype(np.float32, copy=False)
+        coords = _read_array(path, file, "coords").astype(np.int64, copy=False)
+        valid = _read_array(path, file, "valid").astype(bool) if "valid" in file else np.ones(len(coords), bool)
         if "dim" in root and int(root["dim"]) != matrix.shape[1]:
             raise FeatureError(f"{path}: attribute 'dim' is {root['dim']}, but 'features' is {matrix.shape}")
-    else:
-        info, spec = _describe_foreign(path, coords, on_coords, mpp=mpp, tile_px=tile_px, slide_mpp=slide_mpp)
-        name, slide_id = encoder or _foreign_encoder(path, on_features), path.stem
+    _check_arrays(path, matrix, coords, valid)
+    if len(coords) and not (-_FARTHEST_PX0 < coords.min() <= coords.max() < _FARTHEST_PX0):
+        raise FeatureError(f"{path}: 'coords' reaches from {coords.min()} to {coords.max()}; expected level-0 pixels")
+    info, spec = read_description(path, root)
     if not valid.all():
         matrix = np.where(valid[:, None], matrix, np.float32(0))
-    return SlideFeatures(slide_id, matrix, coords, valid, info, spec, name)
+    return SlideFeatures(info.slide_id, matrix, coords, valid, info, spec, str(root["encoder"]))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file to read; whatever its bytes make h5py raise (a dozen kinds, on damage) becomes FeatureError."""
+    try:
+        url = as_url(path)
+        with filesystem(url).open(url, "rb") if url else path.open("rb") as handle, h5py.File(handle, "r") as file:
+            yield file
+    except FeatureError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise FeatureError(f"{path}: not a readable HDF5 feature file ({reason}); extract it again") from error
+
+
+def _refuse_foreign(path: Path, file: h5py.File, root: Mapping[str, Any]) -> None:
+    if str(root.get("format")) != FORMAT:
+        raise FeatureError(
+            f"{path}: made elsewhere (attribute 'format' is {root.get('format')!r}, expected '{FORMAT}'; it holds "
+            f"{sorted(file)}); convert it first:  pathflip convert {path} --to pathflip --out DIR"
+        )
 
 
 def read_settings(path: str | Path) -> dict[str, Any] | None:
     """The settings a feature file was made with; None where it does not say (files made elsewhere)."""
-    try:
-        with h5py.File(path, "r") as file:
-            text = file.attrs.get("settings")
-    except OSError as error:
-        raise FeatureError(f"{path}: not a readable HDF5 feature file ({error}); extract it again") from error
-    return None if text is None else json.loads(str(text))
+    with _opened(Path(path)) as file:
+        text = file.attrs.get("settings")
+        settings = None if text is None else json.loads(str(text))
+    if not isinstance(settings, dict | None):
+        raise FeatureError(f"{path}: attribute 'settings' is no JSON object; extract it again")
+    return settings
+
+
+_SHAPES = {"features": (2, "fiu", "(N, D)"), "coords": (2, "fiu", "(N, 2)"), "valid": (1, "biu", "(N,)")}
+"""Dimensions, kinds of numbers, and how a person writes it."""
+_FARTHEST_PX0 = 2**40
+_PLAUSIBLE_BYTES = 2**28
+"""Larger arrays must take at least a hundredth of their size in the file; a damaged header can claim terabytes."""
+
+
+def read_counts(path: str | Path) -> tuple[int, int]:
+    """How many rows a feature file holds, and how many of them are invalid; features are not read.
+
+    Raises:
+        FeatureError: not a feature file.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        valid = _read_array(path, file, "valid")
+    return len(valid), len(valid) - int(valid.astype(bool).sum())
 
 
 def _read_array(path: Path, file: h5py.File, key: str) -> NDArray[Any]:
-    if key not in file or not isinstance(file[key], h5py.Dataset):
+    if key not in file or not isinstance(file.get(key, getlink=True), h5py.HardLink):
         raise FeatureError(f"{path}: no dataset '{key}'; got {sorted(file)}, expected 'features' and 'coords'")
     dataset = file[key]
-    width = "D" if key == "features" else "2"
-    if dataset.ndim != 2 or (key == "coords" and dataset.shape[1] != 2) or dataset.dtype.kind not in "fiu":
+    if not isinstance(dataset, h5py.Dataset):
+        raise FeatureError(f"{path}: no dataset '{key}' ('{key}' is a group); expected 'features' and 'coords'")
+    ndim, kinds, shape = _SHAPES[key]
+    if dataset.ndim != ndim or (key == "coords" and dataset.shape[1] != 2) or dataset.dtype.kind not in kinds:
         raise FeatureError(
-            f"{path}: dataset '{key}' is {dataset.dtype} {dataset.shape}, expected numbers of shape (N, {width})"
+            f"{path}: dataset '{key}' is {dataset.dtype} {dataset.shape}, expected numbers of shape {shape}"
+        )
+    if dataset.is_virtual or dataset.external:
+        raise FeatureError(f"{path}: dataset '{key}' lies in other files; expected it here")
+    stored, ends = dataset.id.get_storage_size(), file.id.get_filesize()
+    if dataset.size and not (0 < stored <= ends and dataset.nbytes <= max(_PLAUSIBLE_BYTES, 100 * stored)):
+        raise FeatureError(  # HDF5 itself may crash on it
+            f"{path}: dataset '{key}' claims {dataset.nbytes} bytes, {stored} of them stored in a file of {ends}; "
+            "it is damaged: extract it again"
         )
     return np.asarray(dataset[...])
 
@@ -203,7 +249,12 @@ def _check_arrays(path: Path, matrix: NDArray[Any], coords: NDArray[Any], valid:
         )
 
 
-def _describe_ours(path: Path, root: Mapping[str, Any]) -> tuple[SlideInfo, TileSpec, str, str]:
+def read_description(path: Path, root: Mapping[str, Any]) -> tuple[SlideInfo, TileSpec]:
+    """Slide and tiles from what :func:`describe` wrote.
+
+    Raises:
+        FeatureError: another major version, or an attribute is missing (named).
+    """
     version = str(root.get("format_version", ""))
     if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
         raise FeatureError(
@@ -222,53 +273,93 @@ def _describe_ours(path: Path, root: Mapping[str, Any]) -> tuple[SlideInfo, Tile
             bounds0=bounds,
         )
         spec = TileSpec(int(root["tile_px"]), float(root["mpp"]), int(root["stride_px"]), float(root["min_tissue"]))
-        return info, spec, str(root["encoder"]), str(root["slide_id"])
+        str(root["encoder"])
     except KeyError as error:
         raise FeatureError(f"{path}: attribute {error} is missing; extract it again") from error
-
-
-def _describe_foreign(
-    path: Path,
-    coords: NDArray[np.int64],
-    attributes: Mapping[str, Any],
-    *,
-    mpp: float | None,
-    tile_px: int | None,
-    slide_mpp: float | None,
-) -> tuple[SlideInfo, TileSpec]:
-    """Geometry of a file made elsewhere, from TRIDENT's attributes on ``coords`` and what the caller knows."""
-    tile_px = tile_px or _int_or_none(attributes.get("patch_size"))
-    tile_px0 = _int_or_none(attributes.get("patch_size_level0"))
-    missing = [flag for flag, value in (("--mpp", mpp), ("--tile-px", tile_px)) if value is None]
-    if slide_mpp is None and tile_px0 is None:
-        missing.append("--slide-mpp")
-    if missing or mpp is None or tile_px is None:
+    except (TypeError, ValueError, IndexError, OverflowError, ConfigError) as error:
+        raise FeatureError(f"{path}: its attributes describe no slide ({error}); extract it again") from error
+    if not (0 < (info.mpp0 or 0) < 1000 and min(info.size0) > 0 and all(0.5 < d < 1e6 for d in info.downsamples)):
         raise FeatureError(
-            f"{path}: made elsewhere and does not say how large its tiles are; give {', '.join(missing)} "
-            "(microns per pixel and side of the encoded tiles)"
+            f"{path}: its attributes describe no slide: {info.size0} px, {info.mpp0} mpp, downsamples "
+            f"{info.downsamples}; extract it again"
         )
-    mpp0 = slide_mpp if slide_mpp is not None else mpp * tile_px / float(tile_px0 or 1)
-    overlap = _int_or_none(attributes.get("overlap")) or 0
-    side0 = tile_px0 or round(tile_px * mpp / mpp0)
-    reach = coords.max(axis=0) + side0 if len(coords) else np.array([side0, side0])
-    width = _int_or_none(attributes.get("level0_width")) or int(reach[0])
-    height = _int_or_none(attributes.get("level0_height")) or int(reach[1])
-    info = SlideInfo(path.stem, (width, height), mpp0, vendor="unknown", reader="features made elsewhere")
-    return info, TileSpec(tile_px, mpp, tile_px - overlap, 0.0)
+    return info, spec
 
 
-def _int_or_none(value: Any) -> int | None:
-    """An attribute as a whole number; TRIDENT writes unknown ones as the string 'None'."""
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        return None
+_SAME_MPP = 0.02
+"""Features may be cut at a resolution this fraction away and still count as the same kind."""
 
 
-def _foreign_encoder(path: Path, attributes: Mapping[str, Any]) -> str:
-    if "encoder" in attributes:
-        return str(attributes["encoder"])
-    folder = path.parent.name
-    if folder.startswith("features_"):
-        return folder.removeprefix("features_")
-    raise FeatureError(f"{path}: does not say which encoder made it, nor does its folder; give --encoder NAME")
+@dataclass(frozen=True)
+class FeatureKind:
+    """What must agree between the slides of one cohort: encoder, width, tile side (pixels at ``mpp``), µm per pixel."""
+
+    encoder: str
+    dim: int
+    tile_px: int
+    mpp: float
+
+    def __str__(self) -> str:
+        return f"{self.encoder}, {self.dim} wide, {self.tile_px} px at {self.mpp:.4g} mpp"
+
+    @classmethod
+    def of(cls, features: SlideFeatures) -> "FeatureKind":
+        """What these features are."""
+        spec = features.spec
+        return cls(features.encoder, features.features.shape[1], spec.tile_px, spec.mpp)
+
+    def difference(self, other: "FeatureKind") -> str | None:
+        """The first field in which the two differ; None where they agree: resolutions may be 2 % apart."""
+        for name in ("encoder", "dim", "tile_px"):
+            if getattr(self, name) != getattr(other, name):
+                return name
+        return None if abs(self.mpp - other.mpp) <= _SAME_MPP * other.mpp else "mpp"
+
+
+def read_kind(path: str | Path) -> FeatureKind:
+    """The kind of a feature file, from its attributes alone: a cohort of thousands is checked in seconds.
+
+    Raises:
+        FeatureError: not a feature file of ours.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        root = dict(file.attrs)
+        _refuse_foreign(path, file, root)
+        dim = _read_shape(path, file)[1]
+    _, spec = read_description(path, root)
+    return FeatureKind(str(root["encoder"]), dim, spec.tile_px, spec.mpp)
+
+
+def _read_shape(path: Path, file: h5py.File) -> tuple[int, int]:
+    shape = getattr(file.get("features"), "shape", None)
+    if shape is None or len(shape) != 2:
+        raise FeatureError(f"{path}: 'features' has shape {shape}, expected (N, D); extract it again")
+    return int(shape[0]), int(shape[1])
+
+
+def check_cohort(files: Sequence[str | Path]) -> FeatureKind:
+    """The one kind all these feature files are of.
+
+    Raises:
+        FeatureError: they are of several kinds; the message lists the files of each, fewest first.
+    """
+    kinds: dict[FeatureKind, list[str]] = {}
+    for path in files:
+        kind = read_kind(path)
+        known = next((other for other in kinds if kind.difference(other) is None), kind)
+        kinds.setdefault(known, []).append(str(path))
+    if not kinds:
+        raise FeatureError("a cohort of no feature file; expected at least one")
+    if len(kinds) > 1:
+        by_size = sorted(kinds.items(), key=lambda item: len(item[1]))
+        listed = "; ".join(f"{kind}: {_listed(names)}" for kind, names in by_size)
+        raise FeatureError(
+            f"{len(files)} feature files of {len(kinds)} kinds ({listed}); expected one encoder, tile size and "
+            "resolution in a cohort: leave the odd ones out or extract them again"
+        )
+    return next(iter(kinds))
+
+
+def _listed(names: Sequence[str], shown: int = 20) -> str:
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")

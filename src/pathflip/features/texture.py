@@ -27,6 +27,7 @@ from torch import Tensor
 
 from pathflip.errors import ConfigError
 from pathflip.features.calibration import CENTRE, SPREAD
+from pathflip.slide.stain import macenko_vectors
 
 __all__ = ["REFERENCE_STAINS", "StainState", "StainTexture", "estimate_stains"]
 
@@ -89,25 +90,13 @@ def estimate_stains(sample: NDArray[np.uint8], *, shrink: float = 0.8) -> StainS
     reference = _RUIFROK / np.linalg.norm(_RUIFROK, axis=1, keepdims=True)
     if len(tissue) < 500:
         return _state(white, reference, _STRONG)
-    found = _macenko_vectors(tissue)
+    found = macenko_vectors(tissue)
     if (found * reference).sum(axis=1).min() < 0.8:  # more than 37 degrees off: not these two stains
         found = reference
     stains = (1 - shrink) * found + shrink * reference
     stains /= np.linalg.norm(stains, axis=1, keepdims=True)
     strength = np.clip(np.median(tissue.sum(axis=1)) / _TYPICAL_DENSITY, 0.5, 2)
     return _state(white, stains, _STRONG * np.sqrt(strength))
-
-
-def _macenko_vectors(density: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Haematoxylin and eosin, rows of unit length, from the optical densities (n, 3) of tissue pixels."""
-    _, vectors = np.linalg.eigh(np.cov(density.T))
-    plane = vectors[:, [2, 1]]
-    plane = plane * np.where(plane[0] < 0, -1.0, 1.0)
-    angle = np.arctan2(*(density @ plane).T[::-1])
-    low, high = np.percentile(angle, [1, 99])
-    ends = np.stack([np.cos([low, high]), np.sin([low, high])], axis=1) @ plane.T
-    ends = np.abs(ends) / np.linalg.norm(ends, axis=1, keepdims=True)
-    return ends if ends[0, 0] > ends[1, 0] else ends[::-1]  # haematoxylin absorbs more red
 
 
 class StainTexture:

@@ -1,5 +1,6 @@
 """Layers every model shares: attention over few or many keys, packed rows, masked softmax and means."""
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -11,10 +12,13 @@ __all__ = [
     "Linear",
     "MultiHeadAttention",
     "TextKeyAttention",
+    "as_autocast",
     "attend",
+    "draw_kept",
     "drop_padding",
     "dropout",
     "feed_forward",
+    "keep_some",
     "masked_softmax",
     "pick_rows",
     "place_rows",
@@ -113,12 +117,17 @@ class Linear(nn.Linear):
         return _LinearFunction.apply(x.flatten(0, -2), self.weight, self.bias).view(*x.shape[:-1], -1)
 
 
+def as_autocast(x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    """x in autocast's precision, so that several linear layers that read it do not each convert it again."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
 def feed_forward(x: Float[Tensor, "*b W"], up: nn.Linear, down: nn.Linear) -> Float[Tensor, "*b W"]:
     """down(gelu(up(x))), keeping one wide tensor for the backward pass instead of two."""
-    dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-    parts = [tensor.to(dtype) for tensor in (up.weight, up.bias, down.weight, down.bias)]
+    rows, *parts = [as_autocast(tensor) for tensor in (x, up.weight, up.bias, down.weight, down.bias)]
     with torch.autocast(x.device.type, enabled=False):
-        rows = _FeedForwardFunction.apply(x.to(dtype).flatten(0, -2), *parts)
+        rows = _FeedForwardFunction.apply(rows.flatten(0, -2), *parts)
     return rows.view(x.shape)
 
 
@@ -132,10 +141,21 @@ def dropout(x: Float[Tensor, "*b"], p: float, training: bool = True) -> Float[Te
         return x
     if x.device.type != "cpu":
         return F.dropout(x, p)
+    return _KeepSome.apply(x, *draw_kept(x, p))
+
+
+def draw_kept(x: Float[Tensor, "*b"], p: float) -> tuple[Bool[Tensor, "*b"], float]:
+    """Which entries a CPU dropout leaves, and what it multiplies them by."""
     dropped = round(p * 2**16)
     draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     kept = draws.view(torch.int16)[: x.numel()] >= dropped - 2**15
-    return _KeepSome.apply(x, kept.view(x.shape), 2**16 / (2**16 - dropped))
+    return kept.view(x.shape), 2**16 / (2**16 - dropped)
+
+
+def keep_some(x: Float[Tensor, "*b"], kept: Bool[Tensor, "*b"], scale: float = 1.0) -> Float[Tensor, "*b"]:
+    """x · kept · scale. Bytes become floats five times faster than booleans do, so the mask is read as bytes."""
+    out = kept.view(torch.int8).to(x.dtype).mul_(x)
+    return out if scale == 1.0 else out.mul_(scale)
 
 
 class _KeepSome(torch.autograd.Function):
@@ -143,12 +163,12 @@ class _KeepSome(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, kept: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(kept)
         ctx.scale = scale
-        return (x * kept).mul_(scale)
+        return keep_some(x, kept, scale)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         (kept,) = ctx.saved_tensors
-        return (grads[0] * kept).mul_(ctx.scale), None, None
+        return keep_some(grads[0], kept, ctx.scale), None, None
 
 
 class MultiHeadAttention(nn.Module):
@@ -184,6 +204,29 @@ class MultiHeadAttention(nn.Module):
             mask = (key_mask | ~key_mask.any(dim=-1, keepdim=True))[..., None, None, :]
         heads = attend(q, k, v, mask, self.dropout if self.training else 0.0)
         return self.out_proj(heads.transpose(-2, -3).flatten(-2))
+
+    def over_chunks(
+        self,
+        query: Float[Tensor, "B T E"],
+        chunks: Iterable[tuple[Float[Tensor, "B _ E"], Bool[Tensor, "B _"]]],
+    ) -> Float[Tensor, "B T E"]:
+        """:meth:`forward` (without dropout) over keys that come in chunks and serve as values too.
+
+        The softmax is carried along as (largest logit, sum, weighted sum) (Milakov & Gimelshein 2018,
+        arXiv 1805.02867), so that no tensor spans all keys.
+        """
+        q = self._project(query, 0)
+        q = q * q.shape[-1] ** -0.5
+        high = torch.full_like(q[..., :1], torch.finfo(q.dtype).min)
+        norm, total = torch.zeros_like(high), torch.zeros_like(q)
+        for rows, mask in chunks:
+            k, v = self._project(rows, 1), self._project(rows, 2)
+            logits = (q @ k.mT).masked_fill(~mask[:, None, None, :], torch.finfo(q.dtype).min)
+            higher = torch.maximum(high, logits.amax(dim=-1, keepdim=True))
+            shrink, weights = (high - higher).exp(), (logits - higher).exp()
+            total, norm = total * shrink + weights @ v, norm * shrink + weights.sum(dim=-1, keepdim=True)
+            high = higher
+        return self.out_proj((total / norm).transpose(-2, -3).flatten(-2))
 
     def weights(
         self,

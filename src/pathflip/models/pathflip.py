@@ -17,7 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from pathflip.errors import FeatureError
-from pathflip.losses import balanced_sigmoid, gather_with_grad, info_nce, local_rows, statement_labels
+from pathflip.losses import (
+    balanced_sigmoid,
+    gather_with_grad,
+    info_nce,
+    local_rows,
+    share_of_global,
+    statement_labels,
+)
 from pathflip.types import AlignBatch, AlignOutput, PatchChunk, SlideCode, TextCode
 
 __all__ = ["PatchStem", "PathFLIP", "PathFLIPConfig", "TextTower", "TowerConfig"]
@@ -363,13 +370,13 @@ def caption_scores(logits: Float[Tensor, "B C"], counted: Bool[Tensor, "G K"]) -
 def statement_nce(logits: Float[Tensor, "G C"], truth: Int[Tensor, "G C"]) -> Float[Tensor, ""]:
     """Cross-entropy over slides, statement by statement: which slides is it true of? All true ones share the target.
 
-    Statements that are true of no slide, or of all, say nothing.
+    Statements that are true of no slide, or of all, say nothing; the mean is over those of all processes that do.
     """
     true = (truth > 0).to(logits.dtype)
     telling = true.any(0) & (truth < 0).any(0)
     target = true / true.sum(0).clamp(min=1)
     each = -(target * logits.masked_fill(truth == 0, float("-inf")).log_softmax(0).clamp(min=-1e4)).sum(0)
-    return torch.where(telling, each, 0).sum() / telling.sum().clamp(min=1)
+    return torch.where(telling, each, 0).sum() / share_of_global(telling.sum()).clamp(min=1e-12)
 
 
 def matrix_nce(scores: Float[Tensor, "G G"], own: slice) -> Float[Tensor, ""]:

@@ -5,6 +5,7 @@ Keys are patches. Defaults are right where the released code is wrong; :data:`AS
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from pathflip.errors import ConfigError
 from pathflip.models.candidates import met_by_blocks, met_in_global_batch
 from pathflip.models.layers import MultiHeadAttention, TextKeyAttention, drop_padding, dropout
 from pathflip.models.text_encoder import Block, Pooling, TextConfig, TextEncoder
-from pathflip.types import AlignBatch, AlignOutput, SlideCode, TextCode
+from pathflip.types import AlignBatch, AlignOutput, RegionChunks, SlideCode, TextCode
 
 __all__ = ["AS_RELEASED", "LatentMaps", "PerceiverConfig", "PerceiverPathFLIP"]
 
@@ -155,6 +156,14 @@ class LatentBlock(nn.Module):
         x = x + self.attention(self.norm_q(x), rows, rows, mask)
         return x + self.mlp(self.norm_ffn(x))
 
+    def over_chunks(
+        self, x: Float[Tensor, "B Q E"], chunks: Iterable[tuple[Float[Tensor, "B _ E"], Bool[Tensor, "B _"]]]
+    ) -> Float[Tensor, "B Q E"]:
+        """:meth:`forward` (without dropout) over rows y that come in chunks, each with its mask."""
+        norm = self.norm_kv or self.norm_q
+        x = x + self.attention.over_chunks(self.norm_q(x), ((norm(y), mask) for y, mask in chunks))
+        return x + self.mlp(self.norm_ffn(x))
+
     def weights(
         self, x: Float[Tensor, "B Q E"], y: Float[Tensor, "B M E"], mask: Bool[Tensor, "B M"] | None = None
     ) -> Float[Tensor, "B Q M"]:
@@ -228,6 +237,27 @@ class PerceiverPathFLIP(nn.Module):
         tokens = self._read(x, mask)
         features = self.decoder(x, tokens)
         return tokens, features + x if self.config.second_skip else features, mask
+
+    def encode_regions(self, chunks: RegionChunks) -> SlideCode:
+        """One slide of any size, some regions at a time: the code of :meth:`encode_slides`, without gradients.
+
+        The patches are read once for every block of latents and once to be decoded; only their keys are kept.
+        """
+        tokens = self.latents
+        for block in self.blocks:
+            read = (self._project(*chunk) for chunk in chunks())
+            tokens = block["cross"].over_chunks(tokens, read)  # type: ignore[index]
+            tokens = block["self"](tokens, tokens)  # type: ignore[index]
+        mask = torch.cat([mask.flatten(1) for _, mask in chunks()], dim=1)
+        keys = tokens.new_empty(1, mask.shape[1], self.config.embed_dim)
+        done = 0
+        for chunk in chunks():
+            x, _ = self._project(*chunk)
+            features = self.decoder(x, tokens)
+            features = features + x if self.config.second_skip else features
+            keys[:, done : done + x.shape[1]] = self.key_head(features)
+            done += x.shape[1]
+        return SlideCode(slide=self.slide_head(tokens[:, 0]), keys=keys, key_mask=mask)
 
     def _project(self, patches: Tensor, patch_mask: Tensor) -> tuple[Float[Tensor, "B M E"], Bool[Tensor, "B M"]]:
         if patches.shape[-1] != self.config.feature_dim:

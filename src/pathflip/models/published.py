@@ -21,7 +21,7 @@ from pathflip.models.candidates import met_by_blocks, met_in_global_batch
 from pathflip.models.layers import TextKeyAttention, drop_padding
 from pathflip.models.qformer import QFormer
 from pathflip.models.text_encoder import Block, TextConfig, TextLayer, encode
-from pathflip.types import AlignBatch, AlignOutput, SlideCode, TextCode
+from pathflip.types import AlignBatch, AlignOutput, RegionChunks, SlideCode, TextCode
 
 __all__ = ["AS_RELEASED", "AttentionMaps", "PublishedConfig", "PublishedPathFLIP"]
 
@@ -173,6 +173,36 @@ class PublishedPathFLIP(nn.Module):
         real = torch.cat([torch.ones_like(region_mask[:, :1]), region_mask], dim=1)
         mixed = self.mixing(pooled, src_key_padding_mask=None if mask is None else ~real)
         return SlideCode(slide=mixed[:, 0], keys=mixed[:, 1:], key_mask=region_mask)
+
+    def encode_regions(self, chunks: RegionChunks) -> SlideCode:
+        """One slide of any size, some regions at a time: the code of :meth:`encode_slides`, without gradients.
+
+        A region depends on no other until they are mixed. The slide's own queries read all patches, which are kept as
+        projected: E numbers each.
+        """
+        parts, masks, pooled = [], [], []
+        for patches, mask in chunks():
+            x, real = self.project_patches(patches, mask)
+            pooled.append(self.qformer(self.query_tokens, x, real, slide=False).mean(dim=2))
+            parts.append(x.flatten(1, 2))
+            masks.append(mask)
+        region_mask = torch.cat([mask.any(dim=2) for mask in masks], dim=1)
+        everything = torch.cat(parts, dim=1).unsqueeze(1)
+        del parts, x
+        real = torch.cat([mask.flatten(1) for mask in masks], dim=1).unsqueeze(1)
+        slide = self.qformer(self.query_tokens, everything, real, slide=False).mean(dim=2)
+        mixed = self._mix(self.slide_proj(torch.cat([slide, *pooled], dim=1)), region_mask)
+        return SlideCode(slide=mixed[:, 0], keys=mixed[:, 1:], key_mask=region_mask)
+
+    def _mix(self, tokens: Float[Tensor, "B R E"], region_mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B R E"]:
+        """Slide and regions, mixed. Without torch's inference path, which keeps R × R weights of every head."""
+        padding = None if bool(region_mask.all()) else ~F.pad(region_mask, (1, 0), value=True)
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            return self.mixing(tokens, src_key_padding_mask=padding)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
 
     def project_patches(
         self, patches: Float[Tensor, "B L S D"], patch_mask: Bool[Tensor, "B L S"]

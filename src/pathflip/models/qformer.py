@@ -8,15 +8,94 @@ since q · b_k is the same for every x and the weights sum to one: W_k is folded
 their results. With Q queries and H heads that costs 2·Q·H·E a patch where projecting costs 2·E·W; exact either way.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pathflip.models.layers import Linear, dropout, masked_softmax
+from pathflip.models.layers import Linear, draw_kept, dropout, keep_some, masked_softmax
 from pathflip.models.text_encoder import FeedForward, TextConfig, TextEmbeddings, TextLayer, init_bert
 
 __all__ = ["PatchCrossAttention", "QFormer", "QFormerLayer"]
+
+
+def _read(
+    u: Float[Tensor, "B R HQ E"], x: Float[Tensor, "B L S E"], mask: Bool[Tensor, "B L S"] | None, drop: float
+) -> tuple[Float[Tensor, "B R HQ E"], Float[Tensor, "B R HQ"] | None]:
+    """Weighted sums of patches (row 0: of the slide's, row 1 + l: of region l's; or, with as many rows as regions, of
+    the regions' alone); with dropout on the weights also what they now sum to.
+    """
+    if torch.is_autocast_enabled(u.device.type):
+        u = u.to(x.dtype)
+    with torch.autocast(u.device.type, enabled=False):
+        if u.shape[1] == x.shape[1]:
+            found, mass = _read_plainly(u, x, None if mask is None else mask.unsqueeze(2), drop)
+            return found, mass if drop > 0.0 else None
+        if u.device.type == "cpu" and torch.is_grad_enabled():
+            found, mass = _ReadFunction.apply(u, x, mask, drop)
+            return found, mass if drop > 0.0 else None
+        parts = [_read_plainly(*part, drop) for part in _slide_and_regions(u, x, mask)]
+    found = torch.cat([parts[0][0].unsqueeze(1), parts[1][0]], dim=1)
+    return found, torch.cat([parts[0][1].unsqueeze(1), parts[1][1]], dim=1) if drop > 0.0 else None
+
+
+def _slide_and_regions(u: Tensor, x: Tensor, mask: Tensor | None) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+    """Queries, patches and mask of the slide, and of its regions."""
+    slide_mask = None if mask is None else mask.flatten(1).unsqueeze(1)
+    return [(u[:, 0], x.flatten(1, 2), slide_mask), (u[:, 1:], x, None if mask is None else mask.unsqueeze(2))]
+
+
+def _read_plainly(u: Tensor, x: Tensor, mask: Tensor | None, drop: float) -> tuple[Tensor, Tensor]:
+    weights = dropout(masked_softmax(u @ x.mT, mask), drop)
+    return weights @ x, weights.sum(dim=-1)
+
+
+class _ReadFunction(torch.autograd.Function):
+    """:func:`_read` on CPU: keeps the softmax and a boolean mask, and adds up the patches' gradient in place."""
+
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, x: Tensor, mask: Tensor | None, drop: float) -> tuple[Tensor, Tensor]:
+        ctx.mask, ctx.scale = mask, 1.0
+        saved, found, mass = [], [], []
+        for queries, patches, real in _slide_and_regions(u, x, mask):
+            weights = masked_softmax(queries @ patches.mT, real)
+            kept, left = None, weights
+            if drop > 0.0:
+                kept, ctx.scale = draw_kept(weights, drop)
+                left = keep_some(weights, kept, ctx.scale)
+            found.append(left @ patches)
+            mass.append(left.sum(dim=-1))
+            saved += [weights, kept]
+        ctx.save_for_backward(u, x, *saved)
+        return (
+            torch.cat([found[0].unsqueeze(1), found[1]], dim=1),
+            torch.cat([mass[0].unsqueeze(1), mass[1]], dim=1),
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        u, x, *saved = ctx.saved_tensors
+        to_found, to_mass = grads
+        to_x, to_u = torch.zeros_like(x), []
+        parts = _slide_and_regions(u, x, ctx.mask)
+        for row, (queries, patches, real) in enumerate(parts):
+            weights, kept = saved[2 * row], saved[2 * row + 1]
+            rows = slice(1, None) if row else 0
+            grad, grad_mass = to_found[:, rows], to_mass[:, rows].unsqueeze(-1)
+            to_weights = grad @ patches.mT
+            if kept is not None:
+                to_weights = keep_some(to_weights.add_(grad_mass), kept, ctx.scale)
+            to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
+            if real is not None:
+                to_scores.masked_fill_(~real, 0.0)
+            left = weights if kept is None else keep_some(weights, kept, ctx.scale)
+            into = to_x.flatten(0, 1) if row else to_x.flatten(1, 2)
+            for ours, other in ((left, grad), (to_scores, queries)):
+                into.baddbmm_(ours.flatten(0, -3).mT, other.flatten(0, -3))
+            to_u.append(to_scores @ patches)
+        return torch.cat([to_u[0].unsqueeze(1), to_u[1]], dim=1), to_x, None, None
 
 
 class PatchCrossAttention(nn.Module):
@@ -36,15 +115,7 @@ class PatchCrossAttention(nn.Module):
         self, h: Float[Tensor, "B R Q W"], x: Float[Tensor, "B L S E"], mask: Bool[Tensor, "B L S"] | None
     ) -> Float[Tensor, "B R Q W"]:
         """``mask`` None: all patches are real. Padded patches must hold finite values."""
-        u = self._fold_keys(h)
-        slide_mask = None if mask is None else mask.flatten(1).unsqueeze(1)
-        region_mask = None if mask is None else mask.unsqueeze(2)
-        slide, slide_mass = self._read(u[:, 0], x.flatten(1, 2), slide_mask)
-        regions, region_mass = self._read(u[:, 1:], x, region_mask)
-        found = torch.cat([slide.unsqueeze(1), regions], dim=1)
-        mass = None
-        if slide_mass is not None and region_mass is not None:
-            mass = torch.cat([slide_mass.unsqueeze(1), region_mass], dim=1)
+        found, mass = _read(self._fold_keys(h), x, mask, self.dropout if self.training else 0.0)
         attended = self._apply_values(found, mass)
         return self.norm(h + dropout(self.out(attended), self.dropout, self.training))
 
@@ -55,16 +126,6 @@ class PatchCrossAttention(nn.Module):
         q = q.view(-1, self.num_heads, width // self.num_heads).transpose(0, 1)  # (H, B·R·Q, d)
         u = q @ self.key.weight.view(self.num_heads, -1, self.key.in_features)
         return u.view(self.num_heads, batch, rows, num_queries, -1).permute(1, 2, 0, 3, 4).flatten(2, 3)
-
-    def _read(
-        self, u: Float[Tensor, "*b HQ E"], x: Float[Tensor, "*b N E"], mask: Bool[Tensor, "*b 1 N"] | None
-    ) -> tuple[Float[Tensor, "*b HQ E"], Float[Tensor, "*b HQ"] | None]:
-        """Weighted sums of patches; with dropout on the weights also what they now sum to."""
-        weights = masked_softmax(u @ x.mT, mask)
-        if not (self.training and self.dropout > 0.0):
-            return weights.to(x.dtype) @ x, None
-        weights = dropout(weights, self.dropout)
-        return weights.to(x.dtype) @ x, weights.sum(dim=-1)
 
     def _apply_values(
         self, found: Float[Tensor, "B R HQ E"], mass: Float[Tensor, "B R HQ"] | None
@@ -143,19 +204,24 @@ class QFormer(nn.Module):
         x: Float[Tensor, "B L S E"],
         mask: Bool[Tensor, "B L S"] | None,
         stop: int | None = None,
+        slide: bool = True,
     ) -> Float[Tensor, "B R Q W"]:
-        """Query states of every slide (row 0) and its regions (rows 1..L), final or as they enter layer ``stop``."""
+        """Query states of every slide (row 0) and its regions (rows 1..L), final or as they enter layer ``stop``.
+
+        ``slide`` False leaves row 0 out: regions do not depend on it.
+        """
+        rows = x.shape[1] + int(slide)
         if stop == 0:
-            return self.embeddings.norm(queries).unsqueeze(0).expand(len(x), 1 + x.shape[1], -1, -1)
-        h = self._first_layer(queries, x, mask)
+            return self.embeddings.norm(queries).unsqueeze(0).expand(len(x), rows, -1, -1)
+        h = self._first_layer(queries, x, mask, rows)
         for layer in self.layers[1:stop]:
             h = checkpoint(layer, h, x, mask, use_reentrant=False) if self.checkpointed else layer(h, x, mask)
         return h
 
-    def _first_layer(self, queries: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+    def _first_layer(self, queries: Tensor, x: Tensor, mask: Tensor | None, rows: int) -> Tensor:
         """Layer 0. Up to its cross-attention all rows are alike, so without dropout that part is computed once."""
         first: QFormerLayer = self.layers[0]  # type: ignore[assignment]
-        shape, drop = (len(x), 1 + x.shape[1], -1, -1), self.embeddings.dropout
+        shape, drop = (len(x), rows, -1, -1), self.embeddings.dropout
         start = self.embeddings.norm(queries).unsqueeze(0)
         if self.training and drop > 0.0:
             return first(dropout(start.expand(shape), drop), x, mask)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pathflip.errors import ConfigError
-from pathflip.models.layers import Linear, attend, dropout, feed_forward, pick_rows, place_rows
+from pathflip.models.layers import Linear, as_autocast, attend, dropout, feed_forward, pick_rows, place_rows
 
 __all__ = [
     "FeedForward",
@@ -139,20 +139,23 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Float[Tensor, "*b T W"], mask: Bool[Tensor, "*b T"] | None = None) -> Float[Tensor, "*b T W"]:
         """Every row attends to all real rows."""
-        q, k, v = (self._heads(proj(x)) for proj in (self.query, self.key, self.value))
+        rows = as_autocast(x)
+        q, k, v = (self._heads(proj(rows)) for proj in (self.query, self.key, self.value))
         key_mask = None if mask is None else mask[..., None, None, :]
         heads = attend(q, k, v, key_mask, self.dropout if self.training else 0.0)
         return self._close(x, heads.transpose(-2, -3).flatten(-2))
 
     def packed(self, x: Float[Tensor, "P W"], packing: Packing) -> Float[Tensor, "P W"]:
         """Every token attends to the tokens of its own text."""
-        parts = [proj(x) for proj in (self.query, self.key, self.value)]
+        rows = as_autocast(x)
+        parts = [proj(rows) for proj in (self.query, self.key, self.value)]
         return self._close(x, torch.cat([self._grouped(parts, group) for group in packing.groups]))
 
     def packed_first(self, x: Float[Tensor, "P W"], packing: Packing) -> Float[Tensor, "C W"]:
         """As :meth:`packed`, for the first token of every text alone (in run order)."""
         first = pick_rows(x, packing.starts)
-        queries, parts = self.query(first), [self.key(x), self.value(x)]
+        rows = as_autocast(x)
+        queries, parts = self.query(first), [self.key(rows), self.value(rows)]
         done, found = 0, []
         for group in packing.groups:
             q = queries[done : done + group.texts].unsqueeze(1)

@@ -103,17 +103,15 @@ def import_released(
         CheckpointError: truncated or foreign, parameters missing, unknown or of another size (all named), not finite.
         ConfigError: a setting is unknown or out of range, or a size cannot be told from the file.
     """
-    source, assumed = Path(source), list[str]()
+    source, assumed, chosen = Path(source), list[str](), read_settings(settings)
     tensors = plain_names(source, read_released(source))
     kind = kind_of(source, tensors, kind)
     tensors, merged = merge_found(source, tensors, kind, lora_alpha, assumed)
-    chosen = read_settings(settings)
     config = configuration(kind, tensors, chosen["model"], assumed)
     with torch.device("meta"):  # names and sizes only: a huge or hostile file costs nothing here
         model: nn.Module = build_model(config)
     used, ignored, dropped = _fill(source, model, kind, tensors, drop)
     text, regions = reading_of(kind, config, chosen, assumed)
-    words = None if tokenizer is None else tokenizer_of(tokenizer, config.vocab_size, assumed)
     contract = contract_of(source, encoder, config.feature_dim, tile_px, mpp)
     record = {
         "source": source.name,
@@ -127,7 +125,7 @@ def import_released(
         out,
         model,
         contract=contract,
-        tokenizer=words,
+        tokenizer=None if tokenizer is None else tokenizer_of(tokenizer, config.vocab_size, assumed),
         text=text,
         recipe={"name": f"released {kind}", "regions": regions.model_dump(mode="json"), "released": record},
         released={name: value.clone(memory_format=torch.contiguous_format) for name, value in ignored.items()},

@@ -16,6 +16,7 @@ import numpy as np
 from pathflip.errors import ConfigError
 from pathflip.files import write_json, write_text
 from pathflip.geometry import SlideInfo
+from pathflip.processes import follow_parent
 from pathflip.simulate.cases import plan_cases
 from pathflip.simulate.paint import paint
 from pathflip.simulate.questions import Question, write_questions
@@ -97,7 +98,7 @@ def _painted(plans: list[CasePlan], world: World, out: Path, num_workers: int) -
             yield None
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker) as pool:
         running = {pool.submit(paint_case, plan, world, out) for plan in plans}
         try:
             while running:
@@ -106,6 +107,11 @@ def _painted(plans: list[CasePlan], world: World, out: Path, num_workers: int) -
                     yield job.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    follow_parent()
+    cv2.setNumThreads(1)
 
 
 def paint_case(plan: CasePlan, world: World, out: Path) -> None:

@@ -5,6 +5,7 @@ pixels. Sources know pyramid levels only; everything about microns, tiles and re
 """
 
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from math import ceil, floor
@@ -19,8 +20,9 @@ from pathflip.errors import ConfigError, PathFLIPError, SlideError
 from pathflip.geometry import SlideInfo, TileSpec, best_level
 from pathflip.slide.resample import resample
 from pathflip.slide.sources import Pixels, Source, open_image, open_openslide
+from pathflip.slide.tiff_header import check_tiff_header
 
-__all__ = ["Slide", "open_slide", "slide_id", "slide_info_row"]
+__all__ = ["Slide", "normal_name", "open_slide", "slide_id", "slide_info_row"]
 
 Reader = Literal["auto", "openslide"]
 WHITE = (255, 255, 255)
@@ -180,6 +182,7 @@ def open_slide(
 
 def _source(path: Path, background: tuple[int, int, int], reader: Reader) -> Source:
     name = slide_id(path)
+    check_tiff_header(path)
     through_openslide = open_openslide(path, name, background)
     if through_openslide is None:
         return open_image(path, name, background)
@@ -207,8 +210,11 @@ def _check_file(path: Path) -> None:
         raise SlideError(f"slide '{path}': got a folder, expected a slide file; pass the files inside it")
     if size == 0:
         raise SlideError(f"slide '{path}': the file is empty (0 bytes); copy it again")
-    if not os.access(path, os.R_OK):
-        raise SlideError(f"slide '{path}': no permission to read the file")
+    try:  # not os.access: a share may allow what it then does not do
+        with open(path, "rb") as handle:
+            handle.read(1)
+    except OSError as error:
+        raise SlideError(f"slide '{path}': cannot be read: {error.strerror or error}") from None
 
 
 def slide_id(path: str | Path) -> str:
@@ -216,11 +222,19 @@ def slide_id(path: str | Path) -> str:
 
     ``.ome.tif`` and ``.ome.tiff`` count as one extension; any other dot belongs to the name (TCGA ids hold one).
     """
-    name = Path(path).name
+    name = normal_name(Path(path).name)
     for ending in (".ome.tif", ".ome.tiff"):
         if name.lower().endswith(ending):
             return name[: -len(ending)]
     return Path(name).stem
+
+
+def normal_name(name: str) -> str:
+    """A file name as it is compared and written: composed Unicode (NFC; macOS hands out decomposed names, NFD).
+
+    Bytes that are no UTF-8 become visible escapes.
+    """
+    return unicodedata.normalize("NFC", name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
 
 
 def slide_info_row(path: str | Path, *, slide_mpp: float | None = None) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathflip.errors import SlideError
+from pathflip.errors import SlideError, SlideLostError
 from pathflip.geometry import Box, SlideInfo
 
-__all__ = ["ImageSource", "OpenSlideSource", "Pixels", "Source", "open_image", "open_openslide"]
+__all__ = ["ImageSource", "OpenSlideSource", "Pixels", "Source", "open_image", "open_openslide", "read_error"]
 
 Pixels = NDArray[np.uint8]
 Color = tuple[int, int, int]
@@ -84,7 +84,7 @@ class OpenSlideSource(Source):
         except Exception as error:
             self._forget(handle)
             where = f"level {level}, x {x}, y {y}, {width} × {height} px"
-            raise SlideError(f"slide '{self.info.slide_id}': cannot decode {where}: {error}") from None
+            raise read_error(self._path, f"slide '{self.info.slide_id}': cannot decode {where}: {error}") from None
         return flatten(np.asarray(region), self.background), x0 / ratio - x, y0 / ratio - y
 
     def _opened(self) -> Any:
@@ -136,11 +136,21 @@ class ImageSource(Source):
                     with warnings.catch_warnings(action="ignore"), Image.open(self._path) as image:
                         self._pixels = flatten(np.asarray(image.convert("RGBA")), self.background)
                 except Exception as error:
-                    raise SlideError(f"slide '{self._path}': cannot decode the image: {error}") from None
+                    raise read_error(self._path, f"slide '{self._path}': cannot decode the image: {error}") from None
             return self._pixels
 
     def close(self) -> None:
         self._pixels = None
+
+
+def read_error(path: Path, message: str) -> SlideError:
+    """The error for a read that failed: ``message``, or that the file itself can no longer be reached."""
+    try:
+        with open(path, "rb") as handle:
+            handle.read(1)
+    except OSError as error:
+        return SlideLostError(f"slide '{path}': could be read, and now no longer: {error.strerror or error}")
+    return SlideError(" ".join(message.split()))
 
 
 def flatten(rgba: NDArray[np.uint8], background: Color) -> Pixels:
@@ -202,7 +212,8 @@ def _openslide_handle(path: Path) -> Any:
     except openslide.OpenSlideUnsupportedFormatError:
         raise
     except (openslide.OpenSlideError, OSError) as error:
-        raise SlideError(f"slide '{path}': damaged or incomplete: {error}; copy or export it again") from None
+        reason = " ".join(str(error).split())
+        raise SlideError(f"slide '{path}': damaged or incomplete: {reason}; copy or export it again") from None
 
 
 def _mpp(properties: Mapping[str, str]) -> float | None:

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathflip.errors import SlideError
+from pathflip.errors import SlideError, SlideLostError
 from pathflip.geometry import SlideInfo
-from pathflip.slide.sources import Color, Pixels, Source, snapped_downsamples
+from pathflip.slide.sources import Color, Pixels, Source, read_error, snapped_downsamples
 
 __all__ = ["TiledTIFFSource", "open_tiled_tiff"]
 
@@ -64,6 +64,7 @@ class TiledTIFFSource(Source):
         self.sizes = tuple(level.size for level in levels)
         self.background = background
         self._levels = levels
+        self._path = path
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115  # closed by close(), or with the source
         self._lock = threading.Lock()
         self._tiles: OrderedDict[tuple[int, int, int], Pixels] = OrderedDict()
@@ -119,7 +120,7 @@ class TiledTIFFSource(Source):
         try:
             pixels = self._decoded(level, index, halvings)
         except Exception as error:
-            failure = SlideError(f"slide '{self.info.slide_id}': cannot decode tile {index} of level {level}: {error}")
+            failure = self._failure(level, index, error)
             with self._lock:  # not remembered: an unreadable share may come back
                 del self._pending[key]
             mine.set_exception(failure)
@@ -130,6 +131,12 @@ class TiledTIFFSource(Source):
             self._forget_oldest(level, halvings)
         mine.set_result(pixels)
         return pixels
+
+    def _failure(self, level: int, index: int, error: Exception) -> SlideError:
+        if isinstance(error, OSError):  # the share or the disk, not the tile
+            return SlideLostError(f"slide '{self._path}': can no longer be read: {error.strerror or error}")
+        message = f"slide '{self.info.slide_id}': cannot decode tile {index} of level {level}: {error}"
+        return read_error(self._path, message)
 
     def _forget_oldest(self, level: int, halvings: int) -> None:
         tile_w, tile_h = self._levels[level].tile

@@ -4,11 +4,14 @@ The coordinate files are laid out as TRIDENT writes them (dataset ``coords`` and
 open them; our own attributes beside them hold what that layout cannot say, in microns.
 """
 
+import csv
 import hashlib
+import io
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +20,24 @@ from numpy.typing import NDArray
 
 from pathflip import __version__
 from pathflip.errors import FeatureError, PathFLIPError, SlideError
-from pathflip.files import atomic_path, write_text
+from pathflip.files import atomic_hdf5, atomic_path, write_text
 from pathflip.geojson import feature, write_features
 from pathflip.geometry import Box, SlideInfo, TileGrid, TileSpec
+from pathflip.slide.artefacts import KINDS, ArtefactMask, ArtefactSpec, find_artefacts
 from pathflip.slide.reader import Slide, open_slide, slide_id
-from pathflip.slide.tissue import TissueMask, TissueSpec, find_tissue
+from pathflip.slide.tissue import TissueMask, TissueSpec, area_shares, find_tissue
 
-__all__ = ["SlideOutcome", "read_coords", "settings_hash", "tile_cohort", "tile_slide", "write_coords"]
+__all__ = [
+    "ExcludedTiles",
+    "SlideOutcome",
+    "exclude_artefacts",
+    "read_coords",
+    "settings_hash",
+    "tile_cohort",
+    "tile_slide",
+    "write_coords",
+    "write_excluded",
+]
 
 FORMAT_VERSION = 1
 _QC_PX = 1600
@@ -52,6 +66,56 @@ def tile_slide(slide: Slide | SlideInfo, tissue: TissueMask, spec: TileSpec) -> 
     return TileGrid(info, spec, np.concatenate(kept))
 
 
+@dataclass(frozen=True, eq=False)
+class ExcludedTiles:
+    """Tiles with enough tissue that an artefact has spoilt.
+
+    Attributes:
+        coords: int64 (M, 2), level-0 top-left corners.
+        reasons: the artefact that covers most of each (a name of ``artefacts.KINDS``).
+        shares: how much of what lies on each tile's glass is artefact, (M,).
+    """
+
+    coords: NDArray[np.int64] = field(repr=False)
+    reasons: tuple[str, ...] = field(repr=False)
+    shares: NDArray[np.float64] = field(repr=False)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many tiles by reason, most first."""
+        return dict(Counter(self.reasons).most_common())
+
+
+def exclude_artefacts(
+    grid: TileGrid, tissue: TissueMask, artefacts: ArtefactMask, max_share: float = ArtefactSpec.max_share
+) -> tuple[TileGrid, ExcludedTiles]:
+    """Part a slide's tiles into those to keep and those that artefacts have spoilt.
+
+    A tile is spoilt when artefacts cover more than ``max_share`` of what lies on its glass (tissue and artefacts
+    together). Dust does not count: it is small, and the tissue around it is sound.
+    """
+    bad = artefacts.kinds > KINDS.index("dust")
+    corners, side0 = grid.coords, grid.tile_px0
+    covered = area_shares(bad, artefacts.downsample, corners, side0)
+    anything = area_shares(bad | tissue.mask, artefacts.downsample, corners, side0)
+    shares = covered / np.maximum(anything, 1e-9)
+    out = shares > max_share + 1e-9
+    kinds = KINDS[KINDS.index("dust") + 1 :]
+    by_kind = [area_shares(artefacts.mask(kind), artefacts.downsample, corners[out], side0) for kind in kinds]
+    reasons = tuple(kinds[i] for i in np.stack(by_kind).argmax(axis=0)) if out.any() else ()
+    return replace(grid, coords=corners[~out]), ExcludedTiles(corners[out], reasons, shares[out])
+
+
+def write_excluded(target: str | Path, excluded: ExcludedTiles) -> None:
+    """Write the excluded tiles as CSV (x0, y0, reason, share), atomically; the header alone where there are none."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("x0", "y0", "reason", "share"))
+    for (x0, y0), reason, share in zip(excluded.coords.tolist(), excluded.reasons, excluded.shares, strict=True):
+        writer.writerow((x0, y0, reason, f"{share:.3f}"))
+    write_text(target, text.getvalue())
+
+
 @dataclass(frozen=True)
 class SlideOutcome:
     """What became of one slide of a cohort.
@@ -66,6 +130,7 @@ class SlideOutcome:
         warnings: what a person should know although it went well.
         error: one line, where it did not.
         seconds: how long it took.
+        excluded: tiles left out for artefacts, by reason; empty where that was not asked for.
     """
 
     slide_id: str
@@ -77,6 +142,7 @@ class SlideOutcome:
     warnings: tuple[str, ...] = ()
     error: str | None = None
     seconds: float = 0.0
+    excluded: dict[str, int] = field(default_factory=dict)
 
 
 Progress = Callable[[int, int, SlideOutcome], None]
@@ -89,13 +155,14 @@ def tile_cohort(
     *,
     slide_mpp: float | None = None,
     tissue: TissueSpec | None = None,
+    exclude: ArtefactSpec | None = None,
     progress: Progress | None = None,
 ) -> list[SlideOutcome]:
     """Find the tissue of every slide and write its tiles. One bad slide never stops the others.
 
     Writes, under ``out``: ``coords/<slide>.h5`` (:func:`write_coords`), ``tissue/<slide>.geojson`` (polygons, opened
     by QuPath), ``qc/<slide>.png`` (thumbnail with the tiles drawn), and ``failures.jsonl`` (one line a failed slide;
-    absent when all went well).
+    absent when all went well). With ``exclude`` also ``excluded/<slide>.csv`` (:func:`write_excluded`).
 
     Args:
         paths: slide files; a file named twice is done once.
@@ -103,6 +170,7 @@ def tile_cohort(
         out: folder, created where absent; files of an earlier run are replaced.
         slide_mpp: the slides' own resolution, where files do not say; applies to all of them.
         tissue: how tissue is searched for.
+        exclude: leave out tiles that artefacts found in this way have spoilt; None keeps all.
         progress: called after every slide with the number done, the total, and the outcome.
 
     Returns:
@@ -117,7 +185,7 @@ def tile_cohort(
         try:
             if path in clashes:
                 raise SlideError(clashes[path])
-            outcome = _tile_one(path, spec, out, slide_mpp, tissue, start)
+            outcome = _tile_one(path, spec, out, slide_mpp, tissue, exclude, start)
         except Exception as error:
             line = _one_line(error)
             seconds = round(time.perf_counter() - start, 3)
@@ -130,14 +198,24 @@ def tile_cohort(
 
 
 def _tile_one(
-    path: Path, spec: TileSpec, out: Path, slide_mpp: float | None, tissue: TissueSpec | None, start: float
+    path: Path,
+    spec: TileSpec,
+    out: Path,
+    slide_mpp: float | None,
+    tissue: TissueSpec | None,
+    exclude: ArtefactSpec | None,
+    start: float,
 ) -> SlideOutcome:
     with open_slide(path, slide_mpp=slide_mpp) as slide:
         spec.downsample(slide.info)  # refuse before any pixel is read
         found = find_tissue(slide, tissue)
         grid = tile_slide(slide, found, spec)
         info = slide.info
-        write_coords(out / "coords" / f"{info.slide_id}.h5", grid, tissue or TissueSpec())
+        excluded = None
+        if exclude is not None:
+            grid, excluded = exclude_artefacts(grid, found, find_artefacts(slide, found, exclude), exclude.max_share)
+            write_excluded(out / "excluded" / f"{info.slide_id}.csv", excluded)
+        write_coords(out / "coords" / f"{info.slide_id}.h5", grid, tissue or TissueSpec(), exclude)
         _write_tissue(out / "tissue" / f"{info.slide_id}.geojson", found)
         _write_qc(out / "qc" / f"{info.slide_id}.png", slide, found, grid)
     return SlideOutcome(
@@ -149,6 +227,7 @@ def _tile_one(
         reader=info.reader,
         warnings=found.warnings,
         seconds=round(time.perf_counter() - start, 3),
+        excluded=excluded.counts if excluded is not None else {},
     )
 
 
@@ -192,13 +271,14 @@ def settings_hash(*settings: Any) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def write_coords(target: str | Path, grid: TileGrid, tissue: TissueSpec | None = None) -> None:
+def write_coords(
+    target: str | Path, grid: TileGrid, tissue: TissueSpec | None = None, exclude: ArtefactSpec | None = None
+) -> None:
     """Write a tile grid as one HDF5 file that TRIDENT's readers open, atomically.
 
     ``coords`` is int64 (N, 2), level-0 top-left corners. Its attributes are TRIDENT's nine, then ours; those with
     unit px0 are level-0 pixels.
     """
-    import h5py
 
     info, spec, target = grid.info, grid.spec, Path(target)
     mpp0 = info.require_mpp()
@@ -226,12 +306,12 @@ def write_coords(target: str | Path, grid: TileGrid, tissue: TissueSpec | None =
         "tile_px": spec.tile_px,
         "stride_px": spec.stride_px,
         "min_tissue": spec.min_tissue,
-        "settings_hash": settings_hash(spec, tissue, mpp0),
+        "settings_hash": settings_hash(spec, tissue, mpp0, *(() if exclude is None else (exclude,))),
     }
     if info.bounds0 is not None:
         b = info.bounds0
         ours["bounds0"] = np.array([b.x, b.y, b.width, b.height], np.int64)
-    with atomic_path(target) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_hdf5(target) as file:
         dataset = file.create_dataset("coords", data=grid.coords)
         dataset.attrs.update({**trident, **ours})
 
@@ -254,16 +334,20 @@ def read_coords(path: str | Path) -> TileGrid:
 
     try:
         with h5py.File(path, "r") as file:
-            if "coords" not in file:
-                raise FeatureError(f"'{path}': no dataset 'coords' (found {sorted(file)})")
-            attributes = dict(file["coords"].attrs)
-            coords = np.asarray(file["coords"][:], np.int64).reshape(-1, 2)
-    except OSError as error:
-        raise FeatureError(f"'{path}': not a readable HDF5 file: {error}") from None
-    try:
-        return TileGrid(_info(attributes), _spec(attributes), coords)
+            dataset = file.get("coords")
+            if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 2 or dataset.shape[1] != 2:
+                raise FeatureError(f"'{path}': no dataset 'coords' of shape (N, 2) (found {sorted(file)})")
+            if dataset.nbytes > max(2**28, 100 * dataset.id.get_storage_size()):
+                raise FeatureError(f"'{path}': 'coords' claims {dataset.nbytes} bytes that the file does not hold")
+            attributes = dict(dataset.attrs)
+            return TileGrid(_info(attributes), _spec(attributes), np.asarray(dataset[:], np.int64))
+    except FeatureError:
+        raise
     except KeyError as key:
         raise FeatureError(f"'{path}': attribute {key} of 'coords' is missing; was it written by pathflip?") from None
+    except Exception as error:  # h5py raises a dozen kinds on damage
+        reason = " ".join(str(error).split())
+        raise FeatureError(f"'{path}': not a readable HDF5 file: {reason}") from None
 
 
 def _info(a: dict[str, Any]) -> SlideInfo:

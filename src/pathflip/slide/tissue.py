@@ -16,14 +16,24 @@ from numpy.typing import NDArray
 
 from pathflip.errors import ConfigError
 from pathflip.geometry import SlideInfo
+from pathflip.slide.masks import Mask, closed, disk, fill_holes, hysteresis, without_small
 from pathflip.slide.reader import Slide
 
 if TYPE_CHECKING:
     from shapely import Polygon
 
-__all__ = ["TissueMask", "TissueSpec", "find_tissue"]
+__all__ = [
+    "ASSUMED_MPP",
+    "TissueMask",
+    "TissueSpec",
+    "area_shares",
+    "extremes",
+    "find_tissue",
+    "glass_colour",
+    "is_dark_field",
+    "pen_strokes",
+]
 
-Mask = NDArray[np.bool_]
 GREY_TINT = 0.15
 """Near black a grey level of colour is a large step of density: so much spread per unit of grey density is ignored."""
 ASSUMED_MPP = 0.5
@@ -94,25 +104,39 @@ class TissueMask:
         """Outlines of the fragments with their holes, shapely polygons in level-0 pixels, largest first."""
         return _polygons(self.mask, self.downsample, self.info.size0)
 
-    @cached_property
-    def _sums(self) -> NDArray[np.float64]:
-        """Tissue above and left of every corner of the mask's pixels."""
-        sums = np.zeros((self.mask.shape[0] + 1, self.mask.shape[1] + 1))
-        sums[1:, 1:] = self.mask.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
-        return sums
-
     def fractions(self, corners: NDArray[np.int64], side0: int) -> NDArray[np.float64]:
         """The exact share of tissue in squares of ``side0`` level-0 pixels at ``corners`` (N, 2); (N,)."""
-        sums = self._sums
-        low = corners / self.downsample
-        high = (corners + side0) / self.downsample
-        total = (
-            _at(sums, high[:, 0], high[:, 1])
-            - _at(sums, low[:, 0], high[:, 1])
-            - _at(sums, high[:, 0], low[:, 1])
-            + _at(sums, low[:, 0], low[:, 1])
-        )
-        return total / (side0 / self.downsample) ** 2
+        return _shares(self._sums, self.downsample, corners, side0)
+
+    @cached_property
+    def _sums(self) -> NDArray[np.float64]:
+        return _corner_sums(self.mask)
+
+
+def area_shares(mask: Mask, downsample: float, corners: NDArray[np.int64], side0: int) -> NDArray[np.float64]:
+    """The exact share of any mask of ``downsample`` in squares of ``side0`` level-0 pixels at ``corners``; (N,)."""
+    return _shares(_corner_sums(mask), downsample, corners, side0)
+
+
+def _corner_sums(mask: Mask) -> NDArray[np.float64]:
+    """What of the mask lies above and left of every corner of its pixels."""
+    sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
+    sums[1:, 1:] = mask.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
+    return sums
+
+
+def _shares(
+    sums: NDArray[np.float64], downsample: float, corners: NDArray[np.int64], side0: int
+) -> NDArray[np.float64]:
+    low = corners / downsample
+    high = (corners + side0) / downsample
+    total = (
+        _at(sums, high[:, 0], high[:, 1])
+        - _at(sums, low[:, 0], high[:, 1])
+        - _at(sums, high[:, 0], low[:, 1])
+        + _at(sums, low[:, 0], low[:, 1])
+    )
+    return np.asarray(total / (side0 / downsample) ** 2)
 
 
 def _at(sums: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -143,7 +167,7 @@ def find_tissue(slide: Slide, spec: TissueSpec | None = None) -> TissueMask:
         warnings.append(f"resolution unknown: tissue was searched for as if level 0 had {ASSUMED_MPP} mpp")
     downsample = max(1.0, spec.mask_mpp / mpp0, max(slide.info.size0) / spec.max_mask_px)
     overview = slide.overview(downsample)
-    if _is_dark_field(overview):
+    if is_dark_field(overview):
         warnings.append("not a brightfield slide (dark background, fluorescence?): no tissue can be found by colour")
         return TissueMask(slide.info, np.zeros(overview.shape[:2], bool), downsample, tuple(warnings))
     mask = _tissue(overview, downsample * mpp0, spec)
@@ -152,7 +176,7 @@ def find_tissue(slide: Slide, spec: TissueSpec | None = None) -> TissueMask:
     return TissueMask(slide.info, mask, downsample, tuple(warnings))
 
 
-def _is_dark_field(overview: NDArray[np.uint8]) -> bool:
+def is_dark_field(overview: NDArray[np.uint8]) -> bool:
     """Fluorescence: hardly anything as bright as glass, and mostly near black."""
     light = overview @ np.array([0.299, 0.587, 0.114], np.float32)
     return bool((light > 150).mean() < 0.05 and np.median(light) < 60)
@@ -162,42 +186,42 @@ def _tissue(overview: NDArray[np.uint8], um: float, spec: TissueSpec) -> Mask:
     """The mask of an overview whose pixels span ``um`` microns."""
     import cv2
 
-    glass, noise = _glass(overview)
+    glass, noise = glass_colour(overview)
     density = -np.log(np.maximum(overview.astype(np.float32), 1) / glass)
-    pen = _pen(density, um)
-    low, high = _extremes(density)
+    pen = pen_strokes(density, um)
+    low, high = extremes(density)
     spread = np.clip(high - low - GREY_TINT * np.maximum(low, 0), 0, 1)
     spread[pen] = 0
     sigma = max(0.6, spec.smooth_um / um)
     colour = cv2.GaussianBlur(spread, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
     faint = max(spec.faint, min(noise, 2.5 * spec.faint))
     near = cv2.blur(spread, (3, 3)) > faint
-    mask = _hysteresis((colour > faint) & near, colour > max(spec.clear, 1.5 * faint))  # near: no halo of the average
-    mask = _closed(mask, spec.close_um / um)
-    mask = _fill_holes(mask & ~pen, spec.hole_um2 / um**2) & ~pen
-    return _without_small(mask, spec.fragment_um2 / um**2)
+    mask = hysteresis((colour > faint) & near, colour > max(spec.clear, 1.5 * faint))  # near: no halo of the average
+    mask = closed(mask, spec.close_um / um)
+    mask = fill_holes(mask & ~pen, spec.hole_um2 / um**2) & ~pen
+    return without_small(mask, spec.fragment_um2 / um**2)
 
 
-def _glass(overview: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
+def glass_colour(overview: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
     """The colour of bare glass, and how much colour spread its noise alone reaches (median + 6 deviations)."""
-    low, high = _extremes(overview)
+    low, high = extremes(overview)
     bright = overview[(low > 185) & (high - low < 20)].astype(np.float32)
     if len(bright) < 0.002 * overview[..., 0].size:  # tissue from edge to edge
         return np.full(3, 245, np.float32), 0.0
     glass = np.median(bright, axis=0)
-    low, high = _extremes(-np.log(np.maximum(bright, 1) / glass))
+    low, high = extremes(-np.log(np.maximum(bright, 1) / glass))
     spread = high - low
     middle = float(np.median(spread))
     return glass.astype(np.float32), middle + 6 * 1.4826 * float(np.median(np.abs(spread - middle)))
 
 
-def _extremes(colors: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def extremes(colors: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Smallest and largest of the three channels; numpy's own reduction over so short an axis is ten times slower."""
     red, green, blue = (colors[..., i] for i in range(3))
     return np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
 
 
-def _pen(density: NDArray[np.float32], um: float) -> Mask:
+def pen_strokes(density: NDArray[np.float32], um: float) -> Mask:
     """Marker strokes: broad areas whose density no histological stain has.
 
     Haematoxylin, eosin and DAB absorb green at least nearly as much as red. Blue, cyan and green ink absorb red far
@@ -207,61 +231,15 @@ def _pen(density: NDArray[np.float32], um: float) -> Mask:
 
     red, green, blue = (density[..., i] for i in range(3))
     cold = (red > 1.3 * green + 0.05) & (red > 0.15)
+    cold |= (red > 1.05 * green + 0.05) & (blue < 0.45 * red) & (red > 0.3)  # dilute blue ink
     hot = (green > 1.2) & (blue > 0.6 * green) & (red < 0.08 * green)  # blood stays darker in red
     stroke = (cold | hot).astype(np.uint8)
     radius = max(1, round(20 / um))
-    core = cv2.morphologyEx(stroke, cv2.MORPH_OPEN, _disk(radius))
+    core = cv2.morphologyEx(stroke, cv2.MORPH_OPEN, disk(radius))
     if not core.any():
         return core.astype(bool)
-    whole = _hysteresis(stroke.astype(bool), core.astype(bool)).astype(np.uint8)  # thin ends of the stroke as well
-    return cv2.dilate(whole, _disk(radius + 1)).astype(bool)
-
-
-def _hysteresis(faint: Mask, clear: Mask) -> Mask:
-    """The connected parts of ``faint`` that hold some pixel of ``clear``."""
-    import cv2
-
-    count, labels = cv2.connectedComponents(faint.astype(np.uint8), connectivity=8)
-    keep = np.zeros(count, bool)
-    keep[labels[clear]] = True
-    keep[0] = False
-    return keep[labels]
-
-
-def _closed(mask: Mask, radius: float) -> Mask:
-    """Morphological closing; the border is padded so that tissue at the edge neither grows nor shrinks."""
-    import cv2
-
-    r = round(radius)
-    if r < 1:
-        return mask
-    padded = cv2.copyMakeBorder(mask.astype(np.uint8), r, r, r, r, cv2.BORDER_CONSTANT, value=0)
-    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, _disk(r))[r:-r, r:-r].astype(bool)
-    return closed | mask
-
-
-def _fill_holes(mask: Mask, area: float) -> Mask:
-    """Fill enclosed holes of up to ``area`` pixels (those that touch the border are not enclosed)."""
-    outside = np.pad(~mask, 1, constant_values=True)
-    return mask | ~_without_small(outside, area, keep_first=True)[1:-1, 1:-1]
-
-
-def _without_small(mask: Mask, area: float, keep_first: bool = False) -> Mask:
-    """Drop connected parts below ``area`` pixels; ``keep_first`` spares the part at the top-left corner."""
-    import cv2
-
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    keep = stats[:, cv2.CC_STAT_AREA] >= area
-    keep[0] = False
-    if keep_first:
-        keep[labels[0, 0]] = True
-    return np.asarray(keep[labels])
-
-
-def _disk(radius: int) -> NDArray[np.uint8]:
-    import cv2
-
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)).astype(np.uint8)
+    whole = hysteresis(stroke.astype(bool), core.astype(bool)).astype(np.uint8)  # thin ends of the stroke as well
+    return cv2.dilate(whole, disk(radius + 1)).astype(bool)
 
 
 def _polygons(mask: Mask, downsample: float, size0: tuple[int, int]) -> "tuple[Polygon, ...]":

@@ -21,7 +21,7 @@ from pathflip.text.sentences import split_sentences
 from pathflip.text.statements import parse_statement
 from pathflip.types import Caption, SubCaption
 
-__all__ = ["check_captions", "read_captions", "write_captions"]
+__all__ = ["check_captions", "patient_of", "read_captions", "read_utf8", "slide_id_of", "write_captions"]
 
 # First match wins. "image" may hold a list with one path, as in SlideInstruct and SlideBench.
 SLIDE_KEYS = ("slide", "slide_id", "wsi", "wsi_id", "image", "image_id", "filename", "file", "id")
@@ -61,6 +61,7 @@ _SUFFIXES += (
     ".zarr",
 )
 _SUFFIXES += (".safetensors", ".txt", ".json")
+_POLARITIES = ("present", "absent")
 _TCGA = re.compile(r"^(TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})-")
 _SHOWN = 5
 
@@ -140,7 +141,7 @@ def write_captions(path: str | Path, captions: Iterable[Caption]) -> None:
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | CaptionError]]:
     """Numbered rows of a file; a row that cannot be decoded is its error."""
     kind = path.suffix.lower()
-    text = _read(path)
+    text = read_utf8(path)
     if kind in (".csv", ".tsv"):
         yield from _csv_rows(path, text)
     elif kind in (".jsonl", ".ndjson"):
@@ -160,7 +161,12 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | CaptionError]]:
         raise CaptionError(f"{path.name}: got a '{kind}' file, expected .jsonl, .ndjson, .json, .csv or .tsv")
 
 
-def _read(path: Path) -> str:
+def read_utf8(path: Path, expected: str = "a file of captions") -> str:
+    """The text of a file.
+
+    Raises:
+        CaptionError: it cannot be read, or is not UTF-8; ``expected`` says what should be there.
+    """
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -168,7 +174,7 @@ def _read(path: Path) -> str:
             f"{path.name}: not UTF-8 (byte {error.start}); save it as UTF-8, in a spreadsheet 'CSV UTF-8'"
         ) from None
     except OSError as error:
-        raise CaptionError(f"{path}: cannot be read ({error.strerror or error}); expected a file of captions") from None
+        raise CaptionError(f"{path}: cannot be read ({error.strerror or error}); expected {expected}") from None
 
 
 def _json_object(line: str) -> Mapping[str, Any] | CaptionError:
@@ -208,7 +214,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any] | 
 
 def _caption(row: Mapping[str, Any]) -> Caption:
     fields = {str(key).strip().lower(): value for key, value in row.items()}
-    slide_id = _slide_id(_first(fields, SLIDE_KEYS))
+    slide_id = slide_id_of(_first(fields, SLIDE_KEYS))
     text = _text(fields)
     statements = _statements(fields)
     if not text and statements:
@@ -219,7 +225,7 @@ def _caption(row: Mapping[str, Any]) -> Caption:
         statements = tuple(parse_statement(sentence) for sentence in split_sentences(text))
     if not statements:
         raise CaptionError(f"slide '{slide_id}': the caption holds no sentence (got {text[:40]!r})")
-    patient = str(_first(fields, PATIENT_KEYS) or "").strip() or _patient(slide_id)
+    patient = str(_first(fields, PATIENT_KEYS) or "").strip() or patient_of(slide_id)
     return Caption(slide_id=slide_id, patient=patient, text=text, subcaptions=statements)
 
 
@@ -228,7 +234,7 @@ def _first(fields: Mapping[str, Any], keys: Iterable[str]) -> Any:
     return next((fields[key] for key in keys if fields.get(key) not in (None, "", [])), None)
 
 
-def _slide_id(value: Any) -> str:
+def slide_id_of(value: Any) -> str:
     """The slide's id: the file's stem where a path is given."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
@@ -244,7 +250,7 @@ def _slide_id(value: Any) -> str:
     return name
 
 
-def _patient(slide_id: str) -> str:
+def patient_of(slide_id: str) -> str:
     """The patient of a slide nobody named one for: the TCGA barcode's first three parts, or the slide itself."""
     barcode = _TCGA.match(slide_id)
     return barcode.group(1) if barcode else slide_id
@@ -288,6 +294,10 @@ def _statement(item: Any, place: int) -> SubCaption:
         if not isinstance(value, kind):
             raise CaptionError(f"sub-caption {place}: '{name}' is {value!r}, expected {kind.__name__}")
         given[name] = value
+    if fields.get("polarity") is not None and "negated" not in given:
+        if fields["polarity"] not in _POLARITIES:
+            raise CaptionError(f"sub-caption {place}: 'polarity' is {fields['polarity']!r}, expected {_POLARITIES}")
+        given["negated"] = fields["polarity"] == "absent"
     if fields.get("box") is not None:
         given["box"] = _box(fields["box"], place)
     return replace(parse_statement(text), **given)

@@ -13,7 +13,7 @@ import numpy as np
 from pathflip.errors import CaptionError
 from pathflip.types import SubCaption
 
-__all__ = ["flip_statement", "not_visual_kind", "parse_statement"]
+__all__ = ["flip_statement", "not_visual_kind", "parse_statement", "polar_clauses"]
 
 # --- What this slide cannot show -------------------------------------------------------------------------------------
 # The kinds follow the headings of the College of American Pathologists' cancer protocols that a slide does not answer
@@ -251,6 +251,12 @@ def parse_statement(sentence: str) -> SubCaption:
     whole = text if len(chosen) == len(clauses) else ", ".join(chosen)
     content = _tidy(_affirmative(whole)) or _tidy(text)
     return SubCaption(text=sentence.strip(), content=content, visual=bool(visible), negated=not affirmed)
+
+
+def polar_clauses(sentence: str) -> list[tuple[str, bool]]:
+    """The clauses of a sentence, each with whether it denies. A blank sentence has none."""
+    text = _bare(sentence)
+    return [(clause, _denies(clause)) for clause in _clauses(text)] if text.strip() else []
 
 
 def not_visual_kind(text: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from pathflip.train.align import AlignStep
 from pathflip.train.batches import Batches, BatchSampler, SampledBatches
+from pathflip.train.instruct import InstructStep
 from pathflip.train.loop import Evaluator, Save, TrainConfig, TrainResult, fit
 from pathflip.train.metrics import read_metrics
 from pathflip.train.optim import OptimConfig, build_optimizer, learning_rate
@@ -11,6 +12,7 @@ __all__ = [
     "BatchSampler",
     "Batches",
     "Evaluator",
+    "InstructStep",
     "OptimConfig",
     "SampledBatches",
     "Save",

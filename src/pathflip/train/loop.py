@@ -5,6 +5,7 @@ was killed and resumed, or prefetched its data. It keeps it by having nothing to
 and dropout of step t are functions of (seed, t).
 """
 
+import os
 import signal
 import threading
 import time
@@ -23,6 +24,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from pathflip.errors import ConfigError, TrainingError
+from pathflip.processes import freed_memory_is_reused
+from pathflip.train import zero
 from pathflip.train.batches import Batches, Prefetcher, pinned
 from pathflip.train.metrics import MetricsLog
 from pathflip.train.optim import OptimConfig, build_optimizer, learning_rate, set_learning_rate
@@ -132,6 +135,7 @@ class _Run:
     metrics: dict[str, float] = field(default_factory=dict)
     best: float | None = None
     pending: _Pending | None = None
+    by_deepspeed: bool = False
     clock: float = 0.0
     seconds: float = 0.0  # training time and slides since the last line of the log
     slides: int = 0
@@ -170,7 +174,8 @@ def fit(
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
     """
     accelerator = _accelerator(config)
-    with _own_random_state(accelerator, config), _stop_request() as stop:
+    reuse = freed_memory_is_reused() if accelerator.device.type == "cpu" else nullcontext()
+    with _own_random_state(accelerator, config), _stop_request() as stop, reuse:
         run = _prepare(accelerator, step, config, Path(out), evaluators or {}, save, stop, on_step)
         _start_or_resume(run, resume)
         try:
@@ -190,7 +195,10 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     # accelerate keeps one state a process and refuses a second precision; a process may train several models.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     ddp = DistributedDataParallelKwargs(find_unused_parameters=config.unused_parameters)
-    return Accelerator(mixed_precision=config.precision, cpu=cpu, kwargs_handlers=[ddp])
+    # Under DeepSpeed "bf16" would turn the weights themselves into it; zero.configure asks for autocast instead.
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true" and not cpu
+    precision = "no" if deepspeed else config.precision
+    return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[ddp])
 
 
 def _prepare(
@@ -207,24 +215,26 @@ def _prepare(
     if config.compile:
         step.model.compile()  # type: ignore[union-attr]
     _refuse_what_cannot_be(accelerator, step)
+    by_deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
+    if by_deepspeed:
+        settings = accelerator.state.deepspeed_plugin.deepspeed_config
+        share = config.batch_size // accelerator.num_processes
+        zero.configure(settings, share, config.accumulation, config.optim.clip, config.precision)
     wrapped, optimizer = accelerator.prepare(step, build_optimizer(step, config.optim))
     bare = accelerator.unwrap_model(wrapped)
     log = MetricsLog(out / "metrics.jsonl", accelerator.is_main_process, on_step)
-    return _Run(accelerator, config, out, bare, wrapped, optimizer, log, evaluators, save, stop)
+    parts = (accelerator, config, out, bare, wrapped, optimizer, log, evaluators, save, stop)
+    return _Run(*parts, by_deepspeed=by_deepspeed)
 
 
 def _refuse_what_cannot_be(accelerator: Accelerator, step: nn.Module) -> None:
     kind = accelerator.distributed_type
-    if kind == DistributedType.DEEPSPEED:
-        raise ConfigError(
-            "accelerate's configuration asks for DeepSpeed, which moves the weights inside backward, before a "
-            "non-finite loss can be caught; expected DDP or FSDP2; FSDP2 spreads the same weights and moments"
-        )
-    if kind == DistributedType.FSDP:
-        scalars = [name for name, parameter in step.named_parameters() if parameter.ndim == 0]
-        if not accelerator.is_fsdp2 or scalars:
-            got = f"the scalar parameter {scalars[0]}" if scalars else "FSDP version 1"
-            raise ConfigError(f"FSDP: got {got}; expected fsdp_version: 2 and parameters of at least one axis; use DDP")
+    scalars = [name for name, parameter in step.named_parameters() if parameter.ndim == 0]
+    if kind == DistributedType.DEEPSPEED and scalars:
+        raise ConfigError(f"DeepSpeed: got the scalar parameter {scalars[0]}; expected at least one axis; use DDP")
+    if kind == DistributedType.FSDP and (not accelerator.is_fsdp2 or scalars):
+        got = f"the scalar parameter {scalars[0]}" if scalars else "FSDP version 1"
+        raise ConfigError(f"FSDP: got {got}; expected fsdp_version: 2 and parameters of at least one axis; use DDP")
 
 
 def _start_or_resume(run: _Run, resume: bool) -> None:
@@ -292,13 +302,18 @@ def _compute(run: _Run, source: Prefetcher, index: int) -> _Pending:
         seen.append(batch)
         torch.manual_seed(_seed(config.seed, micro, accelerator.process_index))
         more_to_come = part + 1 < config.accumulation
-        with accelerator.no_sync(run.wrapped) if more_to_come else nullcontext():
+        with accelerator.no_sync(run.wrapped) if more_to_come and not run.by_deepspeed else nullcontext():
             losses = run.wrapped(batch.to(accelerator.device, non_blocking=True))
             total = torch.stack([loss.float() for loss in losses.values()]).sum()
-            accelerator.backward(total / config.accumulation)
+            if run.by_deepspeed:
+                zero.backward(run.wrapped, total, last=not more_to_come)
+            else:
+                accelerator.backward(total / config.accumulation)
         for name, loss in {"loss": total, **losses}.items():
             sums[name] = sums.get(name, 0.0) + loss.detach().float() / config.accumulation
-    norm = accelerator.clip_grad_norm_(run.wrapped.parameters(), config.optim.clip or float("inf"))
+    norm: Any = 0.0  # DeepSpeed tells it after its step
+    if not run.by_deepspeed:
+        norm = accelerator.clip_grad_norm_(run.wrapped.parameters(), config.optim.clip or float("inf"))
     return _measure(run, index, lr, sums, norm, seen)
 
 
@@ -332,12 +347,30 @@ def _measure(run: _Run, index: int, lr: float, losses: dict[str, Tensor], norm: 
 def _update(run: _Run, pending: _Pending) -> None:
     """Move the weights, unless the step was bad: then the fused kernel itself leaves them alone."""
     set_learning_rate(run.optimizer, pending.lr)
-    if run.accelerator.scaler is None:
-        run.optimizer.optimizer.found_inf = pending.bad
-    run.optimizer.step()
+    if run.by_deepspeed:
+        _update_by_deepspeed(run, pending)
+    else:
+        if run.accelerator.scaler is None:
+            run.optimizer.optimizer.found_inf = pending.bad
+        run.optimizer.step()
     run.pending, run.done = pending, pending.step
     now = time.perf_counter()
     pending.seconds, run.clock = now - run.clock, now
+
+
+def _update_by_deepspeed(run: _Run, pending: _Pending) -> None:
+    """Its engine has no kernel that leaves the weights alone: look at the loss first, which waits for the device."""
+    if pending.bad.item():
+        return
+    norm = zero.take_step(run.wrapped)
+    if pending.arrived is not None:
+        pending.arrived.synchronize()
+    pending.values[len(pending.names) - 1] = norm
+    if not np.isfinite(norm):
+        raise TrainingError(
+            f"step {pending.step}: the loss is finite but its gradient is not, and DeepSpeed has moved the weights; "
+            "go on with --resume from the last saved state, with a lower optim.lr, or without DeepSpeed"
+        )
 
 
 def _settle(run: _Run, write: bool = True) -> None:
@@ -447,7 +480,7 @@ def _save_all(run: _Run) -> None:
         "scaler": scaler.state_dict() if scaler is not None else None,
     }
     main = run.accelerator.is_main_process
-    if main or is_sharded(run.bare):
+    if main or is_sharded(run.bare) or run.by_deepspeed:
         save_state(run.out / "state", run.bare, run.optimizer.optimizer, record, write=main)
     _save_checkpoint(run, "last")
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from pathflip.errors import TrainingError
 from pathflip.files import atomic_directory, write_json
+from pathflip.train import zero
 
 __all__ = ["is_sharded", "latest_state", "load_state", "save_state", "whole_weights"]
 
@@ -48,11 +49,13 @@ def save_state(
     Every process calls it (sharded parameters are collected by all of them); those with ``write`` False write nothing.
     """
     weights = {name: _whole(value) for name, value in model.state_dict().items()}
-    moments = {
-        f"{name}/{entry}": _whole(torch.as_tensor(value))
-        for name, parameter in model.named_parameters()
-        for entry, value in optimizer.state.get(parameter, {}).items()
-    }
+    moments = zero.moments(model, optimizer)
+    if moments is None:
+        moments = {
+            f"{name}/{entry}": _whole(torch.as_tensor(value))
+            for name, parameter in model.named_parameters()
+            for entry, value in optimizer.state.get(parameter, {}).items()
+        }
     if not write:
         return
     target = folder / f"step-{record['step']:08d}"
@@ -83,6 +86,8 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(_placed_like(weights[name], value))
+    if zero.restore(model, optimizer, moments):
+        return record
     for name, parameter in model.named_parameters():
         entries = {key.rpartition("/")[2]: value for key, value in moments.items() if key.rpartition("/")[0] == name}
         if entries:

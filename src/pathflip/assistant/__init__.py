@@ -1,0 +1,47 @@
+"""An assistant ready to use: an aligned model that looks, a language model that speaks, and both on disk."""
+
+from pathflip.assistant.answers import (
+    Calibration,
+    Conversation,
+    Writing,
+    answer,
+    ask,
+    caption,
+    read_calibration,
+    refusal_logit,
+)
+from pathflip.assistant.evidence import evidence_rows, evidence_to_files, tiles_of
+from pathflip.assistant.language import LanguageModelSpec, LoraSpec, build_language_model, open_language_model
+from pathflip.assistant.looking import Looker, SlideView, view_slide
+from pathflip.assistant.store import LoadedAssistant, load_assistant, save_assistant
+from pathflip.assistant.talking import Prompt, generate, log_likelihood, option_probabilities, prompt, slide_tokens
+
+__all__ = [
+    "Calibration",
+    "Conversation",
+    "LanguageModelSpec",
+    "LoadedAssistant",
+    "Looker",
+    "LoraSpec",
+    "Prompt",
+    "SlideView",
+    "Writing",
+    "answer",
+    "ask",
+    "build_language_model",
+    "caption",
+    "evidence_rows",
+    "evidence_to_files",
+    "generate",
+    "load_assistant",
+    "log_likelihood",
+    "open_language_model",
+    "option_probabilities",
+    "prompt",
+    "read_calibration",
+    "refusal_logit",
+    "save_assistant",
+    "slide_tokens",
+    "tiles_of",
+    "view_slide",
+]

@@ -1,0 +1,265 @@
+"""Answers with the regions behind them: questions, captions and conversations about slides.
+
+An answer that a slide cannot give is not invented: how likely the assistant finds "cannot be determined from this
+slide" is weighed first, by a calibration fitted on questions of both kinds (``calibration.json`` beside the weights).
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pathflip.assistant.evidence import option_evidence, statement_evidence
+from pathflip.assistant.looking import SlideView, view_slide
+from pathflip.assistant.store import LoadedAssistant
+from pathflip.assistant.talking import Prompt, Slide, generate, log_likelihood, option_probabilities, prompt
+from pathflip.data.instruct import CAPTION_PROMPTS
+from pathflip.errors import CaptionError, CheckpointError, ConfigError
+from pathflip.files import write_json
+from pathflip.text.asking import CANNOT_TELL, cannot_tell, question_content
+from pathflip.text.chat import Turn
+from pathflip.text.sentences import split_sentences
+from pathflip.types import Answer, Evidence, SlideFeatures
+
+__all__ = ["Calibration", "Conversation", "Writing", "answer", "ask", "caption", "read_calibration", "refusal_logit"]
+
+CALIBRATION_FILE = "calibration.json"
+MOST_QUESTION_WORDS = 400
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How answers are written: the longest, in tokens; 0 is greedy; the seed of draws above 0."""
+
+    max_new_tokens: int = 200
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+GREEDY = Writing()
+
+
+class Calibration(BaseModel):
+    """How far an assistant's probabilities can be trusted, fitted on questions whose answers are known.
+
+    Attributes:
+        temperature: logits of the options are divided by it.
+        refusal_slope, refusal_intercept: P(the slide cannot tell) = σ(slope · logit + intercept), of the log-odds of
+            the words "cannot be determined from this slide" as the answer to the question without options.
+        refuse_above: probability from which an answer is withheld.
+        fitted_on: on what, in words; empty where nothing was fitted.
+        measured: what it showed there (calibration error before and after, shares of both kinds withheld).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperature: float = Field(1.0, gt=0)
+    refusal_slope: float = 1.0
+    refusal_intercept: float = 0.0
+    refuse_above: float = Field(0.5, ge=0, le=1)
+    fitted_on: str = ""
+    measured: dict[str, float] = {}
+
+    def scaled(self, probabilities: np.ndarray) -> np.ndarray:
+        """Probabilities of options at this temperature."""
+        logits = np.log(np.maximum(probabilities, 1e-12)) / self.temperature
+        weights = np.exp(logits - logits.max())
+        return np.asarray(weights / weights.sum())
+
+    def refusal(self, logit: float) -> float:
+        """Probability that the slide cannot tell."""
+        return 1 / (1 + math.exp(-max(-60.0, min(60.0, self.refusal_slope * logit + self.refusal_intercept))))
+
+    def write(self, assistant: str | Path) -> None:
+        """Keep it beside an assistant's weights."""
+        write_json(Path(assistant) / CALIBRATION_FILE, self.model_dump(mode="json"))
+
+
+def read_calibration(assistant: LoadedAssistant) -> Calibration:
+    """The calibration beside an assistant's weights; one that changes nothing where there is none.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    path = None if assistant.path is None else assistant.path / CALIBRATION_FILE
+    if path is None or not path.is_file():
+        return Calibration()
+    try:
+        return Calibration.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, ValidationError) as error:
+        raise CheckpointError(f"'{path}': damaged ({str(error).splitlines()[0]}); fit it again or delete it") from None
+
+
+def ask(
+    assistant: LoadedAssistant,
+    question: str,
+    slides: Slide | Sequence[Slide],
+    options: Sequence[str] = (),
+    *,
+    history: Sequence[Turn] = (),
+    most_evidence: int = 5,
+    writing: Writing = GREEDY,
+    stream: Callable[[str], None] | None = None,
+) -> Answer:
+    """Answer a question about a slide, or about several slides of one case.
+
+    Args:
+        assistant: from :func:`~pathflip.assistant.load_assistant`.
+        question: in words.
+        slides: features, or views of them (:func:`~pathflip.assistant.view_slide`: quicker for many questions).
+        options: of a multiple-choice question. They are scored by likelihood; what the language model writes when left
+            to itself is in ``Answer.generated``.
+        history: earlier turns about the same slides.
+        most_evidence: places to name, over all slides.
+        writing: greedy by default.
+        stream: called with every stretch of an open answer as it is written (not where it is withheld).
+
+    Returns:
+        The answer. ``abstained`` says that the slide cannot tell; ``confidence`` is the probability of the answer
+        given: of the option chosen, of not being told, or the geometric mean over what was written.
+
+    Raises:
+        CaptionError: an empty or overlong question. ConfigError, ContractError, FeatureError: the slides do not fit.
+    """
+    if (words := len(question.split())) > MOST_QUESTION_WORDS:
+        raise CaptionError(f"question: got {words} words, expected at most {MOST_QUESTION_WORDS}; shorten it")
+    views = as_views(assistant, slides)
+    asked = prompt(assistant, question, views, options, history=history)
+    refusal = refusal_logit(assistant, prompt(assistant, question, views, history=history) if options else asked)
+    return answer(assistant, asked, views, refusal, most_evidence=most_evidence, writing=writing, stream=stream)
+
+
+def answer(
+    assistant: LoadedAssistant,
+    asked: Prompt,
+    views: Sequence[SlideView],
+    refusal: float,
+    *,
+    most_evidence: int = 5,
+    writing: Writing = GREEDY,
+    stream: Callable[[str], None] | None = None,
+) -> Answer:
+    """:func:`ask` for a prompt made before, with its :func:`refusal_logit`."""
+    calibration = read_calibration(assistant)
+    cannot = calibration.refusal(refusal)
+    if asked.options:
+        return _choice(assistant, asked, views, cannot, calibration, most_evidence)
+    if cannot >= calibration.refuse_above:
+        return Answer(CANNOT_TELL, abstained=True, confidence=cannot)
+    text = _written(assistant, asked, writing, stream)
+    if not text or cannot_tell(text):
+        return Answer(text or CANNOT_TELL, generated=text, abstained=True, confidence=cannot)
+    sure = math.exp(float(log_likelihood(assistant, asked, [text], per_token=True)[0]))
+    found = statement_evidence(assistant.aligned, views, _answered(asked.question, text), most_evidence)
+    return Answer(text, found, generated=text, confidence=sure)
+
+
+def _choice(
+    assistant: LoadedAssistant,
+    asked: Prompt,
+    views: Sequence[SlideView],
+    cannot: float,
+    calibration: Calibration,
+    most_evidence: int,
+) -> Answer:
+    """A multiple-choice answer. Where an option itself says that the slide cannot tell, the options alone decide."""
+    chances = calibration.scaled(option_probabilities(assistant, [asked])[0])
+    best = int(chances.argmax())
+    offered = any(cannot_tell(option) for option in asked.options)
+    abstained = cannot_tell(asked.options[best]) if offered else cannot >= calibration.refuse_above
+    withheld = abstained and not offered
+    return Answer(
+        text=CANNOT_TELL if withheld else asked.options[best],
+        evidence=() if abstained else option_evidence(asked, views, best + 1, most_evidence),
+        options=asked.options,
+        probabilities=tuple(float(p) for p in chances),
+        generated=_written(assistant, asked, Writing(max_new_tokens=8), None),
+        abstained=abstained,
+        confidence=cannot if withheld else float(chances[best]),
+    )
+
+
+def refusal_logit(assistant: LoadedAssistant, asked: Prompt) -> float:
+    """Log-odds that the assistant, asked openly, answers "cannot be determined from this slide"."""
+    likely = min(float(log_likelihood(assistant, asked, [CANNOT_TELL])[0]), -1e-6)
+    return likely - math.log(-math.expm1(likely))
+
+
+def caption(
+    assistant: LoadedAssistant,
+    slides: Slide | Sequence[Slide],
+    *,
+    most_evidence: int = 3,
+    writing: Writing = Writing(max_new_tokens=400),
+    stream: Callable[[str], None] | None = None,
+) -> Answer:
+    """Describe a slide; every sentence that speaks of something visible names the places that support it.
+
+    Args:
+        assistant, slides, writing, stream: as for :func:`ask`.
+        most_evidence: places for each sentence.
+
+    Returns:
+        The caption; ``Evidence.text`` is the sentence a place belongs to.
+    """
+    views = as_views(assistant, slides)
+    asked = prompt(assistant, CAPTION_PROMPTS[0], views)
+    text = _written(assistant, asked, writing, stream)
+    evidence: list[Evidence] = []
+    for sentence in split_sentences(text):
+        evidence += statement_evidence(assistant.aligned, views, sentence, most_evidence)
+    return Answer(text, tuple(evidence), generated=text)
+
+
+@dataclass
+class Conversation:
+    """Question after question about the same slides; what was said before is remembered.
+
+    Attributes:
+        assistant: who is asked. views: the slides. turns: what was said so far.
+        most_turns: questions remembered; the oldest are forgotten beyond.
+    """
+
+    assistant: LoadedAssistant
+    views: tuple[SlideView, ...]
+    turns: tuple[Turn, ...] = ()
+    most_turns: int = 6
+
+    @classmethod
+    def about(cls, assistant: LoadedAssistant, slides: Slide | Sequence[Slide]) -> "Conversation":
+        """Begin one."""
+        return cls(assistant, as_views(assistant, slides))
+
+    def say(self, question: str, *, writing: Writing = GREEDY, stream: Callable[[str], None] | None = None) -> Answer:
+        """Ask, and remember question and answer."""
+        said = ask(self.assistant, question, self.views, history=self.turns, writing=writing, stream=stream)
+        turns = (*self.turns, Turn("user", question), Turn("assistant", said.text))
+        self.turns = turns[-2 * self.most_turns :]
+        return said
+
+
+def as_views(assistant: LoadedAssistant, slides: Slide | Sequence[Slide]) -> tuple[SlideView, ...]:
+    """Slides as views, each encoded once."""
+    many = [slides] if isinstance(slides, SlideFeatures | SlideView) else slides
+    return tuple(view_slide(assistant.aligned, one) if isinstance(one, SlideFeatures) else one for one in many)
+
+
+def _written(assistant: LoadedAssistant, asked: Prompt, writing: Writing, stream: Callable[[str], None] | None) -> str:
+    try:
+        return generate(assistant, asked, stream=stream, **asdict(writing))
+    except torch.OutOfMemoryError:
+        raise ConfigError(
+            f"out of memory while writing: {asked.num_visual} visual tokens and up to {writing.max_new_tokens} new "
+            "ones; give fewer slides, shorten the conversation, load the language model in 4 bits, or use the CPU"
+        ) from None
+
+
+def _answered(question: str, answer: str) -> str:
+    """Question and answer as one statement to look for."""
+    return f"{question_content(question)} {answer}".strip()

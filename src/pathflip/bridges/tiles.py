@@ -1,0 +1,342 @@
+"""What passes over a bridge: the tiles of one slide, and how their physical size was settled.
+
+A neighbour's file says some of: tile side in encoded pixels, tile side in level-0 pixels, microns. The caller may
+say the rest (:class:`Asked`), and the slide itself knows its own resolution. :func:`settle` makes one answer of
+these, says what it had to assume, and refuses what cannot be true.
+"""
+
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathflip.errors import ConfigError, FeatureError, SlideError
+from pathflip.geometry import SlideInfo, TileGrid, TileSpec
+from pathflip.slide import open_slide, slide_id
+from pathflip.types import SlideFeatures
+
+__all__ = ["Asked", "Stated", "Tiles", "join", "level0_coords", "numeric", "settle"]
+
+AGREE = 0.01
+"""Two statements of one resolution may differ by this fraction before a person is told."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the caller knows that files do not say.
+
+    Attributes:
+        mpp: microns per pixel the tiles were encoded at.
+        tile_px: side of a tile at that resolution, pixels.
+        slide_mpp: microns per level-0 pixel, of all slides.
+        encoder: name of the encoder.
+        slides: folder of the slides themselves: level-0 size, resolution and scanned bounds come from them.
+        coords: folder of coordinate files, for features that have none (CLAM ``.pt``, SlideChat).
+    """
+
+    mpp: float | None = None
+    tile_px: int | None = None
+    slide_mpp: float | None = None
+    encoder: str | None = None
+    slides: Path | None = None
+    coords: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("mpp", "tile_px", "slide_mpp"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"convert: --{name.replace('_', '-')} is {value}, expected a positive number")
+        for name in ("slides", "coords"):
+            folder = getattr(self, name)
+            if folder is not None and not folder.is_dir():
+                raise ConfigError(f"convert: --{name} {folder}: no such folder")
+
+    def slide(self, name: str) -> SlideInfo | None:
+        """The slide of this name, found in ``slides`` by its stem; None where there is none that opens."""
+        if self.slides is None:
+            return None
+        for path in _by_stem(self.slides, self.slides.stat().st_mtime_ns).get(name, ()):
+            try:
+                with open_slide(path, slide_mpp=self.slide_mpp) as slide:
+                    return slide.info
+            except SlideError:  # a file beside the slide that shares its stem: annotations, a picture
+                continue
+        return None
+
+
+@lru_cache(maxsize=4)
+def _by_stem(folder: Path, changed: int) -> dict[str, list[Path]]:
+    """Files of a folder by slide, listed once while it does not change: not once for each of ten thousand slides."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            found.setdefault(slide_id(path), []).append(path)
+    return found
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What a neighbour's file says of its tiles; None where it does not.
+
+    Attributes:
+        tile_px, mpp: side of a tile as encoded, and that resolution.
+        stride_px: step between tiles in the same pixels; None means no overlap.
+        tile_px0: side of a tile in level-0 pixels.
+        mpp0, size0: of the slide; ``info`` where the file knows all of it.
+        own: slide and tiles in full, where PathFLIP wrote the file.
+        step_tells_side: without ``tile_px0`` and the slide's resolution, the step of the coordinates may stand in.
+    """
+
+    slide_id: str
+    tile_px: int | None = None
+    mpp: float | None = None
+    stride_px: int | None = None
+    tile_px0: int | None = None
+    mpp0: float | None = None
+    size0: tuple[int, int] | None = None
+    info: SlideInfo | None = None
+    own: tuple[SlideInfo, TileSpec] | None = None
+    step_tells_side: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Tiles:
+    """Tiles of one slide, with features or without, and what a person should know of how they were read."""
+
+    grid: TileGrid
+    encoder: str | None = None
+    features: NDArray[np.float32] | None = field(default=None, repr=False)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def slide_id(self) -> str:
+        """Of the slide."""
+        return self.grid.info.slide_id
+
+    def with_features(self, wanted_by: str) -> tuple[NDArray[np.float32], str]:
+        """Features and encoder.
+
+        Raises:
+            FeatureError: there are only coordinates.
+        """
+        if self.features is None or self.encoder is None:
+            raise FeatureError(
+                f"slide '{self.slide_id}': coordinates without features; {wanted_by} holds features: "
+                "expected a feature file, or --to pathflip, trident, clam or qupath"
+            )
+        return self.features, self.encoder
+
+    def slide_features(self) -> SlideFeatures:
+        """As the rest of PathFLIP takes them."""
+        features, encoder = self.with_features("a PathFLIP feature file")
+        grid, valid = self.grid, np.ones(len(features), bool)
+        return SlideFeatures(self.slide_id, features, grid.coords, valid, grid.info, grid.spec, encoder)
+
+
+def join(path: Path, tiles: Tiles, features: NDArray[Any], encoder: str) -> Tiles:
+    """Tiles with their features.
+
+    Raises:
+        FeatureError: another number of rows, or rows that are not finite (named).
+    """
+    if features.ndim != 2 or features.dtype.kind not in "fiu":
+        raise FeatureError(f"{path}: features are {features.dtype} {features.shape}, expected numbers (N, D)")
+    if len(features) != len(tiles.grid):
+        raise FeatureError(
+            f"{path}: {len(features)} feature rows, but {len(tiles.grid)} coordinates; expected one row a tile"
+        )
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if len(bad):
+        shown = ", ".join(str(row) for row in bad[:5]) + (", ..." if len(bad) > 5 else "")
+        raise FeatureError(
+            f"{path}: features hold NaN or infinity in {len(bad)} of {len(features)} rows ({shown}); expected finite "
+            "values; extract it again"
+        )
+    return replace(tiles, features=features.astype(np.float32, copy=False), encoder=encoder)
+
+
+def numeric(path: Path, name: str, values: NDArray[Any], width: int | None = None) -> NDArray[Any]:
+    """An array as it must be: numbers, two axes, of this width.
+
+    Raises:
+        FeatureError: it is not (named, with its shape).
+    """
+    if values.ndim != 2 or values.dtype.kind not in "fiu" or (width is not None and values.shape[1] != width):
+        raise FeatureError(
+            f"{path}: '{name}' is {values.dtype} {values.shape}, expected numbers of shape (N, {width or 'D'})"
+        )
+    if len(values) == 0:
+        raise FeatureError(f"{path}: '{name}' holds no tile; nothing to convert")
+    return values
+
+
+def level0_coords(path: Path, values: NDArray[Any]) -> NDArray[np.int64]:
+    """Coordinates that claim to be level-0 pixels, as int64 (N, 2).
+
+    Raises:
+        FeatureError: wrong shape, not whole numbers (another unit), negative, or the same tile twice.
+    """
+    values = numeric(path, "coords", values, 2)
+    if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
+        row = int(np.flatnonzero((values != np.rint(values)).any(axis=1))[0])
+        raise FeatureError(
+            f"{path}: coordinates are not whole pixels (row {row}: {values[row].tolist()}); expected level-0 pixels; "
+            "are they microns, or of a scaled image?"
+        )
+    coords = values.astype(np.int64)
+    return _sane(path, coords)
+
+
+def _sane(path: Path, coords: NDArray[np.int64]) -> NDArray[np.int64]:
+    if (coords < 0).any():
+        row = int(np.flatnonzero((coords < 0).any(axis=1))[0])
+        raise FeatureError(f"{path}: row {row} lies at {coords[row].tolist()}; expected level-0 pixels from (0, 0) on")
+    _, first, counts = np.unique(coords, axis=0, return_index=True, return_counts=True)
+    if (counts > 1).any():
+        again = coords[first[counts > 1][0]].tolist()
+        raise FeatureError(
+            f"{path}: {int((counts - 1).sum())} of {len(coords)} tiles stand there twice (the first at {again}); "
+            "expected every tile once; were two extractions joined in one file?"
+        )
+    return coords
+
+
+def settle(path: Path, stated: Stated, asked: Asked, coords: NDArray[Any], unit: str = "px0") -> Tiles:
+    """Slide, tile size and level-0 coordinates from what file, caller and slide say.
+
+    Args:
+        path: for messages.
+        stated: what the file says.
+        asked: what the caller and the slides say.
+        coords: (N, 2), top-left corners in ``unit``: level-0 pixels ("px0") or microns ("um").
+
+    Raises:
+        FeatureError: something is missing (the options that give it are named), statements contradict each
+            other, or tiles lie outside the slide.
+        ResolutionError: the tiles are finer than the slide.
+    """
+    slide = asked.slide(stated.slide_id)
+    notes: list[str] = []
+    if slide is None and asked.slides is not None:
+        notes.append(f"no slide '{stated.slide_id}' that opens in {asked.slides}")
+    if stated.own is not None:
+        info, spec = stated.own
+        info = replace(info, slide_id=stated.slide_id)
+        notes += _contradictions(spec, info, asked, slide)
+    else:
+        spec, mpp0, more = _sizes(path, stated, asked, slide, coords if unit == "px0" else None)
+        notes += more
+        unknown = SlideInfo(stated.slide_id, stated.size0 or (0, 0), mpp0, reader="features made elsewhere")
+        info = replace(slide or stated.info or unknown, slide_id=stated.slide_id, mpp0=mpp0)
+    coords0 = level0_coords(path, coords) if unit == "px0" else _from_microns(path, coords, info.require_mpp())
+    info = _inside(path, info, coords0, spec.tile_px0(info), notes)
+    return Tiles(TileGrid(info, spec, coords0), warnings=tuple(notes))
+
+
+def _from_microns(path: Path, values: NDArray[Any], mpp0: float) -> NDArray[np.int64]:
+    values = numeric(path, "coords", values, 2)
+    if not np.isfinite(values).all():
+        raise FeatureError(f"{path}: 'coords' holds NaN or infinity; extract it again")
+    return _sane(path, np.rint(values.astype(np.float64) / mpp0).astype(np.int64))
+
+
+def _contradictions(spec: TileSpec, info: SlideInfo, asked: Asked, slide: SlideInfo | None) -> list[str]:
+    """Where PathFLIP wrote the file, what it says stands; a person is told what was asked in vain."""
+    found = []
+    if asked.mpp is not None and _differ(asked.mpp, spec.mpp):
+        found.append(f"--mpp {asked.mpp:g} ignored: the file says {spec.mpp:g}")
+    if asked.tile_px is not None and asked.tile_px != spec.tile_px:
+        found.append(f"--tile-px {asked.tile_px} ignored: the file says {spec.tile_px}")
+    mpp0 = asked.slide_mpp or (slide.mpp0 if slide else None)
+    if mpp0 is not None and _differ(mpp0, info.require_mpp()):
+        found.append(f"the slide has {mpp0:.4g} mpp, the file was made at {info.mpp0:.4g}: is it the same slide?")
+    return found
+
+
+def _differ(first: float, second: float) -> bool:
+    return abs(first - second) > AGREE * second
+
+
+def _sizes(
+    path: Path, stated: Stated, asked: Asked, slide: SlideInfo | None, coords: NDArray[Any] | None
+) -> tuple[TileSpec, float, list[str]]:
+    """Tile size and the slide's resolution: (spec, mpp0, what to tell)."""
+    notes: list[str] = []
+    tile_px = stated.tile_px or asked.tile_px
+    if stated.tile_px and asked.tile_px and stated.tile_px != asked.tile_px:
+        raise FeatureError(f"{path}: says its tiles are {stated.tile_px} px, --tile-px says {asked.tile_px}; drop one")
+    known = asked.slide_mpp or (slide.mpp0 if slide else None)
+    if known and stated.mpp0 and _differ(known, stated.mpp0):
+        notes.append(f"the file says the slide has {stated.mpp0:.4g} mpp, the slide {known:.4g}; the slide's is used")
+    mpp0, mpp = known or stated.mpp0, stated.mpp or asked.mpp
+    side0 = stated.tile_px0
+    if mpp0 is None and side0 is None and tile_px and mpp and stated.step_tells_side and coords is not None:
+        side0 = _step(path, coords)
+        notes.append(
+            f"the slide's resolution was taken from the step of the coordinates: {side0} px = one tile of "
+            f"{tile_px * mpp:g} µm without overlap, so {mpp * tile_px / side0:.4g} mpp; give --slides or --slide-mpp"
+            " to be sure"
+        )
+    missing = [] if tile_px else ["--tile-px (side of a tile as encoded, pixels)"]
+    if mpp is None and not (side0 and mpp0):
+        missing.append("--mpp (µm per pixel of the encoded tiles)" + (" or --slides DIR" if side0 else ""))
+    if mpp0 is None and side0 is None:
+        missing.append("--slides DIR or --slide-mpp (µm per level-0 pixel)")
+    if missing or tile_px is None:
+        raise FeatureError(f"{path}: does not say how large its tiles are; give {', '.join(missing)}")
+    mpp, mpp0, more = _agree(tile_px, side0, mpp, mpp0)
+    return TileSpec(tile_px, mpp, stated.stride_px or tile_px, 0.0), mpp0, notes + more
+
+
+def _agree(tile_px: int, side0: int | None, mpp: float | None, mpp0: float | None) -> tuple[float, float, list[str]]:
+    """Resolution of tiles and slide. Where the level-0 side is stated it decides: those pixels were encoded."""
+    if side0 is None:
+        assert mpp is not None
+        assert mpp0 is not None
+        return mpp, mpp0, []
+    if mpp0 is None:
+        assert mpp is not None
+        return mpp, mpp * tile_px / side0, []
+    true = mpp0 * side0 / tile_px
+    if mpp is not None and round(tile_px * mpp / mpp0) == side0:
+        return mpp, mpp0, []
+    if mpp is None or not _differ(true, mpp):
+        return true, mpp0, []
+    note = (
+        f"its tiles are {side0} level-0 px, on this slide of {mpp0:.4g} mpp {true:.4g} mpp and not the {mpp:g} asked "
+        f"({abs(true / mpp - 1):.0%} off: cut by magnification, not by size); written as {true:.4g}"
+    )
+    return true, mpp0, [note]
+
+
+def _step(path: Path, values: NDArray[Any]) -> int:
+    """The commonest distance between horizontal neighbours: the step of a lattice whose origin may shift."""
+    coords = level0_coords(path, values)
+    order = np.lexsort((coords[:, 0], coords[:, 1]))
+    rows = coords[order]
+    gaps = np.diff(rows[:, 0])[np.diff(rows[:, 1]) == 0]
+    if len(gaps) == 0:
+        raise FeatureError(f"{path}: too few tiles to tell their step; give --slides DIR or --slide-mpp")
+    steps, counts = np.unique(gaps, return_counts=True)
+    return int(steps[np.argmax(counts)])
+
+
+def _inside(path: Path, info: SlideInfo, coords: NDArray[np.int64], side0: int, notes: list[str]) -> SlideInfo:
+    """The slide with a size; tiles must begin on it."""
+    if len(coords) == 0:
+        return info
+    if info.size0 == (0, 0):
+        width, height = (int(v) for v in coords.max(axis=0) + side0)
+        notes.append(f"level-0 size unknown: taken as {width} × {height} px, as far as tiles reach; give --slides DIR")
+        return replace(info, size0=(width, height))
+    beyond = (coords >= np.array(info.size0)).any(axis=1)
+    if beyond.any():
+        row = int(np.flatnonzero(beyond)[0])
+        raise FeatureError(
+            f"{path}: {int(beyond.sum())} of {len(coords)} tiles begin beyond the slide of {info.size0[0]} × "
+            f"{info.size0[1]} px (row {row}: {coords[row].tolist()}); expected level-0 pixels of this slide"
+        )
+    return info

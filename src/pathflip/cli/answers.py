@@ -1,0 +1,220 @@
+"""Verbs of the assistant: ask, caption, chat."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pathflip.cli.app import Features, Json, SlideMPP, app, files_in, finish, print_rows, progress_bar, say
+from pathflip.errors import ConfigError, PathFLIPError
+
+AssistantFolder = Annotated[Path, typer.Option("--assistant", help="An assistant's directory, for example runs/chat.")]
+LanguageModel = Annotated[
+    str | None, typer.Option(help="Where the language model lies now, if it was named in training and has moved.")
+]
+SlideFile = Annotated[Path | None, typer.Option(help="The slide itself, to draw the evidence on it.")]
+EvidenceOut = Annotated[Path | None, typer.Option(help="Folder for evidence: QuPath annotations and pictures.")]
+Seed = Annotated[int, typer.Option(help="Of the draws, where --temperature is above 0.")]
+Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
+
+
+@app.command()
+def ask(
+    assistant: AssistantFolder,
+    features: Features,
+    question: Annotated[str | None, typer.Option(help="A question; all slides given belong to one case.")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="An option of a multiple-choice question.")] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help="Many: JSON lines or CSV with slide, question, and options (A, B, C, D).")
+    ] = None,
+    out: EvidenceOut = None,
+    slide: SlideFile = None,
+    slide_mpp: SlideMPP = None,
+    language_model: LanguageModel = None,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Ask about slides; every answer comes with the regions behind it, or says that the slide cannot tell."""
+    from pathflip.assistant import Writing, load_assistant
+    from pathflip.assistant import ask as answer_to
+
+    if (question is None) == (questions is None):
+        raise ConfigError("ask: give either --question or --questions FILE")
+    loaded = load_assistant(assistant, language_model=language_model)
+    writing = Writing(temperature=temperature, seed=seed)
+    if questions is not None:
+        rows = list(_batch(loaded, features, questions, writing))
+        finish(rows, json, _answer_line)
+        return
+    views = _views(loaded, features)
+    assert question is not None
+    given = answer_to(loaded, question, views, option or (), writing=writing)
+    row = _row(views[0].slide_id, given, question=question)
+    row["files"] = _write(given, views, out, slide, slide_mpp, loaded)
+    print_rows([row], json, _answer_line)
+
+
+@app.command()
+def caption(
+    assistant: AssistantFolder,
+    features: Features,
+    out: EvidenceOut = None,
+    language_model: LanguageModel = None,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Describe slides, one caption each; every sentence names the regions that support it."""
+    from pathflip.assistant import Writing, load_assistant, view_slide
+    from pathflip.assistant import caption as describe
+    from pathflip.features import read_features
+
+    loaded = load_assistant(assistant, language_model=language_model)
+    writing = Writing(max_new_tokens=400, temperature=temperature, seed=seed)
+    rows: list[dict[str, Any]] = []
+    files = files_in(features, {".h5"})
+    with progress_bar("captions") as advance:
+        for done, path in enumerate(files, start=1):
+            try:
+                view = view_slide(loaded.aligned, read_features(path))
+                given = describe(loaded, view, writing=writing)
+                rows.append({**_row(view.slide_id, given), "files": _write(given, [view], out, None, None, loaded)})
+            except PathFLIPError as error:
+                rows.append({"slide_id": path.stem, "error": str(error)})
+            advance(done, len(files))
+    finish(rows, json, _answer_line)
+
+
+@app.command()
+def chat(
+    assistant: AssistantFolder,
+    features: Features,
+    language_model: LanguageModel = None,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Talk about the slides of one case; an empty line or Ctrl-D ends it."""
+    from pathflip.assistant import Conversation, Writing, load_assistant
+
+    loaded = load_assistant(assistant, language_model=language_model)
+    talk = Conversation.about(loaded, _views(loaded, features))
+    writing = Writing(temperature=temperature, seed=seed)
+    say(f"{', '.join(view.slide_id for view in talk.views)}. Research software, not a medical device.")
+    for question in _lines(sys.stdin):
+        try:
+            given = talk.say(question, writing=writing, stream=None if json else _stream)
+        except PathFLIPError as error:
+            say(f"pathflip: {error}")
+            continue
+        if json:
+            print_rows([_row(talk.views[0].slide_id, given, question=question)], json, _answer_line)
+        else:
+            print(_rest(given), flush=True)
+
+
+def _lines(source: Any) -> Iterator[str]:
+    """Questions until an empty line; a prompt is shown to people, not to pipes."""
+    while True:
+        if source.isatty():
+            print("? ", end="", file=sys.stderr, flush=True)
+        line = source.readline().strip()
+        if not line:
+            return
+        yield line
+
+
+def _stream(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def _rest(given: Any) -> str:
+    """What follows the streamed words of an answer: a withheld answer, and the places."""
+    text = given.text if given.abstained and given.text != given.generated else ""
+    places = ", ".join(f"({e.box.x}, {e.box.y})" for e in given.evidence)
+    return text + (f"\n  looked at: {places}" if places else "")
+
+
+def _batch(loaded: Any, features: list[Path], questions: Path, writing: Any) -> Iterator[dict[str, Any]]:
+    """Every question of a file; a bad slide or question is a row with an error, and the rest goes on."""
+    from pathflip.assistant import ask as answer_to
+    from pathflip.assistant import view_slide
+    from pathflip.data.instruct import read_examples
+    from pathflip.features import read_features
+
+    files = {path.stem: path for path in files_in(features, {".h5"})}
+    asked = [one for one in read_examples(questions) if one.question]
+    if not asked:
+        raise ConfigError(f"'{questions}': no question in this file; expected the columns slide and question")
+    view = None
+    with progress_bar("questions") as advance:
+        for done, one in enumerate(sorted(asked, key=lambda e: e.slide_ids[0]), start=1):
+            slide_id = one.slide_ids[0]
+            try:
+                if slide_id not in files:
+                    raise ConfigError(f"no feature file '{slide_id}.h5' among those given")
+                if view is None or view.slide_id != slide_id:
+                    view = view_slide(loaded.aligned, read_features(files[slide_id]))
+                given = answer_to(loaded, one.question, view, one.options, writing=writing)
+                yield _row(slide_id, given, question=one.question)
+            except PathFLIPError as error:
+                yield {"slide_id": slide_id, "question": one.question, "error": str(error)}
+            advance(done, len(asked))
+
+
+def _views(loaded: Any, features: list[Path]) -> list[Any]:
+    from pathflip.assistant import view_slide
+    from pathflip.features import read_features
+
+    return [view_slide(loaded.aligned, read_features(path)) for path in files_in(features, {".h5"})]
+
+
+def _row(slide_id: str, given: Any, question: str | None = None) -> dict[str, Any]:
+    """An answer as JSON can hold it."""
+    from pathflip.assistant import evidence_rows
+
+    row: dict[str, Any] = {"slide_id": slide_id}
+    if question is not None:
+        row["question"] = question
+    row |= {"answer": given.text, "abstained": given.abstained, "generated": given.generated}
+    row["confidence"] = None if given.confidence is None else round(given.confidence, 4)
+    if given.options:
+        row["options"] = list(given.options)
+        row["probabilities"] = [round(p, 4) for p in given.probabilities]
+    return {**row, "evidence": evidence_rows(given)}
+
+
+def _write(
+    given: Any, views: list[Any], out: Path | None, slide: Path | None, slide_mpp: Any, loaded: Any
+) -> list[str]:
+    """Evidence files of an answer, where a folder is given."""
+    from pathflip.assistant import evidence_to_files
+    from pathflip.slide import open_slide
+
+    if out is None:
+        return []
+    thumbnail = None
+    if slide is not None:
+        with open_slide(slide, slide_mpp=slide_mpp) as opened:
+            thumbnail = opened.thumbnail(1600)
+    note = loaded.aligned.note
+    return [
+        file
+        for view in views
+        for file in evidence_to_files(
+            given, view, out / view.slide_id, thumbnail=thumbnail if len(views) == 1 else None, note=note
+        )
+    ]
+
+
+def _answer_line(row: Mapping[str, Any]) -> str:
+    sure = "" if row.get("confidence") is None else f"  ({row['confidence']:.0%})"
+    asked = f"{row['question']}\n  " if "question" in row else ""
+    places = "".join(
+        f"\n    {e['score']:.2f} at ({e['x']}, {e['y']}) {e['width']} × {e['height']} px: {e['text'][:60]}"
+        for e in row.get("evidence", ())
+    )
+    return f"{row['slide_id']}: {asked}{row['answer']}{sure}{places}"

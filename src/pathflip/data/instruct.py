@@ -1,0 +1,402 @@
+"""Captions, questions and conversations about slides, as what a language model learns from."""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from pathflip.errors import CaptionError, ConfigError
+from pathflip.models.looking import NUM_NUMBERS
+from pathflip.models.splice import IGNORED
+from pathflip.text.asking import format_question, refers_to_options
+from pathflip.text.captions import read_captions
+from pathflip.text.chat import SLIDE_MARK, ChatPiece, ChatTemplate, Turn
+from pathflip.types import InstructBatch, SlideTokens
+
+__all__ = [
+    "CAPTION_PROMPTS",
+    "Example",
+    "InstructDataset",
+    "InstructSpec",
+    "Row",
+    "captions_as_examples",
+    "pack",
+    "read_examples",
+    "rows_to_batch",
+    "splice_row",
+    "with_slides",
+]
+
+CAPTION_PROMPTS = (
+    "Describe this slide.",
+    "Write a report on this slide.",
+    "What are the findings on this slide?",
+)
+"""Requests a caption answers, drawn in turn by seed."""
+
+
+class InstructSpec(BaseModel):
+    """How examples become rows.
+
+    Attributes:
+        max_length: tokens of a conversation, visual ones included; a longer one loses the end of its last answer.
+        pack_tokens: conversations share rows of at most this many tokens, without seeing each other; 0 gives each its
+            own row.
+        shuffle_options: options come in a new order each time.
+        open_share: share of multiple-choice questions asked without their options, where that makes sense.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_length: int = Field(2048, ge=16)
+    pack_tokens: int = Field(0, ge=0)
+    shuffle_options: bool = True
+    open_share: float = Field(0.1, ge=0, le=1)
+
+
+@dataclass(frozen=True)
+class Example:
+    """Something to learn about one slide or several.
+
+    Attributes:
+        name: for messages. slide_ids: in the order of their marks.
+        turns: a conversation; empty for a multiple-choice question, whose turns are made when it is asked.
+        question, options, answer: of a multiple-choice question; ``answer`` counts from 0.
+        category, needs_slide, answerable: for measuring.
+    """
+
+    name: str
+    slide_ids: tuple[str, ...]
+    turns: tuple[Turn, ...] = ()
+    question: str = ""
+    options: tuple[str, ...] = ()
+    answer: int = -1
+    category: str = ""
+    needs_slide: bool = True
+    answerable: bool = True
+
+
+# ------------------------------------------------------------------------------------------------------- reading
+
+
+def captions_as_examples(rows: Iterable[tuple[str, str]]) -> list[Example]:
+    """(slide id, caption) pairs as answers to a request for one."""
+    return [
+        Example(f"caption of {slide_id}", (slide_id,), (Turn("user", ""), Turn("assistant", text)), category="caption")
+        for slide_id, text in rows
+        if text.strip()
+    ]
+
+
+def read_examples(path: str | Path) -> list[Example]:
+    """Examples from a file, whatever kind it is.
+
+    - ``captions.jsonl`` or a CSV with slide, patient, text: captions.
+    - ``questions.jsonl``: question, options, answer (a letter) and slide a line.
+    - JSON in the style of LLaVA and SlideInstruct: image, conversations; ``<image>`` marks the slides.
+    - SlideBench's CSV: columns Slide, Question, A to D and Answer, or Slide, Question and Caption.
+
+    A slide's id is the stem of the path it is given by.
+
+    Raises:
+        CaptionError: none of these, or a row that lacks something; the row is named.
+    """
+    path = Path(path)
+    try:
+        if path.suffix.lower() == ".json":
+            return _from_llava(path)
+        if path.suffix.lower() == ".csv":
+            return _from_csv(path)
+        first = next((line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()), "{}")
+        if "question" in json.loads(first):
+            return _from_questions(path)
+    except (OSError, ValueError, UnicodeDecodeError) as error:
+        raise CaptionError(f"'{path}': cannot be read ({' '.join(str(error).split())[:120]})") from None
+    return captions_as_examples((c.slide_id, c.text) for c in read_captions(path))
+
+
+def _from_questions(path: Path) -> list[Example]:
+    out = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        if not line.strip():
+            continue
+        row = json.loads(line)
+        absent = [key for key in ("slide", "question", "options", "answer") if not row.get(key)]
+        if absent:
+            raise CaptionError(
+                f"'{path.name}', line {number}: no {absent[0]}; expected slide, question, options, answer"
+            )
+        options = tuple(str(option) for option in row["options"])
+        out.append(
+            Example(
+                f"{path.name} line {number}",
+                (str(row["slide"]),),
+                question=str(row["question"]),
+                options=options,
+                answer=_letter(row["answer"], len(options), f"'{path.name}', line {number}"),
+                category=str(row.get("category", "")),
+                needs_slide=bool(row.get("needs_slide", True)),
+                answerable=bool(row.get("answerable", True)),
+            )
+        )
+    return out
+
+
+def _from_csv(path: Path) -> list[Example]:
+    with open(path, newline="", encoding="utf-8-sig") as handle:
+        rows = list(csv.DictReader(handle))
+    columns = set(rows[0]) if rows else set()
+    if {"Slide", "Question", "Answer", "A", "B"} <= columns:
+        return [_benchmark_question(row, f"'{path.name}', row {number}") for number, row in enumerate(rows, start=2)]
+    if {"Slide", "Question", "Caption"} <= columns:
+        return [
+            Example(
+                f"{path.name} row {number}",
+                (_slide_id(row["Slide"]),),
+                (Turn("user", row["Question"]), Turn("assistant", row["Caption"])),
+                category="caption",
+            )
+            for number, row in enumerate(rows, start=2)
+        ]
+    return captions_as_examples((c.slide_id, c.text) for c in read_captions(path))
+
+
+def _benchmark_question(row: Mapping[str, str], where: str) -> Example:
+    options = tuple(row[letter] for letter in "ABCDEFGH" if (row.get(letter) or "").strip())
+    return Example(
+        where,
+        (_slide_id(row["Slide"]),),
+        question=row["Question"],
+        options=options,
+        answer=_letter(row["Answer"], len(options), where),
+        category=row.get("Narrow Category") or row.get("Broad Category") or "",
+    )
+
+
+def _from_llava(path: Path) -> list[Example]:
+    rows = json.loads(path.read_text(encoding="utf-8-sig"))
+    if not isinstance(rows, list):
+        raise CaptionError(f"'{path.name}': got {type(rows).__name__}, expected a list of conversations")
+    out = []
+    for number, row in enumerate(rows):
+        where = f"'{path.name}', entry {number}"
+        images = row.get("image") or row.get("images") or []
+        slide_ids = tuple(_slide_id(one) for one in ([images] if isinstance(images, str) else images))
+        if not slide_ids:
+            raise CaptionError(f"{where}: no image; expected the path of a slide, or a list of them")
+        if row.get("conversations"):
+            out.append(Example(where, slide_ids, _llava_turns(row["conversations"], where), category="conversation"))
+        elif row.get("caption"):
+            out += [replace(e, name=where) for e in captions_as_examples([(slide_ids[0], str(row["caption"]))])]
+        else:
+            raise CaptionError(f"{where}: neither conversations nor caption")
+    return out
+
+
+def _llava_turns(said: Sequence[Mapping[str, str]], where: str) -> tuple[Turn, ...]:
+    roles: dict[str, Any] = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+    turns = []
+    for one in said:
+        role = roles.get(one.get("from", one.get("role", "")))
+        if role is None:
+            if one.get("from") == "system":
+                turns.append(Turn("system", one["value"]))
+                continue
+            raise CaptionError(f"{where}: a turn is from {one.get('from')!r}; expected human or gpt")
+        text = str(one.get("value", one.get("content", "")))
+        turns.append(Turn(role, text.replace("<image>", SLIDE_MARK)))
+    if not any(turn.role == "assistant" for turn in turns):
+        raise CaptionError(f"{where}: nobody answers; expected a turn from gpt")
+    return tuple(turns)
+
+
+def _slide_id(path: str) -> str:
+    return Path(path.replace("\\", "/")).stem
+
+
+def _letter(value: str, count: int, where: str) -> int:
+    place = "ABCDEFGHIJKLMNOPQRSTUVWXYZ".find(str(value).strip().upper()[:1] or "?")
+    if not 0 <= place < count:
+        raise CaptionError(f"{where}: the answer is {value!r}, expected the letter of one of {count} options")
+    return place
+
+
+# ------------------------------------------------------------------------------------------------------- rows
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A conversation as tokens, with its visual ones; ``visual`` counts them from 0, -1 is text."""
+
+    name: str
+    slide_id: str
+    ids: Int[np.ndarray, " T"]
+    visual: Int[np.ndarray, " T"]
+    labels: Int[np.ndarray, " T"]
+    slides: tuple[SlideTokens, ...]
+
+
+def with_slides(text: str, num_slides: int) -> str:
+    """A first question with a mark for every slide behind it; marks that are there stay.
+
+    A causal language model reads in one direction: behind the question, what was seen is read in its light.
+
+    Raises:
+        CaptionError: marks for another number of slides.
+    """
+    marks = text.count(SLIDE_MARK)
+    if marks == num_slides:
+        return text
+    if marks:
+        raise CaptionError(f"question: got {marks} times {SLIDE_MARK} for {num_slides} slides, expected one a slide")
+    if num_slides == 1:
+        return f"{text}\n{SLIDE_MARK}"
+    return text + "".join(f"\nSlide {i}: {SLIDE_MARK}" for i in range(1, num_slides + 1))
+
+
+def splice_row(
+    pieces: Sequence[ChatPiece], slides: Sequence[SlideTokens], name: str, slide_id: str, max_length: int = 0
+) -> Row:
+    """Put the slides' tokens where their pieces stand.
+
+    Raises:
+        ConfigError: the conversation is longer than ``max_length`` before its answer begins.
+    """
+    ids: list[int] = []
+    visual: list[int] = []
+    labels: list[int] = []
+    starts = np.cumsum([0, *(len(one.kind) for one in slides)])
+    for piece in pieces:
+        if piece.slide is not None:
+            own = range(starts[piece.slide], starts[piece.slide + 1])
+            ids += [0] * len(own)
+            visual += own
+            labels += [IGNORED] * len(own)
+        else:
+            ids += piece.ids
+            visual += [-1] * len(piece.ids)
+            labels += piece.ids if piece.learned else [IGNORED] * len(piece.ids)
+    if max_length and len(ids) > max_length:
+        ids, visual, labels = ids[:max_length], visual[:max_length], labels[:max_length]
+        if all(label == IGNORED for label in labels):
+            raise ConfigError(
+                f"{name}: nothing of the answer is within max_length {max_length}; "
+                "expected shorter text, fewer visual tokens, or a larger max_length"
+            )
+    return Row(name, slide_id, np.array(ids), np.array(visual), np.array(labels), tuple(slides))
+
+
+def pack(lengths: Sequence[int], limit: int) -> list[list[int]]:
+    """Which conversations share a row of at most ``limit`` tokens: first fit, longest first (one longer than the limit
+    stands alone). Within a row, and among rows, the given order is kept."""
+    groups: list[list[int]] = []
+    room: list[int] = []
+    for item in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        place = next((g for g, left in enumerate(room) if left >= lengths[item]), None)
+        if place is None:
+            groups.append([])
+            room.append(limit)
+            place = len(groups) - 1
+        groups[place].append(item)
+        room[place] -= lengths[item]
+    return sorted(sorted(group) for group in groups)
+
+
+def rows_to_batch(rows: Sequence[Row], embed_dim: int, pack_tokens: int = 0) -> InstructBatch:
+    """Pad, or pack and pad, conversations. Conversation g is ``rows[g]``, wherever it stands."""
+    groups = pack([len(row.ids) for row in rows], pack_tokens) if pack_tokens else [[i] for i in range(len(rows))]
+    longest = max(sum(len(rows[i].ids) for i in group) for group in groups)
+    shape = (len(groups), longest)
+    out = {name: np.full(shape, fill) for name, fill in _FILL.items()}
+    starts = np.cumsum([0, *(sum(len(s.kind) for s in row.slides) for row in rows)])
+    for line, group in enumerate(groups):
+        at = 0
+        for i in group:
+            part = slice(at, at + len(rows[i].ids))
+            out["ids"][line, part], out["labels"][line, part] = rows[i].ids, rows[i].labels
+            out["visual"][line, part] = np.where(rows[i].visual >= 0, rows[i].visual + starts[i], -1)
+            out["conversation"][line, part] = i
+            out["position_ids"][line, part] = np.arange(len(rows[i].ids))
+            at = part.stop
+    slides = [slide for row in rows for slide in row.slides]
+    empty: dict[str, Tensor] = {
+        **dict.fromkeys(("vectors", "asked"), torch.zeros(0, embed_dim)), "numbers": torch.zeros(0, NUM_NUMBERS),
+        **dict.fromkeys(("kind", "slot"), torch.zeros(0, dtype=torch.long)),
+    }  # fmt: skip
+    seen = {name: torch.cat([none, *(getattr(slide, name) for slide in slides)]) for name, none in empty.items()}
+    words = {name: torch.from_numpy(value.astype(np.int64)) for name, value in out.items()}
+    return InstructBatch(slide_ids=tuple(row.slide_id for row in rows), **words, **seen)
+
+
+_FILL = {"ids": 0, "visual": -1, "conversation": -1, "position_ids": 0, "labels": IGNORED}
+
+
+# ------------------------------------------------------------------------------------------------------- the data set
+
+Look = Callable[[str, Sequence[str], Sequence[str], int], SlideTokens]
+"""Slide id, questions, options, number of slides in the conversation -> what the language model is shown."""
+
+
+class InstructDataset:
+    """Examples as batches: a pure function of ``(indices, rng)``.
+
+    Args:
+        examples: what to learn.
+        look: what is seen on a slide when it is asked something.
+        template: how conversations are written.
+        spec: lengths, packing, shuffling.
+        embed_dim: E.
+
+    Raises:
+        ConfigError: no example.
+    """
+
+    def __init__(
+        self, examples: Sequence[Example], look: Look, template: ChatTemplate, spec: InstructSpec, embed_dim: int
+    ) -> None:
+        if not examples:
+            raise ConfigError("instruct: got no example, expected captions, questions or conversations")
+        self.examples, self.look, self.template, self.spec = list(examples), look, template, spec
+        self.embed_dim = embed_dim
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def batch(self, indices: Sequence[int], rng: np.random.Generator) -> InstructBatch:
+        """Some examples. The same indices and generator state give the same batch, whatever was asked before."""
+        seed = int(rng.integers(2**62))
+        rows = [self.row(self.examples[i], np.random.default_rng([seed, i])) for i in indices]
+        return rows_to_batch(rows, self.embed_dim, self.spec.pack_tokens)
+
+    def row(self, example: Example, rng: np.random.Generator) -> Row:
+        """One example as tokens; options are shuffled, and wordings drawn, by ``rng``."""
+        turns, options = self._turns(example, rng)
+        questions = [turn.text.replace(SLIDE_MARK, " ").strip() for turn in turns if turn.role == "user"]
+        asked = [example.question] if example.question else questions
+        slides = [self.look(slide, asked, options, len(example.slide_ids)) for slide in example.slide_ids]
+        first = next(i for i, turn in enumerate(turns) if turn.role == "user")
+        turns[first] = replace(turns[first], text=with_slides(turns[first].text, len(slides)))
+        pieces = self.template.pieces(turns)
+        return splice_row(pieces, slides, example.name, example.slide_ids[0], self.spec.max_length)
+
+    def _turns(self, example: Example, rng: np.random.Generator) -> tuple[list[Turn], tuple[str, ...]]:
+        if not example.options:
+            turns = list(example.turns)
+            if not turns[0].text:
+                turns[0] = Turn("user", CAPTION_PROMPTS[int(rng.integers(len(CAPTION_PROMPTS)))])
+            return turns, ()
+        right = example.options[example.answer]
+        if rng.random() < self.spec.open_share and not refers_to_options(example.question):
+            return [Turn("user", example.question), Turn("assistant", right)], ()
+        order = rng.permutation(len(example.options)) if self.spec.shuffle_options else range(len(example.options))
+        options = tuple(example.options[i] for i in order)
+        letter = chr(ord("A") + options.index(right))
+        return [Turn("user", format_question(example.question, options)), Turn("assistant", letter)], options

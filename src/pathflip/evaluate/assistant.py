@@ -1,0 +1,180 @@
+"""An assistant against questions with known answers: accuracy, calibration, and whether the evidence carries them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float
+from sklearn.linear_model import LogisticRegression
+
+from pathflip.assistant import (
+    Calibration,
+    LoadedAssistant,
+    SlideView,
+    answer,
+    generate,
+    option_probabilities,
+    prompt,
+    refusal_logit,
+    view_slide,
+)
+from pathflip.errors import CaptionError
+from pathflip.evaluate import metrics
+from pathflip.evaluate.faithfulness import Deletion, Pointing, delete_evidence, point_at
+from pathflip.evaluate.vqa import VQAPrediction, VQAQuestion
+from pathflip.features import read_features
+from pathflip.simulate import truth as slide_truth
+from pathflip.types import Answer
+
+__all__ = ["Faithfulness", "answer_questions", "calibrate_assistant", "explain_answers"]
+
+TEMPERATURES = np.geomspace(0.2, 5.0, 161)
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """What the deletion test and the pointing game found, and the answers they were played on."""
+
+    deletions: tuple[Deletion, ...]
+    pointings: tuple[Pointing, ...]
+    answers: tuple[tuple[VQAQuestion, Answer], ...]
+
+
+def answer_questions(
+    assistant: LoadedAssistant, questions: Sequence[VQAQuestion], files: Mapping[str, Path]
+) -> list[VQAPrediction]:
+    """Every question answered both ways: what the assistant writes, and the probabilities of the options.
+
+    Args:
+        assistant: who is asked (one that is shown no slide, too).
+        questions: multiple choice.
+        files: feature file of every slide.
+    """
+    found: dict[str, VQAPrediction] = {}
+    for view, own in _by_slide(assistant, questions, files):
+        prompts = [prompt(assistant, one.question, view, one.options) for one in own]
+        chances = option_probabilities(assistant, prompts)
+        for one, asked, row in zip(own, prompts, chances, strict=True):
+            written = generate(assistant, asked, max_new_tokens=6)
+            found[one.question_id] = VQAPrediction(
+                text=written, probabilities=tuple(map(float, row)), question_id=one.question_id
+            )
+    return [found[one.question_id] for one in questions]
+
+
+def calibrate_assistant(
+    assistant: LoadedAssistant, questions: Sequence[VQAQuestion], files: Mapping[str, Path], fitted_on: str
+) -> Calibration:
+    """Fit an assistant's calibration on questions of slides it was not trained on.
+
+    The temperature minimises the options' negative log-likelihood (Guo et al. 2017, arXiv 1706.04599); the
+    probability that the slide cannot tell is a logistic regression on the log-odds of saying so (Platt 1999), fitted
+    with both kinds of questions weighing the same.
+
+    Args:
+        assistant, questions, files: as for :func:`answer_questions`.
+        fitted_on: in words, kept in the calibration.
+
+    Raises:
+        CaptionError: not both answerable and unanswerable questions.
+    """
+    unanswerable = np.array([not one.answerable for one in questions])
+    if unanswerable.all() or not unanswerable.any():
+        raise CaptionError(
+            f"calibrate: {unanswerable.sum()} of {len(questions)} questions cannot be answered from a slide; "
+            "expected some of both kinds"
+        )
+    logits, chances, right = _weighed(assistant, questions, files)
+    before = np.array([row.max() for row in chances])
+    temperature = float(TEMPERATURES[int(np.argmin([_loss(chances, questions, t) for t in TEMPERATURES]))])
+    plain = Calibration(temperature=temperature)
+    after = np.array([plain.scaled(row).max() for row in chances])
+    fit = LogisticRegression(C=1e3, class_weight="balanced").fit(logits[:, None], unanswerable)
+    slope, intercept = float(fit.coef_[0, 0]), float(fit.intercept_[0])
+    fitted = plain.model_copy(update={"refusal_slope": slope, "refusal_intercept": intercept, "fitted_on": fitted_on})
+    withheld = np.array([fitted.refusal(logit) >= fitted.refuse_above for logit in logits])
+    measured = {
+        "questions": float(len(questions)),
+        "calibration_error_before": metrics.expected_calibration_error(before, right),
+        "calibration_error_after": metrics.expected_calibration_error(after, right),
+        "withheld_of_unanswerable": float(withheld[unanswerable].mean()),
+        "withheld_of_answerable": float(withheld[~unanswerable].mean()),
+        "refusal_auroc": metrics.auroc(unanswerable, logits),
+    }
+    return fitted.model_copy(update={"measured": measured})
+
+
+def explain_answers(
+    assistant: LoadedAssistant,
+    questions: Sequence[VQAQuestion],
+    files: Mapping[str, Path],
+    cohort: Path,
+    evidence: Mapping[str, str],
+    rng: np.random.Generator,
+) -> Faithfulness:
+    """Answer questions with their evidence, take it away, and hold it against the painted truth.
+
+    Args:
+        assistant, questions, files: as for :func:`answer_questions`.
+        cohort: the simulated cohort's folder, for its truth.
+        evidence: question id -> the concept whose tissue shows the answer.
+        rng: draws the random tiles of the deletion test.
+    """
+    deletions: list[Deletion] = []
+    pointings: list[Pointing] = []
+    answers: list[tuple[VQAQuestion, Answer]] = []
+    for view, own in _by_slide(assistant, questions, files):
+        labels = slide_truth.read_labels(cohort / "truth" / f"{view.slide_id}.png")
+        for one in own:
+            asked = prompt(assistant, one.question, view, one.options)
+            said = answer(assistant, asked, (view,), refusal_logit(assistant, prompt(assistant, one.question, view)))
+            answers.append((one, said))
+            lost = delete_evidence(assistant, view, one.question, one.options, said, one.patient, rng)
+            if lost is not None:
+                deletions.append(lost)
+            concept = evidence.get(one.question_id)
+            if concept is not None:
+                shares = slide_truth.concept_shares(labels, view.features.grid, [concept])[:, 0]
+                hit = point_at(said, view, shares, one.patient)
+                pointings += [hit] if hit is not None else []
+    return Faithfulness(tuple(deletions), tuple(pointings), tuple(answers))
+
+
+def _weighed(
+    assistant: LoadedAssistant, questions: Sequence[VQAQuestion], files: Mapping[str, Path]
+) -> tuple[Float[np.ndarray, " n"], list[np.ndarray], Bool[np.ndarray, " n"]]:
+    """For every question: log-odds of not being told, option probabilities, whether the likeliest is right."""
+    logits: dict[str, float] = {}
+    chances: dict[str, np.ndarray] = {}
+    for view, own in _by_slide(assistant, questions, files):
+        rows = option_probabilities(assistant, [prompt(assistant, one.question, view, one.options) for one in own])
+        for one, row in zip(own, rows, strict=True):
+            chances[one.question_id] = row
+            logits[one.question_id] = refusal_logit(assistant, prompt(assistant, one.question, view))
+    ordered = [chances[one.question_id] for one in questions]
+    right = np.array([int(row.argmax()) == _place(one) for row, one in zip(ordered, questions, strict=True)])
+    return np.array([logits[one.question_id] for one in questions]), ordered, right
+
+
+def _loss(chances: Sequence[np.ndarray], questions: Sequence[VQAQuestion], temperature: float) -> float:
+    """Mean negative log-likelihood of the right options at a temperature."""
+    scaled = Calibration(temperature=temperature).scaled
+    return -float(
+        np.mean([np.log(scaled(row)[_place(one)] + 1e-12) for row, one in zip(chances, questions, strict=True)])
+    )
+
+
+def _place(question: VQAQuestion) -> int:
+    return "ABCDEFGHIJKLMNOPQRSTUVWXYZ".index(question.answer)
+
+
+def _by_slide(
+    assistant: LoadedAssistant, questions: Sequence[VQAQuestion], files: Mapping[str, Path]
+) -> Iterator[tuple[SlideView, list[VQAQuestion]]]:
+    """Slides, each encoded once, with their questions."""
+    for slide_id, own in groupby(sorted(questions, key=lambda one: one.slide_id), key=lambda one: one.slide_id):
+        if slide_id not in files:
+            raise CaptionError(f"slide '{slide_id}': questions but no feature file")
+        yield view_slide(assistant.aligned, read_features(files[slide_id])), list(own)

@@ -1,0 +1,198 @@
+"""``pathflip eval caption``: captions against references, with intervals over patients, floors and a blind twin."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathflip.errors import CaptionError, ConfigError
+from pathflip.evaluate.bertscore import BertScorer
+from pathflip.evaluate.captioning import BertScores, CaptionScores, bag_of_words, caption_scores, constant_caption
+from pathflip.evaluate.resampling import PatientBootstrap, bounds
+from pathflip.evaluate.tables import first_of, read_table
+from pathflip.text.captions import SLIDE_KEYS, TEXT_KEYS, read_captions, slide_id_of
+from pathflip.types import Caption
+
+__all__ = ["caption_measures", "evaluate_captions", "read_generated"]
+
+_SAID_KEYS = ("output", "prediction", "pred", "generated", "response", "answer", *TEXT_KEYS)
+_MOST = {"CIDEr": 10.0}
+"""The best a measure can be, where that is not 1."""
+
+
+def read_generated(path: Path) -> dict[str, str]:
+    """Generated captions by slide, from JSON lines, JSON or CSV; an empty one is an empty text.
+
+    The text is the first of ``output``, ``prediction``, ``generated``, ``response``, ``answer``, ``text``, ``caption``
+    that is there, so files that hold the true caption beside the model's are read rightly.
+
+    Raises:
+        CaptionError: the file cannot be read, a row names no slide or no text, or a slide stands twice.
+    """
+    said: dict[str, str] = {}
+    for number, row in enumerate(read_table(path), 1):
+        key = next((key for key in _SAID_KEYS if key in row), None)
+        if key is None:
+            raise CaptionError(
+                f"{path.name}: row {number} holds no caption; expected one of {', '.join(_SAID_KEYS[:8])}"
+            )
+        slide_id = slide_id_of(first_of(row, SLIDE_KEYS))
+        if slide_id in said:
+            raise CaptionError(
+                f"{path.name}: row {number}: slide '{slide_id}' stands there already; expected one caption"
+            )
+        said[slide_id] = str(row[key] or "").strip()
+    return said
+
+
+def evaluate_captions(
+    predictions: Path,
+    references: Path,
+    *,
+    blind: Path | None = None,
+    train: Path | None = None,
+    group_column: str | None = None,
+    meteor_jar: Path | None = None,
+    bertscore: Path | None = None,
+    bertscore_layer: int | None = None,
+    num: int = 1000,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Files to rows; see :func:`caption_measures`. A slide without a prediction counts as an empty caption.
+
+    Args:
+        blind: captions of the same language model without the slide. train: captions that floors are made of.
+        group_column: a column of ``references`` (the organ) for the floor "one constant caption a group".
+        bertscore: folder of the language model BERTScore is counted with. bertscore_layer: see
+            :class:`~pathflip.evaluate.bertscore.BertScorer`.
+
+    Raises:
+        CaptionError: files that cannot be read or do not belong together.
+        ConfigError: no such model or layer.
+    """
+    if bertscore_layer is not None and bertscore is None:
+        raise ConfigError("BERTScore layer: there is no model it is a layer of; give --bertscore FOLDER, too")
+    truth = read_captions(references)
+    said = read_generated(predictions)
+    unaware = read_generated(blind) if blind else None
+    known = [caption.slide_id for caption in truth]
+    if not set(known) & set(said):
+        raise CaptionError(
+            f"no slide of '{predictions.name}' (first '{next(iter(said))}') stands in '{references.name}' "
+            f"(first '{known[0]}'); expected captions of the same slides"
+        )
+    scorer = BertScorer(bertscore, bertscore_layer) if bertscore else None
+    rows = caption_measures(
+        [said.get(slide, "") for slide in known],
+        truth,
+        blind=[unaware.get(slide, "") for slide in known] if unaware is not None else None,
+        train=[caption.text for caption in read_captions(train)] if train else None,
+        groups=_groups(references, known, group_column) if group_column else None,
+        meteor_jar=meteor_jar,
+        bert=scorer,
+        num=num,
+        seed=seed,
+    )
+    counts = {"missing": len(set(known) - set(said)), "strays": len(set(said) - set(known))}
+    return [row | counts | (_read_by(scorer) if "BERTScore" in row["measure"] else {}) for row in rows]
+
+
+def _read_by(scorer: BertScorer | None) -> dict[str, Any]:
+    """What a BERTScore depends on besides the captions, and how many texts were longer than the model reads."""
+    assert scorer is not None
+    return {"model": scorer.model_name, "layer": scorer.layer, "truncated": scorer.truncated}
+
+
+def _groups(path: Path, known: Sequence[str], column: str) -> list[str]:
+    by_slide = {slide_id_of(first_of(row, SLIDE_KEYS)): row.get(column.strip().lower()) for row in read_table(path)}
+    if not any(by_slide.values()):
+        raise CaptionError(f"{path.name}: no column '{column}' with anything in it")
+    return [str(by_slide.get(slide) or "") for slide in known]
+
+
+def caption_measures(
+    said: Sequence[str],
+    truth: Sequence[Caption],
+    *,
+    blind: Sequence[str] | None = None,
+    train: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+    meteor_jar: Path | None = None,
+    bert: BertScores | None = None,
+    num: int = 1000,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Every captioning measure, a row each.
+
+    Args:
+        said: a caption for each of ``truth`` (empty where there is none).
+        blind: the same language model's captions without the slide.
+        train: captions the floors are made of; without them, those of ``truth``, which flatters the floors.
+        groups: of each slide (its organ), for a floor that knows the group.
+        bert: what counts BERTScore; None leaves it out.
+
+    Returns:
+        Rows with ``measure``, ``captions``, ``value``, ``low``, ``high`` (95 % over patients), ``floors`` by name,
+        ``skill`` = (value - best floor) / (best possible - best floor), and with ``blind``: ``blind``, ``difference``,
+        ``difference_low``, ``difference_high``.
+    """
+    references = [[caption.text] for caption in truth]
+    ours = caption_scores(said, references, meteor_jar=meteor_jar, bert=bert)
+    twin = caption_scores(blind, references, meteor_jar=meteor_jar, bert=bert) if blind is not None else None
+    floors = {
+        name: caption_scores(texts, references, meteor_jar=meteor_jar, bert=bert)
+        for name, texts in _floor_captions(truth, train, groups).items()
+    }
+    patients = np.array([caption.patient for caption in truth])
+    bootstrap = PatientBootstrap(patients, num, seed)
+    everyone = np.arange(len(truth))
+    cohorts = [bootstrap.items(i, everyone) for i in range(num)]
+    return [_row(name, ours, twin, floors, everyone, cohorts) for name in ours.names]
+
+
+def _floor_captions(
+    truth: Sequence[Caption], train: Sequence[str] | None, groups: Sequence[str] | None
+) -> dict[str, list[str]]:
+    pool = list(train) if train else [caption.text for caption in truth]
+    floors = {
+        "constant": [constant_caption(pool)] * len(truth),
+        "bag of words": [bag_of_words(pool)] * len(truth),
+    }
+    if groups is not None:
+        texts = {
+            group: constant_caption([c.text for c, g in zip(truth, groups, strict=True) if g == group])
+            for group in sorted(set(groups))
+        }
+        floors["constant a group"] = [texts[group] for group in groups]
+    return floors
+
+
+def _row(
+    name: str,
+    ours: CaptionScores,
+    twin: CaptionScores | None,
+    floors: Mapping[str, CaptionScores],
+    everyone: NDArray[np.int64],
+    cohorts: Sequence[NDArray[np.int64]],
+) -> dict[str, Any]:
+    value = ours.of(name, [everyone])[0]
+    drawn = np.array(ours.of(name, cohorts))
+    low, high = bounds(drawn)
+    known = {floor: scores.of(name, [everyone])[0] for floor, scores in floors.items()}
+    best = max(known.values())
+    row: dict[str, Any] = {
+        "measure": name,
+        "captions": len(everyone),
+        "value": value,
+        "low": low,
+        "high": high,
+        "floors": known,
+        "skill": (value - best) / (_MOST.get(name, 1.0) - best),
+    }
+    if twin is not None:
+        row["blind"] = twin.of(name, [everyone])[0]
+        row["difference"] = value - row["blind"]
+        row["difference_low"], row["difference_high"] = bounds(drawn - np.array(twin.of(name, cohorts)))
+    return row

@@ -1,0 +1,464 @@
+"""Multiple-choice questions about slides: accuracy with floors and intervals, and knowing what cannot be seen.
+
+Two ways of answering are measured apart: the option a model *writes* (read by :mod:`pathflip.evaluate.answers`; what
+cannot be read counts as wrong and is counted apart) and the option it finds *likeliest*. Beside every accuracy stands
+what one gets without looking: a constant letter, the longest option, chance, and the same model without the slide.
+"""
+
+import csv
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathflip.errors import CaptionError
+from pathflip.evaluate import metrics
+from pathflip.evaluate.answers import parse_answer
+from pathflip.evaluate.resampling import PatientBootstrap, bounds
+from pathflip.evaluate.tables import first_of, read_table
+from pathflip.text.captions import PATIENT_KEYS, SLIDE_KEYS, patient_of, slide_id_of
+
+__all__ = [
+    "VQAPrediction",
+    "VQAQuestion",
+    "letter_floors",
+    "match_predictions",
+    "read_predictions",
+    "read_questions",
+    "vqa_measures",
+]
+
+CANNOT_TELL = "cannot be determined from this slide"
+"""The option that says nothing on the slide answers the question, as the synthetic cohort words it."""
+_SLIDE_KEYS = tuple(key for key in SLIDE_KEYS if key != "id")  # here "id" names the question
+_ID_KEYS = ("id", "question_id", "qid")
+_ANSWER_KEYS = ("output", "prediction", "pred", "response", "model_answer", "generated", "text", "answer")
+_PROBABILITY_KEYS = ("probabilities", "option_probabilities", "probs")
+
+
+@dataclass(frozen=True)
+class VQAQuestion:
+    """A question. ``question_id`` is unique in its file; ``answer`` is a letter; ``subcategory`` may be empty."""
+
+    question_id: str
+    slide_id: str
+    patient: str
+    question: str
+    options: tuple[str, ...]
+    answer: str
+    category: str
+    subcategory: str = ""
+    answerable: bool = True
+    needs_slide: bool = True
+
+    @property
+    def cannot_tell(self) -> str | None:
+        """The letter of the option :data:`CANNOT_TELL`, where it is offered."""
+        place = next((i for i, option in enumerate(self.options) if option.strip().lower() == CANNOT_TELL), None)
+        return None if place is None else ascii_uppercase[place]
+
+
+@dataclass(frozen=True)
+class VQAPrediction:
+    """What a model said to one question: words, probabilities of the options, or both."""
+
+    text: str | None = None
+    probabilities: tuple[float, ...] | None = None
+    question_id: str | None = None
+    slide_id: str | None = None
+    question: str | None = None
+
+
+# --- Files -----------------------------------------------------------------------------------------------------------
+
+
+def read_questions(path: Path, split: str | None = None) -> list[VQAQuestion]:
+    """Questions of a synthetic cohort (``questions.jsonl``) or in SlideBench's columns (CSV or JSON).
+
+    Args:
+        split: only questions on slides of this split, which ``splits.csv`` beside the file tells (patients too).
+
+    Raises:
+        CaptionError: the file cannot be read, or a row is no question.
+    """
+    known = _splits_beside(path)
+    if split is not None and not known:
+        raise CaptionError(
+            f"no splits.csv beside '{path.name}', so the split '{split}' is not known; leave --split out"
+        )
+    questions = []
+    count: dict[str, int] = {}
+    for number, row in enumerate(read_table(path), 1):
+        try:
+            slide_id = slide_id_of(first_of(row, _SLIDE_KEYS))
+            count[slide_id] = count.get(slide_id, 0) + 1
+            patient = str(first_of(row, PATIENT_KEYS) or known.get(slide_id, {}).get("patient") or patient_of(slide_id))
+            named = first_of(row, _ID_KEYS)
+            identity = f"{slide_id}#{count[slide_id]}" if named is None else str(named)
+            question = _question(row, identity, slide_id, patient)
+        except CaptionError as error:
+            raise CaptionError(f"{path.name}: question {number}: {error}") from None
+        if split is None or known.get(slide_id, {}).get("split") == split:
+            questions.append(question)
+    if not questions:
+        raise CaptionError(f"{path.name}: no question on a slide of the split '{split}'")
+    if len({question.question_id for question in questions}) < len(questions):
+        raise CaptionError(f"{path.name}: two questions bear the same id; expected an id of its own for each")
+    return questions
+
+
+def _question(row: Mapping[str, Any], identity: str, slide_id: str, patient: str) -> VQAQuestion:
+    options = row.get("options")
+    if options is None:
+        options = [row[letter.lower()] for letter in ascii_uppercase if str(row.get(letter.lower()) or "").strip()]
+    if not isinstance(options, list) or len(options) < 2:
+        raise CaptionError("no options; expected a list 'options' or columns A, B, …")
+    answer = str(row.get("answer") or "").strip().upper().rstrip(".")
+    if len(answer) != 1 or answer not in ascii_uppercase[: len(options)]:
+        raise CaptionError(f"the answer is '{answer}', expected a letter from A to {ascii_uppercase[len(options) - 1]}")
+    return VQAQuestion(
+        question_id=identity,
+        slide_id=slide_id,
+        patient=patient,
+        question=str(row.get("question") or "").strip(),
+        options=tuple(str(option).strip() for option in options),
+        answer=answer,
+        category=str(first_of(row, ("category", "broad category")) or "all questions"),
+        subcategory=str(first_of(row, ("narrow category", "subcategory")) or ""),
+        answerable=row.get("answerable", True) not in (False, "False", "false", "0"),
+        needs_slide=row.get("needs_slide", True) not in (False, "False", "false", "0"),
+    )
+
+
+def _splits_beside(path: Path) -> dict[str, dict[str, str]]:
+    beside = path.with_name("splits.csv")
+    if not beside.is_file():
+        return {}
+    with open(beside, encoding="utf-8-sig", newline="") as handle:
+        return {slide_id_of(row.get("slide")): row for row in csv.DictReader(handle)}
+
+
+def read_predictions(path: Path) -> list[VQAPrediction]:
+    """Predictions: JSON lines, JSON or CSV (SlideChat's columns are understood).
+
+    A row names its question by ``id``, or by slide and question text; it holds the model's words (``output``,
+    ``prediction``, ``response`` or ``answer``; where a column ``output`` stands beside ``answer``, ``answer`` is the
+    truth) and, where known, ``probabilities`` of the options: a list, or an object from letter to number.
+
+    Raises:
+        CaptionError: the file cannot be read, or a row holds neither words nor probabilities of a kind.
+    """
+    predictions = []
+    for number, row in enumerate(read_table(path), 1):
+        words = next((row[key] for key in _ANSWER_KEYS if key in row), None)
+        chances = _probabilities(first_of(row, _PROBABILITY_KEYS), f"{path.name}: row {number}")
+        if words is None and chances is None:
+            raise CaptionError(f"{path.name}: row {number} holds no answer; expected one of {', '.join(_ANSWER_KEYS)}")
+        slide = first_of(row, _SLIDE_KEYS)
+        predictions.append(
+            VQAPrediction(
+                text=None if words is None else str(words),
+                probabilities=chances,
+                question_id=None if (found := first_of(row, _ID_KEYS)) is None else str(found),
+                slide_id=None if slide is None else slide_id_of(slide),
+                question=None if row.get("question") is None else str(row["question"]).strip(),
+            )
+        )
+    return predictions
+
+
+def _probabilities(value: Any, where: str) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    numbers = [value[letter] for letter in sorted(value)] if isinstance(value, dict) else value
+    if not isinstance(numbers, list) or not all(isinstance(n, int | float) and 0 <= n <= 1 for n in numbers):
+        raise CaptionError(f"{where}: probabilities are {str(value)[:60]}, expected a number from 0 to 1 an option")
+    return tuple(float(number) for number in numbers)
+
+
+def match_predictions(
+    questions: Sequence[VQAQuestion], predictions: Iterable[VQAPrediction]
+) -> tuple[list[VQAPrediction | None], int]:
+    """The prediction of every question (None where there is none), and how many predictions belong to no question.
+
+    By id where it is known, else by slide and question text, several of the same in file order.
+
+    Raises:
+        CaptionError: two predictions of one question, probabilities of another number of options, or none that fits.
+    """
+    place_of = {question.question_id: i for i, question in enumerate(questions)}
+    by_text: dict[tuple[str, str], list[int]] = {}
+    for i, question in enumerate(questions):
+        by_text.setdefault((question.slide_id, question.question), []).append(i)
+    found: list[VQAPrediction | None] = [None] * len(questions)
+    strays = 0
+    for prediction in predictions:
+        place = place_of.get(prediction.question_id or "")
+        if place is not None and prediction.slide_id not in (None, questions[place].slide_id):
+            raise CaptionError(
+                f"prediction '{prediction.question_id}' is of slide '{prediction.slide_id}', the question of "
+                f"'{questions[place].slide_id}'; expected predictions of these very questions"
+            )
+        if place is None:
+            same = by_text.get((prediction.slide_id or "", prediction.question or ""), [])
+            place = next((p for p in same if found[p] is None), same[-1] if same else None)
+        if place is None:
+            strays += 1
+            continue
+        if found[place] is not None:
+            raise CaptionError(f"two predictions of question '{questions[place].question_id}'; expected one")
+        chances = prediction.probabilities
+        if chances is not None and len(chances) != len(questions[place].options):
+            raise CaptionError(
+                f"question '{questions[place].question_id}': got {len(chances)} probabilities, expected "
+                f"{len(questions[place].options)}"
+            )
+        found[place] = prediction
+    if all(prediction is None for prediction in found):
+        raise CaptionError("no prediction belongs to these questions; expected their 'id', or slide and question text")
+    return found, strays
+
+
+# --- Answers ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Answers:
+    """Letters chosen ("" where none could be read), and why not."""
+
+    letters: list[str]
+    why: list[str]
+    right: NDArray[np.float64] = field(repr=False)
+
+
+def _written(questions: Sequence[VQAQuestion], predictions: Sequence[VQAPrediction | None]) -> _Answers:
+    letters, why = [], []
+    for question, prediction in zip(questions, predictions, strict=True):
+        if prediction is None or prediction.text is None:
+            letters.append("")
+            why.append("unanswered")
+            continue
+        parsed = parse_answer(prediction.text, question.options)
+        letters.append(parsed.letter or "")
+        why.append(parsed.why)
+    return _Answers(letters, why, _right(questions, letters))
+
+
+def _likeliest(questions: Sequence[VQAQuestion], predictions: Sequence[VQAPrediction | None]) -> _Answers:
+    """The option of highest probability; where several are highest, the credit is shared."""
+    letters, why, right = [], [], []
+    for question, prediction in zip(questions, predictions, strict=True):
+        if prediction is None or prediction.probabilities is None:
+            letters.append("")
+            why.append("unanswered")
+            right.append(0.0)
+            continue
+        top = max(prediction.probabilities)
+        best = [letter for letter, p in zip(ascii_uppercase, prediction.probabilities, strict=False) if p == top]
+        letters.append(best[0])
+        why.append("likelihood")
+        right.append((question.answer in best) / len(best))
+    return _Answers(letters, why, np.array(right))
+
+
+def _right(questions: Sequence[VQAQuestion], letters: Sequence[str]) -> NDArray[np.float64]:
+    return np.array([float(q.answer == letter) for q, letter in zip(questions, letters, strict=True)])
+
+
+# --- Floors ----------------------------------------------------------------------------------------------------------
+
+
+def letter_floors(
+    questions: Sequence[VQAQuestion], train: Sequence[VQAQuestion] | None = None
+) -> dict[str, NDArray[np.float64]]:
+    """Credit a question, of answers that look at no slide: ``constant`` letter, ``longest`` option, ``chance``.
+
+    Args:
+        train: questions the constant letter is chosen on; without them, on ``questions`` themselves, which flatters it.
+    """
+    pool = train or questions
+    counts = {letter: sum(q.answer == letter for q in pool) for letter in ascii_uppercase}
+    letter = max(counts, key=lambda name: counts[name])
+    longest = []
+    for question in questions:
+        most = max(len(option) for option in question.options)
+        best = [ascii_uppercase[i] for i, option in enumerate(question.options) if len(option) == most]
+        longest.append((question.answer in best) / len(best))
+    return {
+        "constant": _right(questions, [letter] * len(questions)),
+        "longest": np.array(longest),
+        "chance": np.array([1 / len(question.options) for question in questions]),
+    }
+
+
+# --- Measures --------------------------------------------------------------------------------------------------------
+
+
+def vqa_measures(
+    questions: Sequence[VQAQuestion],
+    predictions: Iterable[VQAPrediction],
+    *,
+    blind: Iterable[VQAPrediction] | None = None,
+    train: Sequence[VQAQuestion] | None = None,
+    num: int = 1000,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Everything measured of a model's answers, a row a measure, a way of answering and a category.
+
+    Args:
+        blind: answers of the same language model without the slide, to the same questions.
+        train: questions the constant letter is chosen on.
+        num, seed: of the bootstrap over patients; the model and its blind twin see the same resamples.
+
+    Returns:
+        Rows with ``measure``, ``how`` (generation, likelihood), ``category``, ``questions``, ``value``, ``low``,
+        ``high`` (95 % over patients), ``floors``, and with ``blind``: ``blind``, ``difference``, ``difference_low``,
+        ``difference_high``. Accuracy rows also hold ``wilson_low``, ``wilson_high`` and ``unread`` (answers that could
+        not be read, by reason; they count as wrong).
+
+    Raises:
+        CaptionError: predictions do not fit the questions.
+    """
+    ours, strays = match_predictions(questions, predictions)
+    theirs = match_predictions(questions, blind)[0] if blind is not None else None
+    patients = np.array([question.patient for question in questions])
+    resampled = PatientBootstrap(patients, num, seed)
+    floors = letter_floors(questions, train)
+    rows: list[dict[str, Any]] = []
+    for how, answers_of in _ways(ours):
+        answers = answers_of(questions, ours)
+        twin = answers_of(questions, theirs) if theirs is not None and any(_says(how, p) for p in theirs) else None
+        for category, chosen in _categories(questions).items():
+            rows.append(_accuracy_row(how, category, chosen, answers, twin, floors, resampled) | {"strays": strays})
+        rows += _abstention_rows(how, questions, ours, answers, twin, resampled)
+    return rows
+
+
+def _says(how: str, prediction: VQAPrediction | None) -> bool:
+    if prediction is None:
+        return False
+    return (prediction.text if how == "generation" else prediction.probabilities) is not None
+
+
+def _ways(predictions: Sequence[VQAPrediction | None]) -> list[tuple[str, Callable[..., _Answers]]]:
+    ways: tuple[tuple[str, Callable[..., _Answers]], ...] = (("generation", _written), ("likelihood", _likeliest))
+    return [(how, answers) for how, answers in ways if any(_says(how, p) for p in predictions)]
+
+
+def _categories(questions: Sequence[VQAQuestion]) -> dict[str, NDArray[np.int64]]:
+    """Question numbers of all, of those that need the slide, of those that can be answered, of each (sub)category."""
+    groups: dict[str, list[int]] = {"all": list(range(len(questions)))}
+    for name, holds in (
+        ("needs the slide", [q.needs_slide for q in questions]),
+        ("answerable, needs the slide", [q.needs_slide and q.answerable for q in questions]),
+    ):
+        if 0 < sum(holds) < len(questions):
+            groups[name] = [i for i, inside in enumerate(holds) if inside]
+    for i, question in enumerate(questions):
+        groups.setdefault(question.category, []).append(i)
+    for i, question in enumerate(questions):
+        if question.subcategory:
+            groups.setdefault(f"{question.category}: {question.subcategory}", []).append(i)
+    return {name: np.array(places) for name, places in groups.items()}
+
+
+def _share_row(
+    values: NDArray[np.float64],
+    twin: NDArray[np.float64] | None,
+    chosen: NDArray[np.int64],
+    resampled: PatientBootstrap,
+) -> dict[str, Any]:
+    """A mean with its interval, and the paired difference to the blind twin."""
+    drawn = resampled.means(values, chosen)
+    low, high = bounds(drawn)
+    row: dict[str, Any] = {"questions": len(chosen), "value": float(values[chosen].mean()), "low": low, "high": high}
+    if twin is not None:
+        row["blind"] = float(twin[chosen].mean())
+        row["difference"] = row["value"] - row["blind"]
+        row["difference_low"], row["difference_high"] = bounds(drawn - resampled.means(twin, chosen))
+    return row
+
+
+def _accuracy_row(
+    how: str,
+    category: str,
+    chosen: NDArray[np.int64],
+    answers: _Answers,
+    twin: _Answers | None,
+    floors: Mapping[str, NDArray[np.float64]],
+    resampled: PatientBootstrap,
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"measure": "accuracy", "how": how, "category": category}
+    row |= _share_row(answers.right, twin.right if twin else None, chosen, resampled)
+    wilson = metrics.wilson_interval(round(float(answers.right[chosen].sum())), len(chosen))
+    row |= {"wilson_low": wilson.low, "wilson_high": wilson.high}
+    row["floors"] = {name: float(values[chosen].mean()) for name, values in floors.items()}
+    unread = [answers.why[i] for i in chosen if not answers.letters[i]]
+    return row | {"unread": {why: unread.count(why) for why in sorted(set(unread))}}
+
+
+def _abstention_rows(
+    how: str,
+    questions: Sequence[VQAQuestion],
+    predictions: Sequence[VQAPrediction | None],
+    answers: _Answers,
+    twin: _Answers | None,
+    resampled: PatientBootstrap,
+) -> list[dict[str, Any]]:
+    """Whether "cannot be determined from this slide" is said when it should be, and only then."""
+    offered = [i for i, question in enumerate(questions) if question.cannot_tell]
+    unanswerable = np.array([i for i in offered if not questions[i].answerable], dtype=np.int64)
+    answerable = np.array([i for i in offered if questions[i].answerable], dtype=np.int64)
+    if not len(unanswerable) or not len(answerable):
+        return []
+
+    def abstained(found: _Answers) -> NDArray[np.float64]:
+        return np.array(
+            [
+                float(bool(letter) and letter == q.cannot_tell)
+                for letter, q in zip(found.letters, questions, strict=True)
+            ]
+        )
+
+    said, blind = abstained(answers), abstained(twin) if twin else None
+    rows = []
+    for measure, chosen in (("abstained, rightly", unanswerable), ("abstained, wrongly", answerable)):
+        row = {"measure": measure, "how": how, "category": "cannot tell is offered"}
+        rows.append(row | _share_row(said, blind, chosen, resampled))
+    if how == "likelihood":
+        rows.append(_abstention_auroc(questions, predictions, np.concatenate([unanswerable, answerable]), resampled))
+    return rows
+
+
+def _abstention_auroc(
+    questions: Sequence[VQAQuestion],
+    predictions: Sequence[VQAPrediction | None],
+    chosen: NDArray[np.int64],
+    resampled: PatientBootstrap,
+) -> dict[str, Any]:
+    """How well the probability of "cannot be determined" tells unanswerable from answerable questions."""
+    scores = np.zeros(len(questions))
+    for i in chosen:
+        prediction, letter = predictions[i], questions[i].cannot_tell
+        if prediction is not None and prediction.probabilities is not None and letter:
+            scores[i] = prediction.probabilities[ascii_uppercase.index(letter)]
+    truth = np.array([not question.answerable for question in questions])
+    drawn = []
+    for cohort in range(min(200, len(resampled.drawn))):
+        rows = resampled.items(cohort, chosen)
+        drawn.append(metrics.auroc(truth[rows], scores[rows]))
+    low, high = bounds(np.array(drawn))
+    return {
+        "measure": "abstention AUROC",
+        "how": "likelihood",
+        "category": "cannot tell is offered",
+        "questions": len(chosen),
+        "value": metrics.auroc(truth[chosen], scores[chosen]),
+        "low": low,
+        "high": high,
+        "floors": {"chance": metrics.AUROC_CHANCE},
+    }

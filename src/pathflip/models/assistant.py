@@ -1,0 +1,192 @@
+"""The assistant: what was seen on a slide, projected into a causal language model's own space, among its words.
+
+The alignment model is not a part of it: looking at a slide (``models.looking``) needs no gradient and is done once.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from pathflip.models.looking import NUM_KINDS, NUM_NUMBERS
+from pathflip.models.splice import IGNORED
+from pathflip.types import InstructBatch
+
+__all__ = ["Assistant", "AssistantConfig", "Projector", "attention_bias"]
+
+
+class AssistantConfig(BaseModel):
+    """What is shown to the language model, and how.
+
+    Attributes:
+        embed_dim: E of the alignment model.
+        projector_width: hidden width of the measured numbers' branch.
+        num_patches: patches shown a slide, at most.
+        max_texts: texts looked for a slide, at most. probes: statements looked for beside the question where it has no
+            options, so that a caption can tell what nobody asked for.
+        tiles_per_text: tiles kept as evidence of each text.
+        max_tokens: visual tokens of a conversation, over all its slides.
+        blind: show what was asked for and nothing of the slide: the floor an assistant must beat.
+        vector_noise: spread of Gaussian noise on the vectors in training.
+        vector_dropout: share of visual tokens whose vector is left out in training (their numbers stay).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["assistant"] = "assistant"
+    embed_dim: int = Field(ge=1)
+    projector_width: int = Field(256, ge=1)
+    num_patches: int = Field(128, ge=0)
+    max_texts: int = Field(64, ge=1)
+    probes: tuple[str, ...] = ()
+    tiles_per_text: int = Field(8, ge=1)
+    max_tokens: int = Field(400, ge=3)
+    blind: bool = False
+    vector_noise: float = Field(0.0, ge=0)
+    vector_dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class Projector(nn.Module):
+    """Visual tokens to the language model's width H, at the size of its word embeddings.
+
+    Linear maps of what was seen and what was asked for, a small network on the measured numbers (standardised by the
+    training set) of what was asked for, and a learned mark for the kind of token.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: AssistantConfig, llm_width: int, embedding_rms: float = 0.02) -> None:
+        super().__init__()
+        self.vector_noise, self.vector_dropout = config.vector_noise, config.vector_dropout
+        self.register_buffer("mean", torch.zeros(NUM_KINDS, NUM_NUMBERS))
+        self.register_buffer("std", torch.ones(NUM_KINDS, NUM_NUMBERS))
+        self.vector = nn.Linear(config.embed_dim, llm_width)
+        self.asked = nn.Linear(config.embed_dim, llm_width, bias=False)
+        measured = nn.Linear(config.projector_width, llm_width)
+        self.numbers = nn.Sequential(
+            nn.Linear(NUM_NUMBERS + config.embed_dim, config.projector_width), nn.GELU(), measured
+        )
+        self.kind = nn.Embedding(NUM_KINDS, llm_width)
+        self.norm = nn.RMSNorm(llm_width, eps=1e-6)
+        nn.init.constant_(self.norm.weight, embedding_rms)
+        with torch.no_grad():  # what was measured must be heard among the many entries of the vectors
+            self.vector.weight *= 0.3
+            self.asked.weight *= 0.5
+            measured.weight *= 3.0
+
+    def forward(
+        self,
+        vectors: Float[Tensor, "V E"],
+        asked: Float[Tensor, "V E"],
+        numbers: Float[Tensor, "V F"],
+        kind: Int[Tensor, " V"],
+    ) -> Float[Tensor, "V H"]:
+        """One embedding a token."""
+        if self.training and self.vector_noise:
+            vectors = vectors + self.vector_noise * torch.randn_like(vectors)
+        if self.training and self.vector_dropout:
+            vectors = vectors * (torch.rand_like(vectors[:, :1]) >= self.vector_dropout)
+        standard = ((numbers - self.mean[kind]) / self.std[kind]).clamp(-8, 8)
+        return self.norm(
+            self.vector(vectors)
+            + self.asked(asked)
+            + self.numbers(torch.cat([standard, asked], dim=-1))
+            + self.kind(kind)
+        )
+
+    @torch.no_grad()
+    def set_statistics(self, numbers: Float[Tensor, "V F"], kind: Int[Tensor, " V"]) -> None:
+        """Standardise the numbers of each kind of token by those of the training set (kept in the checkpoint)."""
+        for number in range(NUM_KINDS):
+            if (kind == number).sum() > 1:
+                own = numbers[kind == number]
+                self.mean[number] = own.mean(0)
+                spread = own.std(0)
+                self.std[number] = torch.where(spread > 1e-5, spread, torch.ones_like(spread))
+
+
+class Assistant(nn.Module):
+    """A projector before a language model.
+
+    Args:
+        config: what is shown.
+        lm: any ``transformers`` causal language model. It is used as it is: freeze it, add LoRA or quantise it before.
+        letter_ids: its tokens for the letters of options. A visual token that belongs to an option carries the
+            letter's own embedding, so that the two need not be associated by training.
+    """
+
+    letter_ids: Tensor
+
+    def __init__(self, config: AssistantConfig, lm: Any, letter_ids: Sequence[int]) -> None:
+        super().__init__()
+        self.config = config
+        self.lm = lm
+        self.register_buffer("letter_ids", torch.tensor(list(letter_ids)), persistent=False)
+        words = lm.get_input_embeddings().weight
+        rms = float(words.detach().float().square().mean().sqrt()) if words.is_floating_point() else 0.02
+        self.projector = Projector(config, lm.config.get_text_config().hidden_size, rms or 0.02)
+
+    def embed(self, batch: InstructBatch) -> Float[Tensor, "B T H"]:
+        """Words and visual tokens in the language model's space."""
+        table = self.lm.get_input_embeddings()
+        words = table(batch.ids)
+        if not len(batch.vectors):
+            return words
+        seen = self.projector(batch.vectors, batch.asked, batch.numbers, batch.kind).to(words.dtype)
+        letters = table(self.letter_ids[(batch.slot - 1).clamp(min=0)])
+        seen = seen + torch.where((batch.slot > 0)[:, None], letters, 0)
+        place = batch.visual >= 0
+        return torch.where(place[..., None], seen[batch.visual.clamp(min=0)], words)
+
+    def forward(self, batch: InstructBatch) -> Float[Tensor, " G"]:
+        """Mean cross-entropy over the learned tokens of each of the batch's G conversations.
+
+        Only positions that predict a learned token go through the vocabulary's head.
+        """
+        target = F.pad(batch.labels[:, 1:], (0, 1), value=IGNORED)
+        wanted = (target != IGNORED).any(0).nonzero()[:, 0]
+        logits = self.lm(
+            inputs_embeds=self.embed(batch),
+            attention_mask=attention_bias(batch.conversation, self.lm.dtype),
+            position_ids=batch.position_ids,
+            logits_to_keep=wanted,
+            use_cache=False,
+        ).logits
+        target, owner = target[:, wanted], batch.conversation[:, wanted]
+        learned = target != IGNORED
+        each = F.cross_entropy(logits[learned].float(), target[learned], reduction="none")
+        count = int(batch.conversation.max()) + 1
+        owner = owner[learned]
+        total = each.new_zeros(count).index_add(0, owner, each)
+        return total / each.new_zeros(count).index_add(0, owner, torch.ones_like(each)).clamp(min=1)
+
+    def next_logits(self, batch: InstructBatch) -> Float[Tensor, "B vocabulary"]:
+        """Logits of the token that follows each row (one conversation a row)."""
+        last = (batch.conversation >= 0).sum(1) - 1
+        wanted, place = last.unique(return_inverse=True)
+        logits = self.lm(
+            inputs_embeds=self.embed(batch),
+            attention_mask=attention_bias(batch.conversation, self.lm.dtype),
+            position_ids=batch.position_ids,
+            logits_to_keep=wanted,
+            use_cache=False,
+        ).logits
+        chosen: Tensor = logits[torch.arange(len(last), device=last.device), place]
+        return chosen
+
+
+def attention_bias(conversation: Int[Tensor, "B T"], dtype: torch.dtype) -> Float[Tensor, "B 1 T T"]:
+    """What to add to attention logits: 0 within a conversation up to a token itself, the lowest number elsewhere.
+
+    Padding sees itself, so that its softmax is a number.
+    """
+    length = conversation.shape[1]
+    same = conversation[:, :, None] == conversation[:, None, :]
+    earlier = torch.ones(length, length, dtype=torch.bool, device=conversation.device).tril()
+    seen: Bool[Tensor, "B T T"] = same & earlier
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]

@@ -1,0 +1,67 @@
+"""What every process of ours asks of its surroundings: to end with its parent, and to reuse the memory it frees."""
+
+import ctypes
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import parent_process
+from typing import Any
+
+__all__ = ["follow_parent", "freed_memory_is_reused", "keep_memory"]
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
+_LARGEST, _NEVER, _USUAL = 2**30, -1, 2**17
+
+
+def follow_parent() -> None:
+    """End this process of ``multiprocessing`` with its parent, also when that is killed.
+
+    Why: a worker waits for work on a pipe that it holds both ends of, so nothing else tells it that nobody will come.
+    Meant as the ``initializer`` of a pool; does nothing in a process that has no such parent.
+    """
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def keep_memory() -> bool:
+    """Have the C library keep freed memory for the next array instead of handing it back to the system.
+
+    Why: large blocks are otherwise mapped anew for every array, and the kernel fills each of their pages with zeros: a
+    fifth of the time of encoding small tiles, 4 % of a training step at the paper's size (200,000 pages).
+
+    Returns:
+        Whether the C library knows how (glibc does).
+    """
+    libc = _glibc()
+    return libc is not None and _mallopt(libc, _LARGEST, _NEVER)
+
+
+@contextmanager
+def freed_memory_is_reused() -> Iterator[bool]:
+    """:func:`keep_memory` for a while: what is free is handed back at the end. Yields what that returned."""
+    libc, kept = _glibc(), keep_memory()
+    try:
+        yield kept
+    finally:
+        if libc is not None:
+            _mallopt(libc, _USUAL, _USUAL)
+            libc.malloc_trim(0)
+
+
+def _glibc() -> Any:
+    """The C library if it is the one with these functions, else None."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return libc if all(hasattr(libc, name) for name in ("mallopt", "malloc_trim")) else None
+
+
+def _mallopt(libc: Any, mmap_threshold: int, trim_threshold: int) -> bool:
+    return bool(libc.mallopt(_MMAP_THRESHOLD, mmap_threshold) and libc.mallopt(_TRIM_THRESHOLD, trim_threshold))

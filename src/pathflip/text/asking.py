@@ -1,0 +1,103 @@
+"""Questions as prompts, and as the statements a slide is searched for."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase
+
+from pathflip.errors import CaptionError
+
+__all__ = [
+    "CANNOT_TELL",
+    "GRAMMAR",
+    "MOST_OPTIONS",
+    "AskedText",
+    "asked_texts",
+    "cannot_tell",
+    "format_question",
+    "question_content",
+    "refers_to_options",
+]
+
+MOST_OPTIONS = len(ascii_uppercase)
+
+CANNOT_TELL = "cannot be determined from this slide"
+"""The answer to what a slide cannot show; training questions word it so."""
+_CANNOT_TELL = re.compile(
+    r"\b(cannot|can not|can't|could not|impossible to|unable to|not possible to)\b[^.;]{0,24}"
+    r"\b(determine|determined|tell|told|see|seen|assess|assessed|say|said|judge|judged|evaluate|evaluated|answer|answered)\b"
+    r"|\bnot (visible|assessable|evaluable|determinable)\b|\bindeterminate\b",
+    re.IGNORECASE,
+)
+
+GRAMMAR = frozenset(
+    """what which where who when why how is are was were be do does did has have can could would should will a an the of
+    on in at to for with by from as it its this that these those there following any some please many much extensive
+    slide image seen shown present visible see show shows located lie lies found based given describe tell me you your
+    observe observed and or no not but consists identified noted confirms whole provided histopathological part
+    tissue""".split()  # noqa: SIM905
+)
+"""Words that say nothing of what is on a slide."""
+_REFERS_TO_OPTIONS = re.compile(r"\b(these|following|which|option|options|below)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class AskedText:
+    """A text to look for. ``option`` is the number of the option it belongs to, from 1; 0 is the question.
+    ``joined``: question and option together. ``probe``: looked for though nobody asked."""
+
+    text: str
+    option: int = 0
+    joined: bool = False
+    probe: bool = False
+
+
+def format_question(question: str, options: Sequence[str] = ()) -> str:
+    """The question, and each option on a line of its own behind its letter.
+
+    Raises:
+        CaptionError: an empty question or option, or more options than letters.
+    """
+    if not question.strip():
+        raise CaptionError("question: got an empty text, expected words")
+    if len(options) > MOST_OPTIONS or len(options) == 1:
+        raise CaptionError(f"options: got {len(options)}, expected none or 2 to {MOST_OPTIONS}")
+    if any(not option.strip() for option in options):
+        raise CaptionError("options: got an empty one, expected words in each")
+    lines = [f"{letter}. {option.strip()}" for letter, option in zip(ascii_uppercase, options, strict=False)]
+    return "\n".join([question.strip(), *lines])
+
+
+def cannot_tell(answer: str) -> bool:
+    """Whether an answer says that the slide cannot tell ("cannot be determined …", "not visible on this slide")."""
+    return bool(_CANNOT_TELL.search(answer))
+
+
+def refers_to_options(question: str) -> bool:
+    """Whether the question makes no sense without its options ("which of these")."""
+    return bool(_REFERS_TO_OPTIONS.search(question))
+
+
+def question_content(question: str) -> str:
+    """What a question speaks of: its words without the asking ("Where is the necrosis?" -> "necrosis")."""
+    words = re.findall(r"[\w'-]+", question)
+    return " ".join(word for word in words if word.lower() not in GRAMMAR)
+
+
+def asked_texts(question: str, options: Sequence[str] = (), limit: int = 64) -> list[AskedText]:
+    """The texts a slide is searched for when it is asked this, the most telling first, at most ``limit``.
+
+    The question's content; each option alone, and with the question's content; the items of a list in the question
+    ("How many of these: a, b, c?").
+    """
+    head, colon, tail = question.partition(":")
+    listed = [part.strip(" ?.!") for part in re.split(r",|;|\band\b", tail)] if colon else []
+    content = question_content(head)
+    found = [AskedText(option.strip(), number) for number, option in enumerate(options, start=1)]
+    found += [AskedText(item) for item in listed if item]
+    if content:
+        found.insert(0, AskedText(content))
+        found += [AskedText(f"{content} {o.strip()}", n, joined=True) for n, o in enumerate(options, start=1)]
+    if not found:
+        found = [AskedText(question.strip())]
+    return found[:limit]

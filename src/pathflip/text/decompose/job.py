@@ -1,0 +1,288 @@
+"""The whole job: reports in, guard, ask or split, check against the report, captions out."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from pathflip.errors import CaptionError, ConfigError
+from pathflip.files import write_text
+from pathflip.text.captions import check_captions, patient_of
+from pathflip.text.decompose.cache import ReplyCache
+from pathflip.text.decompose.identifiers import find_identifiers, redact
+from pathflip.text.decompose.local import LocalSpec, ask_local, fingerprint
+from pathflip.text.decompose.replies import ReplyStatement, prompt
+from pathflip.text.decompose.server import ServerSpec, Usage, ask_server, is_local
+from pathflip.text.decompose.support import Source
+from pathflip.text.sentences import split_sentences
+from pathflip.text.statements import parse_statement
+from pathflip.types import Caption
+
+__all__ = [
+    "DecomposeSpec",
+    "Decomposed",
+    "Statement",
+    "decompose_reports",
+    "pending_reports",
+    "read_reports",
+    "write_decomposed",
+]
+
+
+class DecomposeSpec(BaseModel):
+    """How reports are taken apart.
+
+    Attributes:
+        by: a server, a local model, or None for the built-in rules.
+        cache: folder where answers are kept.
+        identifiers: what to do about text that may identify somebody and would leave this machine: "refuse", "allow" or
+            "redact" (which takes it out for every model, near or far).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    by: ServerSpec | LocalSpec | None = None
+    cache: Path | None = None
+    identifiers: Literal["refuse", "allow", "redact"] = "refuse"
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A sub-caption; ``unsupported`` says what in it the report does not state."""
+
+    text: str
+    content: str
+    visual: bool
+    negated: bool
+    concept: str | None = None
+    unsupported: tuple[str, ...] = ()
+
+    def row(self) -> dict[str, Any]:
+        """As it stands in the file."""
+        row: dict[str, Any] = {"text": self.text, "content": self.content}
+        row |= {"concept": self.concept} if self.concept else {}
+        row |= {"visual": self.visual, "negated": self.negated, "polarity": "absent" if self.negated else "present"}
+        return row | ({"unsupported": list(self.unsupported)} if self.unsupported else {})
+
+
+@dataclass(frozen=True)
+class Decomposed:
+    """A report taken apart, or the line that says why not. ``covered``: share of its words some statement holds."""
+
+    slide_id: str
+    patient: str
+    text: str
+    statements: tuple[Statement, ...] = ()
+    covered: float = 0.0
+    by: str = "rules"
+    error: str | None = None
+    from_cache: bool = field(default=False, compare=False)
+
+
+def read_reports(path: Path) -> tuple[list[Caption], list[str]]:
+    """Reports of a caption file, or of a folder of ``.txt`` files named after their slides; and what cannot be used.
+
+    Raises:
+        CaptionError: nothing can be read.
+    """
+    if not path.is_dir():
+        return check_captions(path)
+    captions, problems = [], []
+    for file in sorted(p for p in path.glob("*.txt") if not p.name.startswith(".")):
+        try:
+            text = file.read_text(encoding="utf-8-sig").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            problems.append(f"{file.name}: cannot be read as UTF-8 text ({error})")
+            continue
+        if not split_sentences(text):
+            problems.append(f"{file.name}: holds no sentence")
+            continue
+        captions.append(Caption(file.stem, patient_of(file.stem), text, ()))
+    if not captions and not problems:
+        raise CaptionError(f"'{path}' holds no .txt file; expected one report a file, or a caption file")
+    return captions, problems
+
+
+def decompose_reports(
+    reports: Sequence[Caption],
+    spec: DecomposeSpec,
+    *,
+    usage: Usage | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Decomposed]:
+    """Take reports apart. A report that fails bears its error; the rest goes on.
+
+    Args:
+        reports: their ``text`` is used; ready-made sub-captions are not.
+        usage: filled with what a server was asked.
+        progress: called with reports done and their number.
+
+    Raises:
+        ConfigError: text with identifiers would leave this machine.
+        ServerError: the server cannot be reached or refuses everything; answers so far are in the cache.
+    """
+    guard(reports, spec)
+    texts = [_sent(report.text, spec) for report in reports]
+    outcomes: dict[int, list[ReplyStatement] | str] = {}
+    kept = _kept(texts, spec)
+    outcomes.update(kept)
+    if spec.by is not None:
+        _ask(texts, spec, outcomes, usage or Usage(), progress)
+    done = []
+    for place, (report, text) in enumerate(zip(reports, texts, strict=True)):
+        done.append(_decomposed(report, text, spec, outcomes.get(place), from_cache=place in kept))
+        progress(place + 1, len(reports)) if spec.by is None else None
+    return done
+
+
+def guard(reports: Sequence[Caption], spec: DecomposeSpec) -> int:
+    """Reports with identifiers among those a model would see (0 for rules, and where they are taken out).
+
+    Raises:
+        ConfigError: they would leave this machine and nobody allowed it.
+    """
+    if spec.by is None or spec.identifiers == "redact":
+        return 0
+    found = {report.slide_id: items for report in reports if (items := find_identifiers(report.text))}
+    away = isinstance(spec.by, ServerSpec) and not is_local(spec.by.url)
+    if found and away and spec.identifiers == "refuse":
+        kinds = sorted({item.kind for items in found.values() for item in items})
+        slide = next(iter(found))
+        raise ConfigError(
+            f"{len(found)} of {len(reports)} reports hold what may identify somebody ({', '.join(kinds)}; first in "
+            f"'{slide}'), and {spec.by.url} is not this machine: nothing was sent; "  # type: ignore[union-attr]
+            "take it out with --redact, or give --allow-identifiers if that is lawful"
+        )
+    return len(found)
+
+
+def pending_reports(reports: Sequence[Caption], spec: DecomposeSpec) -> list[str]:
+    """The texts that would be sent: those without an answer in the cache."""
+    texts = [_sent(report.text, spec) for report in reports]
+    kept = _kept(texts, spec)
+    return [text for place, text in enumerate(texts) if place not in kept]
+
+
+def _sent(text: str, spec: DecomposeSpec) -> str:
+    return redact(text) if spec.identifiers == "redact" else text
+
+
+def _model_name(spec: DecomposeSpec) -> str:
+    if isinstance(spec.by, LocalSpec):
+        if not spec.by.model.is_dir():
+            raise ConfigError(f"no folder '{spec.by.model}'; expected the folder of a Hugging Face language model")
+        return fingerprint(spec.by.model)
+    return spec.by.model if spec.by else "rules"
+
+
+def _kept(texts: Sequence[str], spec: DecomposeSpec) -> dict[int, list[ReplyStatement]]:
+    if spec.by is None or spec.cache is None:
+        return {}
+    cache, name = ReplyCache(spec.cache), _model_name(spec)
+    found = ((place, cache.get(name, spec.by.parameters, text)) for place, text in enumerate(texts))
+    return {place: statements for place, statements in found if statements is not None}
+
+
+def _ask(
+    texts: Sequence[str],
+    spec: DecomposeSpec,
+    outcomes: dict[int, list[ReplyStatement] | str],
+    usage: Usage,
+    progress: Callable[[int, int], None],
+) -> None:
+    """Ask about texts without an outcome, each wording once, and keep every answer as it comes."""
+    assert spec.by is not None
+    cache, name = (ReplyCache(spec.cache) if spec.cache else None), _model_name(spec)
+    places: dict[str, list[int]] = {}
+    for place, text in enumerate(texts):
+        if place not in outcomes:
+            places.setdefault(text, []).append(place)
+    asked = {same[0]: text for text, same in places.items()}
+    parameters = spec.by.parameters
+
+    def on_reply(place: int, outcome: list[ReplyStatement] | str) -> None:
+        if cache and not isinstance(outcome, str):
+            cache.put(name, parameters, texts[place], outcome)
+        for same in places[texts[place]]:
+            outcomes[same] = outcome
+        progress(len(outcomes), len(texts))
+
+    if not asked:
+        return
+    if isinstance(spec.by, ServerSpec):
+        ask_server(asked, spec.by, on_reply, usage)
+    else:
+        ask_local(asked, spec.by, on_reply)
+
+
+def _decomposed(
+    report: Caption, text: str, spec: DecomposeSpec, outcome: list[ReplyStatement] | str | None, from_cache: bool
+) -> Decomposed:
+    by = "rules" if spec.by is None else f"{spec.by.by} {Path(spec.by.model).name}, prompt {prompt().version}"
+    whole = Decomposed(report.slide_id, report.patient, text, by=by, from_cache=from_cache)
+    if isinstance(outcome, str):
+        return Decomposed(**{**vars(whole), "error": outcome})
+    if spec.by is None:
+        parsed = [parse_statement(sentence) for sentence in split_sentences(text)]
+        statements = tuple(Statement(s.text, s.content, s.visual, s.negated) for s in parsed)
+        return Decomposed(**{**vars(whole), "statements": statements, "covered": 1.0})
+    source = Source(text)
+    statements = tuple(_checked(said, source) for said in outcome or ())
+    covered = source.coverage(statement.text for statement in statements if not statement.unsupported)
+    return Decomposed(**{**vars(whole), "statements": statements, "covered": round(covered, 3)})
+
+
+def _checked(said: ReplyStatement, source: Source) -> Statement:
+    """A model's statement with the rules' reading of its words, and what is wrong with it.
+
+    Whether it denies is read from its words by the rules that training and inference share; where the model says
+    otherwise, one of the two is wrong and the statement is flagged.
+    """
+    parsed = parse_statement(said.text)
+    problems = list(source.problems(said.text))
+    if parsed.negated != (said.polarity == "absent"):
+        problems.append(
+            f"polarity: the words say {'absent' if parsed.negated else 'present'}, the model {said.polarity}"
+        )
+    concept = " ".join(said.concept.split()) or None
+    return Statement(said.text, parsed.content, said.visual, parsed.negated, concept, tuple(problems))
+
+
+def write_decomposed(path: Path, done: Iterable[Decomposed], *, keep_unsupported: bool = False) -> dict[str, Any]:
+    """Write what ``read_captions`` reads: one row a report; what failed goes to ``<name>.failures.jsonl``.
+
+    Statements that are not supported stand apart under ``flagged``, where training does not look, unless
+    ``keep_unsupported``.
+
+    Returns:
+        Counts: reports, statements, flagged, visual, failed, from_cache, covered (mean).
+    """
+    lines, failures, covered = [], [], []
+    count = dict.fromkeys(("reports", "statements", "visual", "flagged", "failed", "from_cache"), 0)
+    for item in done:
+        if item.error is not None:
+            failures.append(json.dumps({"slide": item.slide_id, "error": item.error}, ensure_ascii=False))
+            count["failed"] += 1
+            continue
+        kept = [s for s in item.statements if keep_unsupported or not s.unsupported]
+        flagged = [s for s in item.statements if s.unsupported]
+        row: dict[str, Any] = {"slide": item.slide_id, "patient": item.patient, "text": item.text}
+        row |= {"subcaptions": [s.row() for s in kept], "covered": item.covered, "decomposed_by": item.by}
+        row |= {"flagged": [s.row() for s in flagged]} if flagged and not keep_unsupported else {}
+        lines.append(json.dumps(row, ensure_ascii=False))
+        covered.append(item.covered)
+        count["reports"] += 1
+        count["from_cache"] += item.from_cache
+        count["statements"] += len(kept)
+        count["visual"] += sum(s.visual for s in kept)
+        count["flagged"] += len(flagged)
+    write_text(path, "".join(line + "\n" for line in lines))
+    beside = path.with_name(f"{path.stem}.failures.jsonl")
+    if failures:
+        write_text(beside, "".join(line + "\n" for line in failures))
+    else:
+        beside.unlink(missing_ok=True)
+    return {"out": str(path), **count, "covered": round(sum(covered) / len(covered), 3) if covered else 0.0}

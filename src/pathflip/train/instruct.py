@@ -1,0 +1,49 @@
+"""One step of instruction tuning: conversations in, the loss of their answers out."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pathflip.types import InstructBatch
+
+__all__ = ["InstructStep"]
+
+
+class InstructStep(nn.Module):
+    """The mean over conversations of the mean over their learned tokens.
+
+    So a letter counts as much as a report; with one conversation a micro-batch this is the published loss.
+
+    Args:
+        model: gives a loss for every conversation of a batch (:class:`~pathflip.models.assistant.Assistant`).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.register_state_dict_post_hook(_drop_frozen)
+
+    def forward(self, batch: InstructBatch) -> dict[str, Tensor]:
+        """Named scalar losses."""
+        return {"answer": self.model(batch).mean()}
+
+    @torch.no_grad()
+    def suspects(self, batch: InstructBatch, encode: bool = True) -> dict[str, str]:
+        """Slides that make a loss non-finite, each with where it shows."""
+        found: dict[str, str] = {}
+        if not (torch.isfinite(batch.vectors).all() and torch.isfinite(batch.numbers).all()):
+            bad = ~(torch.isfinite(batch.vectors).all(1) & torch.isfinite(batch.numbers).all(1))
+            owners = batch.conversation[(batch.visual >= 0) & bad[batch.visual.clamp(min=0)]]
+            found = {batch.slide_ids[i]: "its visual tokens" for i in owners.unique().tolist()}
+        if not found and encode:
+            bad_loss = ~torch.isfinite(self.model(batch))
+            found = {batch.slide_ids[i]: "its conversation's loss" for i in bad_loss.nonzero()[:, 0].tolist()}
+        return found
+
+
+def _drop_frozen(step: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """A training state need not hold billions of numbers that never move."""
+    for name, parameter in step.named_parameters(prefix=prefix.removesuffix("."), remove_duplicate=False):
+        if not parameter.requires_grad:
+            state.pop(name, None)

@@ -1,0 +1,37 @@
+"""Texts that are asked again and again, encoded once, and heatmaps of many texts on one slide."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from pathflip.inference import Aligned, EncodedSlide, encode_text
+from pathflip.types import Heatmap, TextCode
+
+__all__ = ["encoded_once", "heat_of_texts", "heatmaps"]
+
+
+@lru_cache(maxsize=2)
+def encoded_once(model: Aligned, texts: tuple[str, ...]) -> TextCode:
+    """The code of a fixed list of texts, kept for the next slide (of the last two models and lists)."""
+    return encode_text(model, texts)
+
+
+@torch.no_grad()
+def heat_of_texts(model: Aligned, slide: EncodedSlide, code: TextCode) -> Float[np.ndarray, "C N"]:
+    """Similarity of every tile to every text; NaN where a tile is invalid."""
+    heat = model.net.heat(slide.code, code)[0].float().cpu().numpy()
+    return np.where(slide.key_of_tile >= 0, heat[:, slide.key_of_tile], np.nan).astype(np.float32)
+
+
+def heatmaps(model: Aligned, slide: EncodedSlide, texts: Sequence[str]) -> list[Heatmap]:
+    """A heatmap a text, like :func:`pathflip.inference.ground` but encoded together; ``presence`` is left out (NaN)."""
+    if not texts:
+        return []
+    code = encode_text(model, texts)
+    return [
+        Heatmap(slide.grid, scores, text, presence=float("nan"), negated=denies)
+        for scores, text, denies in zip(heat_of_texts(model, slide, code), texts, code.negated.tolist(), strict=True)
+    ]

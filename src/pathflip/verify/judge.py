@@ -1,0 +1,326 @@
+"""A report against its slide: is each sentence supported, contradicted, not visible or uncertain, and what is missing?
+
+Verdicts come from calibrated probabilities only. A model without a calibration file gives its scores and regions, and
+calls every visible sentence uncertain: a score nobody has checked must not look like an answer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from pathflip import picture
+from pathflip.errors import CaptionError
+from pathflip.inference import Aligned, EncodedSlide
+from pathflip.text.sentences import split_sentences
+from pathflip.text.statements import not_visual_kind, parse_statement
+from pathflip.types import Evidence, SubCaption
+from pathflip.verify.calibration import Calibration, Fit
+from pathflip.verify.evidence import (
+    Knowledge,
+    Weighing,
+    finding_scores,
+    mentioned_findings,
+    score_rows,
+    weigh_statements,
+)
+from pathflip.verify.heat import heatmaps
+from pathflip.verify.lexicon import Lexicon, unknown_share
+
+__all__ = ["Judgement", "Omission", "Verdict", "Verification", "omission_scores", "verify_report"]
+
+Verdict = Literal["supported", "contradicted", "not visible", "uncertain"]
+
+REGIONS = 3
+"""Best tiles kept as evidence of a sentence."""
+HEAT_PAIRS = 2**24
+"""Tiles times sentences whose similarity is in memory at once."""
+MOST_OMISSIONS = 8
+
+_WHY_NOT_VISIBLE = {
+    "margins": "margins: a slide shows its own edge, not the surgeon's",
+    "nodes": "lymph nodes are on other slides",
+    "stage": "stage is put together from several sources",
+    "size": "size and weight are measured on the specimen",
+    "gross": "a description of the specimen, not of the slide",
+    "clinical": "clinical information",
+    "receptors": "needs another stain",
+    "molecular": "needs a molecular test",
+    "administration": "administration",
+    "no information": "says that nothing is known",
+    "interpretation": "an interpretation, not something to see",
+}
+_UNCALIBRATED = (
+    "This model has no calibration, so no sentence is called supported or contradicted; fit one on slides it was not "
+    "trained on with  pathflip calibrate"
+)
+
+
+_NOTHING_KNOWN = Knowledge(lexicon=Lexicon(words=frozenset(), findings=(), alternatives={}))
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """One sentence and what the slide says of it.
+
+    Attributes:
+        probability: that it is true, at even odds; None where nothing may be said.
+        logit: the model's own score, None where the sentence was not put to it.
+        negated: it states an absence; regions are then where the thing would be.
+        reason: one line for people: why it is not visible or not judged, or what the slide speaks for instead.
+        rival: what the slide speaks for more than for the sentence ("" where there is nothing).
+        regions: the tiles most similar to the words.
+    """
+
+    sentence: str
+    verdict: Verdict
+    probability: float | None
+    logit: float | None
+    negated: bool
+    reason: str
+    rival: str
+    regions: tuple[Evidence, ...]
+
+
+@dataclass(frozen=True)
+class Omission:
+    """A finding the slide shows and the report does not speak of."""
+
+    finding: str
+    probability: float
+    regions: tuple[Evidence, ...]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """A report against its slide. ``notes`` are lines a reader must see before anything else.
+
+    ``omission_score`` is the probability of the most probable finding that the report does not speak of, None without
+    a vocabulary.
+    """
+
+    slide_id: str
+    judgements: tuple[Judgement, ...]
+    omissions: tuple[Omission, ...]
+    omission_score: float | None
+    notes: tuple[str, ...]
+    calibration: Calibration | None = field(repr=False)
+
+    def as_row(self) -> dict[str, Any]:
+        """What JSON holds: verdicts, probabilities, regions, and how the calibration came about."""
+        fitted = self.calibration
+        return {
+            "slide_id": self.slide_id,
+            "calibrated": fitted is not None,
+            "notes": list(self.notes),
+            "sentences": [_row(j, sentence=j.sentence) for j in self.judgements],
+            "omissions": [
+                {"finding": o.finding, "probability": round(o.probability, 4), "regions": _region_rows(o.regions)}
+                for o in self.omissions
+            ],
+            "omission_score": None if self.omission_score is None else round(self.omission_score, 4),
+            "calibration": None
+            if fitted is None
+            else {
+                "split": fitted.split,
+                "slides": fitted.slides,
+                "patients": fitted.patients,
+                "statements": _fit_row(fitted.statements),
+                "findings": None if fitted.findings is None else _fit_row(fitted.findings),
+                "note": fitted.note,
+            },
+            "caution": "Research software, not a medical device.",
+        }
+
+
+def verify_report(
+    model: Aligned, slide: EncodedSlide, report: str | Sequence[SubCaption], calibration: Calibration | None
+) -> Verification:
+    """Judge every sentence of a report and look for what it leaves out.
+
+    Args:
+        model: the aligned model. slide: encoded by it.
+        report: the text, or its statements where they are known already.
+        calibration: of this model (:func:`~pathflip.verify.calibration.read_calibration`), or None.
+
+    Raises:
+        CaptionError: the report holds no sentence.
+    """
+    statements = _statements(report)
+    knowledge = calibration.knowledge if calibration else _NOTHING_KNOWN
+    unknown = [bool(calibration and _is_foreign(s, calibration)) for s in statements]
+    asked = [s for s, foreign in zip(statements, unknown, strict=True) if s.visual and not foreign]
+    evidence = weigh_statements(model, slide, asked, knowledge)
+    regions = _regions(model, slide, [s.text for s in asked])
+    weighed = iter(zip(evidence, _probabilities(evidence, calibration), regions, strict=True))
+    judged = tuple(
+        _judge(s, *next(weighed), calibration) if s.visual and not foreign else _unjudged(s, foreign)
+        for s, foreign in zip(statements, unknown, strict=True)
+    )
+    score, omissions = _omissions(model, slide, asked, calibration)
+    notes = _notes(statements, unknown, calibration)
+    return Verification(slide.slide_id, judged, omissions, score, notes, calibration)
+
+
+# --- Sentences -------------------------------------------------------------------------------------------------------
+
+
+def _statements(report: str | Sequence[SubCaption]) -> list[SubCaption]:
+    found = [parse_statement(s) for s in split_sentences(report)] if isinstance(report, str) else list(report)
+    if not found:
+        shown = report[:40] if isinstance(report, str) else ""
+        raise CaptionError(f"the report holds no sentence (got {shown!r}); expected at least one")
+    return found
+
+
+def _is_foreign(statement: SubCaption, calibration: Calibration) -> bool:
+    return unknown_share(statement.content, calibration.knowledge.lexicon.words) >= calibration.unknown_share
+
+
+def _probabilities(evidence: Sequence[Weighing], calibration: Calibration | None) -> list[float | None]:
+    if calibration is None or not evidence:
+        return [None] * len(evidence)
+    return [float(p) for p in calibration.statements.logistic.probability(score_rows(evidence))]
+
+
+def _judge(
+    statement: SubCaption,
+    evidence: Weighing,
+    probability: float | None,
+    regions: tuple[Evidence, ...],
+    calibration: Calibration | None,
+) -> Judgement:
+    verdict: Verdict = "uncertain"
+    if calibration is not None and probability is not None:
+        verdict = _verdict(probability, calibration.statements)
+    rival = evidence.rival if verdict != "supported" else ""
+    reason = f"The slide speaks more for {rival}." if rival else ""
+    if calibration is None:
+        reason = "not calibrated"
+    text = statement.text
+    return Judgement(text, verdict, probability, evidence.logit, statement.negated, reason, rival, regions)
+
+
+def _verdict(probability: float, fit: Fit) -> Verdict:
+    if fit.high is not None and probability >= fit.high:
+        return "supported"
+    if fit.low is not None and probability <= fit.low:
+        return "contradicted"
+    return "uncertain"
+
+
+def _unjudged(statement: SubCaption, foreign: bool) -> Judgement:
+    if foreign and statement.visual:
+        reason = "Cannot judge: mostly words that the training captions do not hold."
+        return Judgement(statement.text, "uncertain", None, None, statement.negated, reason, "", ())
+    kind = not_visual_kind(statement.text) or ""
+    reason = _WHY_NOT_VISIBLE.get(kind, "nothing a slide can show")
+    return Judgement(statement.text, "not visible", None, None, statement.negated, reason, "", ())
+
+
+def _notes(
+    statements: Sequence[SubCaption], unknown: Sequence[bool], calibration: Calibration | None
+) -> tuple[str, ...]:
+    notes = [] if calibration else [_UNCALIBRATED]
+    foreign = sum(f and s.visual for f, s in zip(unknown, statements, strict=True))
+    visible = sum(s.visual for s in statements)
+    if foreign:
+        notes.append(
+            f"Cannot judge {foreign} of {visible} sentences: mostly words that the training captions do not hold "
+            "(another language, or another organ?)"
+        )
+    if not visible:
+        notes.append("No sentence of this report speaks of something a slide can show")
+    return tuple(notes)
+
+
+# --- Findings left out -----------------------------------------------------------------------------------------------
+
+
+def omission_scores(
+    model: Aligned,
+    slides: Sequence[EncodedSlide],
+    reports: Sequence[Sequence[SubCaption]],
+    calibration: Calibration,
+) -> Float[np.ndarray, " n"]:
+    """For each slide and the visible sentences of its report, the probability of the most probable finding that no
+    sentence speaks of; 0 where every finding is spoken of or there is no vocabulary."""
+    found = [_unspoken(model, s, r, calibration) for s, r in zip(slides, reports, strict=True)]
+    return np.array([max(unspoken.values(), default=0.0) for unspoken in found])
+
+
+def _unspoken(
+    model: Aligned, slide: EncodedSlide, asked: Sequence[SubCaption], calibration: Calibration
+) -> dict[int, float]:
+    """Findings that the report does not speak of, most probable first, and how probable each is."""
+    if calibration.findings is None:
+        return {}
+    scores = finding_scores(model, [slide], calibration.knowledge)[0]
+    probability = calibration.findings.logistic.probability(scores[:, None])
+    spoken = mentioned_findings(asked, calibration.knowledge)
+    return {int(i): float(probability[i]) for i in np.argsort(-probability, kind="stable") if not spoken[i]}
+
+
+def _omissions(
+    model: Aligned, slide: EncodedSlide, asked: Sequence[SubCaption], calibration: Calibration | None
+) -> tuple[float | None, tuple[Omission, ...]]:
+    """The omission score, and the findings probable enough to be named."""
+    if calibration is None or calibration.findings is None:
+        return None, ()
+    knowledge, limit = calibration.knowledge, calibration.omitted_from
+    findings = knowledge.lexicon.findings
+    unspoken = _unspoken(model, slide, asked, calibration)
+    first = {knowledge.groups[i]: i for i in reversed(unspoken)}  # of two names the more frequent or probable
+    named = [i for i, p in unspoken.items() if limit is not None and p > limit and first[knowledge.groups[i]] == i]
+    named = named[:MOST_OMISSIONS]
+    regions = _regions(model, slide, [findings[i].asks[0] for i in named])
+    shown = (Omission(findings[i].name, unspoken[i], r) for i, r in zip(named, regions, strict=True))
+    return max(unspoken.values(), default=0.0), tuple(shown)
+
+
+# --- Where -----------------------------------------------------------------------------------------------------------
+
+
+def _regions(model: Aligned, slide: EncodedSlide, texts: Sequence[str]) -> list[tuple[Evidence, ...]]:
+    """The best tiles of every text, some texts at a time."""
+    step = max(1, HEAT_PAIRS // max(1, len(slide.key_of_tile)))
+    found = []
+    for start in range(0, len(texts), step):
+        for heatmap in heatmaps(model, slide, texts[start : start + step]):
+            best, name = picture.top_tiles(heatmap, REGIONS), heatmap.grid.info.slide_id
+            found.append(tuple(Evidence(box, score, heatmap.text, name) for box, score in best))
+    return found
+
+
+def _row(judgement: Judgement, sentence: str) -> dict[str, Any]:
+    probability, logit = judgement.probability, judgement.logit
+    return {
+        "sentence": sentence,
+        "verdict": judgement.verdict,
+        "probability": None if probability is None else round(probability, 4),
+        "logit": None if logit is None else round(logit, 4),
+        "negated": judgement.negated,
+        "reason": judgement.reason,
+        "rival": judgement.rival,
+        "regions": _region_rows(judgement.regions),
+    }
+
+
+def _region_rows(regions: Sequence[Evidence]) -> list[dict[str, Any]]:
+    return [
+        {"x": r.box.x, "y": r.box.y, "width": r.box.width, "height": r.box.height, "score": round(r.score, 4)}
+        for r in regions
+    ]
+
+
+def _fit_row(fit: Fit) -> dict[str, Any]:
+    return {
+        "ece_before": fit.ece_before,
+        "ece_after": fit.ece_after,
+        "auroc": fit.auroc,
+        "contradicted_up_to": fit.low,
+        "supported_from": fit.high,
+        "examples": list(fit.examples),
+    }

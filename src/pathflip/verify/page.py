@@ -1,0 +1,249 @@
+"""A verified report for people: one HTML page, JSON, and the evidence as QuPath annotations."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pathflip import __version__, geojson
+from pathflip.errors import ContractError
+from pathflip.files import page_template, write_json, write_text
+from pathflip.geometry import SlideInfo
+from pathflip.inference import Aligned, EncodedSlide
+from pathflip.picture import COLOR_MAP, RANGE_PERCENTILES, embedded, heat_image, shrunk, top_tiles
+from pathflip.slide import open_slide
+from pathflip.types import Heatmap
+from pathflip.verify.calibration import Fit
+from pathflip.verify.heat import heatmaps
+from pathflip.verify.judge import Judgement, Omission, Verdict, Verification
+
+__all__ = ["slide_thumbnail", "verification_view", "write_verification"]
+
+STYLES: dict[Verdict, str] = {
+    "supported": "supported",
+    "contradicted": "contradicted",
+    "uncertain": "uncertain",
+    "not visible": "blind",
+}
+COLORS = {"supported": (27, 110, 75), "contradicted": (163, 52, 31), "uncertain": (160, 120, 0)}
+OMITTED_COLOR = (163, 52, 31)
+MOST_PICTURES = 40
+MOST_ROWS = 200
+PICTURE_PX = 460
+THUMBNAIL_PX = 900
+HEAT_OPACITY = 0.75
+MARKED_TILES = 3
+CAUTION = "Research software, not a medical device: a verdict here is no diagnosis and replaces no pathologist."
+
+
+def write_verification(
+    found: Verification,
+    model: Aligned,
+    slide: EncodedSlide,
+    out: Path,
+    *,
+    thumbnail: NDArray[np.uint8] | None = None,
+    model_name: str = "",
+    note: str = "",
+) -> list[Path]:
+    """Write ``SLIDE.verify.html``, ``.json`` and ``.geojson`` (evidence tiles of every judged sentence).
+
+    Args:
+        thumbnail: the whole of level 0, RGB; without it heatmaps stand on an empty canvas.
+        model_name, note: what made the page, and what must be said of it.
+    """
+    stem = out / f"{found.slide_id}.verify"
+    targets = [stem.with_name(f"{stem.name}.{kind}") for kind in ("html", "json", "geojson")]
+    view = verification_view(found, model, slide, thumbnail, model_name)
+    view["caution"] = " ".join(dict.fromkeys([note, CAUTION])).strip()
+    template = page_template(Path(__file__).with_name("templates") / "verify.html")
+    write_text(targets[0], template.render(page=view))
+    write_json(targets[1], found.as_row())
+    geojson.write_features(targets[2], _annotations(found, slide.grid.info))
+    return targets
+
+
+def slide_thumbnail(file: Path, slide: EncodedSlide, slide_mpp: float | None = None) -> NDArray[np.uint8]:
+    """The slide's picture for the page.
+
+    Raises:
+        ContractError: another slide than the features were made on.
+    """
+    with open_slide(file, slide_mpp=slide_mpp) as opened:
+        if opened.info.size0 != slide.grid.info.size0:
+            raise ContractError(
+                f"slide '{file.name}' is {opened.info.size0} px, but the features were made on "
+                f"{slide.grid.info.size0} px ('{slide.slide_id}'); give the slide the features come from"
+            )
+        return opened.thumbnail(THUMBNAIL_PX)
+
+
+def verification_view(
+    found: Verification,
+    model: Aligned,
+    slide: EncodedSlide,
+    thumbnail: NDArray[np.uint8] | None = None,
+    model_name: str = "",
+) -> dict[str, Any]:
+    """Everything the page shows, as plain values (pictures as data addresses); other pages may embed it."""
+    canvas = _canvas(thumbnail, slide.grid.info.size0)
+    pictures = _pictures(found, model, slide, canvas)
+    rows = [_sentence_view(n, j, pictures) for n, j in enumerate(found.judgements, start=1)]
+    verdicts = [j.verdict for j in found.judgements]
+    return {
+        "slide_id": found.slide_id,
+        "notes": list(found.notes),
+        "rows": rows,
+        "shown": MOST_ROWS,
+        "blind": [row for row in rows if row["style"] == "blind"],
+        "counts": [
+            {"verdict": name, "style": style, "count": verdicts.count(name)}
+            for name, style in STYLES.items()
+            if name in verdicts
+        ],
+        "omissions": [_omission_view(o, pictures) for o in found.omissions],
+        "can_omit": found.omission_score is not None,
+        "num_findings": len(found.calibration.knowledge.lexicon.findings) if found.calibration else 0,
+        "thumbnail": None if thumbnail is None else embedded(shrunk(thumbnail, PICTURE_PX)),
+        "calibration": _calibration_view(found),
+        "caution": CAUTION,
+        "version": __version__,
+        "model": model_name or "the model given",
+    }
+
+
+# --- Rows ------------------------------------------------------------------------------------------------------------
+
+
+def _sentence_view(number: int, judgement: Judgement, pictures: dict[str, str]) -> dict[str, Any]:
+    where = "where the thing denied would be" if judgement.negated else "best tiles outlined"
+    return {
+        "number": number,
+        "sentence": judgement.sentence,
+        "verdict": judgement.verdict,
+        "style": STYLES[judgement.verdict],
+        "reason": judgement.reason,
+        "picture": pictures.get(judgement.sentence),
+        "caption": where,
+        **_meter(judgement.probability),
+    }
+
+
+def _omission_view(omission: Omission, pictures: dict[str, str]) -> dict[str, Any]:
+    picture = pictures.get(omission.finding)
+    return {"finding": omission.finding.capitalize(), "picture": picture, **_meter(omission.probability)}
+
+
+def _meter(probability: float | None) -> dict[str, Any]:
+    if probability is None:
+        return {"probability": None, "probability_text": "", "percent": 0}
+    return {"probability": probability, "probability_text": _two(probability), "percent": round(100 * probability)}
+
+
+def _two(value: float | None) -> str:
+    """Two decimals, and never a certainty the model does not have."""
+    if value is None:
+        return "never"
+    return f"{min(max(value, 0.01), 0.99):.2f}"
+
+
+def _calibration_view(found: Verification) -> dict[str, Any] | None:
+    fitted = found.calibration
+    if fitted is None:
+        return None
+    fits = [_fit_view("sentences", fitted.statements)]
+    if fitted.findings is not None:
+        fits.append(_fit_view("findings left out", fitted.findings) | {"low": "–", "high": _two(fitted.omitted_from)})
+    return {
+        "slides": fitted.slides,
+        "patients": fitted.patients,
+        "split": fitted.split,
+        "fits": fits,
+        "wrong": f"{1 - fitted.safe:.0%}",
+        "note": fitted.note,
+    }
+
+
+def _fit_view(name: str, fit: Fit) -> dict[str, str]:
+    return {
+        "name": name,
+        "before": f"{fit.ece_before:.3f}",
+        "after": f"{fit.ece_after:.3f}",
+        "auroc": f"{fit.auroc:.2f}",
+        "low": _two(fit.low),
+        "high": _two(fit.high),
+        "examples": f"{fit.examples[0]} / {fit.examples[1]}",
+    }
+
+
+# --- Where -----------------------------------------------------------------------------------------------------------
+
+
+def _annotations(found: Verification, info: SlideInfo) -> list[dict[str, Any]]:
+    """QuPath annotations: the best tiles of every judged sentence, classified by its verdict."""
+    features = []
+    for number, judgement in enumerate(found.judgements, start=1):
+        for rank, region in enumerate(judgement.regions, start=1):
+            probability = {} if judgement.probability is None else {"probability": judgement.probability}
+            features.append(
+                geojson.feature(
+                    [geojson.box_ring(region.box)],
+                    name=f"{number}.{rank} {judgement.sentence}",
+                    info=info,
+                    classification=judgement.verdict,
+                    color=COLORS[judgement.verdict],
+                    measurements={"similarity": region.score, **probability},
+                )
+            )
+    for omission in found.omissions:
+        for rank, region in enumerate(omission.regions, start=1):
+            features.append(
+                geojson.feature(
+                    [geojson.box_ring(region.box)],
+                    name=f"{omission.finding} {rank}",
+                    info=info,
+                    classification="possibly left out",
+                    color=OMITTED_COLOR,
+                    measurements={"similarity": region.score, "probability": omission.probability},
+                )
+            )
+    return features
+
+
+def _pictures(found: Verification, model: Aligned, slide: EncodedSlide, canvas: NDArray[np.uint8]) -> dict[str, str]:
+    """Heatmaps by sentence or finding: what needs looking at first, at most ``MOST_PICTURES``."""
+    order = {"contradicted": 0, "uncertain": 1, "supported": 2}
+    judged = [(order[j.verdict], n, j.sentence) for n, j in enumerate(found.judgements[:MOST_ROWS]) if j.regions]
+    sentences = list(dict.fromkeys(text for *_, text in sorted(judged)))
+    texts = [*(o.finding for o in found.omissions), *sentences][:MOST_PICTURES]
+    maps = heatmaps(model, slide, texts)
+    return {m.text: embedded(_heat_panel(m, canvas)) for m in maps}
+
+
+def _canvas(thumbnail: NDArray[np.uint8] | None, size0: tuple[int, int]) -> NDArray[np.uint8]:
+    if thumbnail is not None:
+        return shrunk(thumbnail, PICTURE_PX)
+    scale = PICTURE_PX / max(size0)
+    return np.full((max(1, round(size0[1] * scale)), max(1, round(size0[0] * scale)), 3), 248, np.uint8)
+
+
+def _heat_panel(heatmap: Heatmap, canvas: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The map over a pale grey slide, its best tiles outlined."""
+    from matplotlib import colormaps
+    from PIL import Image, ImageDraw
+
+    image = heat_image(heatmap, canvas.shape[:2])
+    finite = image[np.isfinite(image)]
+    low, high = np.percentile(finite, RANGE_PERCENTILES) if len(finite) else (0.0, 1.0)
+    scaled = np.clip((np.nan_to_num(image, nan=low) - low) / max(high - low, 1e-6), 0, 1)
+    grey = 255 - 0.5 * (255 - canvas @ np.array([0.299, 0.587, 0.114]))
+    paper = np.repeat(grey[..., None], 3, axis=2)
+    blend = HEAT_OPACITY * 255 * colormaps[COLOR_MAP](scaled)[..., :3] + (1 - HEAT_OPACITY) * paper
+    shown = Image.fromarray(np.rint(np.where(np.isfinite(image)[..., None], blend, paper)).astype(np.uint8))
+    pen = ImageDraw.Draw(shown)
+    scale = canvas.shape[1] / heatmap.grid.info.size0[0]
+    for box, _ in top_tiles(heatmap, MARKED_TILES):
+        corners = [box.x * scale, box.y * scale, (box.x + box.width) * scale, (box.y + box.height) * scale]
+        pen.rectangle(corners, outline=(34, 224, 208), width=2)
+    return np.asarray(shown)

@@ -1,0 +1,24 @@
+"""Features of a slide file, made as the model's training features were."""
+
+from pathlib import Path
+
+from pathflip.features import extract, load_encoder
+from pathflip.geometry import TileSpec
+from pathflip.inference import Aligned
+from pathflip.slide import find_tissue, open_slide, tile_slide
+from pathflip.types import SlideFeatures
+
+__all__ = ["features_of_slide"]
+
+
+def features_of_slide(model: Aligned, file: Path, slide_mpp: float | None = None) -> SlideFeatures:
+    """Find tissue, cut tiles and encode them with the encoder, tile size and resolution of the model's contract.
+
+    Raises:
+        SlideError: the slide cannot be read. ConfigError: the encoder is unknown here.
+    """
+    contract = model.checkpoint.contract
+    encoder = load_encoder(contract.encoder)
+    with open_slide(file, slide_mpp=slide_mpp) as slide:
+        grid = tile_slide(slide, find_tissue(slide), TileSpec(contract.tile_px, contract.mpp))
+        return extract(slide, grid, encoder)

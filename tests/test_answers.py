@@ -1,0 +1,256 @@
+"""Asking: answers, refusals, the places behind them, and the verbs."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from pathflip import assistant as package
+from pathflip.assistant import (
+    Calibration,
+    Conversation,
+    answer,
+    ask,
+    caption,
+    evidence_to_files,
+    log_likelihood,
+    option_probabilities,
+    prompt,
+    refusal_logit,
+    save_assistant,
+    tiles_of,
+    view_slide,
+)
+from pathflip.assistant import answers as answers_module
+from pathflip.cli import app
+from pathflip.errors import CaptionError, CheckpointError, ConfigError
+from pathflip.features import write_features
+from pathflip.geometry import Box
+from pathflip.inference import ground
+from pathflip.simulate.questions import CANNOT_TELL as SIMULATED
+from pathflip.text.asking import CANNOT_TELL, cannot_tell
+from pathflip.types import Answer, Evidence
+from test_assistant import assemble
+from tiny_assistant import tiny_slide
+
+QUESTION, OPTIONS = "Where is the necrosis?", ("upper left", "lower right", "everywhere")
+
+
+@pytest.fixture
+def assistant(tmp_path):
+    return assemble(tmp_path)
+
+
+@pytest.fixture
+def saved(tmp_path, assistant):
+    folder = tmp_path / "saved"
+    save_assistant(
+        folder, assistant.model, language=assistant.language, template=assistant.template, aligned=tmp_path / "aligned"
+    )
+    return folder
+
+
+def calibrated(monkeypatch, **values):
+    monkeypatch.setattr(answers_module, "read_calibration", lambda _: Calibration(**values))
+
+
+def test_the_words_of_a_refusal_are_the_simulators_own():
+    assert CANNOT_TELL == SIMULATED
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        (CANNOT_TELL, True),
+        ("This cannot be seen here.", True),
+        ("Margins are not visible on this slide", True),
+        ("It is not possible to determine the stage.", True),
+        ("No necrosis is seen.", False),
+        ("upper left", False),
+        ("Necrosis is seen; it cannot be missed.", False),
+    ],
+)
+def test_refusals_are_recognised(text, refused):
+    assert cannot_tell(text) is refused
+
+
+def test_a_choice_is_the_likeliest_letter_at_the_calibrated_temperature(assistant, monkeypatch):
+    calibrated(monkeypatch, temperature=2.5, refuse_above=1.0)
+    view = view_slide(assistant.aligned, tiny_slide("a"))
+    given = ask(assistant, QUESTION, view, OPTIONS)
+    letters = log_likelihood(assistant, prompt(assistant, QUESTION, view, OPTIONS), ["A", "B", "C"], ended=False)
+    expected = (letters / 2.5).softmax(0).numpy()
+    np.testing.assert_allclose(given.probabilities, expected, atol=1e-4)
+    assert given.text == OPTIONS[int(expected.argmax())]
+    assert given.confidence == pytest.approx(expected.max(), abs=1e-4)
+    assert not given.abstained
+
+
+def test_evidence_of_a_choice_is_what_was_shown_for_it(assistant, monkeypatch):
+    calibrated(monkeypatch, refuse_above=1.0)
+    view = view_slide(assistant.aligned, tiny_slide("a"))
+    asked = prompt(assistant, QUESTION, view, OPTIONS)
+    given = answer(assistant, asked, (view,), refusal=0.0, most_evidence=4)
+    slot = 1 + OPTIONS.index(given.text)
+    tokens = asked.slides[0]
+    shown = {
+        t for s, tiles in zip(tokens.slot.tolist(), tokens.tiles, strict=True) if s == slot for t in tiles.tolist()
+    }
+    chosen = set(np.flatnonzero(tiles_of(given, view)))
+    assert chosen
+    assert chosen <= shown
+    assert [e.score for e in given.evidence] == sorted((e.score for e in given.evidence), reverse=True)
+    corners = np.array([(e.box.x, e.box.y) for e in given.evidence])
+    gaps = np.abs(corners[:, None] - corners[None]).max(-1) + 10**9 * np.eye(len(corners))
+    assert gaps.min() >= 1.5 * view.features.grid.tile_px0
+
+
+def test_an_open_question_is_refused_from_the_threshold_on(assistant, monkeypatch):
+    view = view_slide(assistant.aligned, tiny_slide("a"))
+    soft = {"refusal_slope": 0.01}  # brings the odds of an untrained model into reach
+    chance = Calibration(**soft).refusal(refusal_logit(assistant, prompt(assistant, QUESTION, view)))
+    assert 0.05 < chance < 0.95
+    calibrated(monkeypatch, **soft, refuse_above=chance - 1e-9)
+    refused = ask(assistant, QUESTION, view)
+    assert refused.abstained
+    assert refused.text == CANNOT_TELL
+    assert refused.evidence == ()
+    assert refused.confidence == pytest.approx(chance)
+    calibrated(monkeypatch, **soft, refuse_above=chance + 1e-6)
+    monkeypatch.setattr(answers_module, "generate", lambda *_, **__: "upper left")
+    told = ask(assistant, QUESTION, view)
+    assert (told.text, told.abstained) == ("upper left", False)
+    assert {e.text for e in told.evidence} == {"necrosis upper left"}
+
+
+def test_the_log_odds_of_refusing_are_those_of_the_words(assistant):
+    asked = prompt(assistant, QUESTION, tiny_slide("a"))
+    chance = math.exp(float(log_likelihood(assistant, asked, [CANNOT_TELL])[0]))
+    assert refusal_logit(assistant, asked) == pytest.approx(math.log(chance) - math.log1p(-chance), rel=1e-5)
+
+
+def test_where_refusing_is_an_option_the_options_decide(assistant, monkeypatch):
+    calibrated(monkeypatch, refuse_above=0.0)  # would refuse everything
+    view = view_slide(assistant.aligned, tiny_slide("a"))
+    given = ask(assistant, QUESTION, view, (*OPTIONS, CANNOT_TELL))
+    chances = option_probabilities(assistant, [prompt(assistant, QUESTION, view, (*OPTIONS, CANNOT_TELL))])[0]
+    assert given.text == (*OPTIONS, CANNOT_TELL)[int(chances.argmax())]
+    assert given.abstained == (given.text == CANNOT_TELL)
+
+
+def test_every_sentence_of_a_caption_names_its_places(assistant, monkeypatch):
+    said = "Keratin pearls are seen in the upper left. No necrosis is identified."
+    monkeypatch.setattr(answers_module, "generate", lambda *_, **__: said)
+    view = view_slide(assistant.aligned, tiny_slide("a"))
+    given = caption(assistant, view, most_evidence=2)
+    assert given.text == said
+    assert {e.text for e in given.evidence} == {"Keratin pearls are seen in the upper left."}
+    best = np.nanargmax(ground(assistant.aligned, view.encoded, given.evidence[0].text).scores)
+    assert (given.evidence[0].box.x, given.evidence[0].box.y) == tuple(view.features.coords[best])
+
+
+def test_a_conversation_remembers_and_forgets(assistant, monkeypatch):
+    heard = []
+    calibrated(monkeypatch, refuse_above=1.0)
+    monkeypatch.setattr(answers_module, "generate", lambda _, asked, **__: heard.append(asked) or f"reply {len(heard)}")
+    talk = replace(Conversation.about(assistant, tiny_slide("a")), most_turns=2)
+    for question in ("One?", "Two?", "Three?", "Four?"):
+        talk.say(question)
+    said = [turn.text.replace("<slide>", "").strip() for turn in heard[-1].turns]
+    assert said == ["Two?", "reply 2", "Three?", "reply 3", "Four?"]
+
+
+def test_evidence_goes_to_qupath_in_the_coordinates_of_the_scanned_bounds(assistant, tmp_path):
+    features = tiny_slide("a")
+    features = replace(features, info=replace(features.info, bounds0=Box(100, 40, 5000, 5000)))
+    view = view_slide(assistant.aligned, features)
+    box = view.features.grid.box(3)
+    given = Answer("yes", (Evidence(box, 0.5, "yes", "a"), Evidence(box, 0.4, "other slide", "b")))
+    picture = np.full((300, 400, 3), 250, np.uint8)
+    files = evidence_to_files(given, view, tmp_path / "a", thumbnail=picture, note="Not a medical device.")
+    (feature,) = json.loads((tmp_path / "a.evidence.geojson").read_text())["features"]
+    assert feature["geometry"]["coordinates"][0][0] == [box.x - 100, box.y - 40]
+    assert feature["properties"]["measurements"] == {"similarity": 0.5}
+    assert (tmp_path / "a.evidence.png").stat().st_size > 1000
+    assert len(files) == 2
+
+
+def test_bad_questions_and_calibrations_get_one_line(assistant, saved):
+    with pytest.raises(CaptionError, match="empty"):
+        ask(assistant, "  ", tiny_slide("a"))
+    with pytest.raises(CaptionError, match="401 words, expected at most 400"):
+        ask(assistant, "word " * 401, tiny_slide("a"))
+    (saved / "calibration.json").write_text('{"temperature": -1}')
+    with pytest.raises(CheckpointError, match="damaged"):
+        ask(package.load_assistant(saved), QUESTION, tiny_slide("a"))
+
+
+def test_a_calibration_is_read_beside_the_weights(saved):
+    Calibration(refuse_above=0.0, fitted_on="a test").write(saved)
+    given = ask(package.load_assistant(saved), QUESTION, tiny_slide("a"))
+    assert given.abstained
+
+
+def test_out_of_memory_is_one_line(assistant, monkeypatch):
+    def exhausted(*_, **__):
+        raise torch.OutOfMemoryError("tried to allocate")
+
+    monkeypatch.setattr(answers_module, "generate", exhausted)
+    with pytest.raises(ConfigError, match=r"out of memory.*visual tokens"):
+        caption(assistant, tiny_slide("a"))
+
+
+# ------------------------------------------------------------------------------------------------ verbs
+
+
+@pytest.fixture
+def features(tmp_path):
+    folder = tmp_path / "features"
+    for name in ("a", "b"):
+        write_features(folder / f"{name}.h5", tiny_slide(name))
+    return folder
+
+
+def rows_of(*words, **kwargs):
+    done = CliRunner().invoke(app, [str(word) for word in words], **kwargs)
+    return done.exit_code, [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def test_ask_prints_answer_and_evidence_and_writes_them(saved, features, tmp_path):
+    options = [word for option in OPTIONS for word in ("--option", option)]
+    out = tmp_path / "out"
+    status, (row,) = rows_of(
+        "ask", "--assistant", saved, "--features", features / "a.h5", "--question", QUESTION, *options,
+        "--out", out, "--json",
+    )  # fmt: skip
+    assert status == 0
+    assert row["options"] == list(OPTIONS)
+    assert sum(row["probabilities"]) == pytest.approx(1, abs=1e-3)
+    assert (out / "a.evidence.geojson").is_file()
+
+
+def test_a_file_of_questions_goes_on_after_a_bad_one(saved, features, tmp_path):
+    asked = [{"slide": slide, "question": QUESTION, "options": list(OPTIONS), "answer": "A"} for slide in "axb"]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(one) + "\n" for one in asked))
+    words = ["ask", "--assistant", saved, "--features", features, "--questions", tmp_path / "q.jsonl", "--json"]
+    status, rows = rows_of(*words)
+    assert status == 1
+    assert [(row["slide_id"], "error" in row) for row in rows] == [("a", False), ("b", False), ("x", True)]
+
+
+def test_chat_answers_line_by_line(saved, features):
+    status, rows = rows_of(
+        "chat", "--assistant", saved, "--features", features / "a.h5", "--json", input="What is seen?\nWhere?\n\n"
+    )
+    assert status == 0
+    assert [row["question"] for row in rows] == ["What is seen?", "Where?"]
+
+
+def test_captions_of_a_folder(saved, features):
+    status, rows = rows_of("caption", "--assistant", saved, "--features", features, "--json")
+    assert status == 0
+    assert [row["slide_id"] for row in rows] == ["a", "b"]

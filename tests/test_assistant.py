@@ -1,0 +1,399 @@
+"""The assistant against naive computation: what it sees, what it says, what it keeps on disk."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pathflip.assistant import (
+    LanguageModelSpec,
+    LoadedAssistant,
+    Looker,
+    LoraSpec,
+    generate,
+    load_assistant,
+    log_likelihood,
+    open_language_model,
+    option_probabilities,
+    prompt,
+    save_assistant,
+    slide_tokens,
+    view_slide,
+)
+from pathflip.assistant.language import open_tokenizer
+from pathflip.errors import CaptionError, CheckpointError, ConfigError, ContractError, MissingExtraError
+from pathflip.inference import encode_slide, encode_text, load
+from pathflip.models.assistant import Assistant, AssistantConfig
+from pathflip.models.looking import (
+    AHEAD,
+    AMONG,
+    NUM_MEASURED,
+    NUM_NUMBERS,
+    OPTION,
+    PATCH,
+    QUESTION,
+    SLIDE,
+    compare_options,
+)
+from pathflip.text.asking import AskedText, asked_texts, format_question, question_content
+from pathflip.text.chat import ChatTemplate, Turn
+from pathflip.types import SlideFeatures
+from tiny_assistant import save_aligned, save_language_model, tiny_slide
+
+QUESTION_TEXT, OPTIONS = "Where is the necrosis?", ("upper left", "lower right", "everywhere")
+
+
+def assemble(tmp_path, kind="pathflip", template="chatml", train="frozen", **settings) -> LoadedAssistant:
+    spec = LanguageModelSpec(
+        source=str(save_language_model(tmp_path / "lm", template)), train=train, lora=LoraSpec(rank=4, alpha=8)
+    )
+    aligned = load(save_aligned(tmp_path / "aligned", kind))
+    config = AssistantConfig(**{"embed_dim": 8, "num_patches": 5, "tiles_per_text": 3, **settings})
+    torch.manual_seed(1)
+    template = ChatTemplate(open_tokenizer(spec.source))
+    model = Assistant(config, open_language_model(spec), [ids[-1] for ids in template.letter_ids(26)]).eval()
+    return LoadedAssistant(model, aligned, template, Looker(aligned, config), spec, {})
+
+
+@pytest.fixture
+def assistant(tmp_path):
+    return assemble(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------ looking
+
+
+def test_what_is_seen_equals_a_naive_computation(assistant):
+    features = tiny_slide("a")
+    seen = slide_tokens(assistant, features, QUESTION_TEXT, OPTIONS)
+    assert seen.kind.tolist() == [SLIDE, QUESTION, *[OPTION] * 3, *[3] * 3, *[PATCH] * 5]
+    assert seen.slot.tolist()[:8] == [0, 0, 1, 2, 3, 1, 2, 3]
+    net, slide = assistant.aligned.net, encode_slide(assistant.aligned, features)
+    code = encode_text(assistant.aligned, ["upper left"])
+    heat = net.heat(slide.code, code)[0, 0].numpy()
+    rows = np.flatnonzero(features.valid)
+    best = rows[np.argsort(-heat, kind="stable")[:3]]
+    assert seen.tiles[2].tolist() == best.tolist()
+    np.testing.assert_allclose(seen.scores[2], np.sort(heat)[::-1][:3], rtol=1e-6)
+    assert seen.texts[2] == "upper left"
+    z = (heat - heat.mean()) / heat.std()
+    weight = np.exp(2.5 * z) / np.exp(2.5 * z).sum()
+    keys = F.normalize(slide.code.keys[0], dim=-1).numpy()
+    pooled = weight @ keys
+    expected = pooled / np.linalg.norm(pooled) * np.sqrt(8)
+    np.testing.assert_allclose(seen.vectors[2].numpy(), expected, rtol=1e-4, atol=1e-5)
+    local = code.local[0].detach().numpy()
+    np.testing.assert_allclose(seen.asked[2].numpy(), local / np.linalg.norm(local) * np.sqrt(8), rtol=1e-4, atol=1e-5)
+    assert not seen.asked[0].any()
+    numbers = seen.numbers[2].numpy()
+    assert numbers[0] == pytest.approx(float(net.presence(slide.code, code).detach()), abs=1e-5)
+    assert numbers[5] == pytest.approx((heat > float(code.margin)).mean())
+    corner = features.coords[features.valid].min(0)
+    size = features.coords[features.valid].max(0) + features.grid.tile_px0 - corner
+    place = (features.coords[rows] + features.grid.tile_px0 / 2 - corner) / size
+    np.testing.assert_allclose(numbers[13:15], weight @ place, rtol=1e-4)
+    right_third = (place[:, 0] >= 2 / 3) & (place[:, 1] < 1 / 3)
+    assert numbers[17 + 2] == pytest.approx(weight[right_third].sum(), abs=1e-5)
+    presence = seen.numbers[2:5, 0]
+    assert seen.numbers[2, AHEAD] == pytest.approx(float(presence[0] - presence[1:].max()), abs=1e-5)
+    assert torch.allclose(seen.numbers[2:5, AMONG], presence.softmax(0))
+    question = seen.numbers[1, :NUM_MEASURED]
+    assert all(torch.equal(row[NUM_MEASURED:], question) for row in seen.numbers[2:8])
+    assert not seen.numbers[1, NUM_MEASURED:].any()
+
+
+def test_patches_are_the_hottest_keys_taken_in_turn_and_know_their_place(assistant):
+    features = tiny_slide("a")
+    seen = slide_tokens(assistant, features, QUESTION_TEXT, OPTIONS)
+    patches = (seen.kind == PATCH).nonzero()[:, 0].tolist()
+    tiles = [int(seen.tiles[i][0]) for i in patches]
+    assert len(set(tiles)) == 5
+    assert tiles[0] == seen.tiles[1][0]  # the question's hottest tile comes first
+    slide = encode_slide(assistant.aligned, features)
+    for i, tile in zip(patches, tiles, strict=True):
+        key = F.normalize(slide.code.keys[0, slide.key_of_tile[tile]], dim=-1) * 8**0.5
+        assert torch.allclose(seen.vectors[i], key, atol=1e-5)
+    corner = features.coords[features.valid].min(0)
+    size = features.coords[features.valid].max(0) + features.grid.tile_px0 - corner
+    for i, tile in zip(patches, tiles, strict=True):
+        expected = (features.coords[tile] + features.grid.tile_px0 / 2 - corner) / size
+        np.testing.assert_allclose(seen.numbers[i, 13:15], expected, rtol=1e-5)
+
+
+def test_models_whose_keys_are_regions_stand_for_all_tiles_of_the_region(tmp_path):
+    assistant = assemble(tmp_path, "published")
+    features = tiny_slide("a")
+    seen = slide_tokens(assistant, features, QUESTION_TEXT)
+    slide = encode_slide(assistant.aligned, features)
+    heat = assistant.aligned.net.heat(slide.code, encode_text(assistant.aligned, ["necrosis"]))[0, 0]
+    best = int(heat.argmax())
+    assert (
+        sorted(seen.tiles[1][: (slide.key_of_tile == best).sum()]) == np.flatnonzero(slide.key_of_tile == best).tolist()
+    )
+
+
+def test_removed_tiles_leave_no_trace(assistant):
+    features = tiny_slide("a")
+    keep = np.ones(len(features.valid), bool)
+    keep[slide_tokens(assistant, features, QUESTION_TEXT).tiles[1]] = False
+    seen = slide_tokens(assistant, features, QUESTION_TEXT, OPTIONS, keep=keep)
+    assert keep[np.concatenate(seen.tiles)].all()
+    spoiled = replace(features, features=np.where(keep[:, None], features.features, 1e6).astype(np.float32))
+    again = slide_tokens(assistant, spoiled, QUESTION_TEXT, OPTIONS, keep=keep)
+    assert torch.equal(seen.vectors, again.vectors)
+    assert torch.equal(seen.numbers, again.numbers)
+    whole = slide_tokens(assistant, features, QUESTION_TEXT, OPTIONS)
+    assert not torch.allclose(whole.vectors[0], seen.vectors[0])  # the slide's own token too
+
+
+def test_a_slide_of_200_000_patches_costs_400_tokens_at_most(tmp_path):
+    assistant = assemble(tmp_path, num_patches=1000, max_texts=64)
+    side = 450
+    cells = np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(-1, 2)[:200_000]
+    small = tiny_slide("big")
+    coords = cells * small.spec.stride_px0(small.info)
+    info = replace(small.info, size0=(400_000, 400_000))
+    features = np.random.default_rng(0).normal(size=(len(cells), 5)).astype(np.float16)
+    big = SlideFeatures("big", features, coords, np.ones(len(cells), bool), info, small.spec, "test")
+    asked = prompt(assistant, QUESTION_TEXT, big, OPTIONS)
+    assert 300 < asked.num_visual <= 400
+    assert np.isfinite(option_probabilities(assistant, [asked])[0]).all()
+
+
+def test_several_slides_share_the_tokens_and_too_many_are_refused(assistant):
+    config = assistant.model.config.model_copy(update={"max_tokens": 24, "num_patches": 100})
+    assistant = replace(assistant, looker=Looker(assistant.aligned, config))
+    slides = [tiny_slide(name, seed=i) for i, name in enumerate("abc")]
+    asked = prompt(assistant, QUESTION_TEXT, slides, OPTIONS)
+    assert asked.slide_ids == ("a", "b", "c")
+    assert 20 < asked.num_visual <= 24
+    assert asked.turns[0].text.endswith("C. everywhere\nSlide 1: <slide>\nSlide 2: <slide>\nSlide 3: <slide>")
+    with pytest.raises(ConfigError, match="got 13 slides, expected at most 12"):
+        prompt(assistant, QUESTION_TEXT, slides * 4 + slides[:1])
+    with pytest.raises(ConfigError, match="got no slide"):
+        prompt(assistant, QUESTION_TEXT, [])
+
+
+def test_looking_by_name_encodes_once_and_equals_looking_at_the_slide(assistant):
+    read = []
+
+    def reader(name):
+        read.append(name)
+        return tiny_slide(name, seed=3)
+
+    looker = Looker(assistant.aligned, assistant.model.config, reader)
+    looker.expect({"a": ["mucin pools", "upper left"]})
+    one = looker("a", [QUESTION_TEXT], OPTIONS)
+    two = looker("a", [QUESTION_TEXT], OPTIONS[::-1])
+    direct = assistant.looker(view_slide(assistant.aligned, tiny_slide("a", seed=3)), [QUESTION_TEXT], OPTIONS)
+    assert read == ["a"]
+    torch.testing.assert_close(one.numbers, direct.numbers)
+    torch.testing.assert_close(one.numbers[2:5], two.numbers[[4, 3, 2]])
+
+
+def test_blind_shows_nothing(tmp_path):
+    assistant = assemble(tmp_path, blind=True)
+    one, two = (prompt(assistant, QUESTION_TEXT, tiny_slide("a", seed=s), OPTIONS) for s in (0, 1))
+    assert one.num_visual == 7  # question, options, both together: what was asked for, nothing of the slide
+    assert not one.slides[0].vectors.any()
+    assert not one.slides[0].numbers.any()
+    assert (option_probabilities(assistant, [one])[0] == option_probabilities(assistant, [two])[0]).all()
+
+
+def test_comparison_of_options_by_hand():
+    numbers = torch.zeros(3, NUM_NUMBERS)
+    numbers[:, 0] = torch.tensor([1.0, 3.0, 2.0])
+    assert compare_options(numbers)[:, AHEAD].tolist() == [-2.0, 1.0, -1.0]
+    assert torch.equal(compare_options(numbers[:1]), numbers[:1])
+
+
+@pytest.mark.parametrize(
+    ("question", "content"),
+    [
+        ("Where in the tissue are the mucin pools?", "mucin pools"),
+        ("What is the grade of the tumour?", "grade tumour"),
+        ("Describe this slide.", ""),
+    ],
+)
+def test_what_a_question_speaks_of(question, content):
+    assert question_content(question) == content
+
+
+def test_texts_asked_for():
+    assert asked_texts("How many of these: a b, c and d?", ("one", "two")) == [
+        AskedText("one", 1), AskedText("two", 2), AskedText("a b"), AskedText("c"), AskedText("d"),
+    ]  # fmt: skip
+    assert asked_texts("Describe this slide.") == [AskedText("Describe this slide.")]
+    assert len(asked_texts("Which?", tuple("abcdefgh"), limit=3)) == 3
+    assert format_question(" Which? ", ("x", "y")) == "Which?\nA. x\nB. y"
+    for wrong in (("", ()), ("Which?", ("x",)), ("Which?", ("x", " "))):
+        with pytest.raises(CaptionError):
+            format_question(*wrong)
+
+
+# ------------------------------------------------------------------------------------------------ talking
+
+
+@torch.no_grad()
+def naive_logits(assistant, asked, more=()):
+    """The whole sequence put together by hand: words, and projected tokens at the slide's mark."""
+    table, parts = assistant.model.lm.get_input_embeddings(), []
+    for piece in asked.pieces:
+        if piece.slide is None:
+            parts.append(table(torch.tensor(piece.ids)))
+        else:
+            one = asked.slides[piece.slide]
+            parts.append(assistant.model.projector(one.vectors, one.asked, one.numbers, one.kind))
+            for row, slot in enumerate(one.slot.tolist()):
+                if slot:  # its letter
+                    letter = assistant.template.answer_ids("ABC"[slot - 1], ended=False)[-1]
+                    parts[-1][row] += table(torch.tensor(letter))
+    if len(more):
+        parts.append(table(torch.tensor(more)))
+    return assistant.model.lm(inputs_embeds=torch.cat(parts)[None]).logits[0]
+
+
+@pytest.mark.parametrize("template", ["chatml", "mistral", "none"])
+def test_likelihood_equals_a_loop_over_tokens(tmp_path, template):
+    assistant = assemble(tmp_path, template=template)
+    asked = prompt(assistant, QUESTION_TEXT, tiny_slide("a"), OPTIONS)
+    answers = ["A", "lower right", "It is focal."]
+    got = log_likelihood(assistant, asked, answers)
+    per_token = log_likelihood(assistant, asked, answers, per_token=True)
+    for i, answer in enumerate(answers):
+        ids = assistant.template.answer_ids(answer)
+        expected = sum(
+            float(naive_logits(assistant, asked, ids[:n])[-1].log_softmax(-1)[token]) for n, token in enumerate(ids)
+        )
+        assert float(got[i]) == pytest.approx(expected, rel=1e-4)
+        assert float(per_token[i]) == pytest.approx(expected / len(ids), rel=1e-4)
+
+
+@pytest.mark.parametrize("template", ["chatml", "mistral"])
+def test_option_probabilities_are_a_softmax_over_the_likelihood_of_letters(tmp_path, template):
+    assistant = assemble(tmp_path, template=template)
+    slides = [tiny_slide("a"), tiny_slide("b", seed=1)]
+    prompts = [prompt(assistant, QUESTION_TEXT, slides[0], OPTIONS), prompt(assistant, "Which?", slides[1], ("x", "y"))]
+    for asked, got in zip(prompts, option_probabilities(assistant, prompts), strict=True):
+        letters = "ABC"[: len(asked.options)]
+        expected = log_likelihood(assistant, asked, list(letters), ended=False).softmax(0)
+        np.testing.assert_allclose(got, expected, rtol=1e-4)
+    with pytest.raises(ConfigError, match="without options"):
+        option_probabilities(assistant, [prompt(assistant, "Which?", slides[0])])
+
+
+def test_greedy_writing_equals_a_loop_and_streams_what_it_returns(assistant):
+    asked = prompt(assistant, QUESTION_TEXT, tiny_slide("a"), OPTIONS)
+    ids: list[int] = []
+    while len(ids) < 12 and not (ids and ids[-1] in assistant.template.end_ids):
+        ids.append(int(naive_logits(assistant, asked, ids)[-1].argmax()))
+    told: list[str] = []
+    said = generate(assistant, asked, max_new_tokens=12, stream=told.append)
+    assert said == assistant.template.tokenizer.decode(ids, skip_special_tokens=True).strip()
+    assert "".join(told).strip() == said
+
+
+def test_drawing_is_seeded_and_leaves_the_generator_alone(assistant):
+    asked = prompt(assistant, QUESTION_TEXT, tiny_slide("a"))
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    one, two, other = (generate(assistant, asked, max_new_tokens=20, temperature=2.0, seed=s) for s in (1, 1, 2))
+    assert one == two != other
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_conversation_goes_on_about_the_same_slide(assistant):
+    history = [Turn("user", "Describe this slide."), Turn("assistant", "It is focal.")]
+    asked = prompt(assistant, "How extensive is it?", tiny_slide("a"), history=history, system="Be brief.")
+    text = assistant.template.tokenizer.decode([t for piece in asked.pieces for t in piece.ids])
+    assert text.index("Be brief.") < text.index("Describe") < text.index("It is focal.") < text.index("How extensive")
+    assert [piece.slide for piece in asked.pieces if piece.slide is not None] == [0]
+    assert isinstance(generate(assistant, asked, max_new_tokens=3), str)
+
+
+def test_bad_questions_and_foreign_features_are_one_clear_line(assistant):
+    with pytest.raises(CaptionError, match="question: got an empty text"):
+        prompt(assistant, "  ", tiny_slide("a"))
+    with pytest.raises(ContractError, match="encoder"):
+        prompt(assistant, QUESTION_TEXT, replace(tiny_slide("a"), encoder="other"))
+    asked = prompt(assistant, QUESTION_TEXT, tiny_slide("a"))
+    with pytest.raises(CaptionError, match="none of them empty"):
+        log_likelihood(assistant, asked, ["A", ""])
+    with pytest.raises(ConfigError, match="2 masks for 1 slides"):
+        prompt(assistant, QUESTION_TEXT, tiny_slide("a"), keep=[None, None])
+
+
+# ------------------------------------------------------------------------------------------------ on disk
+
+
+@pytest.mark.parametrize("train", ["frozen", "lora", "full"])
+def test_what_is_saved_comes_back(tmp_path, train):
+    assistant = assemble(tmp_path, train=train)
+    with torch.no_grad():
+        for parameter in assistant.model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn_like(parameter)
+    out = save_assistant(
+        tmp_path / "saved", assistant.model, language=assistant.language, template=assistant.template,
+        aligned=tmp_path / "aligned",
+    )  # fmt: skip
+    if train == "full":
+        (tmp_path / "lm").rename(tmp_path / "gone")  # nothing but the checkpoint is needed
+    back = load_assistant(out)
+    asked = prompt(assistant, QUESTION_TEXT, tiny_slide("a"), OPTIONS)
+    again = prompt(back, QUESTION_TEXT, tiny_slide("a"), OPTIONS)
+    assert torch.equal(naive_logits(assistant, asked), naive_logits(back, again))
+    size = (out / "assistant.safetensors").stat().st_size
+    whole = sum(p.numel() * 4 for p in assistant.model.parameters())
+    assert (size > 0.9 * whole) if train == "full" else (size < 0.8 * whole)
+
+
+def test_a_language_model_that_moved_is_found_where_it_is_said_to_be(tmp_path):
+    assistant = assemble(tmp_path)
+    save_assistant(
+        tmp_path / "saved", assistant.model, language=assistant.language, template=assistant.template,
+        aligned=tmp_path / "aligned",
+    )  # fmt: skip
+    (tmp_path / "lm").rename(tmp_path / "moved")
+    with pytest.raises(ConfigError, match=r"nothing is downloaded at run time: fetch it once with  hf download"):
+        load_assistant(tmp_path / "saved")
+    assert load_assistant(tmp_path / "saved", language_model=tmp_path / "moved").language.train == "frozen"
+
+
+def test_damaged_and_foreign_directories_are_refused(tmp_path):
+    assistant = assemble(tmp_path)
+    words = {"language": assistant.language, "template": assistant.template, "aligned": tmp_path / "aligned"}
+    out = save_assistant(tmp_path / "saved", assistant.model, **words)
+    with pytest.raises(CheckpointError, match="no assistant here"):
+        load_assistant(tmp_path / "aligned")
+    (out / "assistant.safetensors").write_bytes(b"x" * 50)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_assistant(out)
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps({**config, "format_version": 99}))
+    with pytest.raises(CheckpointError, match="version 99"):
+        load_assistant(out)
+    with pytest.raises(CheckpointError, match="not an assistant"):
+        save_assistant(tmp_path / "aligned", assistant.model, **words)
+    with torch.no_grad():
+        assistant.model.projector.norm.weight[0] = float("nan")
+    with pytest.raises(CheckpointError, match=r"projector\.norm\.weight holds NaN"):
+        save_assistant(tmp_path / "bad", assistant.model, **words)
+
+
+def test_language_models_that_cannot_be_had_say_what_to_do(tmp_path):
+    with pytest.raises(ConfigError, match="language model 'nobody/nothing'"):
+        open_language_model(LanguageModelSpec(source="nobody/nothing"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        open_language_model(LanguageModelSpec(source=str(tmp_path / "empty")))
+    source = str(save_language_model(tmp_path / "lm"))
+    with pytest.raises(MissingExtraError, match=r"pip install 'pathflip\[quantise\]'"):
+        open_language_model(LanguageModelSpec(source=source, quantise="4bit"))
+    with pytest.raises(ConfigError, match="cannot be trained in full"):
+        open_language_model(LanguageModelSpec(source=source, quantise="8bit", train="full"))
+    with pytest.raises(ConfigError, match=r"language\.lora\.targets"):
+        open_language_model(LanguageModelSpec(source=source, train="lora", lora=LoraSpec(targets=("nothing",))))

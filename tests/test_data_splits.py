@@ -1,0 +1,44 @@
+"""Splits of slides: read as captions name slides, refused in one line where a mistake would silently leave slides out."""
+
+import pytest
+
+from pathflip.data.splits import read_splits
+from pathflip.errors import ConfigError
+
+
+def written(tmp_path, text, encoding="utf-8"):
+    path = tmp_path / "splits.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def test_slides_are_named_as_captions_name_them(tmp_path):
+    path = written(tmp_path, "\ufeffslide,split,site\nfolder/a.svs,train,1\nb,test,2\nc, val ,3\nd,,4\n")
+    assert read_splits(path) == {"a": "train", "b": "test", "c": "val", "d": ""}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("slide,split\na,train\nb,training\n", "line 3: split 'training'"),
+        ("slide,part\na,train\n", "columns slide and split"),
+        ("", "columns slide and split"),
+        ("slide,split\na,train\na.svs,test\n", "slide 'a' is in two splits"),
+        ("slide,patient,split\na,P,train\nb,P,test\n", "patient 'P' has slides in train and test"),
+    ],
+)
+def test_what_would_leave_slides_out_is_refused(tmp_path, text, said):
+    with pytest.raises(ConfigError, match=said):
+        read_splits(written(tmp_path, text))
+
+
+def test_a_patient_may_have_a_slide_left_out(tmp_path):
+    path = written(tmp_path, "slide,patient,split\na,P,train\nb,P,\n")
+    assert read_splits(path) == {"a": "train", "b": ""}
+
+
+def test_files_that_cannot_be_read_are_one_line(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_splits(tmp_path / "none.csv")
+    with pytest.raises(ConfigError, match="not a CSV in UTF-8"):
+        read_splits(written(tmp_path, "slide,split\nMüller,train\n", "latin-1"))

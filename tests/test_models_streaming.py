@@ -1,0 +1,122 @@
+"""Slides of any size in the published models: chunk by chunk equals whole, in bounded memory."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from parity import assert_close
+from pathflip.models import build_model
+from pathflip.models.layers import MultiHeadAttention
+
+SIZES: dict[str, dict[str, Any]] = {
+    "published": {"embed_dim": 16, "width": 32, "num_layers": 3, "num_heads": 4, "ffn_width": 64},
+    "perceiver": {"embed_dim": 16, "num_layers": 2, "num_latents": 5, "num_heads": 4, "text_width": 16,
+                  "text_layers": 1, "text_heads": 2, "text_ffn_width": 32},
+    "perceiver, as released": {"embed_dim": 16, "num_latents": 5, "num_heads": 4, "text_width": 16, "text_layers": 1,
+                               "text_heads": 2, "text_ffn_width": 32, "second_skip": True},
+}  # fmt: skip
+
+
+def build(name: str) -> Any:
+    torch.manual_seed(0)
+    model = build_model({"kind": name.split(",")[0], "feature_dim": 8, "vocab_size": 50, **SIZES[name]}).eval()
+    for parameter in model.parameters():  # large weights, so that attention is not flat
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def regions(padded: bool) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    patches, mask = torch.randn(1, 11, 6, 8, generator=generator), torch.ones(1, 11, 6, dtype=torch.bool)
+    if padded:
+        mask = torch.rand(1, 11, 6, generator=generator) < 0.6
+        mask[0, :2] = False  # the first chunk of two holds no patch at all
+        mask[0, 7, 1:] = False
+        patches[~mask] = 1e4
+    return patches, mask
+
+
+@pytest.mark.parametrize("name", list(SIZES))
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("chunk", [1, 2, 4, 11])
+def test_chunks_equal_whole(name: str, padded: bool, chunk: int) -> None:
+    model, (patches, mask) = build(name), regions(padded)
+
+    def chunks() -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(0, 11, chunk):
+            yield patches[:, start : start + chunk], mask[:, start : start + chunk]
+
+    with torch.no_grad():
+        whole, streamed = model.encode_slides(patches, mask), model.encode_regions(chunks)
+    assert torch.equal(streamed.key_mask, whole.key_mask)
+    assert_close(streamed.slide, whole.slide, 1e-5)
+    assert_close(streamed.keys[streamed.key_mask], whole.keys[whole.key_mask], 1e-5)
+
+
+def test_attention_over_chunks_of_growing_logits() -> None:
+    """Each chunk's logits exceed the last one's by far: what was gathered before must shrink, not overflow."""
+    torch.manual_seed(0)
+    attention, query = MultiHeadAttention(8, 2), torch.randn(1, 3, 8)
+    rows = torch.randn(1, 40, 8) * torch.linspace(0.1, 60, 40)[:, None]
+    mask = torch.ones(1, 40, dtype=torch.bool)
+    for order in (rows, rows.flip(1)):
+        parts = [(order[:, i : i + 8], mask[:, i : i + 8]) for i in range(0, 40, 8)]
+        with torch.no_grad():
+            assert_close(attention.over_chunks(query, parts), attention(query, order, order), 1e-4)
+
+
+LARGE = """
+import sys
+import numpy as np, torch
+from pathflip import inference, TileSpec, SlideInfo
+from pathflip.types import SlideFeatures
+from pathflip.checkpoint import Checkpoint, InputContract
+from pathflip.data.align import TextSpec
+from pathflip.data.regions import RegionSpec
+from pathflip.models import build_model
+from pathflip.text.tokenizer import train_tokenizer
+
+
+def peak_kb():  # not ru_maxrss: a new program inherits that from whoever started it
+    status = open("/proc/self/status").read()
+    return int(status.split("VmHWM:")[1].split()[0])
+
+
+num, width = int(sys.argv[2]), 512
+spec, info = TileSpec(256, 0.5), SlideInfo("large", (200_000, 150_000), 0.5)
+coords = np.stack(np.meshgrid(np.arange(500), np.arange(400)), -1).reshape(-1, 2).astype(np.int64) * 256
+values = np.random.default_rng(0).standard_normal((num, width), np.float32)
+features = SlideFeatures("large", values, coords, np.ones(num, bool), info, spec, "x")
+tokenizer = train_tokenizer(["keratin pearls are seen"], 100)
+few = {"num_layers": 2} if sys.argv[1] == "published" else {"text_layers": 1}
+net = build_model({"kind": sys.argv[1], "feature_dim": width, "vocab_size": tokenizer.vocab_size, **few}).eval()
+model = inference.Aligned(
+    Checkpoint(net, tokenizer, InputContract.of(features), {}), TextSpec(), RegionSpec(side=16), torch.device("cpu")
+)
+before = peak_kb()
+code = inference.encode_slide(model, features).code
+after = peak_kb()
+assert code.slide.isfinite().all() and code.keys.isfinite().all() and code.key_mask.any()
+print((after - before) / 2**20)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "patches", "limit_gb"), [("published", 200_000, 1.0), ("perceiver", 60_000, 0.5)])
+def test_large_slides_encode_in_little_memory_above_their_features(kind: str, patches: int, limit_gb: float) -> None:
+    """At the published widths (two layers instead of twelve: their number changes no memory).
+
+    What grows with the slide are the projected patches (published) and the keys (perceiver): the latter's 200,000
+    patches, 0.73 GB, take a minute on a busy core, so fewer are asked of it here, with less memory.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", LARGE, kind, str(patches)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < limit_gb

@@ -1,0 +1,108 @@
+"""``pathflip calibrate`` and ``pathflip verify`` on an untrained model: files, refusals, lines."""
+
+import csv
+import json
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from keyword_world import AXES, keyword_cohort
+from pathflip.checkpoint import InputContract, save_checkpoint
+from pathflip.cli import main
+from pathflip.data.align import TextSpec
+from pathflip.features import write_features
+from pathflip.models import build_model
+from pathflip.text.captions import write_captions
+from pathflip.text.tokenizer import train_tokenizer
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """The command line in this process: what a person would see, without paying for torch each time."""
+
+    def command(*words: str) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", ["pathflip", *words])
+        code = 0
+        try:
+            main()
+        except SystemExit as left:
+            code = left.code or 0
+        printed = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=printed.out, stderr=printed.err)
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("verify")
+    parts = keyword_cohort(60)
+    captions = [caption for _, own, _ in parts.values() for caption in own]
+    write_captions(folder / "captions.jsonl", captions)
+    with open(folder / "splits.csv", "w", newline="") as handle:
+        rows = [(c.slide_id, split) for split, (_, own, _) in parts.items() for c in own]
+        csv.writer(handle).writerows([("slide", "split"), *rows])
+    for _, _, features in parts.values():
+        for one in features:
+            write_features(folder / "features" / f"{one.slide_id}.h5", one)
+    tokenizer = train_tokenizer([caption.text for caption in captions], 300)
+    torch.manual_seed(0)
+    sizes = {"width": 16, "embed_dim": 8, "text_width": 16, "text_heads": 2}
+    net = build_model({"kind": "pathflip", "feature_dim": len(AXES), "vocab_size": tokenizer.vocab_size, **sizes})
+    contract = InputContract.of(parts["train"][2][0])
+    save_checkpoint(folder / "model", net, contract=contract, tokenizer=tokenizer, text=TextSpec())
+    write_features(folder / "other" / "foreign.h5", replace(parts["test"][2][0], encoder="uni_v1", slide_id="foreign"))
+    return folder, parts["test"][1][0]
+
+
+def test_from_captions_to_a_verified_report(bench, run, tmp_path):
+    folder, caption = bench
+    model, slide = ["--model", str(folder / "model")], str(folder / "features" / f"{caption.slide_id}.h5")
+    before = run("verify", slide, str(folder / "captions.jsonl"), *model, "--out", str(tmp_path), "--json")
+    assert before.returncode == 0, before.stderr
+    row = json.loads(before.stdout)
+    assert {s["verdict"] for s in row["sentences"]} <= {"uncertain", "not visible"}
+    assert "pathflip calibrate" in row["notes"][0]
+
+    cohort = ["--captions", str(folder / "captions.jsonl"), "--splits", str(folder / "splits.csv")]
+    wrong = run("calibrate", *model, "--features", str(folder / "features"), *cohort, "--split", "train")
+    assert wrong.returncode == 2
+    assert "too sure" in wrong.stderr
+    done = run("calibrate", *model, "--features", str(folder / "features"), *cohort, "--split", "test", "--json")
+    assert done.returncode == 0, done.stderr
+    fitted = json.loads(done.stdout)
+    assert fitted["slides"] == 12
+    assert fitted["sentences"]["ece_after"] < 0.2
+
+    (tmp_path / "report.txt").write_text("\ufeffNo necrosis is seen. Stage pT2 N0.", encoding="utf-8")
+    after = run("verify", slide, str(tmp_path / "report.txt"), *model, "--out", str(tmp_path), "--json")
+    row = json.loads(after.stdout)
+    assert [s["probability"] is None for s in row["sentences"]] == [False, True]
+    assert row["calibration"]["statements"]["ece_after"] == fitted["sentences"]["ece_after"]
+    assert (tmp_path / f"{caption.slide_id}.verify.html").read_text(encoding="utf-8").count("No necrosis is seen.") >= 2
+    people = run("verify", slide, str(tmp_path / "report.txt"), *model, "--out", str(tmp_path))
+    assert "not a medical device" in people.stdout
+
+
+def test_what_cannot_be_used_is_one_line_and_the_rest_goes_on(bench, run, tmp_path):
+    folder, caption = bench
+    model = ["--model", str(folder / "model"), "--out", str(tmp_path)]
+    (tmp_path / "empty.txt").write_text(" \n")
+    (tmp_path / "others.csv").write_text("slide,text\nanother,No necrosis is seen.\n")
+    mine = str(folder / "features" / f"{caption.slide_id}.h5")
+    for words, said in (
+        ([mine, str(tmp_path / "empty.txt")], "is empty"),
+        ([mine, str(tmp_path / "none.txt")], "cannot be read"),
+        ([mine, str(tmp_path / "others.csv")], f"no report of slide '{caption.slide_id}'"),
+    ):
+        done = run("verify", *words, *model)
+        assert done.returncode == 1
+        assert said in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+    (tmp_path / "report.txt").write_text("No necrosis is seen.")
+    done = run("verify", str(folder / "other"), str(tmp_path / "report.txt"), *model, "--json")
+    assert done.returncode == 1
+    assert "uni_v1" in json.loads(done.stdout)["error"]
