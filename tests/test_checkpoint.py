@@ -279,3 +279,10 @@ def test_atomic_directory_needs_no_earlier_one(tmp_path):
     with atomic_directory(tmp_path / "deep" / "new") as folder:
         (folder / "file").write_text("x")
     assert (tmp_path / "deep" / "new" / "file").read_text() == "x"
+
+
+def test_an_assistant_is_told_from_an_alignment_model(tmp_path):
+    (tmp_path / "config.json").write_text('{"format": "pathflip-assistant"}')
+    (tmp_path / "assistant.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="is an assistant; expected an alignment model"):
+        load_checkpoint(tmp_path)

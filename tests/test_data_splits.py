@@ -1,9 +1,10 @@
-"""Splits of slides: read as captions name slides, refused in one line where a mistake would silently leave slides out."""
+"""Splits of slides: named as captions name them; what would silently leave slides out is refused in one line."""
 
 import pytest
 
 from pathflip.data.splits import read_splits
 from pathflip.errors import ConfigError
+from pathflip.recipes import read_split
 
 
 def written(tmp_path, text, encoding="utf-8"):
@@ -42,3 +43,13 @@ def test_files_that_cannot_be_read_are_one_line(tmp_path):
         read_splits(tmp_path / "none.csv")
     with pytest.raises(ConfigError, match="not a CSV in UTF-8"):
         read_splits(written(tmp_path, "slide,split\nMüller,train\n", "latin-1"))
+
+
+def test_splits_of_other_slides_are_refused(tmp_path):
+    captions = tmp_path / "captions.csv"
+    captions.write_text("slide,text\na,Necrosis is present.\n")
+    with pytest.raises(ConfigError, match=r"names none of the slides of 'captions.csv'"):
+        read_split([], captions, written(tmp_path, "slide,split\nb,train\n"))
+    assert [c.slide_id for c in read_split([], captions, written(tmp_path, "slide,split\na.svs,val\n"))["val"][1]] == [
+        "a"
+    ]

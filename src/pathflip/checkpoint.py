@@ -195,7 +195,7 @@ def _resolve(path: Path) -> Path:
             return path / name
     found = sorted(entry.name for entry in path.iterdir())[:5]
     pickles = any(name.endswith(_PICKLES) for name in found)
-    hint = "published weights are read by pathflip import" if pickles else "give the run's or checkpoint's directory"
+    hint = "published weights are read by  pathflip import" if pickles else "give the run's or checkpoint's directory"
     raise CheckpointError(
         f"{path}: not a checkpoint: config.json is missing (found: {', '.join(found) or 'nothing'}); {hint}"
     )
@@ -215,7 +215,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         )
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise CheckpointError(
-            f"{file}: is of another program (format is not '{FORMAT}'); published weights are read by pathflip import"
+            f"{file}: is of another program (format is not '{FORMAT}'); published weights are read by  pathflip import"
         )
     if config.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(

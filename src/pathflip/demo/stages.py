@@ -1,0 +1,265 @@
+"""What the demo does with a painted cohort and its features: train, ask, measure. Each function is a job."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pathflip.assistant import load_assistant, read_calibration
+from pathflip.data.instruct import Example, read_examples
+from pathflip.demo.jobs import Done, Job, run_jobs
+from pathflip.evaluate.answered import (
+    AssistantStudy,
+    CaptionExample,
+    caption_examples,
+    cohort_questions,
+    questions_to_explain,
+    study_assistant,
+)
+from pathflip.evaluate.assistant import Faithfulness, answer_questions, calibrate_assistant, explain_answers
+from pathflip.evaluate.ceiling import supervised_ceiling
+from pathflip.evaluate.cohort import CohortScores, read_cohort, score_model
+from pathflip.evaluate.verified import CohortVerification, verify_cohort
+from pathflip.evaluate.vqa import VQAPrediction
+from pathflip.inference import load
+from pathflip.instruction_recipes import InstructRecipe, instruct_small, split_examples, train_instruct
+from pathflip.recipes import (
+    AlignRecipe,
+    align_base,
+    align_published_small,
+    clip_abmil,
+    clip_mean,
+    read_split,
+    train_align,
+    with_settings,
+)
+from pathflip.train import read_metrics
+from pathflip.types import Caption
+
+__all__ = ["BASELINE", "DESCRIPTIONS", "REFERENCE", "Demo", "Measured", "measure", "train"]
+
+REFERENCE = "PathFLIP"
+BASELINE = "mean-pool CLIP"
+DESCRIPTIONS = {
+    "PathFLIP": "this project's recipe (align_base): text meets patches, gates and margins, late interaction",
+    "mean-pool CLIP": "one vector a slide, the mean over its patches, against one a caption",
+    "ABMIL CLIP": "one vector a slide, pooled by gated attention, against one a caption",
+    "published PathFLIP": "the paper's model at this size: Q-Formers over regions of 4 × 4 tiles; half the steps, same time",
+}
+ASSISTANT, BLIND = "assistant", "assistant_blind"
+NOTE = (
+    "Trained on painted slides: what it says about real tissue means nothing. Research software, not a medical device."
+)
+NUM_EXPLAINED = 60
+NUM_CAPTIONS = 2
+
+
+@dataclass(frozen=True)
+class Demo:
+    """One demo: where it lives, how long its trainings are, its seed.
+
+    Attributes:
+        steps: optimiser steps of the four alignment models; None leaves the recipes as they are.
+        assistant_steps: of the assistant and of its blind twin; None as in the recipe, 0 leaves out assistant and
+            verification.
+        resamples: bootstrap cohorts.
+    """
+
+    out: Path
+    seed: int = 0
+    num_workers: int = 2
+    steps: int | None = None
+    assistant_steps: int | None = None
+    resamples: int = 1000
+
+    @property
+    def cohort(self) -> Path:
+        """The painted cohort."""
+        return self.out / "cohort"
+
+    @property
+    def features(self) -> Path:
+        """Its feature files."""
+        return self.out / "features_stain_texture"
+
+    @property
+    def speaks(self) -> bool:
+        """Whether an assistant is part of it."""
+        return self.assistant_steps != 0
+
+    def files(self) -> dict[str, Path]:
+        """Feature file of every slide."""
+        return {file.stem: file for file in sorted(self.features.glob("*.h5"))}
+
+    def run(self, name: str) -> Path:
+        """Folder of a training."""
+        return self.out / "runs" / name
+
+    def recipes(self) -> dict[str, AlignRecipe]:
+        """The model and what it must beat."""
+        made = dict(zip(DESCRIPTIONS, (align_base(), clip_mean(), clip_abmil(), align_published_small()), strict=True))
+        settings = [f"train.seed={self.seed}"]
+        if self.steps is not None:
+            settings += [f"train.steps={self.steps}", "train.batch_size=16", "train.optim.warmup_steps=5"]
+        return {name: with_settings(recipe, settings) for name, recipe in made.items()}
+
+    def assistant(self, blind: bool) -> InstructRecipe:
+        """The small assistant, or the same language model without the slide."""
+        recipe = instruct_small()
+        steps = recipe.train.steps if self.assistant_steps is None else self.assistant_steps
+        training = recipe.train.model_copy(update={"steps": steps, "seed": self.seed})
+        shown = {**recipe.assistant, "blind": blind}
+        return recipe.model_copy(update={"assistant": shown, "train": training})
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that was measured on patients no model has seen."""
+
+    scores: dict[str, CohortScores]
+    ceilings: dict[str, float]
+    answers: AssistantStudy | None
+    verification: CohortVerification | None
+
+
+def train(demo: Demo, progress: Callable[..., None]) -> dict[str, float]:
+    """Train everything; returns the seconds of each alignment model. What is there already is not trained again."""
+    recipes = demo.recipes()
+    jobs = [Job(REFERENCE, train_one, (demo, recipes[REFERENCE]))]
+    jobs += [Job(name, train_one, (demo, recipes[name])) for name in ("published PathFLIP",)]
+    if demo.speaks:
+        jobs.append(Job(ASSISTANT, train_assistant, (demo, False), after=(REFERENCE,)))
+        jobs.append(Job(BLIND, train_assistant, (demo, True), after=(REFERENCE,)))
+    jobs += [Job(name, train_one, (demo, recipes[name])) for name in recipes if name not in {job.name for job in jobs}]
+    totals = {demo.run(recipe.name): recipe.train.steps for recipe in recipes.values()}
+    if demo.speaks:
+        totals |= {demo.run(name): demo.assistant(False).train.steps for name in (ASSISTANT, BLIND)}
+
+    def tick() -> None:
+        progress(sum(_last_step(run / "metrics.jsonl") for run in totals), sum(totals.values()), "steps")
+
+    done = run_jobs(jobs, demo.num_workers, tick)
+    return {name: done[name].seconds for name in recipes}
+
+
+def measure(demo: Demo) -> Measured:
+    """Measure everything on the test patients."""
+    recipes = demo.recipes()
+    jobs = [Job(name, score_one, (demo, name, recipe.name)) for name, recipe in recipes.items()]
+    jobs.append(Job("ceiling", ceiling, (demo,)))
+    if demo.speaks:
+        jobs[:0] = [
+            Job("answers", answer_all, (demo, ASSISTANT)),
+            Job("explained", explain_some, (demo,)),
+            Job("blind", answer_all, (demo, BLIND)),
+            Job("verification", verify, (demo,)),
+        ]
+    done = run_jobs(jobs, demo.num_workers)
+    scores = {name: done[name].result for name in recipes}
+    return Measured(scores, done["ceiling"].result, *(_spoken(demo, done) if demo.speaks else (None, None)))
+
+
+def _spoken(demo: Demo, done: Mapping[str, Done]) -> tuple[AssistantStudy, CohortVerification]:
+    explained, captions = done["explained"].result
+    study = study_assistant(
+        demo.cohort,
+        done["answers"].result,
+        done["blind"].result,
+        explained,
+        read_calibration(load_assistant(demo.run(ASSISTANT))),
+        captions,
+        num=demo.resamples,
+    )
+    return study, done["verification"].result
+
+
+# ------------------------------------------------------------------------------------------------- jobs
+
+
+def train_one(demo: Demo, recipe: AlignRecipe) -> None:
+    """One alignment model."""
+    parts = _parts(demo)
+    train_align(
+        recipe,
+        *parts["train"],
+        demo.run(recipe.name),
+        val_files=parts["val"][0],
+        val_captions=parts["val"][1],
+        resume=True,
+        note=NOTE,
+    )
+
+
+def train_assistant(demo: Demo, blind: bool) -> None:
+    """The assistant on PathFLIP, or its blind twin; then its calibration, on validation patients."""
+    examples = _examples(demo)
+    run = demo.run(BLIND if blind else ASSISTANT)
+    train_instruct(
+        demo.assistant(blind),
+        examples["train"],
+        list(demo.files().values()),
+        run,
+        aligned=demo.run(demo.recipes()[REFERENCE].name),
+        val_examples=examples["val"],
+        resume=True,
+        note=NOTE,
+    )
+    if not blind:
+        questions, _ = cohort_questions(demo.cohort, "val")
+        loaded = load_assistant(run)
+        assert loaded.path is not None
+        calibrate_assistant(loaded, questions, demo.files(), "the validation patients' questions").write(loaded.path)
+
+
+def score_one(demo: Demo, name: str, run: str) -> CohortScores:
+    """One alignment model on the test patients."""
+    return score_model(name, load(demo.run(run)), read_cohort(demo.cohort, demo.features, "test"))
+
+
+def ceiling(demo: Demo) -> dict[str, float]:
+    """What a classifier trained on the truth reaches."""
+    return supervised_ceiling(*(read_cohort(demo.cohort, demo.features, split) for split in ("train", "test")))
+
+
+def answer_all(demo: Demo, name: str) -> list[VQAPrediction]:
+    """All questions about the test patients."""
+    questions, _ = cohort_questions(demo.cohort, "test")
+    return answer_questions(load_assistant(demo.run(name)), questions, demo.files())
+
+
+def explain_some(demo: Demo) -> tuple[Faithfulness, list[CaptionExample]]:
+    """Some answers with their evidence tested, and some captions."""
+    assistant = load_assistant(demo.run(ASSISTANT))
+    questions, lines = cohort_questions(demo.cohort, "test")
+    chosen = questions_to_explain(questions, lines, NUM_EXPLAINED)
+    concepts = {one.question_id: str(lines[one.question_id]["evidence"]) for one in chosen}
+    rng = np.random.default_rng(demo.seed)
+    explained = explain_answers(assistant, chosen, demo.files(), demo.cohort, concepts, rng)
+    slides = sorted({one.slide_id for one in questions})
+    shown = slides[:: max(1, len(slides) // NUM_CAPTIONS)][:NUM_CAPTIONS]
+    return explained, caption_examples(assistant, demo.cohort, demo.files(), shown)
+
+
+def verify(demo: Demo) -> CohortVerification:
+    """Reports with planted errors held against their slides."""
+    model = load(demo.run(demo.recipes()[REFERENCE].name))
+    return verify_cohort(
+        model, demo.cohort, demo.features, _parts(demo), out=demo.out / "verified", seed=demo.seed, num=demo.resamples
+    )
+
+
+def _parts(demo: Demo) -> dict[str, tuple[list[Path], list[Caption]]]:
+    return read_split(list(demo.files().values()), demo.cohort / "captions.jsonl", demo.cohort / "splits.csv")
+
+
+def _examples(demo: Demo) -> dict[str, list[Example]]:
+    """Captions and questions by split."""
+    found = [one for name in ("captions", "questions") for one in read_examples(demo.cohort / f"{name}.jsonl")]
+    return split_examples(found, demo.cohort / "splits.csv")
+
+
+def _last_step(log: Path) -> int:
+    """The step a running training has reached, from the log it writes."""
+    steps = [row["step"] for row in read_metrics(log)] if log.exists() else []
+    return int(max(steps, default=0))
