@@ -376,6 +376,9 @@ def test_damaged_and_foreign_directories_are_refused(tmp_path):
     (out / "config.json").write_text(json.dumps({**config, "format_version": 99}))
     with pytest.raises(CheckpointError, match="version 99"):
         load_assistant(out)
+    (out / "config.json").write_text(json.dumps({**config, "looking": 0}))
+    with pytest.raises(CheckpointError, match="another way of looking at slides"):
+        load_assistant(out)
     with pytest.raises(CheckpointError, match="not an assistant"):
         save_assistant(tmp_path / "aligned", assistant.model, **words)
     with torch.no_grad():

@@ -53,3 +53,10 @@ def test_splits_of_other_slides_are_refused(tmp_path):
     assert [c.slide_id for c in read_split([], captions, written(tmp_path, "slide,split\na.svs,val\n"))["val"][1]] == [
         "a"
     ]
+
+
+def test_features_and_captions_without_a_common_slide_are_refused_with_both_names(tmp_path):
+    captions = tmp_path / "captions.csv"
+    captions.write_text("slide,patient,text\na,p,Necrosis is seen.\n")
+    with pytest.raises(ConfigError, match=r"share no slide: features are named 'scan-7' .* captions 'a'"):
+        read_split([tmp_path / "scan-7.h5"], captions, None)

@@ -102,3 +102,8 @@ def test_timm_folder_without_timm_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without_timm)
     with pytest.raises(MissingExtraError, match=r"pip install 'pathflip\[encoders\]'"):
         load_encoder(f"hf:{tmp_path}")
+
+
+def test_an_unknown_precision_is_refused_by_every_encoder():
+    with pytest.raises(ConfigError, match="precision: got 'int8', expected one of auto"):
+        load_encoder("colour_histogram", precision="int8")

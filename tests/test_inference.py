@@ -3,8 +3,10 @@
 import json
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -149,6 +151,24 @@ def test_files_of_a_grounded_phrase(model, tmp_path):
     corner = top["features"][0]["geometry"]["coordinates"][0][0]
     assert corner == [rows[0]["tiles"][0]["x"], rows[0]["tiles"][0]["y"]]
     assert "medical device" in rows[0]["note"]
+
+
+def test_a_heatmap_on_another_slide_says_so(model, tmp_path, monkeypatch):
+    found = slide("a")
+
+    @contextmanager
+    def opened(path, slide_mpp=None):
+        yield SimpleNamespace(info=found.info, thumbnail=lambda most: np.full((40, 40, 3), 250, np.uint8))
+
+    monkeypatch.setattr(inference, "open_slide", opened)
+    encoded = pathflip.encode_slide(model, found)
+
+    def note(name):
+        (row,) = inference.ground_to_files(model, encoded, ["pearls"], tmp_path, slide_file=tmp_path / f"{name}.svs")
+        return row["note"]
+
+    assert "Drawn on slide 'b', but the features are those of 'a'" in note("b")
+    assert "Drawn on" not in note("a")
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])

@@ -21,7 +21,7 @@ from pathflip.data.align import TextSpec, text_to_encode
 from pathflip.data.regions import Neighbourhood, RegionSpec, group_regions, relative_positions
 from pathflip.errors import CaptionError, ConfigError, ContractError, FeatureError
 from pathflip.geometry import TileGrid
-from pathflip.slide import open_slide
+from pathflip.slide import open_slide, slide_id
 from pathflip.text.sentences import split_sentences
 from pathflip.text.statements import parse_statement
 from pathflip.types import AlignModel, Heatmap, PatchChunk, RegionGrid, SlideCode, SlideFeatures, TextCode
@@ -407,8 +407,10 @@ def ground_to_files(
     Returns:
         One row a phrase: text, slide_id, presence, negated, best tiles, files, note.
     """
-    thumbnail = None
+    thumbnail, note = None, model.note
     if slide_file is not None:
+        if (drawn := slide_id(slide_file)) != slide.slide_id.rpartition("__")[2]:
+            note = f"Drawn on slide '{drawn}', but the features are those of '{slide.slide_id}'. {note}"
         with open_slide(slide_file, slide_mpp=slide_mpp) as opened:
             if opened.info.size0 != slide.grid.info.size0:
                 raise ContractError(
@@ -425,7 +427,7 @@ def ground_to_files(
         picture.save_tiles_geojson(heatmap, files[1])
         if thumbnail is not None:
             files.append(f"{stem}.png")
-            picture.save_heatmap_png(heatmap, thumbnail, files[2], note=model.note, tiles=tiles)
+            picture.save_heatmap_png(heatmap, thumbnail, files[2], note=note, tiles=tiles)
         best = [
             {"x": box.x, "y": box.y, "width": box.width, "height": box.height, "score": round(score, 4)}
             for box, score in picture.top_tiles(heatmap, tiles)
@@ -438,7 +440,7 @@ def ground_to_files(
                 "negated": heatmap.negated,
                 "tiles": best,
                 "files": files,
-                "note": model.note,
+                "note": note,
             }
         )
     return rows

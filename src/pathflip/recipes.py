@@ -295,6 +295,11 @@ def read_split(
                     "expected every patient in one split"
                 )
             parts[part][1].append(caption)
+    if files and not any(file.stem in split_of for file in files):
+        raise ConfigError(
+            f"features and captions share no slide: features are named '{files[0].stem}' and the like, captions "
+            f"'{known[0].slide_id}'; expected the same ids (a slide's id is its file name without the ending)"
+        )
     for file in files:
         if (part := split_of.get(file.stem)) in parts:
             parts[part][0].append(file)

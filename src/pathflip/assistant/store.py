@@ -31,6 +31,7 @@ from pathflip.errors import CheckpointError
 from pathflip.files import atomic_directory, write_json
 from pathflip.inference import Aligned, load
 from pathflip.models.assistant import Assistant, AssistantConfig
+from pathflip.models.looking import LOOKING_VERSION
 from pathflip.text.asking import MOST_OPTIONS
 from pathflip.text.chat import ChatTemplate
 
@@ -115,6 +116,7 @@ def save_assistant(
         "format_version": FORMAT_VERSION,
         "pathflip_version": __version__,
         "assistant": model.config.model_dump(mode="json"),
+        "looking": LOOKING_VERSION,
         "language": language.model_dump(mode="json"),
         "fallback_template": template.is_fallback,
         "recipe": dict(recipe or {}),
@@ -212,5 +214,10 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{file}: format is {config.get('format')!r}, version {config.get('format_version')!r}; "
             f"expected {FORMAT!r}, version {FORMAT_VERSION}"
+        )
+    if config.get("looking") != LOOKING_VERSION:
+        raise CheckpointError(
+            f"{file}: it was trained on another way of looking at slides (version {config.get('looking')!r}, expected "
+            f"{LOOKING_VERSION}); train it again, or use the PathFLIP that wrote it ({config.get('pathflip_version')})"
         )
     return config

@@ -8,3 +8,11 @@ from pathflip.cli import alignment, answers, language, reports, slides
 from pathflip.cli.app import app, main
 
 __all__ = ["alignment", "answers", "app", "language", "main", "reports", "slides"]
+
+ROAD = (
+    "demo", "simulate", "info", "qc", "tile", "encoders", "extract", "convert", "decompose", "train", "import",
+    "export", "zero-shot", "retrieve", "ground", "calibrate", "verify", "ask", "caption", "chat",
+)  # fmt: skip
+"""The order of the verbs in ``--help``."""
+
+app.registered_commands.sort(key=lambda verb: ROAD.index(verb.name or getattr(verb.callback, "__name__", "")))

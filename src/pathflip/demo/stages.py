@@ -45,7 +45,7 @@ DESCRIPTIONS = {
     "PathFLIP": "this project's recipe (align_base): text meets patches, gates and margins, late interaction",
     "mean-pool CLIP": "one vector a slide, the mean over its patches, against one a caption",
     "ABMIL CLIP": "one vector a slide, pooled by gated attention, against one a caption",
-    "published PathFLIP": "the paper's model at this size: Q-Formers over regions of 4 × 4 tiles; half the steps, same time",
+    "published PathFLIP": "the paper's model at this size: Q-Formers over 4 × 4 tiles; half the steps, same time",
 }
 ASSISTANT, BLIND = "assistant", "assistant_blind"
 NOTE = (

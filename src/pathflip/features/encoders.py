@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pathflip.errors import ConfigError, PathFLIPError
+from pathflip.features.devices import PRECISIONS
 from pathflip.features.exported import EXPORTED_SUFFIXES, exported_row, open_exported
 from pathflip.features.foundation import FOUNDATION, FoundationEncoder
 from pathflip.features.network_encoder import NetworkEncoder
@@ -156,6 +157,8 @@ def load_encoder(reference: str, device: torch.device | str | None = None, *, pr
         ConfigError: no such encoder, or its weights are absent or of another model (the message says what to fetch).
         MissingExtraError: the encoder needs a package that is not installed.
     """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision: got '{precision}', expected one of {', '.join(PRECISIONS)}")
     reference, method = split_method(reference)
     if method is not None:
         return StainNormalised(load_encoder(reference, device, precision=precision), method)
