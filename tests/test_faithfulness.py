@@ -109,6 +109,11 @@ def question(i, answer, answerable=True, slide="a"):
     return VQAQuestion(f"q{i}", slide, f"p{i % 7}", "Where?", ("l", "r", "u"), answer, "location", "", answerable)
 
 
+def calibrate_assistant_on(monkeypatch, refusing, chances, right, questions):
+    monkeypatch.setattr(assistant_module, "_weighed", lambda *_: (refusing, list(chances), right))
+    return calibrate_assistant(None, questions, {}, "a test")
+
+
 def test_calibration_finds_the_temperature_and_tells_the_unanswerable(monkeypatch):
     """Confidences three times too sharp, and log-odds of refusing that overlap."""
     rng = np.random.default_rng(0)
@@ -120,12 +125,14 @@ def test_calibration_finds_the_temperature_and_tells_the_unanswerable(monkeypatc
     refusing = np.where(lost, 2.0, -4.0) + rng.normal(0, 1.5, 600)
     questions = [question(i, "ABC"[t], not gone) for i, (t, gone) in enumerate(zip(truth, lost, strict=True))]
     right = sharp.argmax(1) == truth
-    monkeypatch.setattr(assistant_module, "_weighed", lambda *_: (refusing, list(sharp), right))
-    found = calibrate_assistant(None, questions, {}, "a test")
+    found = calibrate_assistant_on(monkeypatch, refusing, sharp, right, questions)
     assert found.temperature == pytest.approx(3, rel=0.15)
     assert found.measured["calibration_error_after"] < 0.4 * found.measured["calibration_error_before"]
     assert found.measured["withheld_of_unanswerable"] > 0.9
     assert found.measured["withheld_of_answerable"] < 0.1
+    muddled = calibrate_assistant_on(monkeypatch, rng.normal(0, 1, 600) + lost, sharp, right, questions)
+    assert muddled.measured["withheld_of_answerable"] <= 0.1 + 1 / (~lost).sum()
+    assert muddled.refuse_above > 0.5
     assert -found.refusal_intercept / found.refusal_slope == pytest.approx(-1, abs=0.4)  # midway between the kinds
 
 

@@ -31,6 +31,8 @@ from pathflip.types import Answer
 __all__ = ["Faithfulness", "answer_questions", "calibrate_assistant", "explain_answers"]
 
 TEMPERATURES = np.geomspace(0.2, 5.0, 161)
+WITHHELD = 0.1
+"""Of answerable questions asked openly, at most this share may be refused."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ def calibrate_assistant(
 
     The temperature minimises the options' negative log-likelihood (Guo et al. 2017, arXiv 1706.04599); the
     probability that the slide cannot tell is a logistic regression on the log-odds of saying so (Platt 1999), fitted
-    with both kinds of questions weighing the same.
+    with both kinds of questions weighing the same. An open answer is withheld from even odds on, or later, so that no more
+    than ``WITHHELD`` of the answerable questions are refused.
 
     Args:
         assistant, questions, files: as for :func:`answer_questions`.
@@ -94,7 +97,10 @@ def calibrate_assistant(
     fit = LogisticRegression(C=1e3, class_weight="balanced").fit(logits[:, None], unanswerable)
     slope, intercept = float(fit.coef_[0, 0]), float(fit.intercept_[0])
     fitted = plain.model_copy(update={"refusal_slope": slope, "refusal_intercept": intercept, "fitted_on": fitted_on})
-    withheld = np.array([fitted.refusal(logit) >= fitted.refuse_above for logit in logits])
+    chance = np.array([fitted.refusal(logit) for logit in logits])
+    limit = float(np.quantile(chance[~unanswerable], 1 - WITHHELD, method="higher"))
+    fitted = fitted.model_copy(update={"refuse_above": min(1.0, max(fitted.refuse_above, limit))})
+    withheld = chance >= fitted.refuse_above
     measured = {
         "questions": float(len(questions)),
         "calibration_error_before": metrics.expected_calibration_error(before, right),
