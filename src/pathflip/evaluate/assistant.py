@@ -73,8 +73,8 @@ def calibrate_assistant(
 
     The temperature minimises the options' negative log-likelihood (Guo et al. 2017, arXiv 1706.04599); the
     probability that the slide cannot tell is a logistic regression on the log-odds of saying so (Platt 1999), fitted
-    with both kinds of questions weighing the same. An open answer is withheld from even odds on, or later, so that no more
-    than ``WITHHELD`` of the answerable questions are refused.
+    with both kinds of questions weighing the same. An open answer is withheld from even odds on, or later, so that no
+    more than ``WITHHELD`` of the answerable questions are refused.
 
     Args:
         assistant, questions, files: as for :func:`answer_questions`.
