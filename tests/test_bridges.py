@@ -13,7 +13,7 @@ import torch
 
 from bridges_child import dies_of_bad
 from pathflip.bridges import Asked, convert, detect, read_tiles
-from pathflip.bridges.conversion import Separately
+from pathflip.bridges.conversion import Separately, find_inputs
 from pathflip.cli import main
 from pathflip.cli.slides import _convert_line
 from pathflip.errors import ConfigError, FeatureError
@@ -640,3 +640,9 @@ def test_nothing_but_clear_lines_from_random_damage(tmp_path):
     for line in refused:
         assert re.match(r"(\S*s\d{3}.h5|slide 's\d{3}'): [^\n]+$", line), line
         assert not re.search(r"h5: [A-Za-z]+(Error|Exception): ", line), line
+
+
+def test_tables_beside_our_features_are_no_features(tmp_path):
+    for name in ("a.h5", "a.excluded.csv", "slidechat.csv"):
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in find_inputs([tmp_path])] == ["a.h5", "slidechat.csv"]

@@ -156,6 +156,8 @@ TARGETS: dict[str, Callable[[Tiles, Path], list[Path]]] = {
 }
 """The formats that can be written, and how."""
 
+_OURS_BESIDE = ".excluded.csv"
+"""Tables that extraction leaves beside feature files: no features."""
 _SUFFIXES = (".h5", ".hdf5", ".pt", ".csv", ".geojson", ".zarr")
 
 
@@ -182,7 +184,8 @@ def find_inputs(paths: Sequence[str | Path]) -> list[Path]:
 def _files_of(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))
+    found = (p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))
+    return sorted(p for p in found if not p.name.endswith(_OURS_BESIDE))
 
 
 def convert(
