@@ -6,18 +6,40 @@ and the attended vector is pooled before it is compared. Nobody publishes this s
 implementation does.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pathflip.models.pathflip import PathFLIP
+from pathflip.models.pathflip import PathFLIP, PathFLIPConfig
+from pathflip.models.text_encoder import Block, TextEncoder
 from pathflip.types import SlideCode, TextCode
 
 __all__ = ["NaivePathFLIP"]
 
 
+class PaddedTexts(TextEncoder):
+    """Every slot of every text through every layer; the mean of the real ones."""
+
+    def forward(self, blocks: Sequence[Block], pooling: str = "mean") -> list[Tensor]:
+        """One (texts, W) tensor a block."""
+        found = []
+        for ids, mask in blocks:
+            x = self.embeddings(ids, torch.arange(ids.shape[1]).expand_as(ids))
+            for layer in self.layers:
+                x = layer.text(x, mask)
+            x = self.norm(x) * mask.unsqueeze(-1)
+            found.append(x.sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1))
+        return found
+
+
 class NaivePathFLIP(PathFLIP):
     """The same weights, losses and values."""
+
+    def __init__(self, config: PathFLIPConfig) -> None:
+        super().__init__(config)
+        self.text.__class__ = PaddedTexts
 
     def encode_slides(
         self, patches: Tensor, patch_mask: Tensor, context: Tensor | None = None, position: Tensor | None = None

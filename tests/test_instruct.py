@@ -30,13 +30,15 @@ from pathflip.features import read_features
 from pathflip.instruction_recipes import (
     INSTRUCTION_RECIPES,
     find_instruction_recipe,
-    instruct_small,
+    instruct_small_stage1,
+    instruct_small_stage2,
     instruct_stage1,
     instruct_stage2,
     key_phrases,
     split_examples,
     train_instruct,
 )
+from pathflip.models import looking
 from pathflip.models.assistant import attention_bias
 from pathflip.models.splice import IGNORED
 from pathflip.text.chat import Turn
@@ -277,17 +279,43 @@ def load_assistant_weights(folder):
 
 
 def small(steps=6, **train):
-    recipe = instruct_small()
-    built = {**recipe.language.built, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
-    language = recipe.language.model_copy(update={"built": built, "vocab_size": 400})
-    changes = {"steps": steps, "batch_size": 4, "save_every": 3, **train}
-    return recipe.model_copy(update={"language": language, "train": recipe.train.model_copy(update=changes)})
+    recipe = instruct_small_stage2()
+    optim = recipe.train.optim.model_copy(update={"warmup_steps": 1})
+    changes = {"steps": steps, "batch_size": 4, "save_every": 3, "optim": optim, **train}
+    return recipe.model_copy(
+        update={
+            "assistant": instruct_small_stage1().assistant,
+            "train": recipe.train.model_copy(update=changes),
+        }
+    )
+
+
+@pytest.mark.slow
+def test_both_small_stages(tmp_path, cohort):
+    """Stage 1 leaves the language model as it was; stage 2 changes it, keeps what stage 1 standardised, and adds what
+    stage 1 never met (options)."""
+    files, learned, one, two = files_of(cohort), examples_of(cohort), tmp_path / "one", tmp_path / "two"
+    first, second = (
+        make().model_copy(update={"train": make().train.model_copy(update={"steps": 3, "batch_size": 4})})
+        for make in (instruct_small_stage1, instruct_small_stage2)
+    )
+    train_instruct(first, learned, files, one, aligned=cohort / "aligned", language_model=cohort / "lm")
+    train_instruct(second, learned, files, two, start=one)
+    before, after = load_assistant(one).model, load_assistant(two).model
+    start = load_assistant_weights(cohort / "lm")
+    assert all(torch.equal(value, start[name]) for name, value in before.lm.state_dict().items())
+    assert any(not torch.equal(value, start[name]) for name, value in after.lm.state_dict().items())
+    met = (before.projector.std != 1).any(1)
+    assert not met[looking.OPTION]
+    assert met[looking.PROBE]
+    assert torch.equal(after.projector.std[met], before.projector.std[met])
+    assert (after.projector.std[looking.OPTION] != 1).any()
 
 
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path, cohort):
     files, learned = files_of(cohort), examples_of(cohort)
-    words = {"aligned": cohort / "aligned", "val_examples": learned[-4:]}
+    words = {"aligned": cohort / "aligned", "language_model": cohort / "lm", "val_examples": learned[-4:]}
     train_instruct(small(), learned, files, tmp_path / "whole", **words)
 
     def stop(row):
@@ -323,7 +351,7 @@ def test_two_processes_train_as_one(tmp_path, cohort):
 
 
 def test_training_on_slides_without_features_or_without_questions_is_refused(tmp_path, cohort):
-    words = {"aligned": cohort / "aligned"}
+    words = {"aligned": cohort / "aligned", "language_model": cohort / "lm"}
     with pytest.raises(CaptionError, match=r"6 slides without features \(slide-0"):
         train_instruct(small(), examples_of(cohort), [], tmp_path, **words)
     stage1 = shortened(instruct_stage1(), cohort)
@@ -331,6 +359,8 @@ def test_training_on_slides_without_features_or_without_questions_is_refused(tmp
         train_instruct(stage1, read_examples(cohort / "questions.jsonl"), files_of(cohort), tmp_path, **words)
     with pytest.raises(ConfigError, match="--aligned"):
         train_instruct(small(), examples_of(cohort), files_of(cohort), tmp_path)
+    with pytest.raises(ConfigError, match="pathflip train language_small"):
+        train_instruct(small(), examples_of(cohort), files_of(cohort), tmp_path, aligned=cohort / "aligned")
 
 
 def test_recipes_carry_the_published_hyper_parameters():
@@ -340,10 +370,12 @@ def test_recipes_carry_the_published_hyper_parameters():
     assert (two.train.batch_size, two.train.accumulation) == (1, 16)
     assert (two.language.lora.rank, two.language.lora.alpha, two.language.lora.dropout) == (64, 128, 0.05)
     assert "Qwen3-4B-Instruct" in one.language.source == two.language.source
-    assert set(INSTRUCTION_RECIPES) >= {"instruct_stage1", "instruct_stage2", "instruct_small"}
+    assert set(INSTRUCTION_RECIPES) == {
+        "instruct_stage1", "instruct_stage2", "instruct_small_stage1", "instruct_small_stage2",
+    }  # fmt: skip
     assert find_instruction_recipe("instruct_stage1") == one
-    with pytest.raises(ConfigError, match="did you mean 'instruct_small'"):
-        find_instruction_recipe("instruct_smal")
+    with pytest.raises(ConfigError, match="did you mean 'instruct_stage1'"):
+        find_instruction_recipe("instruct_stag1")
 
 
 def test_key_phrases_are_frequent_whole_and_without_grammar():
@@ -367,15 +399,23 @@ def test_splits_keep_patients_apart(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_line_trains_an_assistant(tmp_path, cohort):
+def test_the_command_line_trains_words_and_an_assistant(tmp_path, cohort):
+    texts = ["--captions", str(cohort / "captions.jsonl"), "--questions", str(cohort / "questions.jsonl")]
+    arguments = [
+        "train", "language_small", *texts, "--out", str(tmp_path / "words"), "--set", "train.steps=2", "--set",
+        "built.hidden_size=32", "--set", "built.head_dim=8", "--json",
+    ]  # fmt: skip
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    words = json.loads(done.stdout.strip().splitlines()[-1])["language_model"]
     (tmp_path / "splits.csv").write_text(
         "slide,split\n" + "".join(f"slide-{i},{'val' if i == 5 else 'train'}\n" for i in range(6))
     )
     arguments = [
-        "train", "instruct_small", "--features", str(cohort / "features"), "--captions", str(cohort / "captions.jsonl"),
-        "--questions", str(cohort / "questions.jsonl"), "--aligned", str(cohort / "aligned"), "--splits",
-        str(tmp_path / "splits.csv"), "--out", str(tmp_path / "run"), "--set", "train.steps=2", "--set",
-        "language.built.hidden_size=32", "--set", "assistant.num_patches=2", "--set", "train.batch_size=4", "--json",
+        "train", "instruct_small_stage1", "--features", str(cohort / "features"), *texts, "--aligned",
+        str(cohort / "aligned"), "--language-model", words, "--splits", str(tmp_path / "splits.csv"), "--out",
+        str(tmp_path / "run"), "--set", "train.steps=2", "--set", "assistant.num_patches=2", "--set",
+        "train.batch_size=4", "--json",
     ]  # fmt: skip
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output

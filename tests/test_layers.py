@@ -17,7 +17,7 @@ LAYERS = [
     {"inference", "released"},
     {"assistant", "verify"},
     {"train", "evaluate"},
-    {"recipes", "instruction_recipes", "cluster"},
+    {"recipes", "instruction_recipes", "language_recipes", "cluster"},
     {"demo"},
     {"cli"},
 ]

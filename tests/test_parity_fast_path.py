@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from parity import assert_close
 from pathflip.errors import ConfigError
 from pathflip.models import build_config, build_model, qformer
-from pathflip.models.layers import Linear, MultiHeadAttention, attend, dropout, feed_forward, pick_rows, place_rows
+from pathflip.models.layers import (
+    Linear,
+    MultiHeadAttention,
+    attend,
+    dropout,
+    feed_forward,
+    on_onednn,
+    pick_rows,
+    place_rows,
+    products,
+)
 from pathflip.models.published import PublishedConfig
 from pathflip.models.qformer import PatchCrossAttention
 from pathflip.models.text_encoder import Packing, Pooling, TextConfig, TextEncoder
@@ -278,3 +288,77 @@ def test_published_schedule_gives_the_same_step(monkeypatch: pytest.MonkeyPatch)
     torch.manual_seed(0)
     assert align_step.difference(case, *align_step.prepared(case)) < 1e-5
     sys.modules.pop("align_step")
+
+
+# ------------------------------------------------------------------------------------------ pre-norm towers, products
+
+
+def test_a_pre_norm_tower_is_torchs_own_encoder(generator: torch.Generator) -> None:
+    config = TINY.model_copy(update={"norm_first": True, "token_types": False, "eps": 1e-5})
+    tower = TextEncoder(config).eval()
+    reference = nn.ModuleList(
+        nn.TransformerEncoderLayer(16, 4, 32, 0.0, activation="gelu", batch_first=True, norm_first=True)
+        for _ in range(config.num_layers)
+    )
+    for ours, theirs in zip(tower.layers, reference, strict=True):
+        attention, ffn = ours.self_attention, ours.ffn
+        parts = (attention.query, attention.key, attention.value)
+        theirs.self_attn.in_proj_weight.data = torch.cat([part.weight for part in parts]).detach()
+        theirs.self_attn.in_proj_bias.data = torch.cat([part.bias for part in parts]).detach()
+        theirs.self_attn.out_proj.load_state_dict(attention.out.state_dict())
+        theirs.norm1.load_state_dict(attention.norm.state_dict())
+        theirs.norm2.load_state_dict(ffn.norm.state_dict())
+        theirs.linear1.load_state_dict(ffn.up.state_dict())
+        theirs.linear2.load_state_dict(ffn.down.state_dict())
+    ids, mask = texts(generator, [9, 30, 12, 1], 31)
+    hidden = tower.embeddings.word(ids) + tower.embeddings.position.weight[:31]
+    for layer in reference:
+        hidden = layer(hidden, src_key_padding_mask=~mask)
+    hidden = torch.where(mask[..., None], tower.norm(hidden), 0)
+    (pooled,) = tower([(ids, mask)], "mean")
+    assert_close(pooled, hidden.sum(1) / mask.sum(1, keepdim=True), 1e-6)
+    (first,) = tower([(ids, mask)], "cls")
+    assert_close(first, hidden[:, 0], 1e-6)
+
+
+def test_word_dropout_hides_whole_words_in_training_alone(generator: torch.Generator) -> None:
+    config = TINY.model_copy(update={"norm_first": True, "token_types": False, "word_dropout": 0.5})
+    embeddings = TextEncoder(config).embeddings
+    ids = torch.randint(1, 50, (400,), generator=generator)
+    places = torch.zeros_like(ids)
+    shown = (embeddings(ids, places) - embeddings.position.weight[0]).abs().amax(1) > 0
+    assert 0.35 < shown.float().mean() < 0.65
+    assert ((embeddings.eval()(ids, places) - embeddings.position.weight[0]).abs().amax(1) > 0).all()
+
+
+@pytest.mark.parametrize(("rows", "inner"), [(3, 5), (96, 130)], ids=["small", "oneDNN"])
+def test_products_of_stacked_matrices(generator: torch.Generator, rows: int, inner: int) -> None:
+    a = torch.randn(2, 3, rows, inner, generator=generator, requires_grad=True)
+    b = torch.randn(2, 3, 140, inner, generator=generator, requires_grad=True)
+    for ours, plain in zip(gradients(lambda: products(a, b.mT), a, b), gradients(lambda: a @ b.mT, a, b), strict=True):
+        assert_close(ours, plain, 1e-4)
+
+
+def test_linear_layers_of_others_are_sped_up_in_place(generator: torch.Generator) -> None:
+    other = nn.Sequential(nn.Linear(8, 8, bias=False), nn.GELU(), nn.Linear(8, 3))
+    x = torch.randn(5, 2, 8, generator=generator, requires_grad=True)
+    before, names = gradients(lambda: other(x), x, *other.parameters()), list(other.state_dict())
+    on_onednn(other)
+    assert [type(part) for part in other] == [Linear, nn.GELU, Linear]
+    assert list(other.state_dict()) == names
+    for ours, plain in zip(gradients(lambda: other(x), x, *other.parameters()), before, strict=True):
+        assert_close(ours, plain, 1e-6)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_without_gradients_alike_queries_read_once(generator: torch.Generator, padded: bool) -> None:
+    block = PatchCrossAttention(16, 6, 4, 0.0, 1e-12)
+    x = torch.randn(2, 3, 5, 6, generator=generator)
+    mask = None
+    if padded:
+        mask = torch.rand(2, 3, 5, generator=generator) < 0.6
+        mask[0, 1], mask[1, 2, :] = False, True
+        x = x * mask.unsqueeze(-1)
+    h = torch.randn(1, 1, 4, 16, generator=generator)
+    with torch.no_grad():
+        assert_close(block.of_alike(h, x, mask), block(h.expand(2, 4, -1, -1), x, mask), 1e-5)

@@ -151,7 +151,8 @@ def train(cohort: Path, out: Path) -> None:
     learned = read_examples(cohort / "captions.jsonl") + read_examples(cohort / "questions.jsonl")
     recipe = small(steps=3, device="cpu")
     recipe = recipe.model_copy(update={"assistant": {**recipe.assistant, "vector_dropout": 0.0}})
-    train_instruct(recipe, learned, sorted((cohort / "features").glob("*.h5")), out, aligned=cohort / "aligned")
+    parts = {"aligned": cohort / "aligned", "language_model": cohort / "lm"}
+    train_instruct(recipe, learned, sorted((cohort / "features").glob("*.h5")), out, **parts)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from pathflip.assistant import (
     Looker,
     LoraSpec,
     Prompt,
-    build_language_model,
     load_assistant,
     open_language_model,
     option_probabilities,
@@ -37,7 +36,7 @@ from pathflip.features import read_features
 from pathflip.inference import Aligned, load
 from pathflip.models.assistant import Assistant, AssistantConfig
 from pathflip.text.asking import GRAMMAR, MOST_OPTIONS
-from pathflip.text.chat import SLIDE_MARK, ChatTemplate, train_chat_tokenizer
+from pathflip.text.chat import SLIDE_MARK, ChatTemplate
 from pathflip.text.sentences import split_sentences
 from pathflip.train import (
     BatchSampler,
@@ -55,7 +54,8 @@ __all__ = [
     "INSTRUCTION_RECIPES",
     "InstructRecipe",
     "find_instruction_recipe",
-    "instruct_small",
+    "instruct_small_stage1",
+    "instruct_small_stage2",
     "instruct_stage1",
     "instruct_stage2",
     "key_phrases",
@@ -144,37 +144,49 @@ def instruct_stage2() -> InstructRecipe:
     )  # fmt: skip
 
 
-def instruct_small() -> InstructRecipe:
-    """A small Qwen3, built and trained here: both stages in one, since a random language model has nothing to keep.
+def instruct_small_stage1() -> InstructRecipe:
+    """The first stage at the size of two processor cores: captions teach the projector, the language model is frozen.
 
-    ``pathflip train instruct_small --aligned runs/base --features F --captions C --questions Q --out runs/small``
+    ``pathflip train instruct_small_stage1 --aligned runs/base --language-model runs/language/last --features F
+    --captions C --out runs/small1``
+
+    The language model is what ``pathflip train language_small`` wrote (:mod:`pathflip.language_recipes`). About
+    half a minute on one core with the demo's 280 captions.
+    """
+    return InstructRecipe(
+        name="instruct_small_stage1",
+        learn=("caption",),
+        assistant={"num_patches": 4, "projector_width": 256, "vector_dropout": 0.1},
+        num_probes=48,
+        language=LanguageModelSpec(train="frozen"),
+        data=InstructSpec(max_length=512, pack_tokens=256),
+        train=TrainConfig(steps=120, batch_size=16, optim=OptimConfig(lr=3e-3, weight_decay=0.0, warmup_steps=10)),
+    )
+
+
+def instruct_small_stage2() -> InstructRecipe:
+    """The second stage at that size: captions and questions teach projector and language model, whole.
+
+    ``pathflip train instruct_small_stage2 --start runs/small1 --features F --captions C --questions Q --out runs/two``
 
     The demo's cohort (3,175 questions and 280 captions of the training patients): about three minutes on one core.
     What it reaches beside the same model blind is told in docs/assistant.md.
     """
     return InstructRecipe(
-        name="instruct_small",
-        assistant={"num_patches": 4, "projector_width": 256, "vector_dropout": 0.1},
-        num_probes=48,
-        language=LanguageModelSpec(
-            built={
-                "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2, "num_attention_heads": 4,
-                "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 2048, "tie_word_embeddings": True,
-                "initializer_range": 0.1,
-            },
-            train="full",
-        ),
+        name="instruct_small_stage2",
+        language=LanguageModelSpec(train="full"),
         data=InstructSpec(max_length=512, pack_tokens=256),
         train=TrainConfig(
             steps=1200,
             batch_size=16,
             optim=OptimConfig(lr=3e-3, weight_decay=0.05, betas=(0.9, 0.98), warmup_steps=40),
         ),
-    )  # fmt: skip
+    )
 
 
 INSTRUCTION_RECIPES: dict[str, Callable[[], InstructRecipe]] = {
-    recipe.__name__: recipe for recipe in (instruct_stage1, instruct_stage2, instruct_small)
+    recipe.__name__: recipe
+    for recipe in (instruct_stage1, instruct_stage2, instruct_small_stage1, instruct_small_stage2)
 }
 
 
@@ -249,7 +261,7 @@ def train_instruct(
     data = InstructDataset(learned, made.looker, made.template, recipe.data, made.model.config.embed_dim)
     if not made.model.config.blind:
         made.looker.expect(_asked_of_slides(made.looker, [*learned, *val_examples]))
-    if start is None and not made.model.config.blind:
+    if not made.model.config.blind:
         _set_statistics(made.model, data, recipe.train.seed)
     config = _train_config(recipe, len(data))
     evaluators: dict[str, Evaluator] = {}
@@ -318,14 +330,13 @@ def _begin(
     if aligned is None:
         raise ConfigError("train: give the aligned model (--aligned), or an assistant to go on from (--start)")
     looks = load(aligned)
-    language = recipe.language
-    if language.built:
-        tokenizer = train_chat_tokenizer(_texts(examples), language.vocab_size)
-        ends = (tokenizer.eos_token_id, tokenizer.pad_token_id)
-        lm = build_language_model(language, len(tokenizer), *ends, seed=recipe.train.seed)
-    else:
-        language = language.model_copy(update={"source": str(language_model or language.source)})
-        tokenizer, lm = open_tokenizer(language.source), open_language_model(language)
+    language = recipe.language.model_copy(update={"source": str(language_model or recipe.language.source)})
+    if not language.source:
+        raise ConfigError(
+            f"train {recipe.name}: give the folder of a language model (--language-model); "
+            "pathflip train language_small  makes a small one"
+        )
+    tokenizer, lm = open_tokenizer(language.source), open_language_model(language)
     shown = _shown(recipe, examples, looks.checkpoint.config["model"]["embed_dim"])
     template = ChatTemplate(tokenizer, language.template)
     with torch.random.fork_rng(devices=[]):
@@ -349,8 +360,8 @@ def _shown(recipe: InstructRecipe, examples: Sequence[Example], embed_dim: int) 
 def _go_on(recipe: InstructRecipe, before: LoadedAssistant, by_id: Mapping[str, Path]) -> LoadedAssistant:
     """The next stage: same parts, other weights trained."""
     had = before.language
-    kept = {"source": had.source, "built": had.built, "vocab_size": had.vocab_size, "template": had.template}
-    language = recipe.language.model_copy(update={**kept, "stored": had.stored or had.train == "full"})
+    kept = {"source": had.source, "template": had.template, "stored": had.stored or had.train == "full"}
+    language = recipe.language.model_copy(update=kept)
     model = before.model
     model.projector.requires_grad_(True)
     if had.train != "lora":
@@ -414,14 +425,6 @@ def _asked_of_slides(looker: Looker, examples: Sequence[Example]) -> dict[str, l
         for slide_id in example.slide_ids:
             out.setdefault(slide_id, []).extend(asked)
     return out
-
-
-def _texts(examples: Sequence[Example]) -> list[str]:
-    """Everything the language model will read or write."""
-    out: list[str] = []
-    for example in examples:
-        out += [turn.text for turn in example.turns] + ([example.question, *example.options] if example.options else [])
-    return [*out, *CAPTION_PROMPTS, "A. B. C. D. E. F."]
 
 
 def _answers(examples: Sequence[Example]) -> list[str]:

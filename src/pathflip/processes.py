@@ -1,4 +1,4 @@
-"""What every process of ours asks of its surroundings: to end with its parent, and to reuse the memory it frees."""
+"""What every process of ours asks of its surroundings: to end with its parent, to reuse freed memory, to be quiet."""
 
 import ctypes
 import os
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from multiprocessing import parent_process
 from typing import Any
 
-__all__ = ["follow_parent", "freed_memory_is_reused", "keep_memory"]
+__all__ = ["follow_parent", "freed_memory_is_reused", "keep_memory", "transformers_are_quiet"]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _LARGEST, _NEVER, _USUAL = 2**30, -1, 2**17
@@ -55,6 +55,22 @@ def freed_memory_is_reused() -> Iterator[bool]:
         if libc is not None:
             _mallopt(libc, _USUAL, _USUAL)
             libc.malloc_trim(0)
+
+
+@contextmanager
+def transformers_are_quiet() -> Iterator[None]:
+    """Without the reports and progress bars of ``transformers``: what they would say is an error, or nothing, here."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _glibc() -> Any:

@@ -1,5 +1,6 @@
 """Language models: opened from a folder or the local cache, or built small; frozen, with LoRA, or trained whole."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from pathflip.errors import ConfigError, MissingExtraError
+from pathflip.models.layers import on_onednn
+from pathflip.processes import transformers_are_quiet
 
 __all__ = ["LanguageModelSpec", "LoraSpec", "add_lora", "build_language_model", "open_language_model", "open_tokenizer"]
 
@@ -35,8 +38,7 @@ class LanguageModelSpec(BaseModel):
 
     Attributes:
         source: a folder in Hugging Face layout, or the name of a model in the local cache. Nothing is downloaded.
-        built: settings of a small Qwen3 (``transformers.Qwen3Config``) to build instead, with random weights.
-        vocab_size: of the tokenizer trained for a built model.
+            Empty: the folder must be given when training starts.
         train: "frozen" (the projector alone learns), "lora", or "full".
         lora: the adapters, where ``train`` is "lora".
         stored: its weights, trained in full at an earlier stage, are kept in the checkpoint.
@@ -49,8 +51,6 @@ class LanguageModelSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     source: str = ""
-    built: dict[str, Any] = {}
-    vocab_size: int = Field(1500, ge=300)
     train: Literal["frozen", "lora", "full"] = "frozen"
     lora: LoraSpec = LoraSpec()
     stored: bool = False
@@ -62,7 +62,7 @@ class LanguageModelSpec(BaseModel):
     @property
     def owns_weights(self) -> bool:
         """Whether the language model's weights exist only here, so that a checkpoint must hold them."""
-        return bool(self.built) or self.stored or self.train == "full"
+        return self.stored or self.train == "full"
 
 
 def open_tokenizer(source: str | Path) -> Any:
@@ -104,27 +104,28 @@ def open_language_model(spec: LanguageModelSpec, source: str | Path | None = Non
     if spec.quantise:
         options["quantization_config"] = _quantised(spec)
     try:
-        lm = AutoModelForCausalLM.from_pretrained(folder, **options)
+        with transformers_are_quiet():
+            lm = AutoModelForCausalLM.from_pretrained(folder, **options)
     except Exception as error:
         raise ConfigError(_unreadable(source, error)) from None
     return prepare_language_model(lm, spec)
 
 
-def build_language_model(spec: LanguageModelSpec, vocab_size: int, end_id: int, pad_id: int, seed: int = 0) -> Any:
-    """A small Qwen3 with random weights.
+def build_language_model(settings: Mapping[str, Any], vocab_size: int, end_id: int, pad_id: int, seed: int = 0) -> Any:
+    """A Qwen3 with random weights, to be trained in full; ``settings`` are fields of ``transformers.Qwen3Config``.
 
     Raises:
         ConfigError: settings Qwen3 does not know, or that do not fit together.
     """
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    unknown = sorted(spec.built.keys() - Qwen3Config().to_dict().keys())
+    unknown = sorted(settings.keys() - Qwen3Config().to_dict().keys())
     if unknown:
-        raise ConfigError(f"language.built: unknown setting '{unknown[0]}'; expected fields of Qwen3Config")
-    config = Qwen3Config(**{**spec.built, "vocab_size": vocab_size, "eos_token_id": end_id, "pad_token_id": pad_id})
+        raise ConfigError(f"built: unknown setting '{unknown[0]}'; expected fields of Qwen3Config")
+    config = Qwen3Config(**{**settings, "vocab_size": vocab_size, "eos_token_id": end_id, "pad_token_id": pad_id})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return prepare_language_model(Qwen3ForCausalLM(config), spec)
+        return prepare_language_model(Qwen3ForCausalLM(config), LanguageModelSpec(train="full"))
 
 
 def add_lora(lm: nn.Module, spec: LoraSpec) -> None:
@@ -155,6 +156,7 @@ def add_lora(lm: nn.Module, spec: LoraSpec) -> None:
 
 def prepare_language_model(lm: Any, spec: LanguageModelSpec) -> Any:
     """Freeze, add adapters, checkpoint, as ``spec`` says; in place."""
+    on_onednn(lm)
     lm.requires_grad_(spec.train == "full")
     if spec.train == "lora":
         add_lora(lm, spec.lora)

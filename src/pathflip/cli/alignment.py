@@ -31,11 +31,12 @@ def train(
         str,
         typer.Argument(
             help="align_base, align_published, clip_mean, clip_abmil, or FILE.py:FUNCTION; for an assistant "
-            "instruct_small, instruct_stage1, instruct_stage2."
+            "instruct_stage1, instruct_stage2; at the size of two cores language_small, instruct_small_stage1, "
+            "instruct_small_stage2."
         ),
     ],
-    features: Features,
     out: Out,
+    features: Annotated[list[Path] | None, typer.Option(help="Feature files, or folders (not for language_…).")] = None,
     captions: Annotated[Path | None, typer.Option(help="JSON lines or CSV: slide, patient, text.")] = None,
     questions: Annotated[Path | None, typer.Option(help="Assistant: multiple-choice questions.")] = None,
     conversations: Annotated[Path | None, typer.Option(help="Assistant: JSON as SlideInstruct or LLaVA.")] = None,
@@ -50,10 +51,17 @@ def train(
     json: Json = False,
 ) -> None:
     """Train an alignment model on slides and their reports, or an assistant on captions, questions, conversations."""
+    texts = [path for path in (captions, questions, conversations) if path is not None]
+    if recipe.startswith("language_"):
+        from pathflip.cli.instruct import train_words
+
+        print_rows([train_words(recipe, texts, out, splits, settings or [], resume)], json, numbers_line)
+        return
+    if not features:
+        raise ConfigError("train: give --features, the feature files of the slides (or folders of them)")
     if recipe.startswith("instruct_"):
         from pathflip.cli.instruct import train_assistant
 
-        texts = [path for path in (captions, questions, conversations) if path is not None]
         words: dict[str, Any] = {"splits": splits, "aligned": aligned, "start": start, "resume": resume}
         row = train_assistant(
             recipe, features, texts, out, language_model=language_model, settings=settings or [], **words

@@ -1,6 +1,6 @@
-"""``pathflip train instruct_…``: the half of the verb that teaches an assistant."""
+"""``pathflip train instruct_…`` and ``language_…``: the part of the verb that teaches an assistant, or words."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,28 @@ def train_assistant(
             language_model=language_model,
             val_examples=parts["val"],
             resume=resume,
-            on_step=lambda row: advance(row["step"], row["steps"], f"loss {row['loss']:.3f}" if "loss" in row else ""),
+            on_step=_shown(advance),
         )
     return {"out": str(out), "step": result.step, "best": result.best, **result.metrics}
+
+
+def train_words(
+    recipe: str, texts: Sequence[Path], out: Path, splits: Path | None, settings: Sequence[str], resume: bool
+) -> dict[str, Any]:
+    """Train a small language model on the texts of the training patients, and return the row to print."""
+    from pathflip.data.instruct import read_examples
+    from pathflip.instruction_recipes import split_examples
+    from pathflip.language_recipes import find_language_recipe, train_language
+    from pathflip.recipes import with_settings
+
+    chosen = with_settings(find_language_recipe(recipe), settings)
+    if not texts:
+        raise ConfigError(f"train {recipe}: give --captions, --questions or --conversations to read")
+    parts = split_examples([example for path in texts for example in read_examples(path)], splits)
+    with progress_bar(f"training {chosen.name}") as advance:
+        result = train_language(chosen, parts["train"], out, resume=resume, on_step=_shown(advance))
+    return {"out": str(out), "step": result.step, "language_model": str(out / "last"), **result.metrics}
+
+
+def _shown(advance: Callable[..., None]) -> Callable[[Mapping[str, float]], None]:
+    return lambda row: advance(row["step"], row["steps"], f"loss {row['loss']:.3f}" if "loss" in row else "")

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -52,6 +52,7 @@ class InstructSpec(BaseModel):
             own row.
         shuffle_options: options come in a new order each time.
         open_share: share of multiple-choice questions asked without their options, where that makes sense.
+        learn: ``answers`` alone, each with its end, or ``everything`` that is said (to teach a language model words).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +61,7 @@ class InstructSpec(BaseModel):
     pack_tokens: int = Field(0, ge=0)
     shuffle_options: bool = True
     open_share: float = Field(0.1, ge=0, le=1)
+    learn: Literal["answers", "everything"] = "answers"
 
 
 @dataclass(frozen=True)
@@ -263,7 +265,12 @@ def with_slides(text: str, num_slides: int) -> str:
 
 
 def splice_row(
-    pieces: Sequence[ChatPiece], slides: Sequence[SlideTokens], name: str, slide_id: str, max_length: int = 0
+    pieces: Sequence[ChatPiece],
+    slides: Sequence[SlideTokens],
+    name: str,
+    slide_id: str,
+    max_length: int = 0,
+    learn: Literal["answers", "everything"] = "answers",
 ) -> Row:
     """Put the slides' tokens where their pieces stand.
 
@@ -283,7 +290,7 @@ def splice_row(
         else:
             ids += piece.ids
             visual += [-1] * len(piece.ids)
-            labels += piece.ids if piece.learned else [IGNORED] * len(piece.ids)
+            labels += piece.ids if piece.learned or learn == "everything" else [IGNORED] * len(piece.ids)
     if max_length and len(ids) > max_length:
         ids, visual, labels = ids[:max_length], visual[:max_length], labels[:max_length]
         if all(label == IGNORED for label in labels):
@@ -385,7 +392,8 @@ class InstructDataset:
         first = next(i for i, turn in enumerate(turns) if turn.role == "user")
         turns[first] = replace(turns[first], text=with_slides(turns[first].text, len(slides)))
         pieces = self.template.pieces(turns)
-        return splice_row(pieces, slides, example.name, example.slide_ids[0], self.spec.max_length)
+        name, slide_id = example.name, example.slide_ids[0]
+        return splice_row(pieces, slides, name, slide_id, self.spec.max_length, self.spec.learn)
 
     def _turns(self, example: Example, rng: np.random.Generator) -> tuple[list[Turn], tuple[str, ...]]:
         if not example.options:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,14 @@ from pathflip.evaluate.cohort import CohortScores, read_cohort, score_model
 from pathflip.evaluate.verified import CohortVerification, verify_cohort
 from pathflip.evaluate.vqa import VQAPrediction
 from pathflip.inference import load
-from pathflip.instruction_recipes import InstructRecipe, instruct_small, split_examples, train_instruct
+from pathflip.instruction_recipes import (
+    InstructRecipe,
+    instruct_small_stage1,
+    instruct_small_stage2,
+    split_examples,
+    train_instruct,
+)
+from pathflip.language_recipes import LanguageRecipe, language_small, train_language
 from pathflip.recipes import (
     AlignRecipe,
     align_base,
@@ -45,9 +53,9 @@ DESCRIPTIONS = {
     "PathFLIP": "this project's recipe (align_base): text meets patches, gates and margins, late interaction",
     "mean-pool CLIP": "one vector a slide, the mean over its patches, against one a caption",
     "ABMIL CLIP": "one vector a slide, pooled by gated attention, against one a caption",
-    "published PathFLIP": "the paper's model at this size: Q-Formers over 4 × 4 tiles; half the steps, same time",
+    "published PathFLIP": "the paper's model at this size: Q-Formers over 4 × 4 tiles; fewer steps, same time",
 }
-ASSISTANT, BLIND = "assistant", "assistant_blind"
+ASSISTANT, BLIND, LANGUAGE = "assistant", "assistant_blind", "language"
 NOTE = (
     "Trained on painted slides: what it says about real tissue means nothing. Research software, not a medical device."
 )
@@ -61,8 +69,8 @@ class Demo:
 
     Attributes:
         steps: optimiser steps of the four alignment models; None leaves the recipes as they are.
-        assistant_steps: of the assistant and of its blind twin; None as in the recipe, 0 leaves out assistant and
-            verification.
+        assistant_steps: of each stage of the assistant, of its blind twin and of their language model; None as in the
+            recipes, 0 leaves out assistant and verification.
         resamples: bootstrap cohorts.
     """
 
@@ -92,9 +100,9 @@ class Demo:
         """Feature file of every slide."""
         return {file.stem: file for file in sorted(self.features.glob("*.h5"))}
 
-    def run(self, name: str) -> Path:
-        """Folder of a training."""
-        return self.out / "runs" / name
+    def run(self, name: str, stage: int = 2) -> Path:
+        """Folder of a training; of an assistant's first stage with ``stage`` 1."""
+        return self.out / "runs" / (name if stage == 2 else f"{name}_stage{stage}")
 
     def recipes(self) -> dict[str, AlignRecipe]:
         """The model and what it must beat."""
@@ -104,13 +112,19 @@ class Demo:
             settings += [f"train.steps={self.steps}", "train.batch_size=16", "train.optim.warmup_steps=5"]
         return {name: with_settings(recipe, settings) for name, recipe in made.items()}
 
-    def assistant(self, blind: bool) -> InstructRecipe:
-        """The small assistant, or the same language model without the slide."""
-        recipe = instruct_small()
-        steps = recipe.train.steps if self.assistant_steps is None else self.assistant_steps
-        training = recipe.train.model_copy(update={"steps": steps, "seed": self.seed})
-        shown = {**recipe.assistant, "blind": blind}
-        return recipe.model_copy(update={"assistant": shown, "train": training})
+    def language(self) -> LanguageRecipe:
+        """The small language model that assistant and blind twin start from."""
+        return with_settings(language_small(), self._speaking())
+
+    def stages(self, blind: bool) -> tuple[InstructRecipe, InstructRecipe]:
+        """Both stages of the small assistant, or of the same language model without the slide."""
+        shown = f"assistant.blind={str(blind).lower()}"
+        one, two = (with_settings(make(), self._speaking()) for make in (instruct_small_stage1, instruct_small_stage2))
+        return with_settings(one, [shown]), two
+
+    def _speaking(self) -> list[str]:
+        steps = [] if self.assistant_steps is None else [f"train.steps={self.assistant_steps}"]
+        return [f"train.seed={self.seed}", *steps]
 
 
 @dataclass(frozen=True)
@@ -127,14 +141,17 @@ def train(demo: Demo, progress: Callable[..., None]) -> dict[str, float]:
     """Train everything; returns the seconds of each alignment model. What is there already is not trained again."""
     recipes = demo.recipes()
     jobs = [Job(REFERENCE, train_one, (demo, recipes[REFERENCE]))]
-    jobs += [Job(name, train_one, (demo, recipes[name])) for name in ("published PathFLIP",)]
-    if demo.speaks:
-        jobs.append(Job(ASSISTANT, train_assistant, (demo, False), after=(REFERENCE,)))
-        jobs.append(Job(BLIND, train_assistant, (demo, True), after=(REFERENCE,)))
-    jobs += [Job(name, train_one, (demo, recipes[name])) for name in recipes if name not in {job.name for job in jobs}]
     totals = {demo.run(recipe.name): recipe.train.steps for recipe in recipes.values()}
     if demo.speaks:
-        totals |= {demo.run(name): demo.assistant(False).train.steps for name in (ASSISTANT, BLIND)}
+        jobs.append(Job(LANGUAGE, train_words, (demo,)))
+        jobs += [
+            Job(name, train_assistant, (demo, name == BLIND), after=(REFERENCE, LANGUAGE))
+            for name in (ASSISTANT, BLIND)
+        ]
+        stages = {name: demo.stages(blind=name == BLIND) for name in (ASSISTANT, BLIND)}
+        totals |= {demo.run(name, i): r.train.steps for name, rs in stages.items() for i, r in enumerate(rs, 1)}
+        totals[demo.run(LANGUAGE)] = demo.language().train.steps
+    jobs += [Job(name, train_one, (demo, recipe)) for name, recipe in recipes.items() if name != REFERENCE]
 
     def tick() -> None:
         progress(sum(_last_step(run / "metrics.jsonl") for run in totals), sum(totals.values()), "steps")
@@ -191,20 +208,20 @@ def train_one(demo: Demo, recipe: AlignRecipe) -> None:
     )
 
 
+def train_words(demo: Demo) -> None:
+    """A language model that has read what is said of the training patients."""
+    train_language(demo.language(), _examples(demo)["train"], demo.run(LANGUAGE), resume=True, note=NOTE)
+
+
 def train_assistant(demo: Demo, blind: bool) -> None:
-    """The assistant on PathFLIP, or its blind twin; then its calibration, on validation patients."""
-    examples = _examples(demo)
-    run = demo.run(BLIND if blind else ASSISTANT)
-    train_instruct(
-        demo.assistant(blind),
-        examples["train"],
-        list(demo.files().values()),
-        run,
-        aligned=demo.run(demo.recipes()[REFERENCE].name),
-        val_examples=examples["val"],
-        resume=True,
-        note=NOTE,
-    )
+    """Both stages of the assistant on PathFLIP, or of its blind twin; then its calibration, on validation patients."""
+    examples, files, name = _examples(demo), list(demo.files().values()), BLIND if blind else ASSISTANT
+    first, run = demo.run(name, 1), demo.run(name)
+    one, two = demo.stages(blind)
+    shared: dict[str, Any] = {"resume": True, "note": NOTE}
+    aligned, words = demo.run(demo.recipes()[REFERENCE].name), demo.run(LANGUAGE) / "last"
+    train_instruct(one, examples["train"], files, first, aligned=aligned, language_model=words, **shared)
+    train_instruct(two, examples["train"], files, run, start=first, val_examples=examples["val"], **shared)
     if not blind:
         questions, _ = cohort_questions(demo.cohort, "val")
         loaded = load_assistant(run)

@@ -7,7 +7,6 @@ another model is refused, never half loaded.
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from pathflip.errors import ConfigError, MissingExtraError
 from pathflip.features.foundation import FoundationEncoder
 from pathflip.features.vit import Conch, Conch15, Keep, PooledViT, VisionTransformer
 from pathflip.features.weights import State, first_line, read_weights
+from pathflip.processes import transformers_are_quiet
 
 __all__ = ["averaged", "build", "timm_network", "transformers_network"]
 
@@ -388,7 +388,7 @@ def _hugging_face(model_class: Any, config: Any, state: State) -> Any:
 
     Its older public names (which published files carry) are understood by transformers, whatever it calls them inside.
     """
-    with _quiet():
+    with transformers_are_quiet():
         try:
             model, found = model_class.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
         except (RuntimeError, ValueError, KeyError) as error:
@@ -399,22 +399,6 @@ def _hugging_face(model_class: Any, config: Any, state: State) -> Any:
         wrong = [str(key) for key in found["mismatched_keys"]]
         raise ConfigError(_difference(missing + wrong, extra))
     return model.float()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' loading report: what it would say is an error here."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 _BUILDERS: Mapping[str, Callable[[FoundationEncoder, State, Path], nn.Module]] = {

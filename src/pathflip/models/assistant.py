@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from pathflip.models.layers import Linear
 from pathflip.models.looking import NUM_KINDS, NUM_NUMBERS
 from pathflip.models.splice import IGNORED
 from pathflip.types import InstructBatch
@@ -65,11 +66,11 @@ class Projector(nn.Module):
         self.vector_noise, self.vector_dropout = config.vector_noise, config.vector_dropout
         self.register_buffer("mean", torch.zeros(NUM_KINDS, NUM_NUMBERS))
         self.register_buffer("std", torch.ones(NUM_KINDS, NUM_NUMBERS))
-        self.vector = nn.Linear(config.embed_dim, llm_width)
-        self.asked = nn.Linear(config.embed_dim, llm_width, bias=False)
-        measured = nn.Linear(config.projector_width, llm_width)
+        self.vector = Linear(config.embed_dim, llm_width)
+        self.asked = Linear(config.embed_dim, llm_width, bias=False)
+        measured = Linear(config.projector_width, llm_width)
         self.numbers = nn.Sequential(
-            nn.Linear(NUM_NUMBERS + config.embed_dim, config.projector_width), nn.GELU(), measured
+            Linear(NUM_NUMBERS + config.embed_dim, config.projector_width), nn.GELU(), measured
         )
         self.kind = nn.Embedding(NUM_KINDS, llm_width)
         self.norm = nn.RMSNorm(llm_width, eps=1e-6)
@@ -101,9 +102,13 @@ class Projector(nn.Module):
 
     @torch.no_grad()
     def set_statistics(self, numbers: Float[Tensor, "V F"], kind: Int[Tensor, " V"]) -> None:
-        """Standardise the numbers of each kind of token by those of the training set (kept in the checkpoint)."""
+        """Standardise the numbers of each kind of token by those of the training set (kept in the checkpoint).
+
+        A kind that an earlier stage met keeps its statistics: the projector was trained with them.
+        """
         for number in range(NUM_KINDS):
-            if (kind == number).sum() > 1:
+            met = bool((self.mean[number] != 0).any() or (self.std[number] != 1).any())
+            if not met and (kind == number).sum() > 1:
                 own = numbers[kind == number]
                 self.mean[number] = own.mean(0)
                 spread = own.std(0)

@@ -14,7 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pathflip.losses import info_nce
-from pathflip.models.pathflip import PatchStem, TextTower, TowerConfig
+from pathflip.models.layers import Linear
+from pathflip.models.pathflip import PatchStem, TowerConfig
+from pathflip.models.text_encoder import TextEncoder
 from pathflip.types import AlignBatch, AlignOutput, PatchChunk, SlideCode, TextCode
 
 __all__ = ["ClipConfig", "SlideCLIP"]
@@ -39,21 +41,22 @@ class SlideCLIP(nn.Module):
         super().__init__()
         self.config = config
         self.stem = PatchStem(config)
-        self.attention_value = nn.Linear(config.width, config.width // 2)
-        self.attention_gate = nn.Linear(config.width, config.width // 2)
-        self.attention_score = nn.Linear(config.width // 2, 1)
+        self.attention_value = Linear(config.width, config.width // 2)
+        self.attention_gate = Linear(config.width, config.width // 2)
+        self.attention_score = Linear(config.width // 2, 1)
         if config.pool == "mean":
             for part in (self.attention_value, self.attention_gate, self.attention_score):
                 part.requires_grad_(False)
-        self.head = nn.Linear(config.width, config.embed_dim)
-        self.text = TextTower(config)
-        self.caption_head = nn.Linear(config.text_width, config.embed_dim)
+        self.head = Linear(config.width, config.embed_dim)
+        self.text = TextEncoder(config.text())
+        self.caption_head = Linear(config.text_width, config.embed_dim)
         self.logit_scale = nn.Parameter(torch.tensor([config.scale]).log())
 
     def forward(self, batch: AlignBatch) -> AlignOutput:
         """Encode both sides; statements are not used."""
         slides = self.encode_slides(batch.patches, batch.patch_mask, batch.context, batch.position)
-        caption = self.caption_head(self.text(batch.caption_ids, batch.caption_mask))
+        (pooled,) = self.text([(batch.caption_ids, batch.caption_mask)], "mean")
+        caption = self.caption_head(pooled)
         unused = caption.new_zeros(*batch.sub_mask.shape, self.config.embed_dim)
         return AlignOutput(slides.slide, caption, slides.keys, slides.key_mask, unused)
 
@@ -95,7 +98,8 @@ class SlideCLIP(nn.Module):
         self, texts: tuple[str, ...], ids: Int[Tensor, "C T"], mask: Bool[Tensor, "C T"], negated: Bool[Tensor, " C"]
     ) -> TextCode:
         """Texts into the shared space."""
-        caption = self.caption_head(self.text(ids, mask))
+        (pooled,) = self.text([(ids, mask)], "mean")
+        caption = self.caption_head(pooled)
         return TextCode(texts, caption, caption, negated)
 
     def similarity(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C"]:

@@ -19,9 +19,12 @@ __all__ = [
     "dropout",
     "feed_forward",
     "keep_some",
+    "linear",
     "masked_softmax",
+    "on_onednn",
     "pick_rows",
     "place_rows",
+    "products",
 ]
 
 
@@ -62,7 +65,7 @@ def attend(
 
 
 _onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
-"""oneDNN's matrix product, 7 to 15 % faster in float32 than the one torch picks on AMD processors."""
+"""oneDNN's matrix product: in float32 on AMD processors up to twice as fast as torch's choice (docs/performance.md)."""
 
 
 def _on_onednn(x: Tensor) -> bool:
@@ -70,23 +73,63 @@ def _on_onednn(x: Tensor) -> bool:
     return plain and _onednn is not None and x.numel() > 0
 
 
-def _product(x: Float[Tensor, "M A"], weight: Float[Tensor, "N A"], bias: Tensor | None = None) -> Float[Tensor, "M N"]:
-    """x · weightᵀ + bias, without gradient."""
-    return _onednn(x, weight, bias, "none", [], "") if _on_onednn(x) and _onednn else F.linear(x, weight, bias)
+def _product(
+    x: Float[Tensor, "M A"], weight: Float[Tensor, "N A"], bias: Tensor | None = None, gelu: bool = False
+) -> Float[Tensor, "M N"]:
+    """x · weightᵀ + bias, perhaps through a gelu, without gradient."""
+    if _onednn and _on_onednn(x):
+        return _onednn(x, weight, bias, *(("gelu", [], "none") if gelu else ("none", [], "")))
+    out = F.linear(x, weight, bias)
+    return F.gelu(out) if gelu else out
+
+
+_WORTH_A_CALL = (
+    2**20
+)  # multiplications of one matrix product, below which calling oneDNN for it costs more than it saves
+
+
+def _products(a: Float[Tensor, "*b M K"], b: Float[Tensor, "*b K N"]) -> Float[Tensor, "*b M N"]:
+    """a · b of each pair of matrices, without gradient."""
+    if not _on_onednn(a) or a.shape[-2] * b.shape[-1] * a.shape[-1] < _WORTH_A_CALL or a.shape[:-2] != b.shape[:-2]:
+        return a @ b
+    rows, columns = a.reshape(-1, *a.shape[-2:]), b.mT.reshape(-1, b.shape[-1], b.shape[-2])
+    out = torch.stack([_product(one, other) for one, other in zip(rows, columns, strict=True)])
+    return out.view(*a.shape[:-1], b.shape[-1])
+
+
+class _ProductsFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return _products(a, b)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        a, b = ctx.saved_tensors
+        to_a, to_b = ctx.needs_input_grad
+        return _products(grads[0], b.mT) if to_a else None, _products(a.mT, grads[0]) if to_b else None
+
+
+def products(a: Float[Tensor, "*b M K"], b: Float[Tensor, "*b K N"]) -> Float[Tensor, "*b M N"]:
+    """a @ b for matrices in equal stacks, by oneDNN on CPU in float32 where they are large enough."""
+    return _ProductsFunction.apply(a, b) if _on_onednn(a) and a.shape[:-2] == b.shape[:-2] else a @ b
 
 
 class _LinearFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         return _product(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        grad = grads[0].contiguous()
-        into = _product(grad, weight.t()) if ctx.needs_input_grad[0] else None
-        return into, _product(grad.t(), x.t()), grad.sum(dim=0)
+        grad, (to_x, to_weight, to_bias) = grads[0].contiguous(), ctx.needs_input_grad
+        return (
+            _product(grad, weight.t()) if to_x else None,
+            _product(grad.t(), x.t()) if to_weight else None,
+            grad.sum(dim=0) if to_bias else None,
+        )
 
 
 class _FeedForwardFunction(torch.autograd.Function):
@@ -112,9 +155,23 @@ class Linear(nn.Linear):
 
     def forward(self, x: Float[Tensor, "*b A"]) -> Float[Tensor, "*b N"]:
         """Rows through the layer."""
-        if not _on_onednn(x):
-            return super().forward(x)
-        return _LinearFunction.apply(x.flatten(0, -2), self.weight, self.bias).view(*x.shape[:-1], -1)
+        return linear(x, self.weight, self.bias)
+
+
+def on_onednn(module: nn.Module) -> None:
+    """Turn every plain ``nn.Linear`` in a module that others wrote into a :class:`Linear`, in place; names stay."""
+    for part in module.modules():
+        if type(part) is nn.Linear:
+            part.__class__ = Linear
+
+
+def linear(
+    x: Float[Tensor, "*b A"], weight: Float[Tensor, "N A"], bias: Float[Tensor, " N"] | None = None
+) -> Float[Tensor, "*b N"]:
+    """x · weightᵀ + bias, by oneDNN on CPU in float32."""
+    if not _on_onednn(x):
+        return F.linear(x, weight, bias)
+    return _LinearFunction.apply(x.flatten(0, -2), weight, bias).view(*x.shape[:-1], -1)
 
 
 def as_autocast(x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
@@ -127,7 +184,12 @@ def feed_forward(x: Float[Tensor, "*b W"], up: nn.Linear, down: nn.Linear) -> Fl
     """down(gelu(up(x))), keeping one wide tensor for the backward pass instead of two."""
     rows, *parts = [as_autocast(tensor) for tensor in (x, up.weight, up.bias, down.weight, down.bias)]
     with torch.autocast(x.device.type, enabled=False):
-        rows = _FeedForwardFunction.apply(rows.flatten(0, -2), *parts)
+        if torch.is_grad_enabled():
+            rows = _FeedForwardFunction.apply(rows.flatten(0, -2), *parts)
+        else:
+            up_weight, up_bias, down_weight, down_bias = parts
+            hidden = _product(rows.flatten(0, -2), up_weight, up_bias, gelu=True)
+            rows = _product(hidden, down_weight, down_bias)
     return rows.view(x.shape)
 
 

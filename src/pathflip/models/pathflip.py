@@ -25,9 +25,11 @@ from pathflip.losses import (
     share_of_global,
     statement_labels,
 )
+from pathflip.models.layers import Linear, linear
+from pathflip.models.text_encoder import TextConfig, TextEncoder
 from pathflip.types import AlignBatch, AlignOutput, PatchChunk, SlideCode, TextCode
 
-__all__ = ["PatchStem", "PathFLIP", "PathFLIPConfig", "TextTower", "TowerConfig"]
+__all__ = ["PatchStem", "PathFLIP", "PathFLIPConfig", "TowerConfig"]
 
 
 class TowerConfig(BaseModel):
@@ -66,6 +68,22 @@ class TowerConfig(BaseModel):
     position: bool = True
     scale: float = 10.0
 
+    def text(self) -> TextConfig:
+        """The sizes of the text tower: a small pre-norm Transformer over word pieces."""
+        return TextConfig(
+            vocab_size=self.vocab_size,
+            width=self.text_width,
+            num_layers=self.text_layers,
+            num_heads=self.text_heads,
+            ffn_width=self.text_ffn,
+            max_tokens=self.max_tokens,
+            token_types=False,
+            norm_first=True,
+            dropout=self.dropout,
+            word_dropout=self.word_dropout,
+            eps=1e-5,
+        )
+
 
 class PathFLIPConfig(TowerConfig):
     """Sizes and switches of :class:`PathFLIP`.
@@ -99,12 +117,12 @@ class PathFLIP(nn.Module):
         self.stem = PatchStem(config)
         self.slide_pool = nn.Linear(config.width, 1)
         self.slide_head = nn.Sequential(
-            nn.LayerNorm(2 * config.width), nn.Dropout(config.dropout), nn.Linear(2 * config.width, config.embed_dim)
+            nn.LayerNorm(2 * config.width), nn.Dropout(config.dropout), Linear(2 * config.width, config.embed_dim)
         )
-        self.key_head = nn.Linear(config.width, config.embed_dim)
-        self.text = TextTower(config)
-        self.caption_head = nn.Linear(config.text_width, config.embed_dim)
-        self.local_head = nn.Linear(config.text_width, config.embed_dim)
+        self.key_head = Linear(config.width, config.embed_dim)
+        self.text = TextEncoder(config.text())
+        self.caption_head = Linear(config.text_width, config.embed_dim)
+        self.local_head = Linear(config.text_width, config.embed_dim)
         self.text_gate = nn.Linear(config.text_width, 2)
         # One-element vectors, not scalars: FSDP2 cannot shard a parameter without an axis.
         self.log_sharpness = nn.Parameter(torch.tensor([config.sharpness]).log())
@@ -119,7 +137,7 @@ class PathFLIP(nn.Module):
         """Encode both sides of a batch."""
         slides = self.encode_slides(batch.patches, batch.patch_mask, batch.context, batch.position)
         num_slides, num_subs = batch.sub_mask.shape
-        pooled = self.text(batch.sub_ids.flatten(0, 1), batch.sub_token_mask.flatten(0, 1))
+        (pooled,) = self.text([(batch.sub_ids.flatten(0, 1), batch.sub_token_mask.flatten(0, 1))], "mean")
         local, gate, margin = self._statement(pooled)
         shape = (num_slides, num_subs)
         told = (batch.sub_mask & ~batch.sub_false)[..., None]
@@ -217,7 +235,7 @@ class PathFLIP(nn.Module):
         self, texts: tuple[str, ...], ids: Int[Tensor, "C T"], mask: Bool[Tensor, "C T"], negated: Bool[Tensor, " C"]
     ) -> TextCode:
         """Texts into the shared space. ``texts`` are kept for naming results only."""
-        pooled = self.text(ids, mask)
+        (pooled,) = self.text([(ids, mask)], "mean")
         local, gate, margin = self._statement(pooled)
         return TextCode(texts, self.caption_head(pooled), local, negated, gate, margin)
 
@@ -251,17 +269,15 @@ class PathFLIP(nn.Module):
     def _logits(
         self, keys: Float[Tensor, "B M E"], key_mask: Bool[Tensor, "B M"], texts: TextCode
     ) -> Float[Tensor, "B C"]:
-        """gate · scale · sign · (cos(o, t) - margin) with o the keys pooled by their similarity to the text.
-
-        cos(o, t) needs no pooled vector in memory: with unit keys k and weights w = softmax(β k·t),
-        o·t = Σ w (k·t) and ‖o‖² = ‖Σ w k‖².
+        """gate · scale · sign · (cos(o, t) - margin) with o = Σ softmax(β k·t) k, the keys pooled by their similarity
+        to the text (keys and texts of unit length).
         """
         unit_keys, unit_texts = F.normalize(keys, dim=-1), F.normalize(texts.local, dim=-1)
-        similarity = torch.einsum("bme,ce->bcm", unit_keys, unit_texts)
-        sharpness = self.log_sharpness.exp().clamp(max=100)
-        weight = (sharpness * similarity).masked_fill(~key_mask[:, None], float("-inf")).softmax(-1)
-        pooled = torch.einsum("bcm,bme->bce", weight, unit_keys)
-        cosine = (weight * similarity).sum(-1) / pooled.norm(dim=-1).clamp(min=1e-6)
+        similarity = linear(unit_keys, self.log_sharpness.exp().clamp(max=100) * unit_texts)
+        if keys.device.type != "cpu" or not bool(key_mask.all()):
+            similarity = similarity.masked_fill(~key_mask[..., None], float("-inf"))
+        pooled = similarity.softmax(1).mT @ unit_keys
+        cosine = (pooled * unit_texts).sum(-1) / pooled.norm(dim=-1).clamp(min=1e-6)
         sign = 1.0 - 2.0 * texts.negated.to(cosine.dtype)
         gate = 1.0 if texts.gate is None else texts.gate
         margin = 0.0 if texts.margin is None else texts.margin
@@ -281,10 +297,10 @@ class PatchStem(nn.Module):
         self.register_buffer("feature_std", torch.ones(config.feature_dim))
         inputs = config.feature_dim * (2 if config.context else 1) + (8 if config.position else 0)
         self.layers = nn.Sequential(
-            nn.Linear(inputs, config.width),
+            Linear(inputs, config.width),
             nn.GELU(),
             nn.LayerNorm(config.width),
-            nn.Linear(config.width, config.width),
+            Linear(config.width, config.width),
             nn.GELU(),
             nn.LayerNorm(config.width),
         )
@@ -317,48 +333,6 @@ class PatchStem(nn.Module):
             return None
         shift = self.config.slide_noise * torch.randn(len(mask), self.config.feature_dim, device=mask.device)
         return shift.repeat_interleave(mask.sum(1), dim=0)
-
-
-class TextTower(nn.Module):
-    """A small pre-norm Transformer over word pieces; the mean over real tokens is the text's vector.
-
-    Texts without any token (padding) get a finite vector that nothing should look at.
-    """
-
-    def __init__(self, config: TowerConfig) -> None:
-        super().__init__()
-        self.word_dropout = config.word_dropout
-        self.words = nn.Embedding(config.vocab_size, config.text_width)
-        self.places = nn.Embedding(config.max_tokens, config.text_width)
-        nn.init.normal_(self.words.weight, std=0.02)
-        nn.init.normal_(self.places.weight, std=0.02)
-        self.dropout = nn.Dropout(config.dropout)
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(
-                config.text_width,
-                config.text_heads,
-                config.text_ffn,
-                0.0,
-                activation="gelu",
-                batch_first=True,
-                norm_first=True,
-            )
-            for _ in range(config.text_layers)
-        )
-        self.norm = nn.LayerNorm(config.text_width)
-
-    def forward(self, ids: Int[Tensor, "C T"], mask: Bool[Tensor, "C T"]) -> Float[Tensor, "C W"]:
-        """One vector a text."""
-        words = self.words(ids)
-        if self.training and self.word_dropout:
-            words = words * (torch.rand_like(words[..., :1]) >= self.word_dropout)
-        hidden = self.dropout(words + self.places.weight[: ids.shape[1]])
-        padding = ~mask
-        padding = torch.cat([padding[:, :1] & mask.any(1, keepdim=True), padding[:, 1:]], dim=1)
-        for layer in self.layers:
-            hidden = layer(hidden, src_key_padding_mask=padding)
-        hidden = self.norm(hidden)
-        return torch.where(mask[..., None], hidden, 0).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
 def caption_scores(logits: Float[Tensor, "B C"], counted: Bool[Tensor, "G K"]) -> Float[Tensor, "B G"]:

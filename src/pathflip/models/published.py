@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pathflip import losses
 from pathflip.errors import ConfigError
 from pathflip.models.candidates import met_by_blocks, met_in_global_batch
-from pathflip.models.layers import TextKeyAttention, drop_padding
+from pathflip.models.layers import Linear, TextKeyAttention, drop_padding
 from pathflip.models.qformer import QFormer
 from pathflip.models.text_encoder import Block, TextConfig, TextLayer, encode
 from pathflip.types import AlignBatch, AlignOutput, RegionChunks, SlideCode, TextCode
@@ -130,11 +130,11 @@ class PublishedPathFLIP(nn.Module):
                 f"and region_heads {config.region_heads}"
             )
         self.config = config
-        self.patch_proj = nn.Linear(config.feature_dim, config.embed_dim)
+        self.patch_proj = Linear(config.feature_dim, config.embed_dim)
         self.query_tokens = nn.Parameter(0.02 * torch.randn(1, config.num_queries, config.width))
         self.qformer = QFormer(config.text(), config.embed_dim, config.cross_every, config.checkpoint_layers)
-        self.slide_proj = nn.Linear(config.width, config.embed_dim)
-        self.text_proj = nn.Linear(config.width, config.embed_dim)
+        self.slide_proj = Linear(config.width, config.embed_dim)
+        self.text_proj = Linear(config.width, config.embed_dim)
         layer = nn.TransformerEncoderLayer(
             config.embed_dim, config.mixing_heads, 4 * config.embed_dim, config.dropout, batch_first=True
         )

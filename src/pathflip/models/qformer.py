@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pathflip.models.layers import Linear, draw_kept, dropout, keep_some, masked_softmax
+from pathflip.models.layers import Linear, draw_kept, dropout, keep_some, masked_softmax, products
 from pathflip.models.text_encoder import FeedForward, TextConfig, TextEmbeddings, TextLayer, init_bert
 
 __all__ = ["PatchCrossAttention", "QFormer", "QFormerLayer"]
@@ -48,8 +48,8 @@ def _slide_and_regions(u: Tensor, x: Tensor, mask: Tensor | None) -> list[tuple[
 
 
 def _read_plainly(u: Tensor, x: Tensor, mask: Tensor | None, drop: float) -> tuple[Tensor, Tensor]:
-    weights = dropout(masked_softmax(u @ x.mT, mask), drop)
-    return weights @ x, weights.sum(dim=-1)
+    weights = dropout(masked_softmax(products(u, x.mT), mask), drop)
+    return products(weights, x), weights.sum(dim=-1)
 
 
 class _ReadFunction(torch.autograd.Function):
@@ -60,12 +60,12 @@ class _ReadFunction(torch.autograd.Function):
         ctx.mask, ctx.scale = mask, 1.0
         saved, found, mass = [], [], []
         for queries, patches, real in _slide_and_regions(u, x, mask):
-            weights = masked_softmax(queries @ patches.mT, real)
+            weights = masked_softmax(products(queries, patches.mT), real)
             kept, left = None, weights
             if drop > 0.0:
                 kept, ctx.scale = draw_kept(weights, drop)
                 left = keep_some(weights, kept, ctx.scale)
-            found.append(left @ patches)
+            found.append(products(left, patches))
             mass.append(left.sum(dim=-1))
             saved += [weights, kept]
         ctx.save_for_backward(u, x, *saved)
@@ -84,7 +84,7 @@ class _ReadFunction(torch.autograd.Function):
             weights, kept = saved[2 * row], saved[2 * row + 1]
             rows = slice(1, None) if row else 0
             grad, grad_mass = to_found[:, rows], to_mass[:, rows].unsqueeze(-1)
-            to_weights = grad @ patches.mT
+            to_weights = products(grad, patches.mT)
             if kept is not None:
                 to_weights = keep_some(to_weights.add_(grad_mass), kept, ctx.scale)
             to_scores = torch._softmax_backward_data(to_weights, weights, -1, weights.dtype)
@@ -94,7 +94,7 @@ class _ReadFunction(torch.autograd.Function):
             into = to_x.flatten(0, 1) if row else to_x.flatten(1, 2)
             for ours, other in ((left, grad), (to_scores, queries)):
                 into.baddbmm_(ours.flatten(0, -3).mT, other.flatten(0, -3))
-            to_u.append(to_scores @ patches)
+            to_u.append(products(to_scores, patches))
         return torch.cat([to_u[0].unsqueeze(1), to_u[1]], dim=1), to_x, None, None
 
 
@@ -119,12 +119,32 @@ class PatchCrossAttention(nn.Module):
         attended = self._apply_values(found, mass)
         return self.norm(h + dropout(self.out(attended), self.dropout, self.training))
 
+    def of_alike(
+        self, h: Float[Tensor, "1 1 Q W"], x: Float[Tensor, "B L S E"], mask: Bool[Tensor, "B L S"] | None
+    ) -> Float[Tensor, "B R Q W"]:
+        """:meth:`forward` for queries that are the same in slide and regions, without gradient and dropout.
+
+        softmax over all patches = (softmax over the region's) · (the region's share), and a region's share is the
+        softmax of the regions' log-sum-exp: each patch meets each query once instead of twice.
+        """
+        u = self._fold_keys(h)
+        if torch.is_autocast_enabled(u.device.type):
+            u = u.to(x.dtype)
+        with torch.autocast(u.device.type, enabled=False):
+            scores = products(u.expand(*x.shape[:2], -1, -1), x.mT)
+            if mask is not None:
+                scores = scores.masked_fill(~mask.unsqueeze(2), torch.finfo(scores.dtype).min)
+            share = scores.logsumexp(dim=-1).softmax(dim=1)
+            regions = products(scores.softmax(dim=-1), x)
+            found = torch.cat([(share.unsqueeze(-1) * regions).sum(dim=1, keepdim=True), regions], dim=1)
+        return self.norm(h + self.out(self._apply_values(found, None)))
+
     def _fold_keys(self, h: Float[Tensor, "B R Q W"]) -> Float[Tensor, "B R HQ E"]:
         """The queries of every head carried into patch space, W_kᵀ q / √d."""
         batch, rows, num_queries, width = h.shape
         q = self.query(h) * (width // self.num_heads) ** -0.5
         q = q.view(-1, self.num_heads, width // self.num_heads).transpose(0, 1)  # (H, B·R·Q, d)
-        u = q @ self.key.weight.view(self.num_heads, -1, self.key.in_features)
+        u = products(q, self.key.weight.view(self.num_heads, -1, self.key.in_features))
         return u.view(self.num_heads, batch, rows, num_queries, -1).permute(1, 2, 0, 3, 4).flatten(2, 3)
 
     def _apply_values(
@@ -133,7 +153,7 @@ class PatchCrossAttention(nn.Module):
         batch, rows, _, key_dim = found.shape
         heads = self.num_heads
         z = found.view(batch, rows, heads, -1, key_dim).permute(2, 0, 1, 3, 4).flatten(1, 3)  # (H, B·R·Q, E)
-        z = z @ self.value.weight.view(heads, -1, key_dim).mT
+        z = products(z, self.value.weight.view(heads, -1, key_dim).mT)
         z = z.view(heads, batch, rows, -1, z.shape[-1]).permute(1, 2, 3, 0, 4)  # (B, R, Q, H, d)
         # The key bias changes nothing; 0 times it keeps its gradient 0 rather than absent (DDP, AdamW).
         bias = (self.value.bias + 0.0 * self.key.bias).view(heads, -1)
@@ -219,10 +239,16 @@ class QFormer(nn.Module):
         return h
 
     def _first_layer(self, queries: Tensor, x: Tensor, mask: Tensor | None, rows: int) -> Tensor:
-        """Layer 0. Up to its cross-attention all rows are alike, so without dropout that part is computed once."""
+        """Layer 0. Up to its cross-attention all rows are alike, so without dropout that part is computed once.
+
+        Without gradients the patches, too, are read once: what the slide finds are its regions' findings, weighed.
+        """
         first: QFormerLayer = self.layers[0]  # type: ignore[assignment]
         shape, drop = (len(x), rows, -1, -1), self.embeddings.dropout
         start = self.embeddings.norm(queries).unsqueeze(0)
         if self.training and drop > 0.0:
             return first(dropout(start.expand(shape), drop), x, mask)
-        return first.after_self(first.self_attention(start).expand(shape), x, mask)
+        alike = first.self_attention(start)
+        if torch.is_grad_enabled() or rows == x.shape[1] or first.cross_attention is None:
+            return first.after_self(alike.expand(shape), x, mask)
+        return first.query_ffn(first.cross_attention.of_alike(alike, x, mask))

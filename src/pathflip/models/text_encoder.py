@@ -35,7 +35,15 @@ _SAME_GROUP = 0.7  # a text joins the group of a longer one if it is at least th
 
 
 class TextConfig(BaseModel):
-    """A BERT encoder; the defaults are BERT base with the vocabulary of BioBERT (cased)."""
+    """A BERT encoder; the defaults are BERT base with the vocabulary of BioBERT (cased).
+
+    Attributes:
+        token_types: whether the checkpoint carries token-type embeddings (row 0 is added to every token).
+        norm_first: normalise what enters a block instead of what leaves it (Xiong et al. 2020, arXiv 2002.04745), and
+            the last layer's states; embeddings enter as they are. Trains from scratch without a long warm-up.
+        dropout: of embeddings, attention weights and blocks; with ``norm_first`` of embeddings alone.
+        word_dropout: share of word pieces hidden in training, so that no single word decides.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,8 +54,9 @@ class TextConfig(BaseModel):
     ffn_width: PositiveInt = 3072
     max_tokens: PositiveInt = 512
     token_types: bool = True
-    """Whether the checkpoint carries token-type embeddings (row 0 is added to every token)."""
+    norm_first: bool = False
     dropout: float = 0.1
+    word_dropout: float = 0.0
     eps: PositiveFloat = 1e-12
 
 
@@ -120,48 +129,60 @@ def _group(sizes: list[int]) -> list[_Group]:
     return groups
 
 
-class SelfAttention(nn.Module):
-    """Post-norm self-attention block: ``LN(x + out(attention(x)))``."""
+class _Block(nn.Module):
+    """A residual block: ``LN(x + inside(x))``, or with ``norm_first`` ``x + inside(LN(x))`` without dropout."""
 
-    def __init__(self, width: int, num_heads: int, dropout: float, eps: float) -> None:
+    def __init__(self, width: int, dropout: float, eps: float, norm_first: bool) -> None:
         super().__init__()
+        self.norm_first, self.dropout = norm_first, 0.0 if norm_first else dropout
+        self.norm = nn.LayerNorm(width, eps=eps)
+
+    def _open(self, x: Float[Tensor, "*b W"]) -> Float[Tensor, "*b W"]:
+        """What the inside of the block reads."""
+        return self.norm(x) if self.norm_first else x
+
+    def _close(self, residual: Float[Tensor, "*b W"], found: Float[Tensor, "*b W"]) -> Float[Tensor, "*b W"]:
+        x = residual + dropout(found, self.dropout, self.training)
+        return x if self.norm_first else self.norm(x)
+
+
+class SelfAttention(_Block):
+    """Self-attention block."""
+
+    def __init__(self, width: int, num_heads: int, dropout: float, eps: float, norm_first: bool = False) -> None:
+        super().__init__(width, dropout, eps, norm_first)
         if width % num_heads:
             raise ConfigError(f"width: got {width}, expected a multiple of num_heads {num_heads}")
-        self.num_heads, self.dropout = num_heads, dropout
+        self.num_heads = num_heads
         self.query, self.key, self.value, self.out = (Linear(width, width) for _ in range(4))
-        self.norm = nn.LayerNorm(width, eps=eps)
 
     def _heads(self, rows: Float[Tensor, "*b T W"]) -> Float[Tensor, "*b H T d"]:
         return rows.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3)
 
-    def _close(self, residual: Tensor, attended: Tensor) -> Tensor:
-        return self.norm(residual + dropout(self.out(attended), self.dropout, self.training))
-
     def forward(self, x: Float[Tensor, "*b T W"], mask: Bool[Tensor, "*b T"] | None = None) -> Float[Tensor, "*b T W"]:
         """Every row attends to all real rows."""
-        rows = as_autocast(x)
+        rows = as_autocast(self._open(x))
         q, k, v = (self._heads(proj(rows)) for proj in (self.query, self.key, self.value))
         key_mask = None if mask is None else mask[..., None, None, :]
         heads = attend(q, k, v, key_mask, self.dropout if self.training else 0.0)
-        return self._close(x, heads.transpose(-2, -3).flatten(-2))
+        return self._close(x, self.out(heads.transpose(-2, -3).flatten(-2)))
 
     def packed(self, x: Float[Tensor, "P W"], packing: Packing) -> Float[Tensor, "P W"]:
         """Every token attends to the tokens of its own text."""
-        rows = as_autocast(x)
+        rows = as_autocast(self._open(x))
         parts = [proj(rows) for proj in (self.query, self.key, self.value)]
-        return self._close(x, torch.cat([self._grouped(parts, group) for group in packing.groups]))
+        return self._close(x, self.out(torch.cat([self._grouped(parts, group) for group in packing.groups])))
 
     def packed_first(self, x: Float[Tensor, "P W"], packing: Packing) -> Float[Tensor, "C W"]:
         """As :meth:`packed`, for the first token of every text alone (in run order)."""
-        first = pick_rows(x, packing.starts)
-        rows = as_autocast(x)
-        queries, parts = self.query(first), [self.key(rows), self.value(rows)]
+        first, rows = pick_rows(x, packing.starts), as_autocast(self._open(x))
+        queries, parts = self.query(self._open(first)), [self.key(rows), self.value(rows)]
         done, found = 0, []
         for group in packing.groups:
             q = queries[done : done + group.texts].unsqueeze(1)
             found.append(self._grouped(parts, group, q))
             done += group.texts
-        return self._close(first, torch.cat(found))
+        return self._close(first, self.out(torch.cat(found)))
 
     def _grouped(self, parts: list[Tensor], group: _Group, query: Tensor | None = None) -> Float[Tensor, "R W"]:
         """Attention inside one group; with ``query`` (texts, 1, W), for those rows only."""
@@ -180,41 +201,43 @@ class SelfAttention(nn.Module):
         self, x: Float[Tensor, "*b T W"], mask: Bool[Tensor, "*b T"] | None = None
     ) -> Float[Tensor, "*b H T T"]:
         """The attention weights of every head."""
-        q, k = self._heads(self.query(x)), self._heads(self.key(x))
+        rows = self._open(x)
+        q, k = self._heads(self.query(rows)), self._heads(self.key(rows))
         logits = q @ k.mT * q.shape[-1] ** -0.5
         if mask is not None:
             logits = logits.masked_fill(~mask[..., None, None, :], torch.finfo(logits.dtype).min)
         return logits.softmax(dim=-1)
 
 
-class FeedForward(nn.Module):
-    """Post-norm feed-forward block: ``LN(x + down(gelu(up(x))))``."""
+class FeedForward(_Block):
+    """Feed-forward block: ``down(gelu(up(x)))`` inside."""
 
-    def __init__(self, width: int, ffn_width: int, dropout: float, eps: float) -> None:
-        super().__init__()
-        self.dropout = dropout
+    def __init__(self, width: int, ffn_width: int, dropout: float, eps: float, norm_first: bool = False) -> None:
+        super().__init__(width, dropout, eps, norm_first)
         self.up, self.down = nn.Linear(width, ffn_width), nn.Linear(ffn_width, width)
-        self.norm = nn.LayerNorm(width, eps=eps)
 
     def forward(self, x: Float[Tensor, "*b W"]) -> Float[Tensor, "*b W"]:
         """Row by row."""
-        return self.norm(x + dropout(feed_forward(x, self.up, self.down), self.dropout, self.training))
+        return self._close(x, feed_forward(self._open(x), self.up, self.down))
 
 
 class TextEmbeddings(nn.Module):
-    """Word plus position (plus token type 0), normalised."""
+    """Word plus position (plus token type 0), normalised unless the layers do that first."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.word = nn.Embedding(config.vocab_size, config.width, padding_idx=0)  # [PAD] is never trained
         self.position = nn.Embedding(config.max_tokens, config.width)
         self.token_type = nn.Embedding(2, config.width) if config.token_types else None
-        self.norm = nn.LayerNorm(config.width, eps=config.eps)
-        self.dropout = config.dropout
+        self.norm = nn.Identity() if config.norm_first else nn.LayerNorm(config.width, eps=config.eps)
+        self.dropout, self.word_dropout = config.dropout, config.word_dropout
 
     def forward(self, ids: Int[Tensor, "*b"], position: Int[Tensor, "*b"]) -> Float[Tensor, "*b W"]:
         """Embed tokens standing at ``position`` of their texts."""
-        x = self.word(ids) + self.position(position)
+        words = self.word(ids)
+        if self.training and self.word_dropout:
+            words = words * (torch.rand_like(words[..., :1]) >= self.word_dropout)
+        x = words + self.position(position)
         if self.token_type is not None:
             x = x + self.token_type.weight[0]
         return dropout(self.norm(x), self.dropout, self.training)
@@ -225,8 +248,9 @@ class TextLayer(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.self_attention = SelfAttention(config.width, config.num_heads, config.dropout, config.eps)
-        self.ffn = FeedForward(config.width, config.ffn_width, config.dropout, config.eps)
+        shared = (config.dropout, config.eps, config.norm_first)
+        self.self_attention = SelfAttention(config.width, config.num_heads, *shared)
+        self.ffn = FeedForward(config.width, config.ffn_width, *shared)
 
     def text(self, x: Float[Tensor, "*b T W"], mask: Bool[Tensor, "*b T"]) -> Float[Tensor, "*b T W"]:
         """Padded texts."""
@@ -250,6 +274,7 @@ def encode(
     blocks: Sequence[Block],
     pooling: Pooling = "cls",
     checkpointed: bool = False,
+    norm: nn.Module | None = None,
 ) -> list[Float[Tensor, "_ W"]]:
     """Pooled states of several padded blocks of texts, all in one pass.
 
@@ -262,21 +287,23 @@ def encode(
         pooling: ``cls``: the first token. ``mean``: the mean of real tokens. ``mean_with_padding``: the mean of all
             positions, as variant 2 was released; a text's vector then depends on how far it was padded.
         checkpointed: recompute layers in the backward pass instead of keeping their activations.
+        norm: of the last layer's states, before they are pooled.
 
     Returns:
         One (texts, W) tensor a block.
     """
     _check_length(embeddings, blocks)
+    norm = norm or nn.Identity()
     if pooling == "mean_with_padding" or blocks[0][0].device.type != "cpu":
-        return [_encode_padded(embeddings, layers, ids, mask, pooling, checkpointed) for ids, mask in blocks]
+        return [_encode_padded(embeddings, layers, ids, mask, pooling, checkpointed, norm) for ids, mask in blocks]
     packing = Packing([mask for _, mask in blocks])
     x = embeddings(packing.tokens([ids for ids, _ in blocks]), packing.position)
     for layer in layers[:-1]:
         x = _run(layer.text_packed, checkpointed, x, packing)
     if pooling == "cls":
-        rows = packing.unsort(layers[-1].text_packed_first(x, packing))
+        rows = packing.unsort(norm(layers[-1].text_packed_first(x, packing)))
     else:
-        rows = packing.unsort(packing.mean(layers[-1].text_packed(x, packing)))
+        rows = packing.unsort(packing.mean(norm(layers[-1].text_packed(x, packing))))
     return list(rows.split([len(ids) for ids, _ in blocks]))
 
 
@@ -297,6 +324,7 @@ def _encode_padded(
     mask: Bool[Tensor, "C T"],
     pooling: Pooling,
     checkpointed: bool,
+    norm: nn.Module,
 ) -> Float[Tensor, "C W"]:
     first = torch.arange(mask.shape[1], device=mask.device) == 0
     mask = mask | first  # every text keeps a token, as in Packing
@@ -304,25 +332,33 @@ def _encode_padded(
     for layer in layers:
         x = _run(layer.text, checkpointed, x, mask)
     if pooling == "cls":
-        return x[:, 0]
+        return norm(x[:, 0])
+    x = norm(x)
     if pooling == "mean_with_padding":
         return x.mean(dim=1)
     return x.masked_fill(~mask.unsqueeze(-1), 0.0).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
 
 class TextEncoder(nn.Module):
-    """BERT. ``encoder(blocks)`` gives pooled states of several padded blocks of texts."""
+    """BERT. ``encoder(blocks)`` gives pooled states of several padded blocks of texts.
+
+    A text without any token (padding) gets a finite state that nothing should look at.
+    """
 
     def __init__(self, config: TextConfig, checkpointed: bool = False) -> None:
         super().__init__()
         self.checkpointed = checkpointed
         self.embeddings = TextEmbeddings(config)
         self.layers = nn.ModuleList(TextLayer(config) for _ in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.width, eps=config.eps) if config.norm_first else None
         self.apply(init_bert)
+        if config.norm_first:
+            self.apply(_init_from_scratch)
 
     def forward(self, blocks: Sequence[Block], pooling: Pooling = "cls") -> list[Float[Tensor, "_ W"]]:
         """One (texts, W) tensor a block; see :func:`encode`."""
-        return encode(self.embeddings, list(self.layers), blocks, pooling, self.checkpointed)  # type: ignore[arg-type]
+        layers: list[TextLayer] = list(self.layers)  # type: ignore[arg-type]
+        return encode(self.embeddings, layers, blocks, pooling, self.checkpointed, self.norm)
 
 
 def init_bert(module: nn.Module) -> None:
@@ -331,3 +367,9 @@ def init_bert(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=0.02)
     if isinstance(module, nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
+
+
+def _init_from_scratch(module: nn.Module) -> None:
+    """Residual branches of small towers must be heard at once: torch's own initialisation, not BERT's."""
+    if isinstance(module, nn.Linear):
+        module.reset_parameters()

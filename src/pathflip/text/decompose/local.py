@@ -73,7 +73,7 @@ def _load(spec: LocalSpec) -> Callable[[list[dict[str, str]]], str]:
     device = ("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device
     try:
         tokenizer = AutoTokenizer.from_pretrained(spec.model, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             spec.model, local_files_only=True, use_safetensors=True, dtype="auto", trust_remote_code=False
         )
     except (OSError, ValueError, KeyError) as error:
@@ -83,13 +83,13 @@ def _load(spec: LocalSpec) -> Callable[[list[dict[str, str]]], str]:
         ) from None
     if not tokenizer.chat_template:
         raise ConfigError(f"'{spec.model}': its tokenizer has no chat template; use an instruction-tuned model")
-    model.to(device).eval()  # type: ignore[arg-type]
+    model.to(device).eval()
 
     @torch.inference_mode()
     def answer(conversation: list[dict[str, str]]) -> str:
         rendered = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
         inputs = tokenizer(rendered, return_tensors="pt", add_special_tokens=False).to(device)
-        made = model.generate(  # type: ignore[misc]
+        made = model.generate(
             inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
             max_new_tokens=spec.max_tokens,

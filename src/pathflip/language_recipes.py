@@ -1,0 +1,154 @@
+"""A small language model from the cohort's own text, for machines where no pretrained one fits: what a real one brings
+to the two stages of instruction tuning (:mod:`pathflip.instruction_recipes`), this one learns here.
+
+``pathflip train language_small --captions C --questions Q --splits splits.csv --out runs/language``
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from pathflip.assistant import build_language_model
+from pathflip.data.instruct import CAPTION_PROMPTS, Example, InstructDataset, InstructSpec
+from pathflip.errors import ConfigError
+from pathflip.files import atomic_directory, write_json
+from pathflip.models.assistant import Assistant, AssistantConfig
+from pathflip.models.looking import NUM_NUMBERS
+from pathflip.processes import transformers_are_quiet
+from pathflip.text.asking import MOST_OPTIONS
+from pathflip.text.chat import ChatTemplate, train_chat_tokenizer
+from pathflip.train import BatchSampler, InstructStep, OptimConfig, SampledBatches, TrainConfig, TrainResult, fit
+from pathflip.types import SlideTokens
+
+__all__ = ["LANGUAGE_RECIPES", "LanguageRecipe", "find_language_recipe", "language_small", "train_language"]
+
+
+class LanguageRecipe(BaseModel):
+    """Everything it takes to build a language model and teach it words.
+
+    Attributes:
+        name: of the recipe, written beside the weights.
+        built: settings of a Qwen3 (``transformers.Qwen3Config``), which starts from random weights.
+        vocab_size: of the tokenizer trained on the same texts.
+        data: how conversations become rows.
+        train: the loop's settings; ``batch_size`` counts conversations.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    built: dict[str, Any]
+    vocab_size: int = Field(1500, ge=300)
+    data: InstructSpec = InstructSpec(learn="everything")
+    train: TrainConfig = TrainConfig()
+
+
+def language_small() -> LanguageRecipe:
+    """A Qwen3 of 2.0 million parameters that reads the training patients' captions and questions, without any slide.
+
+    ``pathflip train language_small --captions C --questions Q --splits S --out runs/language``
+
+    The demo's cohort: half a minute on one core. ``runs/language/last`` is a folder in Hugging Face layout.
+    """
+    return LanguageRecipe(
+        name="language_small",
+        built={
+            "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "head_dim": 64, "max_position_embeddings": 2048, "tie_word_embeddings": True,
+            "initializer_range": 0.1,
+        },
+        data=InstructSpec(max_length=512, pack_tokens=256, learn="everything"),
+        train=TrainConfig(
+            steps=150, batch_size=24, optim=OptimConfig(lr=3e-3, weight_decay=0.05, betas=(0.9, 0.98), warmup_steps=40)
+        ),
+    )  # fmt: skip
+
+
+LANGUAGE_RECIPES: dict[str, Callable[[], LanguageRecipe]] = {"language_small": language_small}
+
+
+def find_language_recipe(name: str) -> LanguageRecipe:
+    """A recipe by name.
+
+    Raises:
+        ConfigError: no such recipe.
+    """
+    if name not in LANGUAGE_RECIPES:
+        raise ConfigError(f"recipe: got '{name}', expected {', '.join(LANGUAGE_RECIPES)}")
+    return LANGUAGE_RECIPES[name]()
+
+
+def train_language(
+    recipe: LanguageRecipe,
+    examples: Sequence[Example],
+    out: Path,
+    *,
+    resume: bool = False,
+    note: str = "",
+    on_step: Callable[[Mapping[str, float]], None] | None = None,
+) -> TrainResult:
+    """Train a tokenizer and a language model on what the examples say, and leave ``out/last`` in Hugging Face layout.
+
+    Args:
+        recipe: what to build and how to train it.
+        examples: captions, questions and conversations, of training patients only.
+        out: the run's directory.
+        resume: go on where a killed run stopped.
+        note: a caution kept beside the weights.
+        on_step: called with every line of ``metrics.jsonl``, and the number of steps.
+
+    Raises:
+        ConfigError: settings that Qwen3 does not know, or no example.
+    """
+    tokenizer = train_chat_tokenizer(texts_of(examples), recipe.vocab_size)
+    template = ChatTemplate(tokenizer)
+    seed, ends = recipe.train.seed, (tokenizer.eos_token_id, tokenizer.pad_token_id)
+    lm = build_language_model(recipe.built, len(tokenizer), *ends, seed=seed)
+    reader = Assistant(
+        AssistantConfig(embed_dim=1, blind=True), lm, [ids[-1] for ids in template.letter_ids(MOST_OPTIONS)]
+    )
+    reader.projector.requires_grad_(False)  # nothing is shown
+    data = InstructDataset(examples, _see_nothing, template, recipe.data, embed_dim=1)
+    what_was_run = {"recipe": recipe.model_dump(mode="json"), "note": note, "num_examples": len(data)}
+
+    def save(path: Path, numbers: Mapping[str, float]) -> None:
+        with atomic_directory(path) as temporary, transformers_are_quiet():
+            lm.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            write_json(temporary / "pathflip.json", {**what_was_run, "metrics": dict(numbers)})
+
+    return fit(
+        InstructStep(reader),
+        SampledBatches(data.batch, BatchSampler(len(data), recipe.train.batch_size, seed), seed),
+        config=recipe.train,
+        out=Path(out),
+        save=save,
+        resume=resume,
+        on_step=None if on_step is None else lambda row: on_step({**row, "steps": recipe.train.steps}),
+    )
+
+
+def texts_of(examples: Sequence[Example]) -> list[str]:
+    """Everything a language model will read or write."""
+    out: list[str] = []
+    for example in examples:
+        out += [turn.text for turn in example.turns] + ([example.question, *example.options] if example.options else [])
+    return [*out, *CAPTION_PROMPTS, "A. B. C. D. E. F."]
+
+
+def _see_nothing(slide_id: str, questions: Sequence[str], options: Sequence[str], num_slides: int) -> SlideTokens:
+    """A slide of no tokens."""
+    none = torch.zeros(0, dtype=torch.long)
+    return SlideTokens(
+        vectors=torch.zeros(0, 1),
+        asked=torch.zeros(0, 1),
+        numbers=torch.zeros(0, NUM_NUMBERS),
+        kind=none,
+        slot=none,
+        tiles=(),
+        scores=(),
+        texts=(),
+    )
