@@ -169,7 +169,7 @@ def instruct_small_stage2() -> InstructRecipe:
 
     ``pathflip train instruct_small_stage2 --start runs/small1 --features F --captions C --questions Q --out runs/two``
 
-    The demo's cohort (3,175 questions and 280 captions of the training patients): about three minutes on one core.
+    The demo's cohort (3,175 questions and 280 captions of the training patients): about four minutes on one core.
     What it reaches beside the same model blind is told in docs/assistant.md.
     """
     return InstructRecipe(
@@ -177,9 +177,9 @@ def instruct_small_stage2() -> InstructRecipe:
         language=LanguageModelSpec(train="full"),
         data=InstructSpec(max_length=512, pack_tokens=256),
         train=TrainConfig(
-            steps=1200,
-            batch_size=16,
-            optim=OptimConfig(lr=3e-3, weight_decay=0.05, betas=(0.9, 0.98), warmup_steps=40),
+            steps=900,
+            batch_size=24,
+            optim=OptimConfig(lr=2e-3, weight_decay=0.05, betas=(0.9, 0.98), warmup_steps=40),
         ),
     )
 

@@ -62,7 +62,7 @@ def language_small() -> LanguageRecipe:
         },
         data=InstructSpec(max_length=512, pack_tokens=256, learn="everything"),
         train=TrainConfig(
-            steps=150, batch_size=24, optim=OptimConfig(lr=3e-3, weight_decay=0.05, betas=(0.9, 0.98), warmup_steps=40)
+            steps=100, batch_size=24, optim=OptimConfig(lr=2e-3, weight_decay=0.05, betas=(0.9, 0.98), warmup_steps=40)
         ),
     )  # fmt: skip
 

@@ -93,7 +93,11 @@ def _products(a: Float[Tensor, "*b M K"], b: Float[Tensor, "*b K N"]) -> Float[T
     if not _on_onednn(a) or a.shape[-2] * b.shape[-1] * a.shape[-1] < _WORTH_A_CALL or a.shape[:-2] != b.shape[:-2]:
         return a @ b
     rows, columns = a.reshape(-1, *a.shape[-2:]), b.mT.reshape(-1, b.shape[-1], b.shape[-2])
-    out = torch.stack([_product(one, other) for one, other in zip(rows, columns, strict=True)])
+    if len(rows) == 1:
+        return _product(rows[0], columns[0]).view(*a.shape[:-1], b.shape[-1])
+    out = a.new_empty(len(rows), a.shape[-2], b.shape[-1])
+    for place, one, other in zip(out, rows, columns, strict=True):
+        place.copy_(_product(one, other))
     return out.view(*a.shape[:-1], b.shape[-1])
 
 
@@ -112,7 +116,9 @@ class _ProductsFunction(torch.autograd.Function):
 
 def products(a: Float[Tensor, "*b M K"], b: Float[Tensor, "*b K N"]) -> Float[Tensor, "*b M N"]:
     """a @ b for matrices in equal stacks, by oneDNN on CPU in float32 where they are large enough."""
-    return _ProductsFunction.apply(a, b) if _on_onednn(a) and a.shape[:-2] == b.shape[:-2] else a @ b
+    if not _on_onednn(a) or a.shape[:-2] != b.shape[:-2]:
+        return a @ b
+    return _ProductsFunction.apply(a, b) if torch.is_grad_enabled() else _products(a, b)
 
 
 class _LinearFunction(torch.autograd.Function):
