@@ -11,6 +11,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from pathflip.errors import ConfigError, SlideError
 from pathflip.features import extract, extract_cohort, load_encoder, read_features
@@ -45,11 +46,12 @@ def bytes_of(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.h5"))}
 
 
-@pytest.mark.parametrize(("memory", "readers", "batch"), [(2**27, 0, 256), (0, 0, 7), (0, 2, 5)])
-def test_rows_equal_encoding_each_tile(folder, monkeypatch, memory, readers, batch):
-    module = sys.modules["pathflip.features.extraction"]
-    monkeypatch.setattr(module, "_IN_MEMORY_BYTES", memory)
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize(("readers", "batch"), [(0, 256), (0, 7), (2, 5), (2, 40), (3, 256)])
+def test_rows_equal_encoding_each_tile(folder, monkeypatch, reentrant, readers, batch):
     encoder = load_encoder("stain_texture", "cpu")
+    monkeypatch.setattr(encoder, "reentrant", reentrant)
+    threads = torch.get_num_threads()
     calls = []
     with open_slide(folder / "s0.tif") as slide:
         grid = tile_slide(slide, find_tissue(slide), SPEC)
@@ -61,6 +63,8 @@ def test_rows_equal_encoding_each_tile(folder, monkeypatch, memory, readers, bat
     np.testing.assert_allclose(got.features, want, atol=2e-3)
     assert got.valid.all()
     assert calls[-1] == (len(grid), len(grid))
+    assert [done for done, _ in calls] == sorted({done for done, _ in calls})
+    assert torch.get_num_threads() == threads
 
 
 class Damaged:

@@ -41,6 +41,9 @@ class Encoder(Protocol):
         tile_px: tile side it was trained at, pixels; None takes any.
         mpp: resolution it was trained at, microns per pixel; None takes any.
         sample_tiles: how many tiles of a slide :meth:`prepare` wants to see; 0 where there is nothing to measure.
+
+    An encoder with a true attribute ``reentrant`` may be called by several threads at once; on one slide they then read
+    and encode side by side.
     """
 
     name: str
@@ -64,6 +67,7 @@ class ColourHistogram:
 
     name = "colour_histogram"
     revision = "1"
+    reentrant = True
     dim = 125
     tile_px: int | None = None
     mpp: float | None = None

@@ -3,14 +3,16 @@
 import errno
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pathflip.errors import FeatureError, OutputError, PathFLIPError, SlideError, SlideLostError
@@ -26,8 +28,8 @@ from pathflip.types import SlideFeatures
 
 __all__ = ["ExtractOutcome", "SlideJob", "extract", "failed", "output_error", "read_tiles", "run_job"]
 
-_IN_MEMORY_BYTES = 2**27
-"""Slides whose tiles take no more than this are read once; of larger ones the staining sample is read ahead."""
+_PIECE = 16
+"""Tiles a thread takes at once: few enough that all are busy on a slide of a hundred."""
 _THIS_FILE_ONLY = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EISDIR, errno.EFBIG)
 """Reasons why one result cannot be written although others can; any other reason stops the whole run."""
 
@@ -69,8 +71,8 @@ def extract(
         slide: the open slide.
         grid: its tiles.
         encoder: from :func:`~pathflip.features.load_encoder`. Its ``prepare`` sees a seeded sample of the tiles.
-        batch_size: tiles encoded at once.
-        readers: threads that read ahead; 0 reads between batches.
+        batch_size: tiles encoded at once, at most.
+        readers: threads that read ahead, and encode too if the encoder is ``reentrant``; 0 reads between batches.
         progress: called with (tiles done, tiles in all) after every batch.
 
     Returns:
@@ -81,26 +83,15 @@ def extract(
         SlideError: not a single tile could be read, or the file cannot be reached any more.
         FeatureError: the encoder returned non-finite values.
     """
-    total, px = len(grid), grid.spec.tile_px
+    total = len(grid)
     matrix = np.zeros((total, encoder.dim), np.float32)
     valid = np.zeros(total, bool)
-    sample = _sample_rows(total, encoder.sample_tiles)
-    size = total if total * px * px * 3 <= _IN_MEMORY_BYTES else batch_size
-    state = None
-    if encoder.sample_tiles and size < total:
-        tiles, readable = read_tiles(slide, grid, sample)
-        state = encoder.prepare(tiles[readable])
-    for rows, tiles, readable in _read_ahead(slide, grid, max(1, size), readers):
-        if encoder.sample_tiles and state is None:
-            state = encoder.prepare(tiles[sample][readable[sample]])
-        for start in range(0, len(rows), batch_size):
-            part = slice(start, start + batch_size)
-            good = rows[part][readable[part]]
-            if len(good):
-                matrix[good] = encoder.encode(tiles[part][readable[part]], state)
-            if progress is not None:
-                progress(int(rows[part][-1]) + 1, total)
-        valid[rows] = readable
+    done = 0
+    for rows, readable, vectors in _encoded(slide, grid, encoder, batch_size, readers):
+        matrix[rows[readable]], valid[rows] = vectors, readable
+        done += len(rows)
+        if progress is not None:
+            progress(done, total)
     if total and not valid.any():
         raise SlideError(f"slide '{slide.info.slide_id}': none of its {total} tiles could be read; the file is damaged")
     if not np.isfinite(matrix).all():
@@ -111,29 +102,76 @@ def extract(
     return SlideFeatures(slide.info.slide_id, matrix, grid.coords, valid, slide.info, grid.spec, encoder.name)
 
 
-def _sample_rows(total: int, count: int) -> NDArray[np.int64]:
-    """The same rows every time: a seeded choice without replacement, in order."""
-    return np.sort(np.random.default_rng(0).permutation(total)[:count])
+_Rows = NDArray[np.int64]
+_Tiles = tuple[_Rows, NDArray[np.uint8], NDArray[np.bool_]]
+_Vectors = tuple[_Rows, NDArray[np.bool_], NDArray[np.float32]]
 
 
-def _read_ahead(
-    slide: Slide, grid: TileGrid, size: int, readers: int
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.uint8], NDArray[np.bool_]]]:
-    """Batches of (rows, tiles, readable) in order; ``readers`` threads stay at most two batches each ahead."""
-    batches = [np.arange(start, min(start + size, len(grid))) for start in range(0, len(grid), size)]
-    if readers == 0:
-        for rows in batches:
-            yield rows, *read_tiles(slide, grid, rows)
+def _encoded(slide: Slide, grid: TileGrid, encoder: Encoder, batch_size: int, readers: int) -> Iterator[_Vectors]:
+    """(rows, readable, vectors of the readable ones) of all tiles: first the sample that shows the staining.
+
+    The sample is the same every time: a seeded choice without replacement, in order.
+    """
+    sample = np.sort(np.random.default_rng(0).permutation(len(grid))[: encoder.sample_tiles])
+    others = np.setdiff1d(np.arange(len(grid)), sample)
+
+    def read(rows: _Rows) -> _Tiles:
+        return rows, *read_tiles(slide, grid, rows)
+
+    first = list(_ahead(read, _split(sample, _PIECE), readers))
+    state = encoder.prepare(np.concatenate([tiles[readable] for _, tiles, readable in first])) if first else None
+
+    def encode(found: _Tiles) -> _Vectors:
+        rows, tiles, readable = found
+        shown = tiles[readable]
+        return rows, readable, encoder.encode(shown, state) if len(shown) else np.zeros((0, encoder.dim), np.float32)
+
+    if getattr(encoder, "reentrant", False):
+        yield from _ahead(encode, first, readers)
+        yield from _ahead(lambda rows: encode(read(rows)), _split(others, min(batch_size, _PIECE)), readers)
+    else:
+        found = _ahead(read, _split(others, _PIECE), readers, batch_size // _PIECE)
+        yield from map(encode, chain(first, _joined(found, max(1, batch_size // _PIECE))))
+
+
+def _split(rows: _Rows, size: int) -> list[_Rows]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _joined(pieces: Iterator[_Tiles], count: int) -> Iterator[_Tiles]:
+    """``count`` pieces as one, again and again."""
+    while parts := list(islice(pieces, count)):
+        rows, tiles, readable = zip(*parts, strict=True)
+        yield np.concatenate(rows), np.concatenate(tiles), np.concatenate(readable)
+
+
+_Item = TypeVar("_Item")
+_Found = TypeVar("_Found")
+
+
+def _ahead(
+    function: Callable[[_Item], _Found], items: Sequence[_Item], threads: int, more: int = 0
+) -> Iterator[_Found]:
+    """``function`` of every item, in order, by so many threads that stay at most two items each, and ``more``, ahead;
+    0: as asked.
+
+    Each thread computes alone: torch's own threads would only wait for each other's processors.
+    """
+    if threads == 0:
+        yield from map(function, items)
         return
-    with ThreadPoolExecutor(readers) as pool:
-        waiting: deque[tuple[NDArray[np.int64], Future[Any]]] = deque()
-        for rows in batches:
-            waiting.append((rows, pool.submit(read_tiles, slide, grid, rows)))
-            if len(waiting) > 2 * readers:
-                rows, future = waiting.popleft()
-                yield rows, *future.result()
-        for rows, future in waiting:
-            yield rows, *future.result()
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            waiting: deque[Future[_Found]] = deque()
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 2 * threads + more:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        torch.set_num_threads(before)  # the setting of threads to come is one for all of the process
 
 
 def read_tiles(slide: Slide, grid: TileGrid, rows: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:

@@ -111,6 +111,7 @@ class StainTexture:
     tile_px: int | None = None
     mpp: float | None = None
     sample_tiles = 64
+    reentrant = True
     dim = len(CENTRE)
 
     def __init__(self, device: torch.device | str | None = None) -> None:

@@ -1,6 +1,7 @@
 """Anti-aliased resampling of a rectangle with real-valued corners: the one place where pixels change size."""
 
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ Weights = NDArray[np.float32]
 AREA_FROM = 1.15
 """Shrinking by less than this interpolates: the area mean of 1.05 pixels would blur wherever it straddles two, and
 there is nothing yet to alias."""
+_ONE_PROCESSOR = 2**18  # multiplications; GEMM_MULTITHREAD_THRESHOLD of OpenBLAS, 4, times 2**16
 _CUBIC = -0.75  # OpenCV's INTER_CUBIC, so that both paths below give the same pixels
 
 
@@ -67,12 +69,25 @@ def _separable(image: Pixels, across: Bands, down: Bands, out: tuple[int, int]) 
     values = image.reshape(image.shape[0], -1).astype(np.float32)
     wide = np.empty((out[1], values.shape[1]), np.float32)
     for first, last, low, high, block in down:
-        np.matmul(block, values[low:high], out=wide[first:last])
+        for part in _parts(values.shape[1], block.size):
+            np.matmul(block, values[low:high, part], out=wide[first:last, part])
     both = np.empty((out[1], out[0] * 3), np.float32)
     for first, last, low, high, block in across:
-        np.matmul(wide[:, low:high], block, out=both[:, first:last])
+        for part in _parts(out[1], block.size):
+            np.matmul(wide[part, low:high], block, out=both[part, first:last])
     cut = cv2.threshold(both, 0, 0, cv2.THRESH_TOZERO, dst=both)[1]  # cubic weights undershoot
     return np.asarray(cv2.convertScaleAbs(cut), np.uint8).reshape(out[1], out[0], 3)
+
+
+def _parts(length: int, block: int) -> list[slice]:
+    """``length`` in so few equal parts that multiplying one by a block of that size stays with one processor.
+
+    OpenBLAS shares larger products among all of them, where tiles are read side by side anyway, and its threads then
+    spin for more: half of the processors' time was lost.
+    """
+    count = -(-length * block // _ONE_PROCESSOR)
+    edges = [length * i // count for i in range(count + 1)]
+    return [slice(low, high) for low, high in pairwise(edges)]
 
 
 @lru_cache(maxsize=512)

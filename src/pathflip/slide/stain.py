@@ -48,7 +48,7 @@ def measure_stains(pixels: NDArray[np.uint8]) -> StainMeasure | None:
     if len(stained) < _FEWEST:
         return None
     vectors = macenko_vectors(stained)
-    amounts = np.maximum(stained @ np.linalg.pinv(vectors), 0).mean(axis=0)
+    amounts = np.maximum(np.einsum("ni,ij->nj", stained, np.linalg.pinv(vectors)), 0).mean(axis=0)
     cosines = np.clip((vectors * REFERENCE_VECTORS).sum(axis=1), -1, 1)
     off = float(np.degrees(np.arccos(cosines.min())))
     return StainMeasure(vectors, (float(amounts[0]), float(amounts[1])), off, len(stained))
@@ -58,11 +58,14 @@ def macenko_vectors(density: Vectors) -> Vectors:
     """Haematoxylin and eosin, rows of unit length, from the optical densities (n, 3) of tissue pixels.
 
     Macenko et al. (2009): the 1st and 99th percentile angles in the plane of the two largest principal components.
+    The sums over pixels are einsum's: a matrix product would wake the threads of numpy's linear algebra, which then
+    spin on the processors that read and encode.
     """
-    _, vectors = np.linalg.eigh(np.cov(density.T))
+    centred = density - density.mean(axis=0)
+    _, vectors = np.linalg.eigh(np.einsum("ni,nj->ij", centred, centred) / (len(density) - 1))
     plane = vectors[:, [2, 1]]
     plane = plane * np.where(plane[0] < 0, -1.0, 1.0)
-    angle = np.arctan2(*(density @ plane).T[::-1])
+    angle = np.arctan2(*np.einsum("ni,ij->jn", density, plane)[::-1])
     low, high = np.percentile(angle, [1, 99])
     ends = np.stack([np.cos([low, high]), np.sin([low, high])], axis=1) @ plane.T
     ends = np.abs(ends) / np.linalg.norm(ends, axis=1, keepdims=True)
