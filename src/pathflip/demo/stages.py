@@ -59,6 +59,7 @@ ASSISTANT, BLIND, LANGUAGE = "assistant", "assistant_blind", "language"
 NOTE = (
     "Trained on painted slides: what it says about real tissue means nothing. Research software, not a medical device."
 )
+LONG = ("published PathFLIP",)  # trained while the assistants wait for PathFLIP
 NUM_EXPLAINED = 60
 NUM_CAPTIONS = 2
 
@@ -151,7 +152,8 @@ def train(demo: Demo, progress: Callable[..., None]) -> dict[str, float]:
         stages = {name: demo.stages(blind=name == BLIND) for name in (ASSISTANT, BLIND)}
         totals |= {demo.run(name, i): r.train.steps for name, rs in stages.items() for i, r in enumerate(rs, 1)}
         totals[demo.run(LANGUAGE)] = demo.language().train.steps
-    jobs += [Job(name, train_one, (demo, recipe)) for name, recipe in recipes.items() if name != REFERENCE]
+    jobs[1:1] = [Job(name, train_one, (demo, recipes[name])) for name in LONG]
+    jobs += [Job(name, train_one, (demo, recipe)) for name, recipe in recipes.items() if name not in (REFERENCE, *LONG)]
 
     def tick() -> None:
         progress(sum(_last_step(run / "metrics.jsonl") for run in totals), sum(totals.values()), "steps")

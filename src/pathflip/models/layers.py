@@ -78,6 +78,8 @@ def _product(
 ) -> Float[Tensor, "M N"]:
     """x · weightᵀ + bias, perhaps through a gelu, without gradient."""
     if _onednn and _on_onednn(x):
+        if not (weight.is_contiguous() or weight.t().is_contiguous()):  # oneDNN's loop for others takes seconds
+            weight = weight.t().contiguous().t() if weight.stride(0) == 1 else weight.contiguous()
         return _onednn(x, weight, bias, *(("gelu", [], "none") if gelu else ("none", [], "")))
     out = F.linear(x, weight, bias)
     return F.gelu(out) if gelu else out
