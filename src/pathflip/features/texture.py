@@ -19,11 +19,13 @@ Everything is a mean over pixels, so a tile's size does not change the width of 
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pathflip.errors import ConfigError
 from pathflip.features.calibration import CENTRE, SPREAD
@@ -41,7 +43,9 @@ _LIMIT = 20.0  # no single number may dominate a vector
 _PLANE = 128  # side, pixels, that larger tiles are averaged down to before filtering
 _LEVELS = 4
 _BLOB_LEVELS = 3  # the coarsest octave of a small tile has too few pixels for blobs and blocks
-_MICRO_BATCH_PX = 2**18  # working pixels filtered at once: small enough to stay in the processor's cache
+_DENSITY = np.log((_WHITE + 1) / np.arange(1, 257)).astype(np.float32)  # of each pixel value
+_MICRO_BATCH_PX = 2**18  # pixels at once, as stored for what is linear, at the working size for what follows: they
+# stay in the processor's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,16 +160,37 @@ class StainTexture:
 def describe(tiles: UInt8[Tensor, "n y x 3"], state: StainState) -> dict[str, Float[Tensor, "_ n"]]:
     """The named parts of the descriptor, in order, for tiles of one slide.
 
-    All maps are laid out (channel, y, x, tile): with the tiles innermost every shift, stride and maximum below is a
+    Maps are laid out (channel, y, x, tile): with the tiles innermost every shift, stride and maximum below is a
     vectorised pass, which on a processor is several times faster than convolution and pooling of small images.
     """
-    fine, density, stains, glass = _stain_maps(tiles, state)
+    few = max(1, _MICRO_BATCH_PX // (tiles.shape[1] * tiles.shape[2]))
+    parts = zip(*(_unmixed(part, state) for part in tiles.split(few)), strict=True)
+    fine, stains, reference = (torch.cat(part, dim=1) for part in parts)
+    pyramid = [stains.permute(0, 2, 3, 1).contiguous()]
+    for _ in range(_LEVELS):
+        pyramid.append(_shrink(pyramid[-1], 2))
     groups = {"fine": fine}
-    groups |= _colour(density, state)
-    groups |= _mixtures(stains, glass)
-    groups |= _octaves(torch.cat([stains, glass]))
-    groups |= _texture(stains[:2])
+    groups |= _colour(reference)
+    groups |= _mixtures(pyramid[1])
+    groups |= _octaves(pyramid)
+    groups |= _texture([maps[:2] for maps in pyramid[:_LEVELS]])
     return groups
+
+
+def _unmixed(
+    tiles: UInt8[Tensor, "n y x 3"], state: StainState
+) -> tuple[Float[Tensor, "4 n"], Float[Tensor, "4 n h w"], Float[Tensor, "4 n h2 w2"]]:
+    """All that needs the pixels as stored: fine detail; stain maps at the working size; reference stains at half of it.
+
+    Averaging down, unmixing and differences of neighbours are linear in optical density: matrix products do them
+    together, and no stain is ever computed at full size.
+    """
+    density = _density(tiles)
+    factor = _reduction(*tiles.shape[1:3])
+    rows = _row_sums(density, factor)
+    stains = _stain_maps(rows, factor, state)
+    reference = _stain_maps(_row_sums(rows, 2), 2 * factor, REFERENCE_STAINS)
+    return _fine_detail(density, state), stains, reference
 
 
 def _reduction(height: int, width: int) -> int:
@@ -173,38 +198,44 @@ def _reduction(height: int, width: int) -> int:
     return max(1, round(min(height, width) / _PLANE))
 
 
-def _stain_maps(
-    tiles: UInt8[Tensor, "n y x 3"], state: StainState
-) -> tuple[Float[Tensor, "4 n"], Float[Tensor, "3 h w n"], Float[Tensor, "3 h w n"], Float[Tensor, "1 h w n"]]:
-    """Full-resolution detail of haematoxylin; density, stains and glass at the working size (at most 192 px)."""
+def _density(tiles: UInt8[Tensor, "n y x 3"]) -> Float[Tensor, "n y x_rgb"]:
+    """Optical density against reference white, colours interleaved: looked up, which is faster than a logarithm."""
     n, height, width = tiles.shape[:3]
-    x = tiles.reshape(n, -1).t().contiguous().reshape(height, width, 3, n).float().add_(1).log_()
-    white = torch.log(state.white + 1).tolist()
-    density = [white[channel] - x[:, :, channel] for channel in range(3)]
-    unmix = state.unmix.tolist()
-    fine = _fine_detail(_weighted(density, [row[0] for row in unmix]))
-    factor = _reduction(height, width)
-    density = [_shrink(plane[None], factor)[0] for plane in density]
-    stains = torch.stack([_weighted(density, [row[stain] for row in unmix]) for stain in range(3)])
-    glass = _weighted(density, [-5.0, -5.0, -5.0]).add_(1.5).clamp_(0, 1)
-    return fine, torch.stack(density), stains, glass[None]
+    if tiles.device.type != "cpu":
+        return torch.from_numpy(_DENSITY).to(tiles.device)[tiles.int()].reshape(n, height, width * 3)
+    found = cv2.LUT(tiles.reshape(n * height, width * 3).numpy(), _DENSITY)
+    return torch.from_numpy(found).reshape(n, height, width * 3)
 
 
-def _weighted(planes: list[Tensor], weights: list[float]) -> Tensor:
-    total = planes[0] * weights[0]
-    for plane, weight in zip(planes[1:], weights[1:], strict=True):
-        total.add_(plane, alpha=weight)
-    return total
+def _row_sums(rows: Float[Tensor, "n y x_rgb"], factor: int) -> Float[Tensor, "n _ x_rgb"]:
+    """Sums of ``factor`` rows each; what does not fill a sum at the far edge is left out."""
+    height = rows.shape[1] // factor * factor
+    return sum((rows[:, i:height:factor] for i in range(1, factor)), rows[:, 0:height:factor])
+
+
+def _stain_maps(rows: Float[Tensor, "n h x_rgb"], factor: int, state: StainState) -> Float[Tensor, "4 n h w"]:
+    """Haematoxylin, eosin, residual and glass, averaged over squares of ``factor`` columns and of the rows summed."""
+    weights = torch.cat([state.unmix.t(), torch.full((1, 3), -5.0)])
+    at_white = weights @ torch.log((state.white + 1) / (_WHITE + 1)) + torch.tensor([0, 0, 0, 1.5])
+    maps = _weighted_columns(rows, weights.repeat(1, factor) / factor**2)
+    maps.add_(at_white.to(maps.device)[:, None, None, None])[3].clamp_(0, 1)
+    return maps
+
+
+def _weighted_columns(rows: Float[Tensor, "n h x_rgb"], weights: Float[Tensor, "k c"]) -> Float[Tensor, "k n h w"]:
+    """Weighted sums of ``c`` neighbouring numbers at a time: the colours of one column or more."""
+    count, size = weights.shape
+    n, height, width = len(rows), rows.shape[1], rows.shape[2] // size
+    columns = rows[:, :, : width * size].reshape(-1, size)
+    padded = pad(weights, (0, 0, 0, -count % 4)).to(rows.device)  # MKL is faster with four rows than with two or three
+    return (padded @ columns.t())[:count].reshape(count, n, height, width)
 
 
 def _shrink(maps: Float[Tensor, "c h w n"], factor: int) -> Float[Tensor, "c _ _ n"]:
     """Averages over ``factor`` × ``factor`` squares; what does not fill a square at the far edges is left out."""
-    if factor == 1:
-        return maps
     height, width = maps.shape[1] // factor * factor, maps.shape[2] // factor * factor
     rows = sum((maps[:, i:height:factor, :width] for i in range(1, factor)), maps[:, 0:height:factor, :width])
-    total = sum((rows[:, :, i::factor] for i in range(1, factor)), rows[:, :, ::factor])
-    return total / factor**2
+    return sum((rows[:, :, i::factor] for i in range(1, factor)), rows[:, :, ::factor]) / factor**2
 
 
 def _blocks(maps: Float[Tensor, "c h w n"], count: int) -> Float[Tensor, "c b n"]:
@@ -213,7 +244,8 @@ def _blocks(maps: Float[Tensor, "c h w n"], count: int) -> Float[Tensor, "c b n"
     rows, columns = maps.shape[1] // size, maps.shape[2] // size
     top, left = (maps.shape[1] - rows * size) // 2, (maps.shape[2] - columns * size) // 2
     cut = maps[:, top : top + rows * size, left : left + columns * size]
-    return cut.reshape(len(maps), rows, size, columns, size, -1).mean(dim=(2, 4)).flatten(1, 2)
+    down = cut.unflatten(1, (rows, size)).sum(dim=2)  # both directions at once would take seven times as long
+    return down.unflatten(2, (columns, size)).sum(dim=3).flatten(1, 2).div_(size**2)
 
 
 def _mean(maps: Float[Tensor, "c h w n"]) -> Float[Tensor, "c n"]:
@@ -230,14 +262,22 @@ def _log(energy: Tensor) -> Tensor:
     return torch.log(energy + 0.02)
 
 
-def _fine_detail(h: Float[Tensor, "y x n"]) -> Float[Tensor, "4 n"]:
-    """The finest Haar wavelets, straight (horizontal with vertical) and diagonal: mean and root mean square."""
-    height, width = h.shape[0] // 2 * 2, h.shape[1] // 2 * 2
-    top, bottom = h[0:height:2], h[1:height:2]
-    p, q = top[:, 0:width:2] - bottom[:, 1:width:2], bottom[:, 0:width:2] - top[:, 1:width:2]
-    diagonal = top[:, 0:width:2] + bottom[:, 1:width:2] - bottom[:, 0:width:2] - top[:, 1:width:2]
-    power = p.square_().add_(q.square_())
-    return _log(torch.cat([*_amplitude(power[None]), *_amplitude(diagonal.square_()[None])]))
+def _fine_detail(density: Float[Tensor, "n y x_rgb"], state: StainState) -> Float[Tensor, "4 n"]:
+    """The finest Haar wavelets of haematoxylin, straight and diagonal: mean and root mean square."""
+    height = density.shape[1] // 2 * 2
+    top, bottom = density[:, 0:height:2], density[:, 1:height:2]
+    h = state.unmix[:, 0]
+    same, opposite = torch.cat([h, h]), torch.cat([h, -h])
+    (horizontal,) = _weighted_columns(top + bottom, opposite[None])
+    vertical, diagonal = _weighted_columns(top - bottom, torch.stack([same, opposite]))
+    straight, diagonal = _power(horizontal, vertical).div_(2), diagonal.square_()
+    energies = [value for power in (straight, diagonal) for value in _amplitude(power.permute(1, 2, 0)[None])]
+    return _log(torch.cat(energies))
+
+
+def _power(one: Tensor, other: Tensor, weight: float = 1) -> Tensor:
+    """one² + weight · other², never zero: the square root of zero takes MKL five times as long as any other."""
+    return one.square().add_(1e-20).addcmul_(other, other, value=weight)
 
 
 def _amplitude(power: Float[Tensor, "c h w n"]) -> tuple[Float[Tensor, "c n"], Float[Tensor, "c n"]]:
@@ -246,74 +286,65 @@ def _amplitude(power: Float[Tensor, "c h w n"]) -> tuple[Float[Tensor, "c n"], F
     return _mean(power.sqrt_()), root_mean_square
 
 
-def _mixtures(stains: Float[Tensor, "3 h w n"], glass: Float[Tensor, "1 h w n"]) -> dict[str, Float[Tensor, "_ n"]]:
-    """Which stains, in which mixtures: means and correlations."""
-    half = _shrink(torch.cat([stains, glass]), 2).flatten(1, 2)
-    mean = half.mean(dim=1)
-    centred = half - mean[:, None]
+def _mixtures(half: Float[Tensor, "4 h w n"]) -> dict[str, Float[Tensor, "_ n"]]:
+    """Which stains, in which mixtures: means and correlations of stains and glass."""
+    values = half.flatten(1, 2)
+    mean = values.mean(dim=1)
+    centred = values - mean[:, None]
     spread = centred.square().mean(dim=1).sqrt_()
-    pairs = [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]
-    products = torch.stack([(centred[a] * centred[b]).mean(dim=0) for a, b in pairs])
-    scale = torch.stack([spread[a] * spread[b] for a, b in pairs]) + 0.005
-    return {"mean": mean, "correlation": products / scale}
+    one, other = [0, 0, 1, 0, 1, 2], [1, 2, 2, 3, 3, 3]
+    products = (centred[one] * centred[other]).mean(dim=1)
+    return {"mean": mean, "correlation": products / (spread[one] * spread[other] + 0.005)}
 
 
-def _colour(density: Float[Tensor, "3 h w n"], state: StainState) -> dict[str, Float[Tensor, "_ n"]]:
+def _colour(maps: Float[Tensor, "4 n h w"]) -> dict[str, Float[Tensor, "_ n"]]:
     """Absolute colour: joint soft histograms in reference stains (square roots of fractions: Hellinger).
 
     Haematoxylin × eosin has even bins; residual × eosin has bins even in the square root, finest where pale.
     """
-    half = _shrink(density, 2).flatten(1, 2)
-    against_white = torch.log((_WHITE + 1) / (state.white + 1)).to(half.device)
-    half = half + against_white[:, None, None]
-    unmix = REFERENCE_STAINS.unmix.tolist()
-    h, e, r = (_weighted(list(half), [row[stain] for row in unmix]) for stain in range(3))
-    eosin = _memberships(e, 0.0, 1.0, 6)
+    h, e, r, _ = maps.flatten(2)
     pale_eosin = _memberships(e.clamp(min=0).sqrt_(), 0.0, 1.0, 8)
     residual = _memberships(r.add_(0.03).clamp_(min=0).sqrt_(), 0.0, 0.7, 8)
     return {
-        "joint_he": torch.cat([(row * eosin).mean(dim=1) for row in _memberships(h, 0.0, 1.0, 6)]).sqrt_(),
-        "joint_re": torch.cat([(row * pale_eosin).mean(dim=1) for row in residual]).sqrt_(),
+        "joint_he": _joint(_memberships(h, 0.0, 1.0, 6), _memberships(e, 0.0, 1.0, 6)),
+        "joint_re": _joint(residual, pale_eosin),
     }
 
 
-def _memberships(values: Float[Tensor, "p n"], low: float, high: float, bins: int) -> Float[Tensor, "b p n"]:
+def _joint(one: Float[Tensor, "n b p"], other: Float[Tensor, "n b p"]) -> Float[Tensor, "bb n"]:
+    """Square roots of the joint histogram's bins."""
+    return (one @ other.transpose(1, 2)).div_(one.shape[2]).sqrt_().flatten(1).t()
+
+
+def _memberships(values: Float[Tensor, "n p"], low: float, high: float, bins: int) -> Float[Tensor, "n b p"]:
     """Triangular memberships in ``bins`` bins between two centres; they sum to one, ends are open."""
     place = (values - low).mul_((bins - 1) / (high - low)).clamp_(0, bins - 1)
     centres = torch.arange(bins, device=values.device, dtype=values.dtype)
-    return (place - centres[:, None, None]).abs_().neg_().add_(1).clamp_(min=0)
+    return (1 - (place[:, None] - centres[:, None]).abs_()).clamp_(min=0)
 
 
-def _octaves(maps: Float[Tensor, "4 h w n"]) -> dict[str, Float[Tensor, "_ n"]]:
+def _octaves(pyramid: list[Float[Tensor, "4 h w n"]]) -> dict[str, Float[Tensor, "_ n"]]:
     """Spread of each map after averaging over ever larger squares, and how much of it is solidly filled.
 
     The first is a power spectrum in octaves; the second tells a few large holes (or nests) from many small ones.
     """
-    spreads, filled = [_spread(maps.flatten(1, 2))], []
-    slope = maps.new_tensor([1.6, 1.6, 2.0])[:, None, None]
-    for _ in range(4):
-        maps = _shrink(maps, 2)
-        flat = maps.flatten(1, 2)
-        spreads.append(_spread(flat))
-        filled.append((flat[[0, 1, 3]] * slope).sub_(1).clamp_(0, 1).mean(dim=1))
-    return {"spectrum": _log(torch.cat(spreads)), "filled": torch.cat(filled).sqrt_()}
+    slope = pyramid[0].new_tensor([1.6, 1.6, 0.0, 2.0])[:, None, None]  # none for the residual, which fills nothing
+    flat = [maps.flatten(1, 2) for maps in pyramid]
+    filled = [(values * slope).sub_(1).clamp_(0, 1).mean(dim=1)[[0, 1, 3]] for values in flat[1:]]
+    return {"spectrum": _log(torch.cat([_spread(values) for values in flat])), "filled": torch.cat(filled).sqrt_()}
 
 
-def _texture(stains: Float[Tensor, "2 h w n"]) -> dict[str, Float[Tensor, "_ n"]]:
+def _texture(pyramid: list[Float[Tensor, "2 h w n"]]) -> dict[str, Float[Tensor, "_ n"]]:
     """Filter energies, direction and blobs of haematoxylin and eosin at each octave."""
     groups: dict[str, Tensor] = {}
-    for level in range(_LEVELS):
-        if level:
-            stains = _shrink(stains, 2)
+    for level, stains in enumerate(pyramid):
         dx, dy, dxx, dyy, dxy = derivatives(stains)
         laplace = dxx + dyy
         bright, dark = laplace.clamp(min=0), laplace.neg_().clamp_(min=0)
-        anisotropy = dxx.sub_(dyy).square_().add_(dxy.square_(), alpha=4)
-        cross = dx * dy
-        dx.square_(), dy.square_()
-        power = dx + dy
+        anisotropy = _power(dxx.sub_(dyy), dxy, 4)
+        power = _power(dx, dy)
         if level < _BLOB_LEVELS:
-            groups[f"coherence_{level}"] = _coherence(dx.sub_(dy), cross, power)
+            groups[f"coherence_{level}"] = _coherence(torch.addcmul(power, dy, dy, value=-2), dx.mul_(dy), power)
         energies = [*_amplitude(power), *_amplitude(anisotropy), _mean(bright), _mean(dark)]
         energies += [_mean(bright.square_()).sqrt_(), _mean(dark.square()).sqrt_()]
         groups[f"energy_{level}"] = _log(torch.cat(energies))
@@ -328,15 +359,16 @@ def derivatives(x: Float[Tensor, "c h w n"]) -> tuple[Tensor, Tensor, Tensor, Te
 
     Each responds 1 to its own monomial (x, y, x²/2, y²/2, xy).
     """
+    x = x / 4
     left, centre, right = x[:, :, :-2], x[:, :, 1:-1], x[:, :, 2:]
     outer = left + right
     smooth, second = outer.add(centre, alpha=2), outer.sub_(centre, alpha=2)
     first = right - left
-    dx = (first[:, :-2] + first[:, 2:]).add_(first[:, 1:-1], alpha=2).div_(8)
-    dxx = (second[:, :-2] + second[:, 2:]).add_(second[:, 1:-1], alpha=2).div_(4)
-    dyy = (smooth[:, :-2] + smooth[:, 2:]).sub_(smooth[:, 1:-1], alpha=2).div_(4)
-    dy = (smooth[:, 2:] - smooth[:, :-2]).div_(8)
-    dxy = (first[:, 2:] - first[:, :-2]).div_(4)
+    dx = first[:, 1:-1].add(first[:, :-2], alpha=0.5).add_(first[:, 2:], alpha=0.5)
+    dxx = (second[:, :-2] + second[:, 2:]).add_(second[:, 1:-1], alpha=2)
+    dyy = (smooth[:, :-2] + smooth[:, 2:]).sub_(smooth[:, 1:-1], alpha=2)
+    dy = (smooth[:, 2:] - smooth[:, :-2]).div_(2)
+    dxy = first[:, 2:] - first[:, :-2]
     return dx, dy, dxx, dyy, dxy
 
 
@@ -367,9 +399,9 @@ def _blobs(
     across = torch.maximum(torch.maximum(dark[:, :-2], dark[:, 1:-1]), dark[:, 2:])
     highest = torch.maximum(torch.maximum(across[:-2], across[1:-1]), across[2:])
     inner = dark[1:-1, 1:-1]
-    peak = ((inner == highest) & (inner > 0.06)).to(dark.dtype)
-    weighted = peak * inner
+    peak = highest.clamp_(min=0.06).le_(inner)
     elsewhere = [stains[0, 1:-1, 1:-1], stains[1, 1:-1, 1:-1], anisotropy[1:-1, 1:-1]]
+    weighted = peak * inner
     columns = [peak, weighted, weighted * inner, *(peak * values for values in elsewhere)]
     density, *sums = (column.mean(dim=(0, 1)) for column in columns)
     shown = density + 0.5 / inner[..., 0].numel()

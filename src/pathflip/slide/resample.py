@@ -36,9 +36,9 @@ def resample(image: Pixels, x: float, y: float, width: float, height: float, out
         if not by_area or _is_whole(width / out[0], height / out[1]):
             return _from_whole(crop, out, by_area)
     rows, columns = image.shape[:2]
-    across = _bands(round(x, 9), round(width, 9), out[0], columns, by_area, True)
-    down = _bands(round(y, 9), round(height, 9), out[1], rows, by_area, False)
-    return _separable(image, across, down, out)
+    across = _bands(round(x, 9), round(width, 9), out[0], columns, by_area)
+    down = _bands(round(y, 9), round(height, 9), out[1], rows, by_area)
+    return _separable(image, across, down)
 
 
 def _is_whole(*corners: float) -> bool:
@@ -62,21 +62,24 @@ def _from_whole(crop: Pixels, out: tuple[int, int], by_area: bool) -> Pixels:
 Bands = tuple[tuple[int, int, int, int, Weights], ...]
 
 
-def _separable(image: Pixels, across: Bands, down: Bands, out: tuple[int, int]) -> Pixels:
-    """Weigh rows, then columns; a run of outputs touches a short run of inputs only."""
+def _separable(image: Pixels, across: Bands, down: Bands) -> Pixels:
+    """Weigh rows, then columns, which are turned to be rows: whole rows of pixels are what BLAS multiplies fastest."""
     import cv2
 
-    values = image.reshape(image.shape[0], -1).astype(np.float32)
-    wide = np.empty((out[1], values.shape[1]), np.float32)
-    for first, last, low, high, block in down:
-        for part in _parts(values.shape[1], block.size):
-            np.matmul(block, values[low:high, part], out=wide[first:last, part])
-    both = np.empty((out[1], out[0] * 3), np.float32)
-    for first, last, low, high, block in across:
-        for part in _parts(out[1], block.size):
-            np.matmul(wide[part, low:high], block, out=both[part, first:last])
+    tall = cv2.transpose(_weighted_rows(image.astype(np.float32), down))
+    both = cv2.transpose(_weighted_rows(tall, across))
     cut = cv2.threshold(both, 0, 0, cv2.THRESH_TOZERO, dst=both)[1]  # cubic weights undershoot
-    return np.asarray(cv2.convertScaleAbs(cut), np.uint8).reshape(out[1], out[0], 3)
+    return np.asarray(cv2.convertScaleAbs(cut), np.uint8)
+
+
+def _weighted_rows(image: NDArray[np.float32], bands: Bands) -> NDArray[np.float32]:
+    """Each row of the result is a weighted sum of a few neighbouring rows of ``image`` (rows, columns, 3)."""
+    values = image.reshape(len(image), -1)
+    weighted = np.empty((bands[-1][1], values.shape[1]), np.float32)
+    for first, last, low, high, block in bands:
+        for part in _parts(values.shape[1], block.size):
+            np.matmul(block, values[low:high, part], out=weighted[first:last, part])
+    return weighted.reshape(len(weighted), -1, 3)
 
 
 def _parts(length: int, block: int) -> list[slice]:
@@ -91,11 +94,8 @@ def _parts(length: int, block: int) -> list[slice]:
 
 
 @lru_cache(maxsize=512)
-def _bands(start: float, length: float, num_out: int, num_in: int, by_area: bool, across: bool) -> Bands:
-    """Weights in runs of a few outputs: first and last output, first and last input, and the block between them.
-
-    ``across``: for values whose columns are interleaved (R, G, B), to be multiplied from the right.
-    """
+def _bands(start: float, length: float, num_out: int, num_in: int, by_area: bool) -> Bands:
+    """Weights in runs of a few outputs: first and last output, first and last input, and the block between them."""
     weights = (area_weights if by_area else cubic_weights)(start, length, num_out, num_in)
     bands = []
     run = 8 if by_area else 16  # short runs waste less on zeros, long ones call BLAS less often
@@ -103,12 +103,7 @@ def _bands(start: float, length: float, num_out: int, num_in: int, by_area: bool
         block = weights[first : first + run]
         used = np.flatnonzero(block.any(axis=0))
         low, high, last = int(used[0]), int(used[-1]) + 1, first + len(block)
-        block = np.ascontiguousarray(block[:, low:high])
-        if across:
-            block = np.ascontiguousarray(np.kron(block, np.eye(3, dtype=np.float32)).T)
-            bands.append((3 * first, 3 * last, 3 * low, 3 * high, block))
-        else:
-            bands.append((first, last, low, high, block))
+        bands.append((first, last, low, high, np.ascontiguousarray(block[:, low:high])))
     return tuple(bands)
 
 
