@@ -10,6 +10,7 @@ main process, and write the same feature file:
 * ``baseline``   a torch ``DataLoader`` with ``--workers`` processes, each with ``read_region`` at the best level,
   ``convert("RGB")`` and a Pillow resize, as TRIDENT, CLAM and LazySlide do it.
 
+Both run in a process set up as those of ``pathflip extract`` are (one thread, freed memory kept for the next array).
 Rounds are interleaved and each side's best round counts. ``mean_colour`` costs almost nothing and shows what reading is
 worth; ``stain_texture`` costs more than reading, and shows what is left of that. Seconds of the clock say little on a
 machine that other work keeps busy, so processor seconds (of all processes and threads of a side) are given too.
@@ -35,6 +36,7 @@ from pathflip.errors import PathFLIPError
 from pathflip.features import extract, load_encoder, write_features
 from pathflip.features.encoders import Encoder
 from pathflip.features.extraction import read_tiles
+from pathflip.features.processes import settle_worker
 from pathflip.geometry import TileGrid, TileSpec, best_level
 from pathflip.slide import find_tissue, open_slide, tile_slide
 from pathflip.types import SlideFeatures
@@ -186,10 +188,7 @@ def main() -> int:
     parser.add_argument("--encoders", default="stain_texture,mean_colour")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    import cv2
-
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
+    settle_worker()
     by_encoder: dict[str, Any] = {}
     columns = f"{'tiles/s':>8} {'baseline':>8} {'ratio':>6} {'cpu ratio':>9} {'read ms':>8} {'encode ms':>9}"
     print(f"{'encoder':<18}{'slide':<34} {'tiles':>6} {columns}")

@@ -9,10 +9,11 @@ Every reader cuts the same tiles (256 px at 0.5 mpp, of the tissue, row by row) 
 * ``tiffslide``  the same through tiffslide, where it is installed (``pip install tiffslide``);
 * ``limit``      decoding the stored JPEG tiles under these tiles, each once, at full size, and nothing else.
 
-Workers are threads of one process, on runs of neighbouring tiles. Rounds are interleaved and each reader's best round
-counts, so that a busy machine slows all of them alike. MB/s are tile pixels delivered, uncompressed. ``--json`` ends
-with one object: tiles_per_s, vs_openslide, vs_tiffslide (null without it), vs_limit over all slides together with the
-first number of workers, then the same for every number of workers and for every slide.
+Workers are threads of one process, on runs of neighbouring tiles; the process is set up as those of ``pathflip
+extract`` are (freed memory is kept for the next array), for every reader. Rounds are interleaved and each reader's best
+round counts, so that a busy machine slows all of them alike. MB/s are tile pixels delivered, uncompressed. ``--json``
+ends with one object: tiles_per_s, vs_openslide, vs_tiffslide (null without it), vs_limit over all slides together with
+the first number of workers, then the same for every number of workers and for every slide.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from pathflip.errors import PathFLIPError
+from pathflip.features.processes import settle_worker
 from pathflip.geometry import TileGrid, TileSpec, best_level
 from pathflip.slide import find_tissue, open_slide, tile_slide
 from pathflip.slide.tiled_tiff import TiledTIFFSource
@@ -170,9 +172,7 @@ def main() -> int:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    import cv2
-
-    cv2.setNumThreads(1)
+    settle_worker()
     workers = [int(w) for w in args.workers.split(",")]
     rows = []
     for path in args.slides:

@@ -88,6 +88,24 @@ def test_joint_histogram_equals_a_naive_loop(rng):
     assert want.sum() == pytest.approx(1)
 
 
+def test_a_large_odd_tile_of_a_measured_slide_equals_a_naive_loop(rng):
+    """The working size is a half here, the last row and column fill no square, and white is not the reference's."""
+    tiles = tissue_like(rng, 1, 193)
+    state = estimate_stains(tissue_like(rng, 8, 64, strength=0.7))
+    groups = {name: values[:, 0].numpy() for name, values in describe(torch.as_tensor(tiles), state).items()}
+    white = state.white.numpy().astype(np.float64)
+    stains = (np.log(white + 1) - np.log(tiles[0, :192, :192].astype(np.float64) + 1)) @ state.unmix.numpy()
+    np.testing.assert_allclose(groups["mean"][:3], stains.mean(axis=(0, 1)), atol=1e-5)
+    power, diagonal = [], []
+    for j in range(0, 192, 2):
+        for i in range(0, 192, 2):
+            (a, b), (c, d) = stains[j : j + 2, i : i + 2, 0]
+            power.append((a - d) ** 2 + (c - b) ** 2)
+            diagonal.append(abs(a + d - b - c))
+    energies = [np.sqrt(power).mean(), np.mean(power) ** 0.5, np.mean(diagonal), np.square(diagonal).mean() ** 0.5]
+    np.testing.assert_allclose(groups["fine"], np.log(np.array(energies) + 0.02), atol=1e-4)
+
+
 @pytest.mark.parametrize("px", [32, 33, 64, 224, 256])
 def test_any_tile_size_same_width_finite_and_alone_as_in_a_batch(rng, px):
     encoder = StainTexture("cpu")

@@ -15,22 +15,27 @@ from pathflip.features.store import read_settings
 from pathflip.geometry import TileSpec
 from pathflip.slide import ArtefactSpec, QualitySpec, check_cohort, check_slide, tile_cohort
 from pathflip.slide.quality import COLUMNS
-from pathflip.slide.stain import measure_stains
+from pathflip.slide.stain import REFERENCE_VECTORS, measure_stains
 from slide_files import write_pyramid
 
 SPEC = TileSpec(64, 2.0)
-PINK = (205, 140, 185)
+HAEMATOXYLIN, EOSIN = REFERENCE_VECTORS
+PINK, BLUE = 0.75 * EOSIN, 0.3 * EOSIN + 1.2 * HAEMATOXYLIN
 
 
 def textured(height=1000, width=1200, seed=0):
-    """Glass with one disk of 400 px radius, of sharp two-stain texture."""
+    """Glass with one disk of 400 px radius, of sharp two-stain texture. Its strength varies from place to place: of two
+    colours alone nobody could tell the stains.
+    """
     rng = np.random.default_rng(seed)
     picture = np.clip(np.array((243, 241, 243)) + rng.normal(0, 1.2, (height, width, 3)), 0, 255).astype(np.uint8)
     disk = cv2.circle(np.zeros((height, width), np.uint8), (500, 500), 400, 1, -1) > 0
-    picture[disk] = PINK
+    nuclei = np.zeros((height, width), np.uint8)
     for x, y in rng.integers(100, 900, (6000, 2)):
-        if disk[y, x]:
-            cv2.circle(picture, (int(x), int(y)), 3, (95, 70, 150), -1)
+        cv2.circle(nuclei, (int(x), int(y)), 3, 1, -1)
+    pink, blue = (1 + 60 * cv2.GaussianBlur(rng.normal(0, 0.2, (height, width)), (0, 0), 20) for _ in range(2))
+    density = np.where(nuclei[..., None] > 0, blue[..., None] * BLUE, pink[..., None] * PINK)
+    picture[disk] = np.clip(245 * np.exp(-density[disk]), 0, 255)
     return picture
 
 

@@ -163,7 +163,7 @@ def describe(tiles: UInt8[Tensor, "n y x 3"], state: StainState) -> dict[str, Fl
     Maps are laid out (channel, y, x, tile): with the tiles innermost every shift, stride and maximum below is a
     vectorised pass, which on a processor is several times faster than convolution and pooling of small images.
     """
-    few = max(1, _MICRO_BATCH_PX // (tiles.shape[1] * tiles.shape[2]))
+    few = max(1, _MICRO_BATCH_PX // (tiles.shape[1] * tiles.shape[2])) if tiles.device.type == "cpu" else len(tiles)
     parts = zip(*(_unmixed(part, state) for part in tiles.split(few)), strict=True)
     fine, stains, reference = (torch.cat(part, dim=1) for part in parts)
     pyramid = [stains.permute(0, 2, 3, 1).contiguous()]

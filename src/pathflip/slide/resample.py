@@ -1,10 +1,13 @@
 """Anti-aliased resampling of a rectangle with real-valued corners: the one place where pixels change size."""
 
 from functools import lru_cache
-from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 __all__ = ["area_weights", "cubic_weights", "resample"]
 
@@ -14,7 +17,6 @@ Weights = NDArray[np.float32]
 AREA_FROM = 1.15
 """Shrinking by less than this interpolates: the area mean of 1.05 pixels would blur wherever it straddles two, and
 there is nothing yet to alias."""
-_ONE_PROCESSOR = 2**18  # multiplications; GEMM_MULTITHREAD_THRESHOLD of OpenBLAS, 4, times 2**16
 _CUBIC = -0.75  # OpenCV's INTER_CUBIC, so that both paths below give the same pixels
 
 
@@ -36,8 +38,8 @@ def resample(image: Pixels, x: float, y: float, width: float, height: float, out
         if not by_area or _is_whole(width / out[0], height / out[1]):
             return _from_whole(crop, out, by_area)
     rows, columns = image.shape[:2]
-    across = _bands(round(x, 9), round(width, 9), out[0], columns, by_area)
-    down = _bands(round(y, 9), round(height, 9), out[1], rows, by_area)
+    across = _weights(round(x, 9), round(width, 9), out[0], columns, by_area)
+    down = _weights(round(y, 9), round(height, 9), out[1], rows, by_area)
     return _separable(image, across, down)
 
 
@@ -59,52 +61,29 @@ def _from_whole(crop: Pixels, out: tuple[int, int], by_area: bool) -> Pixels:
     return np.asarray(cv2.resize(crop, out, interpolation=how), np.uint8)
 
 
-Bands = tuple[tuple[int, int, int, int, Weights], ...]
-
-
-def _separable(image: Pixels, across: Bands, down: Bands) -> Pixels:
-    """Weigh rows, then columns, which are turned to be rows: whole rows of pixels are what BLAS multiplies fastest."""
+def _separable(image: Pixels, across: "csr_array", down: "csr_array") -> Pixels:
+    """Weigh rows, then columns, which are turned to be rows: a product passes over whole rows of pixels."""
     import cv2
 
-    tall = cv2.transpose(_weighted_rows(image.astype(np.float32), down))
-    both = cv2.transpose(_weighted_rows(tall, across))
-    cut = cv2.threshold(both, 0, 0, cv2.THRESH_TOZERO, dst=both)[1]  # cubic weights undershoot
-    return np.asarray(cv2.convertScaleAbs(cut), np.uint8)
+    tall = _weighted_rows(down, image.astype(np.float32))
+    turned = _weighted_rows(across, np.asarray(cv2.transpose(tall), np.float32))
+    cut = cv2.threshold(turned, 0, 0, cv2.THRESH_TOZERO, dst=turned)[1]  # cubic weights undershoot
+    return np.asarray(cv2.transpose(cv2.convertScaleAbs(cut)), np.uint8)
 
 
-def _weighted_rows(image: NDArray[np.float32], bands: Bands) -> NDArray[np.float32]:
-    """Each row of the result is a weighted sum of a few neighbouring rows of ``image`` (rows, columns, 3)."""
-    values = image.reshape(len(image), -1)
-    weighted = np.empty((bands[-1][1], values.shape[1]), np.float32)
-    for first, last, low, high, block in bands:
-        for part in _parts(values.shape[1], block.size):
-            np.matmul(block, values[low:high, part], out=weighted[first:last, part])
-    return weighted.reshape(len(weighted), -1, 3)
-
-
-def _parts(length: int, block: int) -> list[slice]:
-    """``length`` in so few equal parts that multiplying one by a block of that size stays with one processor.
-
-    OpenBLAS shares larger products among all of them, where tiles are read side by side anyway, and its threads then
-    spin for more: half of the processors' time was lost.
-    """
-    count = -(-length * block // _ONE_PROCESSOR)
-    edges = [length * i // count for i in range(count + 1)]
-    return [slice(low, high) for low, high in pairwise(edges)]
+def _weighted_rows(weights: "csr_array", image: NDArray[np.float32]) -> NDArray[np.float32]:
+    rows, columns, channels = image.shape
+    return np.asarray(weights @ image.reshape(rows, -1)).reshape(-1, columns, channels)
 
 
 @lru_cache(maxsize=512)
-def _bands(start: float, length: float, num_out: int, num_in: int, by_area: bool) -> Bands:
-    """Weights in runs of a few outputs: first and last output, first and last input, and the block between them."""
-    weights = (area_weights if by_area else cubic_weights)(start, length, num_out, num_in)
-    bands = []
-    run = 8 if by_area else 16  # short runs waste less on zeros, long ones call BLAS less often
-    for first in range(0, num_out, run):
-        block = weights[first : first + run]
-        used = np.flatnonzero(block.any(axis=0))
-        low, high, last = int(used[0]), int(used[-1]) + 1, first + len(block)
-        bands.append((first, last, low, high, np.ascontiguousarray(block[:, low:high])))
-    return tuple(bands)
+def _weights(start: float, length: float, num_out: int, num_in: int, by_area: bool) -> "csr_array":
+    """Sparse, as each output touches a few inputs only; and a sparse product stays with one processor, while BLAS
+    would share a dense one among all, where tiles are read side by side anyway.
+    """
+    from scipy.sparse import csr_array
+
+    return csr_array((area_weights if by_area else cubic_weights)(start, length, num_out, num_in))
 
 
 def area_weights(start: float, length: float, num_out: int, num_in: int) -> Weights:

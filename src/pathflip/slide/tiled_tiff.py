@@ -11,7 +11,6 @@ import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,7 @@ class TiledTIFFSource(Source):
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115  # closed by close(), or with the source
         self._lock = threading.Lock()
         self._tiles: OrderedDict[tuple[int, int, int], Pixels] = OrderedDict()
-        self._pending: dict[tuple[int, int, int], Future[Pixels]] = {}
+        self._pending: dict[tuple[int, int, int], threading.Lock] = {}
 
     def close(self) -> None:
         self._file.close()
@@ -107,29 +106,31 @@ class TiledTIFFSource(Source):
     def _tile(self, level: int, index: int, halvings: int) -> Pixels:
         """One stored tile; if another thread is decoding it, its result is awaited rather than made twice."""
         key = (level, index, halvings)
-        with self._lock:
-            known = self._tiles.get(key)
-            if known is not None:
-                self._tiles.move_to_end(key)
-                return known
-            awaited = self._pending.get(key)
-            if awaited is None:
-                mine = self._pending[key] = Future()
-        if awaited is not None:
-            return awaited.result()
+        while True:
+            with self._lock:
+                known = self._tiles.get(key)
+                if known is not None:
+                    self._tiles.move_to_end(key)
+                    return known
+                busy = self._pending.get(key)
+                if busy is None:
+                    mine = self._pending[key] = threading.Lock()
+                    mine.acquire()
+                    break
+            with busy:  # then look again: what failed there is tried again here, as a share may come back
+                pass
         try:
             pixels = self._decoded(level, index, halvings)
         except Exception as error:
-            failure = self._failure(level, index, error)
-            with self._lock:  # not remembered: an unreadable share may come back
+            raise self._failure(level, index, error) from None
+        else:
+            with self._lock:
+                self._tiles[key] = pixels
+                self._forget_oldest(level, halvings)
+        finally:
+            with self._lock:
                 del self._pending[key]
-            mine.set_exception(failure)
-            raise failure from None
-        with self._lock:
-            self._tiles[key] = pixels
-            del self._pending[key]
-            self._forget_oldest(level, halvings)
-        mine.set_result(pixels)
+            mine.release()
         return pixels
 
     def _failure(self, level: int, index: int, error: Exception) -> SlideError:
