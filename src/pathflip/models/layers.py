@@ -69,6 +69,8 @@ _onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends
 
 
 def _on_onednn(x: Tensor) -> bool:
+    if torch.compiler.is_compiling():  # it chooses for itself, and cannot trace ours
+        return False
     plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return plain and _onednn is not None and x.numel() > 0
 
