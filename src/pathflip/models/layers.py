@@ -87,9 +87,8 @@ def _product(
     return F.gelu(out) if gelu else out
 
 
-_WORTH_A_CALL = (
-    2**20
-)  # multiplications of one matrix product, below which calling oneDNN for it costs more than it saves
+_WORTH_A_CALL = 2**20
+"""Multiplications in one product, below which a call to oneDNN costs more than it saves."""
 
 
 def _products(a: Float[Tensor, "*b M K"], b: Float[Tensor, "*b K N"]) -> Float[Tensor, "*b M N"]:
