@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pathflip.assistant import build_language_model
 from pathflip.data.instruct import InstructDataset, InstructSpec, read_examples
 from pathflip.errors import ConfigError
 from pathflip.language_recipes import _see_nothing, find_language_recipe, language_small, train_language
@@ -57,9 +58,10 @@ def test_it_learns_and_leaves_a_folder_any_program_opens(tmp_path, examples):
     assert not list(folder.glob("*.bin"))
 
 
-def test_a_model_of_a_few_million_parameters_and_names_that_are_not():
-    built = language_small().built
-    assert built["hidden_size"] * 1500 + built["num_hidden_layers"] * 3 * 256 * 768 > 1.5e6
+def test_it_has_just_under_two_million_parameters_and_other_names_are_refused():
+    recipe = language_small()
+    lm = build_language_model(recipe.built, recipe.vocab_size, 1, 0)
+    assert 1.9e6 < sum(p.numel() for p in lm.parameters()) < 2e6
     with pytest.raises(ConfigError, match="expected language_small"):
         find_language_recipe("language_large")
 

@@ -22,14 +22,10 @@ def train_assistant(
     resume: bool,
 ) -> dict[str, Any]:
     """Train, and return the row to print."""
-    from pathflip.data.instruct import read_examples
-    from pathflip.instruction_recipes import find_instruction_recipe, split_examples, train_instruct
+    from pathflip.instruction_recipes import find_instruction_recipe, train_instruct
     from pathflip.recipes import with_settings
 
-    chosen = with_settings(find_instruction_recipe(recipe), settings)
-    if not texts:
-        raise ConfigError(f"train {recipe}: give --captions, --questions or --conversations to learn from")
-    parts = split_examples([example for path in texts for example in read_examples(path)], splits)
+    chosen, parts = with_settings(find_instruction_recipe(recipe), settings), _examples(recipe, texts, splits)
     with progress_bar(f"training {chosen.name}") as advance:
         result = train_instruct(
             chosen,
@@ -50,18 +46,23 @@ def train_words(
     recipe: str, texts: Sequence[Path], out: Path, splits: Path | None, settings: Sequence[str], resume: bool
 ) -> dict[str, Any]:
     """Train a small language model on the texts of the training patients, and return the row to print."""
-    from pathflip.data.instruct import read_examples
-    from pathflip.instruction_recipes import split_examples
     from pathflip.language_recipes import find_language_recipe, train_language
     from pathflip.recipes import with_settings
 
-    chosen = with_settings(find_language_recipe(recipe), settings)
-    if not texts:
-        raise ConfigError(f"train {recipe}: give --captions, --questions or --conversations to read")
-    parts = split_examples([example for path in texts for example in read_examples(path)], splits)
+    chosen, parts = with_settings(find_language_recipe(recipe), settings), _examples(recipe, texts, splits)
     with progress_bar(f"training {chosen.name}") as advance:
         result = train_language(chosen, parts["train"], out, resume=resume, on_step=_shown(advance))
     return {"out": str(out), "step": result.step, "language_model": str(out / "last"), **result.metrics}
+
+
+def _examples(recipe: str, texts: Sequence[Path], splits: Path | None) -> dict[str, Any]:
+    """What the files hold, by split."""
+    from pathflip.data.instruct import read_examples
+    from pathflip.instruction_recipes import split_examples
+
+    if not texts:
+        raise ConfigError(f"train {recipe}: give --captions, --questions or --conversations to learn from")
+    return split_examples([example for path in texts for example in read_examples(path)], splits)
 
 
 def _shown(advance: Callable[..., None]) -> Callable[[Mapping[str, float]], None]:
