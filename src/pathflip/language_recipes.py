@@ -47,7 +47,7 @@ class LanguageRecipe(BaseModel):
 
 
 def language_small() -> LanguageRecipe:
-    """A Qwen3 of just under 2 million parameters that reads the training patients' captions and questions, without any slide.
+    """A Qwen3 of just under 2 million parameters that reads the training patients' captions and questions, no slide.
 
     ``pathflip train language_small --captions C --questions Q --splits S --out runs/language``
 
