@@ -74,6 +74,7 @@ def deadly(job, encoder):
 
 @pytest.mark.slow
 def test_a_node_killed_in_the_middle_loses_nothing(ray_cluster, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray", reason="needs Ray: pip install 'pathflip[cluster]'")
     cluster, nodes = ray_cluster
     monkeypatch.setattr("pathflip.cluster._work", deadly)
     folder, out, spec = tmp_path / "slides", tmp_path / "o", TileSpec(64, 2.0, 8)
@@ -88,6 +89,8 @@ def test_a_node_killed_in_the_middle_loses_nothing(ray_cluster, tmp_path, monkey
             ended.append(step.outcome.slide_id)
             if len(ended) == 4:
                 cluster.remove_node(nodes[1], allow_graceful=False)  # kill -9 of the node's processes
+                while sum(node["Alive"] for node in ray.nodes()) > 2:  # until the cluster knows: seconds
+                    time.sleep(0.1)
 
     outcomes = extract_on_cluster(
         paths, spec, "colour_histogram", out, ClusterSpec(cluster.address, retries=1), say=lines.append, progress=show
@@ -127,6 +130,7 @@ class FakeRay:
 
     def __init__(self, script, slots=2):
         self.script, self.slots, self.jobs, self.begun, self.cancelled = script, slots, {}, [], []
+        self.got, self.lost_with = set(), None  # node "m…" is lost once this slide's outcome was taken
 
     def remote(self, function):
         return self
@@ -145,7 +149,11 @@ class FakeRay:
         return self.script.get(name, ["done"])[int(copy)]
 
     def nodes(self):
-        return [{"NodeID": "n" * 20, "Alive": True, "Resources": {"CPU": float(self.slots)}}]
+        lost = self.lost_with in self.got
+        return [
+            {"NodeID": name * 20, "Alive": not (name == "m" and lost), "Resources": {"CPU": self.slots / 2}}
+            for name in "nm"
+        ]
 
     def wait(self, refs, num_returns, timeout):
         time.sleep(timeout / 50)
@@ -158,15 +166,17 @@ class FakeRay:
         if isinstance(fate, Exception):
             raise self.exceptions.RayTaskError(fate)
         job = self.jobs[ref]
+        self.got.add(job.slide_id)
         return ExtractOutcome(job.slide_id, job.slide, "done", job.target, tiles=int(ref.split()[1]))
 
     def cancel(self, ref, force):
         self.cancelled.append(ref)
 
 
-def dispatch(script, tmp_path, count=12, **options):
+def dispatch(script, tmp_path, count=12, lost_with=None, **options):
     """Outcomes, the ray, and what was said."""
     ray, lines = FakeRay(script), []
+    ray.lost_with = lost_with
     spec = ClusterSpec(straggler_seconds=0.1, **options)
     jobs = [
         SlideJob(i, f"s{i}", tmp_path / f"s{i}.tif", tmp_path / f"s{i}.h5", SPEC, None, TissueSpec(), {}, 1, 0)
@@ -186,6 +196,13 @@ def test_a_straggler_is_reported_begun_again_and_counted_once(tmp_path):
     assert ray.cancelled == ["s3 0"]  # the copy that hangs
     assert lines[-1] == "slide 's3' is begun a second time"
     assert any(line.startswith("slide 's3' has taken") for line in lines)
+
+
+@pytest.mark.parametrize("slide", ["s0", "s11"])
+def test_a_lost_node_is_told_of_even_at_the_very_end(slide, tmp_path):
+    outcomes, _, lines = dispatch({}, tmp_path, lost_with=slide)
+    assert [outcomes[i].status for i in range(12)] == ["done"] * 12
+    assert lines == ["node mmmmmmmm was lost; its slides are begun again elsewhere"]
 
 
 def test_a_slide_whose_every_process_dies_is_a_failure(tmp_path):

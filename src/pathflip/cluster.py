@@ -163,6 +163,7 @@ class _Dispatcher:
                     self._begin(_Task(job, time.monotonic()))
                 self._collect()
                 self._look_at_stragglers(nothing_left=not left)
+            self._slots()  # a node lost while the last slides ran is told of too
         finally:
             for ref in self._tasks:
                 self._ray.cancel(ref, force=False)
