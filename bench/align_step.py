@@ -7,7 +7,8 @@
 Every measurement runs in a process of its own (the fork of one that has only imported torch), so that its peak memory
 is its own. Times are the best of several steps. On a busy machine ``--threads 1 --clock cpu`` compares processor time
 instead of time on the wall. Captions are random tokens of the lengths of the 732 SlideBench-TCGA captions and of
-sub-captions drawn from them. Our steps run as training runs them, freed memory being reused (pathflip.processes).
+sub-captions drawn from them. Our steps run as training runs them and our encoding as ``pathflip ground`` does: freed
+memory is reused (pathflip.processes), and a model that only answers keeps its weights as oneDNN would have them.
 
 The model of ``align_base`` has no published schedule; it is compared with a direct implementation (naive_base.py).
 """
@@ -415,6 +416,8 @@ def inferred(case: Case, model: Any, batch: Any, clock: str) -> dict[str, float]
     import torch
 
     import published_schedule as published
+    from pathflip.models.layers import keep_laid_out
+    from pathflip.processes import keep_memory
     from pathflip.types import TextCode
 
     model.eval()
@@ -425,6 +428,8 @@ def inferred(case: Case, model: Any, batch: Any, clock: str) -> dict[str, float]
             encode = best(lambda: published.encode_slides(model, batch.patches), case.steps, clock)
             ground = best(lambda: published.ground(model, batch.patches, *wide), case.steps, clock)
             return {"encode": encode, "ground": ground, "peak_gb": peak_gb()}
+        keep_memory()
+        keep_laid_out(model.requires_grad_(False))
         code, negated = model.encode_slides(batch.patches, batch.patch_mask), torch.zeros(1, dtype=torch.bool)
         text = model.encode_texts(("",), ids, mask, negated)
 

@@ -173,16 +173,16 @@ def test_a_heatmap_on_another_slide_says_so(model, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 def test_chunked_equals_whole(model, chunk, monkeypatch):
-    if not hasattr(model.net, "encode_stream"):
-        monkeypatch.setattr(inference, "PAIRS_PER_CALL", 1)
-        chunk = 0
-    found = slide("a")
-    monkeypatch.setattr(inference, "PATCHES_A_CHUNK", chunk or 8192)
+    found, reads_patches = slide("a"), hasattr(model.net, "encode_stream")
+    monkeypatch.setattr(inference, "PATCHES_A_CHUNK", chunk)
+    monkeypatch.setattr(inference, "REGION_PATCHES_A_CHUNK", chunk)
+    monkeypatch.setattr(type(model.net), "patches_at_once", 0, raising=False)
     streamed = pathflip.encode_slide(model, found)
-    whole = inference._encode_regions(model, found) if chunk == 0 else _whole(model, found)
-    torch.testing.assert_close(streamed.code.slide, whole.slide if chunk else whole.code.slide, atol=1e-5, rtol=1e-5)
-    if chunk:
-        torch.testing.assert_close(streamed.code.keys, whole.keys, atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr(type(model.net), "patches_at_once", 10**9)
+    whole = _whole(model, found) if reads_patches else pathflip.encode_slide(model, found).code
+    torch.testing.assert_close(streamed.code.slide, whole.slide, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(streamed.code.keys, whole.keys, atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr(inference, "PAIRS_PER_CALL", 1)
     few = inference.presence_scores(model, [streamed], WORDS)
     monkeypatch.setattr(inference, "PAIRS_PER_CALL", 10**9)
     np.testing.assert_allclose(few, inference.presence_scores(model, [streamed], WORDS), atol=1e-5)
@@ -206,6 +206,8 @@ from pathflip.checkpoint import Checkpoint, InputContract
 from pathflip.data.align import TextSpec
 from pathflip.data.regions import RegionSpec
 from pathflip.models import build_model
+from pathflip.models.layers import keep_laid_out
+from pathflip.processes import keep_memory
 from pathflip.text.tokenizer import train_tokenizer
 
 
@@ -222,6 +224,8 @@ values = rng.standard_normal((num, width), np.float32)
 features = SlideFeatures("large", values, coords, np.ones(num, bool), info, spec, "x")
 tokenizer = train_tokenizer(["keratin pearls are seen"], 100)
 net = build_model({"kind": "pathflip", "feature_dim": width, "vocab_size": tokenizer.vocab_size, "width": 192}).eval()
+keep_memory()  # as a verb does
+keep_laid_out(net.requires_grad_(False))
 model = inference.Aligned(
     Checkpoint(net, tokenizer, InputContract.of(features), {}), TextSpec(), RegionSpec(), torch.device("cpu")
 )

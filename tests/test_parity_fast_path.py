@@ -1,5 +1,6 @@
 """Every shortcut equals the plain computation it replaces, in values and in gradients."""
 
+import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,14 @@ from torch import Tensor, nn
 from parity import assert_close
 from pathflip.errors import ConfigError
 from pathflip.models import build_config, build_model, qformer
+from pathflip.models import layers as layer_module
 from pathflip.models.layers import (
     Linear,
     MultiHeadAttention,
     attend,
     dropout,
     feed_forward,
+    keep_laid_out,
     on_onednn,
     pick_rows,
     place_rows,
@@ -25,7 +28,7 @@ from pathflip.models.layers import (
 )
 from pathflip.models.published import PublishedConfig
 from pathflip.models.qformer import PatchCrossAttention
-from pathflip.models.text_encoder import Packing, Pooling, TextConfig, TextEncoder
+from pathflip.models.text_encoder import FeedForward, Packing, Pooling, TextConfig, TextEncoder
 
 TINY = TextConfig(vocab_size=50, width=16, num_layers=3, num_heads=4, ffn_width=32, max_tokens=40, dropout=0.0)
 
@@ -362,3 +365,62 @@ def test_without_gradients_alike_queries_read_once(generator: torch.Generator, p
     h = torch.randn(1, 1, 4, 16, generator=generator)
     with torch.no_grad():
         assert_close(block.of_alike(h, x, mask), block(h.expand(2, 4, -1, -1), x, mask), 1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 9, 300])
+def test_a_kept_layout_changes_no_product(generator: torch.Generator, rows: int) -> None:
+    block = FeedForward(96, 200, 0.0, 1e-12).requires_grad_(False)
+    layers, x = nn.Sequential(Linear(96, 96), block), torch.randn(rows, 96, generator=generator)
+    layers.requires_grad_(False)
+    before = layers(x)
+    keep_laid_out(layers)
+    for _ in range(2):  # laid out, and from what was kept
+        assert_close(layers(x), before, 1e-5)
+    assert layer_module._laid_out[block.up.weight] is not None
+    assert_close(F.linear(x, layers[0].weight), x @ layers[0].weight.T, 1e-5)  # the weights themselves are as they were
+
+
+@pytest.mark.parametrize("how", ["in place", "load_state_dict", "to", "other data"])
+def test_a_weight_that_changed_is_laid_out_anew(generator: torch.Generator, how: str) -> None:
+    layer, other = (Linear(64, 64).requires_grad_(False) for _ in range(2))
+    x = torch.randn(50, 64, generator=generator)
+    keep_laid_out(layer)
+    layer(x)
+    if how == "in place":
+        layer.weight.mul_(0.5)
+    elif how == "load_state_dict":
+        layer.load_state_dict(other.state_dict())
+    elif how == "to":
+        layer.to(torch.bfloat16).to(torch.float32)
+    else:
+        layer.weight.data = other.weight.data
+    assert_close(layer(x), x @ layer.weight.T + layer.bias, 1e-5)
+
+
+def test_training_does_not_see_kept_layouts(generator: torch.Generator) -> None:
+    layer, x = Linear(64, 64).requires_grad_(False), torch.randn(50, 64, generator=generator)
+    keep_laid_out(layer)
+    layer(x)
+    layer.requires_grad_(True)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        layer(x).square().mean().backward()
+        ours = layer.weight.grad.clone()
+        layer.zero_grad()
+        F.linear(x, layer.weight, layer.bias).square().mean().backward()
+        assert_close(ours, layer.weight.grad, 1e-5)
+        optimizer.step()
+        layer.requires_grad_(False)
+        assert_close(layer(x), x @ layer.weight.T + layer.bias, 1e-5)
+        layer.requires_grad_(True)
+
+
+def test_kept_layouts_go_with_their_weights() -> None:
+    layer = Linear(64, 64).requires_grad_(False)
+    keep_laid_out(layer)
+    layer(torch.ones(2, 64))
+    count = len(layer_module._laid_out)
+    del layer
+    gc.collect()
+    assert len(layer_module._laid_out) == count - 1

@@ -21,6 +21,7 @@ from pathflip.data.align import TextSpec, text_to_encode
 from pathflip.data.regions import Neighbourhood, RegionSpec, group_regions, relative_positions
 from pathflip.errors import CaptionError, ConfigError, ContractError, FeatureError
 from pathflip.geometry import TileGrid
+from pathflip.models.layers import keep_laid_out
 from pathflip.slide import open_slide, slide_id
 from pathflip.text.sentences import split_sentences
 from pathflip.text.statements import parse_statement
@@ -49,7 +50,10 @@ SIMILARITY_WEIGHT = 5.0
 """Weight of the whole-slide cosine beside the presence logit in zero-shot scores; chosen on val (docs/log.md)."""
 FEWEST_TO_STANDARDISE = 8
 TEXTS_PER_CALL = 256
-PATCHES_A_CHUNK = 8192
+PATCHES_A_CHUNK = 2**11
+"""Of models that read single patches: what one core's cache holds."""
+REGION_PATCHES_A_CHUNK = 2**12
+"""Of models that read regions: their queries share a product, so more at a time are faster."""
 PAIRS_PER_CALL = 2**24
 """Keys times texts compared at once: three float32 arrays of that size."""
 THUMBNAIL_PX = 1400
@@ -130,7 +134,9 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Aligned:
     """
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     checkpoint = load_checkpoint(Path(path))
-    checkpoint.model.to(chosen).eval()
+    checkpoint.model.to(chosen).eval().requires_grad_(False)
+    if chosen.type == "cpu":
+        keep_laid_out(checkpoint.model)
     regions = RegionSpec(**checkpoint.config["recipe"].get("regions", {}))
     return Aligned(checkpoint, TextSpec(**checkpoint.config["text"]), regions, chosen)
 
@@ -158,7 +164,7 @@ def encode_slide(model: Aligned, features: SlideFeatures) -> EncodedSlide:
 
 
 def _chunks(features: SlideFeatures, rows: Int[np.ndarray, " V"], device: torch.device) -> Iterator[PatchChunk]:
-    """The valid patches of a slide, some thousands at a time, with their context and positions."""
+    """The valid patches of a slide, thousands at a time, with their context and positions."""
     near = Neighbourhood(features.grid.cells(), features.valid)
     place = relative_positions(features.coords, features.valid, features.grid.tile_px0)
     for start in range(0, len(rows), PATCHES_A_CHUNK):
@@ -174,8 +180,8 @@ def _chunks(features: SlideFeatures, rows: Int[np.ndarray, " V"], device: torch.
 def _region_chunks(
     features: SlideFeatures, grid: RegionGrid, device: torch.device
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Whole regions of a slide, some thousands of patches at a time; unused slots hold zeros."""
-    step = max(1, PATCHES_A_CHUNK // grid.mask.shape[1])
+    """Whole regions of a slide, thousands of patches at a time; unused slots hold zeros."""
+    step = max(1, REGION_PATCHES_A_CHUNK // grid.mask.shape[1])
     for start in range(0, len(grid.mask), step):
         mask = grid.mask[start : start + step]
         patches = features.features[grid.index[start : start + step]].astype(np.float32, copy=False)
@@ -184,9 +190,9 @@ def _region_chunks(
 
 
 def _encode_regions(model: Aligned, features: SlideFeatures) -> EncodedSlide:
-    """Models that read whole regions get some of them at a time if they can, else all in one call."""
+    """Models that read whole regions get some of them at a time if they can and there are many, else all at once."""
     grid = group_regions(features, model.regions)
-    if hasattr(model.net, "encode_regions"):
+    if hasattr(model.net, "encode_regions") and grid.mask.size > getattr(model.net, "patches_at_once", 0):
         code = model.net.encode_regions(lambda: _region_chunks(features, grid, model.device))
     else:
         patches, masks = zip(*_region_chunks(features, grid, model.device), strict=True)

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from pathflip.errors import ConfigError, PathFLIPError
+from pathflip.processes import keep_memory
 
 __all__ = [
     "MPP",
@@ -72,6 +73,7 @@ def main() -> None:
     """Run the command line; errors PathFLIP raises on purpose become one line and exit status 1."""
     for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that are no text
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
+    keep_memory()
     try:
         app()
     except PathFLIPError as error:

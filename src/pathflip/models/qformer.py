@@ -8,7 +8,8 @@ since q · b_k is the same for every x and the weights sum to one: W_k is folded
 their results. With Q queries and H heads that costs 2·Q·H·E a patch where projecting costs 2·E·W; exact either way.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -50,6 +51,24 @@ def _slide_and_regions(u: Tensor, x: Tensor, mask: Tensor | None) -> list[tuple[
 def _read_plainly(u: Tensor, x: Tensor, mask: Tensor | None, drop: float) -> tuple[Tensor, Tensor]:
     weights = dropout(masked_softmax(products(u, x.mT), mask), drop)
     return products(weights, x), weights.sum(dim=-1)
+
+
+def _read_with_mass(
+    u: Float[Tensor, "*b HQ E"], x: Float[Tensor, "*b S E"], mask: Bool[Tensor, "*b S"] | None
+) -> tuple[Float[Tensor, "*b HQ E"], Float[Tensor, "*b HQ"]]:
+    """Weighted sums of some patches, and the log of what their weights were divided by."""
+    scores = products(u, x.mT)
+    if mask is not None:
+        scores = scores.masked_fill(~mask.unsqueeze(-2), torch.finfo(scores.dtype).min)
+    return products(scores.softmax(dim=-1), x), scores.logsumexp(dim=-1)
+
+
+def _put_together(found: Float[Tensor, "*b HQ E"], mass: Float[Tensor, "*b HQ"], dim: int) -> Tensor:
+    """Weighted sums of all patches from those of their parts (along axis ``dim``).
+
+    A softmax over everything is the softmax over a part times the part's share, the softmax of the parts' log-sum-exp.
+    """
+    return (mass.softmax(dim).unsqueeze(-1) * found).sum(dim)
 
 
 class _ReadFunction(torch.autograd.Function):
@@ -122,22 +141,29 @@ class PatchCrossAttention(nn.Module):
     def of_alike(
         self, h: Float[Tensor, "1 1 Q W"], x: Float[Tensor, "B L S E"], mask: Bool[Tensor, "B L S"] | None
     ) -> Float[Tensor, "B R Q W"]:
-        """:meth:`forward` for queries that are the same in slide and regions, without gradient and dropout.
-
-        softmax over all patches = (softmax over the region's) · (the region's share), and a region's share is the
-        softmax of the regions' log-sum-exp: each patch meets each query once instead of twice.
+        """:meth:`forward` for queries that are the same in slide and regions, without gradient and dropout: each patch
+        meets each query once instead of twice.
         """
-        u = self._fold_keys(h)
-        if torch.is_autocast_enabled(u.device.type):
-            u = u.to(x.dtype)
+        u = self._in_patch_space(h, x)
         with torch.autocast(u.device.type, enabled=False):
-            scores = products(u.expand(*x.shape[:2], -1, -1), x.mT)
-            if mask is not None:
-                scores = scores.masked_fill(~mask.unsqueeze(2), torch.finfo(scores.dtype).min)
-            share = scores.logsumexp(dim=-1).softmax(dim=1)
-            regions = products(scores.softmax(dim=-1), x)
-            found = torch.cat([(share.unsqueeze(-1) * regions).sum(dim=1, keepdim=True), regions], dim=1)
+            regions, mass = _read_with_mass(u.expand(*x.shape[:2], -1, -1), x, mask)
+            found = torch.cat([_put_together(regions, mass, dim=1).unsqueeze(1), regions], dim=1)
         return self.norm(h + self.out(self._apply_values(found, None)))
+
+    def over_chunks(
+        self, h: Float[Tensor, "B 1 Q W"], chunks: Sequence[tuple[Float[Tensor, "B _ E"], Bool[Tensor, "B _"] | None]]
+    ) -> Float[Tensor, "B 1 Q W"]:
+        """:meth:`forward` for the slide's row alone, over patches that come in chunks; no gradient, no dropout."""
+        u = self._in_patch_space(h, chunks[0][0])[:, 0]
+        with torch.autocast(u.device.type, enabled=False):
+            read = [_read_with_mass(u, x, mask) for x, mask in chunks]
+            found, mass = (torch.stack(part) for part in zip(*read, strict=True))
+            found = _put_together(found, mass, dim=0)
+        return self.norm(h + self.out(self._apply_values(found.unsqueeze(1), None)))
+
+    def _in_patch_space(self, h: Float[Tensor, "B R Q W"], x: Tensor) -> Float[Tensor, "B R HQ E"]:
+        u = self._fold_keys(h)
+        return u.to(x.dtype) if torch.is_autocast_enabled(u.device.type) else u
 
     def _fold_keys(self, h: Float[Tensor, "B R Q W"]) -> Float[Tensor, "B R HQ E"]:
         """The queries of every head carried into patch space, W_kᵀ q / √d."""
@@ -236,6 +262,20 @@ class QFormer(nn.Module):
         h = self._first_layer(queries, x, mask, rows)
         for layer in self.layers[1:stop]:
             h = checkpoint(layer, h, x, mask, use_reentrant=False) if self.checkpointed else layer(h, x, mask)
+        return h
+
+    def over_chunks(
+        self,
+        queries: Float[Tensor, "1 Q W"],
+        chunks: Sequence[tuple[Float[Tensor, "B _ E"], Bool[Tensor, "B _"] | None]],
+    ) -> Float[Tensor, "B 1 Q W"]:
+        """Row 0 of :meth:`forward`, the slide's, from patches in chunks; without gradients."""
+        h, layers = self.embeddings.norm(queries).unsqueeze(0), cast(list[QFormerLayer], self.layers)
+        for layer in layers:
+            h = layer.self_attention(h)
+            if layer.cross_attention is not None:
+                h = layer.cross_attention.over_chunks(h, chunks)
+            h = layer.query_ffn(h)
         return h
 
     def _first_layer(self, queries: Tensor, x: Tensor, mask: Tensor | None, rows: int) -> Tensor:
