@@ -416,7 +416,7 @@ def inferred(case: Case, model: Any, batch: Any, clock: str) -> dict[str, float]
     import torch
 
     import published_schedule as published
-    from pathflip.models.layers import keep_laid_out
+    from pathflip.models.products import keep_laid_out
     from pathflip.processes import keep_memory
     from pathflip.types import TextCode
 

@@ -13,21 +13,19 @@ from torch import Tensor, nn
 from parity import assert_close
 from pathflip.errors import ConfigError
 from pathflip.models import build_config, build_model, qformer
-from pathflip.models import layers as layer_module
+from pathflip.models import products as product_module
 from pathflip.models.layers import (
-    Linear,
     MultiHeadAttention,
     attend,
     dropout,
     feed_forward,
-    keep_laid_out,
-    on_onednn,
     pick_rows,
     place_rows,
-    products,
 )
+from pathflip.models.products import Linear, MatrixStack, keep_laid_out, on_onednn, products
 from pathflip.models.published import PublishedConfig
 from pathflip.models.qformer import PatchCrossAttention
+from pathflip.models.reading import ChunkReader, PatchReader
 from pathflip.models.text_encoder import FeedForward, Packing, Pooling, TextConfig, TextEncoder
 
 TINY = TextConfig(vocab_size=50, width=16, num_layers=3, num_heads=4, ffn_width=32, max_tokens=40, dropout=0.0)
@@ -354,7 +352,8 @@ def test_linear_layers_of_others_are_sped_up_in_place(generator: torch.Generator
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_without_gradients_alike_queries_read_once(generator: torch.Generator, padded: bool) -> None:
+@pytest.mark.parametrize("slide", [False, True])
+def test_answers_are_what_training_computes(generator: torch.Generator, padded: bool, slide: bool) -> None:
     block = PatchCrossAttention(16, 6, 4, 0.0, 1e-12)
     x = torch.randn(2, 3, 5, 6, generator=generator)
     mask = None
@@ -362,9 +361,38 @@ def test_without_gradients_alike_queries_read_once(generator: torch.Generator, p
         mask = torch.rand(2, 3, 5, generator=generator) < 0.6
         mask[0, 1], mask[1, 2, :] = False, True
         x = x * mask.unsqueeze(-1)
-    h = torch.randn(1, 1, 4, 16, generator=generator)
+    reader = PatchReader(x, mask, slide)
+    one = torch.randn(1, 1, 4, 16, generator=generator)
+    many = torch.randn(2, 3 + int(slide), 4, 16, generator=generator)
+    for h in (one, many):
+        with torch.no_grad():
+            assert_close(block.answer(h, reader), block(h.expand_as(many), x, mask), 1e-5)
+
+
+def test_a_slide_in_chunks_is_read_as_a_whole(generator: torch.Generator) -> None:
+    block = PatchCrossAttention(16, 6, 4, 0.0, 1e-12)
+    x = 3 * torch.randn(2, 1, 12, 6, generator=generator)
+    mask = torch.rand(2, 1, 12, generator=generator) < 0.6
+    mask[:, :, :4], mask[:, :, 9:] = False, True  # one chunk without any patch, one of real ones only
+    x = x * mask.unsqueeze(-1)
+    parts = [(x[:, 0, a:b], None if a == 9 else mask[:, 0, a:b]) for a, b in ((0, 4), (4, 9), (9, 12))]
+    h = torch.randn(2, 1, 4, 16, generator=generator)
     with torch.no_grad():
-        assert_close(block.of_alike(h, x, mask), block(h.expand(2, 4, -1, -1), x, mask), 1e-5)
+        assert_close(block.answer(h, ChunkReader(parts)), block(h, x, mask), 1e-5)
+        assert_close(block.answer(h[:1], ChunkReader(parts)), block(h[:1].expand_as(h), x, mask), 1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 4, 5), (40, 6, 33, 90), (1, 1, 1024, 1030)], ids=str)
+def test_matrices_meet_rows_of_their_own(generator: torch.Generator, shape: tuple[int, int, int, int]) -> None:
+    num_rows, groups, width, inner = shape
+    matrices = torch.randn(groups, width, inner, generator=generator)
+    for stored in (matrices, matrices.mT.contiguous().mT):
+        stack = MatrixStack(stored)
+        for count in (num_rows, num_rows, num_rows + 7):
+            rows = torch.randn(count, groups, inner, generator=generator)
+            assert_close(stack(rows), torch.einsum("mgk,gnk->mgn", rows, matrices), 2e-4)
+        spread = torch.randn(groups, num_rows, inner, generator=generator).transpose(0, 1)
+        assert_close(stack(spread), torch.einsum("mgk,gnk->mgn", spread, matrices), 2e-4)
 
 
 @pytest.mark.parametrize("rows", [1, 9, 300])
@@ -376,7 +404,7 @@ def test_a_kept_layout_changes_no_product(generator: torch.Generator, rows: int)
     keep_laid_out(layers)
     for _ in range(2):  # laid out, and from what was kept
         assert_close(layers(x), before, 1e-5)
-    assert layer_module._laid_out[block.up.weight] is not None
+    assert product_module._laid_out[block.up.weight] is not None
     assert_close(F.linear(x, layers[0].weight), x @ layers[0].weight.T, 1e-5)  # the weights themselves are as they were
 
 
@@ -391,7 +419,7 @@ def test_a_weight_that_changed_is_laid_out_anew(generator: torch.Generator, how:
     elif how == "load_state_dict":
         layer.load_state_dict(other.state_dict())
     elif how == "to":
-        layer.to(torch.bfloat16).to(torch.float32)
+        layer.to(torch.bfloat16).to(torch.float32)  # most often to the same address
     else:
         layer.weight.data = other.weight.data
     assert_close(layer(x), x @ layer.weight.T + layer.bias, 1e-5)
@@ -420,7 +448,8 @@ def test_kept_layouts_go_with_their_weights() -> None:
     layer = Linear(64, 64).requires_grad_(False)
     keep_laid_out(layer)
     layer(torch.ones(2, 64))
-    count = len(layer_module._laid_out)
+    gc.collect()  # what other tests left
+    count = len(product_module._laid_out)
     del layer
     gc.collect()
-    assert len(layer_module._laid_out) == count - 1
+    assert len(product_module._laid_out) == count - 1

@@ -21,7 +21,7 @@ from pathflip.data.align import TextSpec, text_to_encode
 from pathflip.data.regions import Neighbourhood, RegionSpec, group_regions, relative_positions
 from pathflip.errors import CaptionError, ConfigError, ContractError, FeatureError
 from pathflip.geometry import TileGrid
-from pathflip.models.layers import keep_laid_out
+from pathflip.models.products import keep_laid_out
 from pathflip.slide import open_slide, slide_id
 from pathflip.text.sentences import split_sentences
 from pathflip.text.statements import parse_statement

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from pathflip.errors import ConfigError, MissingExtraError
-from pathflip.models.layers import on_onednn
+from pathflip.models.products import on_onednn
 from pathflip.processes import transformers_are_quiet
 
 __all__ = ["LanguageModelSpec", "LoraSpec", "add_lora", "build_language_model", "open_language_model", "open_tokenizer"]

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from pathflip.models.layers import Linear
 from pathflip.models.looking import NUM_KINDS, NUM_NUMBERS
+from pathflip.models.products import Linear
 from pathflip.models.splice import IGNORED
 from pathflip.types import InstructBatch
 

@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pathflip.losses import info_nce
-from pathflip.models.layers import Linear
 from pathflip.models.pathflip import PatchStem, TowerConfig
+from pathflip.models.products import Linear
 from pathflip.models.text_encoder import TextEncoder
 from pathflip.types import AlignBatch, AlignOutput, PatchChunk, SlideCode, TextCode
 

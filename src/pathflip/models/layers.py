@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
+
+from pathflip.models.products import product
 
 __all__ = [
-    "Linear",
     "MultiHeadAttention",
     "TextKeyAttention",
     "as_autocast",
@@ -19,14 +19,10 @@ __all__ = [
     "drop_padding",
     "dropout",
     "feed_forward",
-    "keep_laid_out",
     "keep_some",
-    "linear",
     "masked_softmax",
-    "on_onednn",
     "pick_rows",
     "place_rows",
-    "products",
 ]
 
 
@@ -69,154 +65,22 @@ def attend(
     return dropout(weights, drop) @ value
 
 
-_onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
-"""oneDNN's matrix product: in float32 on AMD processors up to twice as fast as torch's choice (docs/performance.md)."""
-
-
-def _on_onednn(x: Tensor) -> bool:
-    if torch.compiler.is_compiling():  # it chooses for itself, and cannot trace ours
-        return False
-    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return plain and _onednn is not None and x.numel() > 0
-
-
-_laid_out: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-"""Frozen weights: each one's state when it was laid out, and its layout; None until its first use."""
-
-
-def keep_laid_out(module: nn.Module) -> None:
-    """Have oneDNN keep a frozen module's matrices in a layout of its own, each from its first use on.
-
-    For models that only answer, on CPU: a product of few rows takes half the time, one of many a tenth less
-    (docs/performance.md). Costs the matrices' memory again. A weight that changed is laid out anew, and one that
-    requires a gradient is used as it is; writing through ``weight.data`` goes unnoticed, as in torch itself.
-    """
-    for weight in module.parameters():
-        if weight.ndim == 2:
-            _laid_out[weight] = None
-
-
-def _as_laid_out(weight: Tensor) -> Tensor:
-    """A frozen weight as oneDNN would have it; any other as it is."""
-    if weight.requires_grad or weight not in _laid_out or weight.is_inference():
-        return weight
-    state = (weight._version, weight.data_ptr())
-    kept = _laid_out[weight]
-    if kept is None or kept[0] != state:
-        kept = _laid_out[weight] = (state, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None))
-    return kept[1]
-
-
-def _fit(weight: Float[Tensor, "*b N A"]) -> Float[Tensor, "*b N A"]:
-    """Matrices in an order that oneDNN knows; its loop for others takes seconds."""
-    if weight.is_contiguous() or weight.mT.is_contiguous():
-        return weight
-    return weight.mT.contiguous().mT if weight.stride(-2) == 1 else weight.contiguous()
-
-
-def _product(
-    x: Float[Tensor, "M A"], weight: Float[Tensor, "N A"], bias: Tensor | None = None, gelu: bool = False
-) -> Float[Tensor, "M N"]:
-    """x · weightᵀ + bias, perhaps through a gelu, without gradient."""
-    if _onednn and _on_onednn(x):
-        return _onednn(x, _as_laid_out(_fit(weight)), bias, *(("gelu", [], "none") if gelu else ("none", [], "")))
-    out = F.linear(x, weight, bias)
-    return F.gelu(out) if gelu else out
-
-
-_WORTH_A_CALL = 2**20
-"""Multiplications in one product, below which a call to oneDNN costs more than it saves."""
-
-
-def _products(a: Float[Tensor, "*b M K"], b: Float[Tensor, "*b K N"]) -> Float[Tensor, "*b M N"]:
-    """a · b of each pair of matrices, without gradient."""
-    if not _on_onednn(a) or a.shape[-2] * b.shape[-1] * a.shape[-1] < _WORTH_A_CALL or a.shape[:-2] != b.shape[:-2]:
-        return a @ b
-    rows, columns = a.reshape(-1, *a.shape[-2:]), _fit(b.mT).reshape(-1, b.shape[-1], b.shape[-2])
-    done = [_onednn(one, other, None, "none", [], "") for one, other in zip(rows, columns, strict=True)]  # type: ignore[misc]
-    return (done[0] if len(done) == 1 else torch.stack(done)).view(*a.shape[:-1], b.shape[-1])
-
-
-class _ProductsFunction(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        ctx.save_for_backward(a, b)
-        return _products(a, b)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        a, b = ctx.saved_tensors
-        to_a, to_b = ctx.needs_input_grad
-        return _products(grads[0], b.mT) if to_a else None, _products(a.mT, grads[0]) if to_b else None
-
-
-def products(a: Float[Tensor, "*b M K"], b: Float[Tensor, "*b K N"]) -> Float[Tensor, "*b M N"]:
-    """a @ b for matrices in equal stacks, by oneDNN on CPU in float32 where they are large enough."""
-    if not _on_onednn(a) or a.shape[:-2] != b.shape[:-2]:
-        return a @ b
-    return _ProductsFunction.apply(a, b) if torch.is_grad_enabled() else _products(a, b)
-
-
-class _LinearFunction(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        grad, (to_x, to_weight, to_bias) = grads[0].contiguous(), ctx.needs_input_grad
-        return (
-            _product(grad, weight.t()) if to_x else None,
-            _product(grad.t(), x.t()) if to_weight else None,
-            grad.sum(dim=0) if to_bias else None,
-        )
-
-
 class _FeedForwardFunction(torch.autograd.Function):
     """down(gelu(up(x))); the gelu, a layer's largest tensor, is computed again in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, down_bias: Tensor) -> Tensor:
-        hidden = _product(x, up, up_bias)
+        hidden = product(x, up, up_bias)
         ctx.save_for_backward(x, hidden, up, down)
-        return _product(F.gelu(hidden), down, down_bias)
+        return product(F.gelu(hidden), down, down_bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
         x, hidden, up, down = ctx.saved_tensors
         grad = grads[0].contiguous()
-        to_down = _product(grad.t(), F.gelu(hidden).t())
-        inner = torch.ops.aten.gelu_backward(_product(grad, down.t()), hidden)
-        return _product(inner, up.t()), _product(inner.t(), x.t()), inner.sum(dim=0), to_down, grad.sum(dim=0)
-
-
-class Linear(nn.Linear):
-    """``nn.Linear``, computed by oneDNN on CPU in float32."""
-
-    def forward(self, x: Float[Tensor, "*b A"]) -> Float[Tensor, "*b N"]:
-        """Rows through the layer."""
-        return linear(x, self.weight, self.bias)
-
-
-def on_onednn(module: nn.Module) -> None:
-    """Turn every plain ``nn.Linear`` in a module that others wrote into a :class:`Linear`, in place; names stay."""
-    for part in module.modules():
-        if type(part) is nn.Linear:
-            part.__class__ = Linear
-
-
-def linear(
-    x: Float[Tensor, "*b A"], weight: Float[Tensor, "N A"], bias: Float[Tensor, " N"] | None = None
-) -> Float[Tensor, "*b N"]:
-    """x · weightᵀ + bias, by oneDNN on CPU in float32."""
-    if not _on_onednn(x):
-        return F.linear(x, weight, bias)
-    rows = x.flatten(0, -2)
-    if torch.is_grad_enabled():
-        return _LinearFunction.apply(rows, weight, bias).view(*x.shape[:-1], -1)
-    return _product(rows, weight, bias).view(*x.shape[:-1], -1)
+        to_down = product(grad.t(), F.gelu(hidden).t())
+        inner = torch.ops.aten.gelu_backward(product(grad, down.t()), hidden)
+        return product(inner, up.t()), product(inner.t(), x.t()), inner.sum(dim=0), to_down, grad.sum(dim=0)
 
 
 def as_autocast(x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
@@ -233,8 +97,8 @@ def feed_forward(x: Float[Tensor, "*b W"], up: nn.Linear, down: nn.Linear) -> Fl
             rows = _FeedForwardFunction.apply(rows.flatten(0, -2), *parts)
         else:
             up_weight, up_bias, down_weight, down_bias = parts
-            hidden = _product(rows.flatten(0, -2), up_weight, up_bias, gelu=True)
-            rows = _product(hidden, down_weight, down_bias)
+            hidden = product(rows.flatten(0, -2), up_weight, up_bias, gelu=True)
+            rows = product(hidden, down_weight, down_bias)
     return rows.view(x.shape)
 
 

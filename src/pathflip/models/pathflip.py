@@ -25,7 +25,7 @@ from pathflip.losses import (
     share_of_global,
     statement_labels,
 )
-from pathflip.models.layers import Linear, linear
+from pathflip.models.products import Linear, linear
 from pathflip.models.text_encoder import TextConfig, TextEncoder
 from pathflip.types import AlignBatch, AlignOutput, PatchChunk, SlideCode, TextCode
 

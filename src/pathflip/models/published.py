@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from pathflip import losses
 from pathflip.errors import ConfigError
 from pathflip.models.candidates import met_by_blocks, met_in_global_batch
-from pathflip.models.layers import Linear, TextKeyAttention, drop_padding
+from pathflip.models.layers import TextKeyAttention, drop_padding
+from pathflip.models.products import Linear
 from pathflip.models.qformer import QFormer
+from pathflip.models.reading import ChunkReader
 from pathflip.models.text_encoder import Block, TextConfig, TextLayer, encode
 from pathflip.types import AlignBatch, AlignOutput, RegionChunks, SlideCode, TextCode
 
@@ -189,7 +191,7 @@ class PublishedPathFLIP(nn.Module):
             parts.append((x.flatten(1, 2), None if real is None else real.flatten(1)))
             masks.append(mask.any(dim=2))
         region_mask = torch.cat(masks, dim=1)
-        slide = self.qformer.over_chunks(self.query_tokens, parts).mean(dim=2)
+        slide = self.qformer.answer(self.query_tokens, ChunkReader(parts)).mean(dim=2)
         mixed = self._mix(self.slide_proj(torch.cat([slide, *pooled], dim=1)), region_mask)
         return SlideCode(slide=mixed[:, 0], keys=mixed[:, 1:], key_mask=region_mask)
 

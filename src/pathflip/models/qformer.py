@@ -8,7 +8,6 @@ since q · b_k is the same for every x and the weights sum to one: W_k is folded
 their results. With Q queries and H heads that costs 2·Q·H·E a patch where projecting costs 2·E·W; exact either way.
 """
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -16,10 +15,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pathflip.models.layers import Linear, draw_kept, dropout, keep_some, masked_softmax, products
+from pathflip.models.layers import draw_kept, dropout, keep_some, masked_softmax
+from pathflip.models.products import Linear, MatrixStack, products
+from pathflip.models.reading import ChunkReader, PatchReader
 from pathflip.models.text_encoder import FeedForward, TextConfig, TextEmbeddings, TextLayer, init_bert
 
 __all__ = ["PatchCrossAttention", "QFormer", "QFormerLayer"]
+
+Reader = PatchReader | ChunkReader
 
 
 def _read(
@@ -51,24 +54,6 @@ def _slide_and_regions(u: Tensor, x: Tensor, mask: Tensor | None) -> list[tuple[
 def _read_plainly(u: Tensor, x: Tensor, mask: Tensor | None, drop: float) -> tuple[Tensor, Tensor]:
     weights = dropout(masked_softmax(products(u, x.mT), mask), drop)
     return products(weights, x), weights.sum(dim=-1)
-
-
-def _read_with_mass(
-    u: Float[Tensor, "*b HQ E"], x: Float[Tensor, "*b S E"], mask: Bool[Tensor, "*b S"] | None
-) -> tuple[Float[Tensor, "*b HQ E"], Float[Tensor, "*b HQ"]]:
-    """Weighted sums of some patches, and the log of what their weights were divided by."""
-    scores = products(u, x.mT)
-    if mask is not None:
-        scores = scores.masked_fill(~mask.unsqueeze(-2), torch.finfo(scores.dtype).min)
-    return products(scores.softmax(dim=-1), x), scores.logsumexp(dim=-1)
-
-
-def _put_together(found: Float[Tensor, "*b HQ E"], mass: Float[Tensor, "*b HQ"], dim: int) -> Tensor:
-    """Weighted sums of all patches from those of their parts (along axis ``dim``).
-
-    A softmax over everything is the softmax over a part times the part's share, the softmax of the parts' log-sum-exp.
-    """
-    return (mass.softmax(dim).unsqueeze(-1) * found).sum(dim)
 
 
 class _ReadFunction(torch.autograd.Function):
@@ -138,32 +123,19 @@ class PatchCrossAttention(nn.Module):
         attended = self._apply_values(found, mass)
         return self.norm(h + dropout(self.out(attended), self.dropout, self.training))
 
-    def of_alike(
-        self, h: Float[Tensor, "1 1 Q W"], x: Float[Tensor, "B L S E"], mask: Bool[Tensor, "B L S"] | None
-    ) -> Float[Tensor, "B R Q W"]:
-        """:meth:`forward` for queries that are the same in slide and regions, without gradient and dropout: each patch
-        meets each query once instead of twice.
-        """
-        u = self._in_patch_space(h, x)
+    def answer(self, h: Float[Tensor, "b r Q W"], patches: Reader) -> Float[Tensor, "B R Q W"]:
+        """:meth:`forward` without gradient and dropout. One row of queries stands for all that are alike."""
+        heads, key_dim = self.num_heads, self.key.in_features
+        q = self.query(h) * (h.shape[-1] // heads) ** -0.5
+        to_keys = MatrixStack(self.key.weight.view(heads, -1, key_dim).mT)
+        u = to_keys(q.view(-1, heads, q.shape[-1] // heads)).reshape(*h.shape[:2], -1, key_dim)  # (b, r, Q·H, E)
+        if torch.is_autocast_enabled(u.device.type):
+            u = u.to(patches.x.dtype)
         with torch.autocast(u.device.type, enabled=False):
-            regions, mass = _read_with_mass(u.expand(*x.shape[:2], -1, -1), x, mask)
-            found = torch.cat([_put_together(regions, mass, dim=1).unsqueeze(1), regions], dim=1)
-        return self.norm(h + self.out(self._apply_values(found, None)))
-
-    def over_chunks(
-        self, h: Float[Tensor, "B 1 Q W"], chunks: Sequence[tuple[Float[Tensor, "B _ E"], Bool[Tensor, "B _"] | None]]
-    ) -> Float[Tensor, "B 1 Q W"]:
-        """:meth:`forward` for the slide's row alone, over patches that come in chunks; no gradient, no dropout."""
-        u = self._in_patch_space(h, chunks[0][0])[:, 0]
-        with torch.autocast(u.device.type, enabled=False):
-            read = [_read_with_mass(u, x, mask) for x, mask in chunks]
-            found, mass = (torch.stack(part) for part in zip(*read, strict=True))
-            found = _put_together(found, mass, dim=0)
-        return self.norm(h + self.out(self._apply_values(found.unsqueeze(1), None)))
-
-    def _in_patch_space(self, h: Float[Tensor, "B R Q W"], x: Tensor) -> Float[Tensor, "B R HQ E"]:
-        u = self._fold_keys(h)
-        return u.to(x.dtype) if torch.is_autocast_enabled(u.device.type) else u
+            found = patches.read(u)
+        of_values = MatrixStack(self.value.weight.view(heads, -1, key_dim))
+        z = of_values(found.reshape(-1, heads, key_dim)).reshape(*found.shape[:2], -1, h.shape[-1])
+        return self.norm(h + self.out(z + self.value.bias))
 
     def _fold_keys(self, h: Float[Tensor, "B R Q W"]) -> Float[Tensor, "B R HQ E"]:
         """The queries of every head carried into patch space, W_kᵀ q / √d."""
@@ -256,39 +228,32 @@ class QFormer(nn.Module):
 
         ``slide`` False leaves row 0 out: regions do not depend on it.
         """
-        rows = x.shape[1] + int(slide)
+        if not torch.is_grad_enabled() and not (self.training and self.embeddings.dropout > 0.0):
+            return self.answer(queries, PatchReader(x, mask, slide), stop)
+        shape = (len(x), x.shape[1] + int(slide), -1, -1)
         if stop == 0:
-            return self.embeddings.norm(queries).unsqueeze(0).expand(len(x), rows, -1, -1)
-        h = self._first_layer(queries, x, mask, rows)
+            return self.embeddings.norm(queries).unsqueeze(0).expand(shape)
+        h = self._first_layer(queries, x, mask, shape)
         for layer in self.layers[1:stop]:
             h = checkpoint(layer, h, x, mask, use_reentrant=False) if self.checkpointed else layer(h, x, mask)
         return h
 
-    def over_chunks(
-        self,
-        queries: Float[Tensor, "1 Q W"],
-        chunks: Sequence[tuple[Float[Tensor, "B _ E"], Bool[Tensor, "B _"] | None]],
-    ) -> Float[Tensor, "B 1 Q W"]:
-        """Row 0 of :meth:`forward`, the slide's, from patches in chunks; without gradients."""
-        h, layers = self.embeddings.norm(queries).unsqueeze(0), cast(list[QFormerLayer], self.layers)
-        for layer in layers:
+    def answer(self, queries: Float[Tensor, "1 Q W"], patches: Reader, stop: int | None = None) -> Tensor:
+        """:meth:`forward` without gradients and dropout: final query states of all rows that ``patches`` has, or as
+        they enter layer ``stop``. Until they have read, all rows are one.
+        """
+        h = self.embeddings.norm(queries).unsqueeze(0)
+        for layer in cast(list[QFormerLayer], self.layers[:stop]):
             h = layer.self_attention(h)
             if layer.cross_attention is not None:
-                h = layer.cross_attention.over_chunks(h, chunks)
+                h = layer.cross_attention.answer(h, patches)
             h = layer.query_ffn(h)
-        return h
+        return h.expand(*patches.rows, -1, -1)
 
-    def _first_layer(self, queries: Tensor, x: Tensor, mask: Tensor | None, rows: int) -> Tensor:
-        """Layer 0. Up to its cross-attention all rows are alike, so without dropout that part is computed once.
-
-        Without gradients the patches, too, are read once: what the slide finds are its regions' findings, weighed.
-        """
+    def _first_layer(self, queries: Tensor, x: Tensor, mask: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+        """Layer 0. Up to its cross-attention all rows are alike, so without dropout that part is computed once."""
         first: QFormerLayer = self.layers[0]  # type: ignore[assignment]
-        shape, drop = (len(x), rows, -1, -1), self.embeddings.dropout
-        start = self.embeddings.norm(queries).unsqueeze(0)
+        start, drop = self.embeddings.norm(queries).unsqueeze(0), self.embeddings.dropout
         if self.training and drop > 0.0:
             return first(dropout(start.expand(shape), drop), x, mask)
-        alike = first.self_attention(start)
-        if torch.is_grad_enabled() or rows == x.shape[1] or first.cross_attention is None:
-            return first.after_self(alike.expand(shape), x, mask)
-        return first.query_ffn(first.cross_attention.of_alike(alike, x, mask))
+        return first.after_self(first.self_attention(start).expand(shape), x, mask)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pathflip.errors import ConfigError
-from pathflip.models.layers import Linear, as_autocast, attend, dropout, feed_forward, pick_rows, place_rows
+from pathflip.models.layers import as_autocast, attend, dropout, feed_forward, pick_rows, place_rows
+from pathflip.models.products import Linear
 
 __all__ = [
     "FeedForward",
