@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pathflip.models.layers import masked_softmax
 from pathflip.models.products import MatrixStack, products
 
 __all__ = ["ChunkReader", "PatchReader"]
@@ -46,28 +45,33 @@ class PatchReader:
 
     def read(self, u: Float[Tensor, "b r M E"]) -> Float[Tensor, "B R M E"]:
         """What the queries find. One row (b = r = 1) stands for all: then each patch meets each query once."""
-        if u.shape[:2] == (1, 1):
-            return self._read_alike(u)
-        if not self.slide:
-            return self._regions(u)[0]
-        whole, mask = self.x.flatten(1, 2), None if self.mask is None else self.mask.flatten(1).unsqueeze(1)
-        of_slide = products(masked_softmax(products(u[:, 0], whole.mT), mask), whole)
-        return torch.cat([of_slide.unsqueeze(1), self._regions(u[:, 1:])[0]], dim=1)
-
-    def _read_alike(self, u: Float[Tensor, "1 1 M E"]) -> Float[Tensor, "B R M E"]:
-        found, scores = self._regions(u.expand(*self.x.shape[:2], -1, -1))
-        if not self.slide:
-            return found
-        of_slide = _put_together(found.transpose(0, 1), scores.logsumexp(-1).transpose(0, 1))
-        return torch.cat([of_slide.unsqueeze(1), found], dim=1)
-
-    def _regions(self, u: Float[Tensor, "B L M E"]) -> tuple[Float[Tensor, "B L M E"], Float[Tensor, "B L M S"]]:
-        """What the regions' queries find, and their scores."""
-        shape = u.shape[:2]
-        scores = self._keys(u.flatten(0, 1).transpose(0, 1))  # (M, B·L, S)
+        batch, num_regions = self.x.shape[:2]
+        count, alike = u.shape[2], u.shape[:2] == (1, 1)
+        if alike:
+            u = u.expand(batch, num_regions, -1, -1)
+        elif self.slide:  # its queries go from region to region beside the region's own
+            u = torch.cat([u[:, 1:], u[:, :1].expand(-1, num_regions, -1, -1)], dim=2)
+        scores = self._keys(u.flatten(0, 1).transpose(0, 1))  # (M or 2·M, B·L, S)
         scores = _masked(scores, None if self.mask is None else self.mask.flatten(0, 1))
-        found = self._values(scores.softmax(-1))
-        return found.transpose(0, 1).unflatten(0, shape), scores.transpose(0, 1).unflatten(0, shape)
+        found = self._values(self._weights(scores, count)).unflatten(1, (batch, num_regions))
+        regions = found[:count].permute(1, 2, 0, 3)
+        if not self.slide:
+            return regions
+        if alike:
+            mass = scores.logsumexp(-1).unflatten(1, (batch, num_regions))
+            of_slide = _put_together(found.permute(2, 1, 0, 3), mass.permute(2, 1, 0))
+        else:
+            of_slide = found[count:].sum(2).transpose(0, 1)
+        return torch.cat([of_slide.unsqueeze(1), regions], dim=1)
+
+    def _weights(self, scores: Float[Tensor, "q BL S"], count: int) -> Float[Tensor, "q BL S"]:
+        """Softmax: of the first ``count`` queries over each region, of the others over all regions of a slide."""
+        weights = scores.new_empty(scores.shape)
+        torch.softmax(scores[:count], -1, out=weights[:count])
+        if len(scores) > count:
+            slides = (count, len(self.x), -1)
+            torch.softmax(scores[count:].reshape(slides), -1, out=weights[count:].view(slides))
+        return weights
 
 
 class ChunkReader:
