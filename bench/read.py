@@ -6,7 +6,7 @@ Every reader cuts the same tiles (256 px at 0.5 mpp, of the tissue, row by row) 
 
 * ``pathflip``   ``Slide.read_tile``;
 * ``openslide``  ``read_region`` at the best level, ``convert("RGB")``, Pillow bilinear resize, as extraction tools do;
-* ``tiffslide``  the same through tiffslide, where it is installed (``pip install tiffslide``);
+* ``tiffslide``  the same through tiffslide, where it is installed (``make`` does);
 * ``limit``      decoding the stored JPEG tiles under these tiles, each once, at full size, and nothing else.
 
 Workers are threads of one process, on runs of neighbouring tiles; the process is set up as those of ``pathflip

@@ -38,7 +38,7 @@ from pathflip.models.looking import (
     SLIDE,
     compare_options,
 )
-from pathflip.text.asking import AskedText, asked_texts, format_question, question_content
+from pathflip.text.asking import CANNOT_TELL, AskedText, asked_texts, format_question, question_content
 from pathflip.text.chat import ChatTemplate, Turn
 from pathflip.types import SlideFeatures
 from tiny_assistant import save_aligned, save_language_model, tiny_slide
@@ -226,6 +226,13 @@ def test_texts_asked_for():
     assert asked_texts("How many of these: a b, c and d?", ("one", "two")) == [
         AskedText("one", 1), AskedText("two", 2), AskedText("a b"), AskedText("c"), AskedText("d"),
     ]  # fmt: skip
+    for denying in ("Which of these is absent from the slide?", "Which of these is not seen?"):
+        options = ("mucin", CANNOT_TELL, "keratin pearls")
+        assert asked_texts(denying, options) == [
+            AskedText("no mucin", 1), AskedText(CANNOT_TELL, 2), AskedText("no keratin pearls", 3),
+        ]  # fmt: skip
+    assert asked_texts("Which of these is present?", ("mucin", "fat")) == [AskedText("mucin", 1), AskedText("fat", 2)]
+    assert asked_texts("Is it not malignant?", ("yes", "no"))[1] == AskedText("yes", 1)
     assert asked_texts("Describe this slide.") == [AskedText("Describe this slide.")]
     assert len(asked_texts("Which?", tuple("abcdefgh"), limit=3)) == 3
     assert format_question(" Which? ", ("x", "y")) == "Which?\nA. x\nB. y"

@@ -42,8 +42,9 @@ SLIDE, QUESTION, OPTION, BOTH, PROBE, PATCH = range(6)
 for unasked, a patch."""
 NUM_KINDS = 6
 
-LOOKING_VERSION = 1
-"""Counts up whenever the numbers below come to mean something else: an assistant would misread them."""
+LOOKING_VERSION = 2
+"""Counts up whenever the numbers below come to mean something else: an assistant would misread them.
+2: where a question denies, its options are looked for as denied."""
 
 QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.98, 1.0)
 FOCUS = 2.5

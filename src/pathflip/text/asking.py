@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 
 from pathflip.errors import CaptionError
+from pathflip.text.statements import parse_statement
 
 __all__ = [
     "CANNOT_TELL",
@@ -88,9 +89,12 @@ def asked_texts(question: str, options: Sequence[str] = (), limit: int = 64) -> 
     """The texts a slide is searched for when it is asked this, the most telling first, at most ``limit``.
 
     The question's content; each option alone, and with the question's content; the items of a list in the question
-    ("How many of these: a, b, c?").
+    ("How many of these: a, b, c?"). Where the question denies ("Which of these is absent?"), each option is denied:
+    the statement to look for is "no necrosis".
     """
     head, colon, tail = question.partition(":")
+    if refers_to_options(question) and (parsed := parse_statement(head)).negated:
+        head, options = parsed.content, [o if cannot_tell(o) else f"no {o.strip()}" for o in options]
     listed = [part.strip(" ?.!") for part in re.split(r",|;|\band\b", tail)] if colon else []
     content = question_content(head)
     found = [AskedText(option.strip(), number) for number, option in enumerate(options, start=1)]
