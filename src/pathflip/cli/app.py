@@ -73,7 +73,7 @@ def main() -> None:
     """Run the command line; errors PathFLIP raises on purpose become one line and exit status 1."""
     for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that are no text
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
-    keep_memory()
+    keep_memory()  # the process is ours, and what it frees it will need again
     try:
         app()
     except PathFLIPError as error:
