@@ -59,6 +59,14 @@ def test_chunks_equal_whole(name: str, padded: bool, chunk: int) -> None:
     assert_close(streamed.keys[streamed.key_mask], whole.keys[whole.key_mask], 1e-5)
 
 
+def test_a_published_slide_in_chunks_never_has_half_a_gradient() -> None:
+    model, (patches, mask) = build("published"), regions(padded=False)
+    code = model.encode_regions(lambda: iter([(patches[:, :4], mask[:, :4]), (patches[:, 4:], mask[:, 4:])]))
+    assert torch.is_grad_enabled()
+    assert not code.slide.requires_grad
+    assert not code.keys.requires_grad
+
+
 def test_attention_over_chunks_of_growing_logits() -> None:
     """Each chunk's logits exceed the last one's by far: what was gathered before must shrink, not overflow."""
     torch.manual_seed(0)

@@ -178,6 +178,7 @@ class PublishedPathFLIP(nn.Module):
         mixed = self.mixing(pooled, src_key_padding_mask=None if mask is None else ~real)
         return SlideCode(slide=mixed[:, 0], keys=mixed[:, 1:], key_mask=region_mask)
 
+    @torch.no_grad()
     def encode_regions(self, chunks: RegionChunks) -> SlideCode:
         """One slide of any size, some regions at a time: the code of :meth:`encode_slides`, without gradients.
 

@@ -238,6 +238,7 @@ class QFormer(nn.Module):
             h = checkpoint(layer, h, x, mask, use_reentrant=False) if self.checkpointed else layer(h, x, mask)
         return h
 
+    @torch.no_grad()
     def answer(self, queries: Float[Tensor, "1 Q W"], patches: Reader, stop: int | None = None) -> Tensor:
         """:meth:`forward` without gradients and dropout: final query states of all rows that ``patches`` has, or as
         they enter layer ``stop``. Until they have read, all rows are one.
