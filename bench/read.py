@@ -31,7 +31,7 @@ from pathflip.errors import PathFLIPError
 from pathflip.features.processes import settle_worker
 from pathflip.geometry import TileGrid, TileSpec, best_level
 from pathflip.slide import find_tissue, open_slide, tile_slide
-from pathflip.slide.tiled_tiff import TiledTIFFSource
+from pathflip.slide.sources.tiled_tiff import TiledTIFFSource
 
 SPEC = TileSpec(256, 0.5)
 CHUNK = 16

@@ -14,7 +14,7 @@ from PIL import Image
 from pathflip.errors import ConfigError, MissingMPPError, ResolutionError, SlideError
 from pathflip.geometry import SlideInfo, TileSpec
 from pathflip.slide import open_slide, slide_id, slide_info_row
-from pathflip.slide.sources import snapped_downsamples
+from pathflip.slide.sources.source import snapped_downsamples
 from slide_files import exact_box, halved, smooth_picture, write_pyramid
 
 

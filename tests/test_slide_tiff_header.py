@@ -7,7 +7,7 @@ import pytest
 from damage import tiff_bases, tiff_fields
 from pathflip.errors import SlideError
 from pathflip.slide import open_slide
-from pathflip.slide.tiff_header import check_tiff_header
+from pathflip.slide.sources.tiff_header import check_tiff_header
 
 BASES = tiff_bases()
 

@@ -13,7 +13,8 @@ import tifffile
 from pathflip.errors import SlideError
 from pathflip.geometry import TileSpec
 from pathflip.slide import open_slide
-from pathflip.slide.tiled_tiff import TiledTIFFSource, _canonical_header
+from pathflip.slide.sources.jpeg import canonical_header
+from pathflip.slide.sources.tiled_tiff import TiledTIFFSource
 from slide_files import exact_box, halved, smooth_picture, write_pyramid
 
 
@@ -158,7 +159,7 @@ def test_each_stored_tile_is_decoded_once(tmp_path, texture, monkeypatch):
 
 
 def test_the_cache_is_bounded(tmp_path, texture, monkeypatch):
-    monkeypatch.setattr("pathflip.slide.tiled_tiff.CACHE_BYTES", 0)
+    monkeypatch.setattr("pathflip.slide.sources.tiled_tiff.CACHE_BYTES", 0)
     path = write_pyramid(tmp_path / "a.tif", [texture], compression="jpeg", compressionargs={"level": 85})
     with open_slide(path) as slide:
         whole = slide.read_region_px(0, 0, 0, 1008, 720)
@@ -218,7 +219,7 @@ def test_random_damage_never_escapes_as_another_error(tmp_path, texture, rng):
 def test_headers_without_a_scan_are_refused():
     for data in (b"", b"\xff\xd8", b"\xff\xd8\xff\xd9", b"junk" * 50, b"\xff\xd8\xff\xdb\x00\x00" * 20):
         with pytest.raises(ValueError, match="JPEG stream"):
-            _canonical_header(data, None, True)
+            canonical_header(data, None, True)
 
 
 def test_strips_and_grey_go_elsewhere(tmp_path, texture):

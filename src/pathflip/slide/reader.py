@@ -11,7 +11,7 @@ from dataclasses import replace
 from math import ceil, floor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +19,10 @@ from numpy.typing import NDArray
 from pathflip.errors import ConfigError, PathFLIPError, SlideError
 from pathflip.geometry import SlideInfo, TileSpec, best_level
 from pathflip.slide.resample import resample
-from pathflip.slide.sources import Pixels, Source, open_image, open_openslide
-from pathflip.slide.tiff_header import check_tiff_header
+from pathflip.slide.sources import Pixels, Reader, Source, open_source
 
 __all__ = ["Slide", "normal_name", "open_slide", "slide_id", "slide_info_row"]
 
-Reader = Literal["auto", "openslide"]
 WHITE = (255, 255, 255)
 _BLOCK = 1536
 """Side of the source blocks a thumbnail is assembled from: bounds its memory on slides without a pyramid."""
@@ -177,26 +175,7 @@ def open_slide(
     if slide_mpp is not None and not 0.01 <= slide_mpp <= 1000:
         raise ConfigError(f"slide_mpp: got {slide_mpp}, expected 0.01 to 1000 microns per level-0 pixel")
     _check_file(path)
-    return Slide(path, _source(path, background, reader), slide_mpp, reader)
-
-
-def _source(path: Path, background: tuple[int, int, int], reader: Reader) -> Source:
-    name = slide_id(path)
-    check_tiff_header(path)
-    through_openslide = open_openslide(path, name, background)
-    if through_openslide is None:
-        return open_image(path, name, background)
-    if reader == "openslide":
-        return through_openslide
-    from pathflip.slide.tiled_tiff import open_tiled_tiff
-
-    fast, why = open_tiled_tiff(path, through_openslide)
-    if fast is not None:
-        through_openslide.close()
-        return fast
-    info = through_openslide.info
-    through_openslide.info = replace(info, reader=f"{info.reader.split(':')[0]}: {why}")
-    return through_openslide
+    return Slide(path, open_source(path, slide_id(path), background, reader), slide_mpp, reader)
 
 
 def _check_file(path: Path) -> None:

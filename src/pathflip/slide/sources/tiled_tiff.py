@@ -7,7 +7,6 @@ settings, and the colour space is taken from the TIFF photometric tag, whatever 
 """
 
 import os
-import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,7 +19,8 @@ from numpy.typing import NDArray
 
 from pathflip.errors import SlideError, SlideLostError
 from pathflip.geometry import SlideInfo
-from pathflip.slide.sources import Color, Pixels, Source, read_error, snapped_downsamples
+from pathflip.slide.sources.jpeg import JPEGDecoder
+from pathflip.slide.sources.source import Color, Pixels, Source, read_error, snapped_downsamples
 
 __all__ = ["TiledTIFFSource", "open_tiled_tiff"]
 
@@ -233,7 +233,7 @@ def _level(page: Any, file_size: int) -> tuple[Level, str]:
 def _decoder(page: Any, tile: tuple[int, int]) -> tuple[Callable[[bytes, int], Pixels], str]:
     compression, photometric, predictor = int(page.compression), int(page.photometric), int(page.predictor)
     if compression == 7 and photometric in (2, 6):
-        return _JPEGDecoder(page.jpegtables, tile, ycbcr=photometric == 6), "JPEG"
+        return JPEGDecoder(page.jpegtables, tile, ycbcr=photometric == 6), "JPEG"
     if photometric != 2:
         raise _UnsupportedError(f"its colours are stored as {page.photometric.name}")
     if compression == 33005:
@@ -268,69 +268,3 @@ def _decode_jpeg2000(data: bytes, halvings: int) -> Pixels:
     import imagecodecs
 
     return np.asarray(imagecodecs.jpeg2k_decode(data))
-
-
-class _JPEGDecoder:
-    """JPEG tiles, with the tables TIFF keeps apart, in the colour space TIFF states."""
-
-    def __init__(self, tables: bytes | None, tile: tuple[int, int], ycbcr: bool) -> None:
-        self.tables = tables
-        self.tile = tile
-        self.ycbcr = ycbcr
-        self._seen = (b"", b"", 0, 0)  # the last header: all tiles of a level usually begin alike
-
-    def __call__(self, data: bytes, halvings: int) -> Pixels:
-        seen, head, width, height = self._seen
-        if not (seen and data.startswith(seen)):
-            seen, head, width, height = self._seen = _canonical_header(data, self.tables, self.ycbcr)
-        stream = head + data[len(seen) :]
-        if (width, height) != self.tile:  # before decoding: a damaged header may claim gigabytes
-            raise ValueError(f"a JPEG of {width} × {height} px, expected {self.tile[0]} × {self.tile[1]}")
-        if halvings == 0:
-            import imagecodecs
-
-            space = "YCBCR" if self.ycbcr else "RGB"
-            return np.asarray(imagecodecs.jpeg8_decode(stream, colorspace=space, outcolorspace="RGB"))
-        import cv2
-
-        flags = (0, cv2.IMREAD_REDUCED_GRAYSCALE_2, cv2.IMREAD_REDUCED_GRAYSCALE_4, cv2.IMREAD_REDUCED_GRAYSCALE_8)
-        pixels = cv2.imdecode(np.frombuffer(stream, np.uint8), flags[halvings] | cv2.IMREAD_COLOR_RGB)
-        if pixels is None:
-            raise ValueError("not a JPEG stream")
-        return np.asarray(pixels, np.uint8)
-
-
-_ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
-
-
-def _canonical_header(data: bytes, tables: bytes | None, ycbcr: bool) -> tuple[bytes, bytes, int, int]:
-    """What comes before the scan, as one self-contained header.
-
-    Tables first; application markers are replaced by one that states the colour space.
-
-    Returns:
-        The header as found in ``data``, the header to use instead, and the width and height it states.
-
-    Raises:
-        ValueError: not a JPEG stream.
-    """
-    parts = [b"\xff\xd8", _ADOBE, b"\x01" if ycbcr else b"\x00"]
-    width = height = 0
-    for stream in (tables, data):
-        if stream is None:
-            continue
-        if stream[:2] != b"\xff\xd8":
-            raise ValueError("not a JPEG stream")
-        at = 2
-        while at + 4 <= len(stream):
-            kind, length = stream[at + 1], int.from_bytes(stream[at + 2 : at + 4], "big")
-            if stream[at] != 0xFF or kind == 0xD9:
-                break
-            if kind == 0xDA:  # the scan: entropy-coded data from here to the end
-                return data[:at], b"".join(parts), width, height
-            if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC) and at + 9 <= len(stream):
-                height, width = struct.unpack(">HH", stream[at + 5 : at + 9])
-            if not (0xE0 <= kind <= 0xEF or kind == 0xFE):
-                parts.append(stream[at : at + 2 + length])
-            at += 2 + max(2, length)
-    raise ValueError("a JPEG stream without a scan")

@@ -1,0 +1,105 @@
+"""Any format OpenSlide reads, through OpenSlide."""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pathflip.errors import SlideError
+from pathflip.geometry import Box, SlideInfo
+from pathflip.slide.sources.resolution import mpp_from_properties
+from pathflip.slide.sources.source import Color, Pixels, Source, flatten, read_error, snapped_downsamples
+
+__all__ = ["OpenSlideSource", "open_openslide"]
+
+
+class OpenSlideSource(Source):
+    """Any format OpenSlide reads."""
+
+    def __init__(self, path: Path, handle: Any, info: SlideInfo, background: Color) -> None:
+        self.info = info
+        self.sizes = handle.level_dimensions
+        self.background = background
+        self._path = path
+        self._handle = handle
+        self._lock = threading.Lock()
+
+    def read(
+        self, level: int, x: int, y: int, width: int, height: int, halvings: int = 0
+    ) -> tuple[Pixels, float, float]:
+        # OpenSlide takes level-0 corners and divides by its own downsample (the mean ratio of sizes, 3.9996 for a
+        # true 4): the rectangle starts at a fraction of a level pixel, which is handed on rather than lost.
+        handle = self._opened()
+        ratio = handle.level_downsamples[level]
+        x0, y0 = round(x * ratio), round(y * ratio)
+        try:
+            region = handle.read_region((x0, y0), level, (width, height))
+        except Exception as error:
+            self._forget(handle)
+            where = f"level {level}, x {x}, y {y}, {width} × {height} px"
+            raise read_error(self._path, f"slide '{self.info.slide_id}': cannot decode {where}: {error}") from None
+        return flatten(np.asarray(region), self.background), x0 / ratio - x, y0 / ratio - y
+
+    def _opened(self) -> Any:
+        with self._lock:
+            if self._handle is None:
+                self._handle = _openslide_handle(self._path)
+            return self._handle
+
+    def _forget(self, handle: Any) -> None:
+        """After one failed read OpenSlide refuses all others on that handle: drop it, reopen at the next read."""
+        with self._lock:
+            if self._handle is handle:
+                self._handle = None
+
+    def close(self) -> None:
+        if self._handle is not None:
+            self._handle.close()
+
+
+def open_openslide(path: Path, slide_id: str, background: Color) -> OpenSlideSource | None:
+    """The slide through OpenSlide, or None where OpenSlide does not know the format.
+
+    Raises:
+        SlideError: OpenSlide knows the format, but the file is damaged.
+    """
+    import openslide
+
+    try:
+        handle = _openslide_handle(path)
+    except openslide.OpenSlideUnsupportedFormatError:
+        return None
+    properties = handle.properties
+    vendor = properties.get("openslide.vendor", "unknown")
+    info = SlideInfo(
+        slide_id=slide_id,
+        size0=handle.dimensions,
+        mpp0=mpp_from_properties(properties),
+        downsamples=snapped_downsamples(handle.level_dimensions),
+        vendor=vendor,
+        reader=f"openslide {openslide.__library_version__}: {vendor} files are read through OpenSlide",
+        bounds0=_bounds(properties),
+    )
+    return OpenSlideSource(path, handle, info, background)
+
+
+def _openslide_handle(path: Path) -> Any:
+    import openslide
+
+    try:
+        return openslide.OpenSlide(path)
+    except openslide.OpenSlideUnsupportedFormatError:
+        raise
+    except (openslide.OpenSlideError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise SlideError(f"slide '{path}': damaged or incomplete: {reason}; copy or export it again") from None
+
+
+def _bounds(properties: Mapping[str, str]) -> Box | None:
+    keys = ("x", "y", "width", "height")
+    try:
+        return Box(*(int(properties[f"openslide.bounds-{key}"]) for key in keys))
+    except (KeyError, ValueError):
+        return None
