@@ -159,7 +159,7 @@ def test_each_stored_tile_is_decoded_once(tmp_path, texture, monkeypatch):
 
 
 def test_the_cache_is_bounded(tmp_path, texture, monkeypatch):
-    monkeypatch.setattr("pathflip.slide.sources.tiled_tiff.CACHE_BYTES", 0)
+    monkeypatch.setattr("pathflip.slide.sources.stored_tiles.CACHE_BYTES", 0)
     path = write_pyramid(tmp_path / "a.tif", [texture], compression="jpeg", compressionargs={"level": 85})
     with open_slide(path) as slide:
         whole = slide.read_region_px(0, 0, 0, 1008, 720)

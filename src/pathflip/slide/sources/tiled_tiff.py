@@ -7,8 +7,6 @@ settings, and the colour space is taken from the TIFF photometric tag, whatever 
 """
 
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,18 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathflip.errors import SlideError, SlideLostError
 from pathflip.geometry import SlideInfo
 from pathflip.slide.sources.jpeg import JPEGDecoder
-from pathflip.slide.sources.source import Color, Pixels, Source, read_error, snapped_downsamples
+from pathflip.slide.sources.source import Color, Pixels, Source, snapped_downsamples
+from pathflip.slide.sources.stored_tiles import StoredLevel, StoredTiles
 
 __all__ = ["TiledTIFFSource", "open_tiled_tiff"]
 
-CACHE_BYTES = 96 * 2**20
-"""Decoded tiles kept: a few rows of stored tiles across a slide, so that reading row by row decodes each once."""
-MAX_HALVINGS = 3
-FINER_BY = 0.05
-"""A level is halved while decoding if what is left is at most this much coarser than wanted (then enlarged, cubic)."""
 VENDORS = ("aperio", "generic-tiff", "philips")
 _MAX_PAGES = 64
 _MAX_TILE_BYTES = 2**28
@@ -39,111 +32,26 @@ class _UnsupportedError(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Level:
+class Level(StoredLevel):
     """One stored level: where its tiles lie in the file, and how they are decoded."""
 
-    size: tuple[int, int]
-    tile: tuple[int, int]
     offsets: NDArray[np.int64]
     counts: NDArray[np.int64]
     decode: Callable[[bytes, int], Pixels]
-    can_halve: bool
-
-    @property
-    def columns(self) -> int:
-        """Stored tiles per row."""
-        return -(-self.size[0] // self.tile[0])
 
 
-class TiledTIFFSource(Source):
+class TiledTIFFSource(StoredTiles):
     """Stored tiles of a TIFF, decoded once each."""
 
+    _levels: tuple[Level, ...]
+
     def __init__(self, path: Path, levels: tuple[Level, ...], info: SlideInfo, background: Color) -> None:
-        self.info = info
-        self.sizes = tuple(level.size for level in levels)
-        self.background = background
-        self._levels = levels
-        self._path = path
+        super().__init__(path, levels, info, background)
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115  # closed by close(), or with the source
-        self._lock = threading.Lock()
-        self._tiles: OrderedDict[tuple[int, int, int], Pixels] = OrderedDict()
-        self._pending: dict[tuple[int, int, int], threading.Lock] = {}
 
     def close(self) -> None:
         self._file.close()
-        with self._lock:
-            self._tiles.clear()
-
-    def halvings(self, level: int, downsample: float) -> int:
-        if not self._levels[level].can_halve:
-            return 0
-        wanted = 0
-        while wanted < MAX_HALVINGS and 2 ** (wanted + 1) * (1 - FINER_BY) <= downsample:
-            wanted += 1
-        return wanted
-
-    def read(
-        self, level: int, x: int, y: int, width: int, height: int, halvings: int = 0
-    ) -> tuple[Pixels, float, float]:
-        stored = self._levels[level]
-        tile_w, tile_h = stored.tile[0] >> halvings, stored.tile[1] >> halvings
-        full_w, full_h = stored.size[0] >> halvings, stored.size[1] >> halvings
-        left, top, right, bottom = max(0, x), max(0, y), min(full_w, x + width), min(full_h, y + height)
-        canvas = np.empty((height, width, 3), np.uint8)
-        if right - left < width or bottom - top < height:
-            canvas[:] = self.background
-        if left >= right or top >= bottom:
-            return canvas, 0.0, 0.0
-        for row in range(top // tile_h, (bottom - 1) // tile_h + 1):
-            y0, y1 = max(top, row * tile_h), min(bottom, (row + 1) * tile_h)
-            for column in range(left // tile_w, (right - 1) // tile_w + 1):
-                x0, x1 = max(left, column * tile_w), min(right, (column + 1) * tile_w)
-                pixels = self._tile(level, row * stored.columns + column, halvings)
-                part = pixels[y0 - row * tile_h : y1 - row * tile_h, x0 - column * tile_w : x1 - column * tile_w]
-                canvas[y0 - y : y1 - y, x0 - x : x1 - x] = part
-        return canvas, 0.0, 0.0
-
-    def _tile(self, level: int, index: int, halvings: int) -> Pixels:
-        """One stored tile; if another thread is decoding it, its result is awaited rather than made twice."""
-        key = (level, index, halvings)
-        while True:
-            with self._lock:
-                known = self._tiles.get(key)
-                if known is not None:
-                    self._tiles.move_to_end(key)
-                    return known
-                busy = self._pending.get(key)
-                if busy is None:
-                    mine = self._pending[key] = threading.Lock()
-                    mine.acquire()
-                    break
-            with busy:  # then look again: what failed there is tried again here, as a share may come back
-                pass
-        try:
-            pixels = self._decoded(level, index, halvings)
-        except Exception as error:
-            raise self._failure(level, index, error) from None
-        else:
-            with self._lock:
-                self._tiles[key] = pixels
-                self._forget_oldest(level, halvings)
-        finally:
-            with self._lock:
-                del self._pending[key]
-            mine.release()
-        return pixels
-
-    def _failure(self, level: int, index: int, error: Exception) -> SlideError:
-        if isinstance(error, OSError):  # the share or the disk, not the tile
-            return SlideLostError(f"slide '{self._path}': can no longer be read: {error.strerror or error}")
-        message = f"slide '{self.info.slide_id}': cannot decode tile {index} of level {level}: {error}"
-        return read_error(self._path, message)
-
-    def _forget_oldest(self, level: int, halvings: int) -> None:
-        tile_w, tile_h = self._levels[level].tile
-        keep = max(16, CACHE_BYTES // (3 * tile_w * tile_h >> 2 * halvings))
-        while len(self._tiles) > keep:
-            self._tiles.popitem(last=False)
+        super().close()
 
     def _decoded(self, level: int, index: int, halvings: int) -> Pixels:
         stored = self._levels[level]
@@ -151,11 +59,7 @@ class TiledTIFFSource(Source):
         data = os.pread(self._file.fileno(), count, offset)
         if len(data) < count:
             raise ValueError(f"the file ends inside it ({len(data)} of {count} bytes)")
-        pixels = stored.decode(data, halvings)
-        expected = (stored.tile[1] >> halvings, stored.tile[0] >> halvings, 3)
-        if pixels.shape != expected or pixels.dtype != np.uint8:
-            raise ValueError(f"got {pixels.dtype} {pixels.shape}, expected uint8 {expected}")
-        return pixels
+        return stored.decode(data, halvings)
 
 
 def open_tiled_tiff(path: Path, through_openslide: Source) -> tuple[TiledTIFFSource | None, str]:
@@ -227,7 +131,7 @@ def _level(page: Any, file_size: int) -> tuple[Level, str]:
         raise _UnsupportedError("its tiles are too large")
     decode, kind = _decoder(page, tile)
     can_halve = kind == "JPEG" and tile[0] % 8 == 0 and tile[1] % 8 == 0
-    return Level(size, tile, offsets, counts, decode, can_halve), kind
+    return Level(size, tile, can_halve, offsets, counts, decode), kind
 
 
 def _decoder(page: Any, tile: tuple[int, int]) -> tuple[Callable[[bytes, int], Pixels], str]:
