@@ -271,7 +271,7 @@ def prepared_base(case: Case) -> tuple[Any, Any, None]:
     from naive_base import NaivePathFLIP
     from pathflip.data.align import TextSpec
     from pathflip.models.pathflip import PathFLIP, PathFLIPConfig
-    from pathflip.recipes import align_base
+    from pathflip.recipes.align import align_base
     from pathflip.types import AlignBatch
 
     config = PathFLIPConfig(**align_base().model, feature_dim=255, vocab_size=2000)
@@ -332,7 +332,7 @@ def prepared(case: Case) -> tuple[Any, Any, Any]:
     import torch
 
     from pathflip.losses import published_candidates
-    from pathflip.models.published import AS_RELEASED, PublishedConfig, PublishedPathFLIP
+    from pathflip.published.qformer_model import AS_RELEASED, PublishedConfig, PublishedPathFLIP
     from pathflip.types import AlignBatch
 
     model = PublishedPathFLIP(PublishedConfig(**SIZES[case.size], **AS_RELEASED))
@@ -416,7 +416,7 @@ def inferred(case: Case, model: Any, batch: Any, clock: str) -> dict[str, float]
     import torch
 
     import published_schedule as published
-    from pathflip.models.products import keep_laid_out
+    from pathflip.models.cpu import keep_laid_out
     from pathflip.processes import keep_memory
     from pathflip.types import TextCode
 

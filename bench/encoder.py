@@ -135,7 +135,7 @@ def score(matrix: NDArray[np.float32], task: Tiles) -> float:
 
 
 def calibrate(tasks: dict[str, Tiles]) -> None:
-    """Print CENTRE and SPREAD for features/calibration.py, from the raw descriptor of every task's tiles."""
+    """Print CENTRE and SPREAD for features/texture_scale.py, from the raw descriptor of every task's tiles."""
     groups: dict[str, list[NDArray[np.float32]]] = {}
     for task in tasks.values():
         for group in np.unique(task["group"]):
@@ -191,7 +191,7 @@ def main() -> None:
     )
     parser.add_argument("--per-slide", type=int, default=150, help="tiles of a real slide")
     parser.add_argument("--encoders", default="stain_texture,colour_histogram,random_resnet18")
-    parser.add_argument("--calibrate", action="store_true", help="print the constants of features/calibration.py")
+    parser.add_argument("--calibrate", action="store_true", help="print the constants of features/texture_scale.py")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # see speed()

@@ -36,7 +36,7 @@ from pathflip.errors import PathFLIPError
 from pathflip.features import extract, load_encoder, write_features
 from pathflip.features.encoders import Encoder
 from pathflip.features.extraction import read_tiles
-from pathflip.features.processes import settle_worker
+from pathflip.features.workers import settle_worker
 from pathflip.geometry import TileGrid, TileSpec, best_level
 from pathflip.slide import find_tissue, open_slide, tile_slide
 from pathflip.types import SlideFeatures

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pathflip.models.pathflip import PathFLIP, PathFLIPConfig
-from pathflip.models.text_encoder import Block, TextEncoder
+from pathflip.models.text_tower import Block, TextEncoder
 from pathflip.types import SlideCode, TextCode
 
 __all__ = ["NaivePathFLIP"]

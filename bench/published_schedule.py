@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pathflip.models.published import PublishedPathFLIP
-from pathflip.models.qformer import PatchCrossAttention
-from pathflip.models.text_encoder import FeedForward, SelfAttention
+from pathflip.models.text_tower import FeedForward, SelfAttention
+from pathflip.published.qformer import PatchCrossAttention
+from pathflip.published.qformer_model import PublishedPathFLIP
 from pathflip.types import AlignBatch
 
 __all__ = ["Encoded", "encode_slides", "encode_texts", "ground", "losses", "pad_texts"]

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from pathflip.errors import PathFLIPError
-from pathflip.features.processes import settle_worker
+from pathflip.features.workers import settle_worker
 from pathflip.geometry import TileGrid, TileSpec, best_level
 from pathflip.slide import find_tissue, open_slide, tile_slide
 from pathflip.slide.sources.tiled_tiff import TiledTIFFSource

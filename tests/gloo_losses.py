@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from parity import align_batch, tensors
 from pathflip import losses
-from pathflip.models.perceiver import AS_RELEASED as PERCEIVER_RELEASED
-from pathflip.models.perceiver import PerceiverConfig, PerceiverPathFLIP
-from pathflip.models.published import AS_RELEASED, PublishedConfig, PublishedPathFLIP
+from pathflip.published.latent_model import AS_RELEASED as PERCEIVER_RELEASED
+from pathflip.published.latent_model import PerceiverConfig, PerceiverPathFLIP
+from pathflip.published.qformer_model import AS_RELEASED, PublishedConfig, PublishedPathFLIP
 from pathflip.types import AlignBatch, AlignOutput
 
 SLIDES, SUBS, WIDTH, TOP_K = 2, 3, 16, 2

@@ -14,12 +14,12 @@ from torch import nn
 from pathflip.checkpoint import Checkpoint, InputContract
 from pathflip.data.align import TextSpec
 from pathflip.data.regions import RegionSpec
-from pathflip.evaluate.verification import SlideTruth
+from pathflip.evaluate.simulated.planted_errors import SlideTruth
 from pathflip.geometry import SlideInfo, TileSpec
 from pathflip.inference import Aligned, encode_slide
 from pathflip.simulate.cases import as_planned, plan_cases
 from pathflip.simulate.phrases import NAMES
-from pathflip.simulate.reports import write_report
+from pathflip.simulate.report_writer import write_report
 from pathflip.simulate.world import FINDINGS, PLACES, World
 from pathflip.text.sentences import split_sentences
 from pathflip.text.statements import parse_statement

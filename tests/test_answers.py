@@ -31,8 +31,8 @@ from pathflip.errors import CaptionError, CheckpointError, ConfigError
 from pathflip.features import write_features
 from pathflip.geometry import Box
 from pathflip.inference import ground
-from pathflip.simulate.questions import CANNOT_TELL as SIMULATED
-from pathflip.text.asking import CANNOT_TELL, cannot_tell
+from pathflip.simulate.question_writer import CANNOT_TELL as SIMULATED
+from pathflip.text.questions import CANNOT_TELL, cannot_tell
 from pathflip.types import Answer, Evidence
 from test_assistant import assemble
 from tiny_assistant import tiny_slide

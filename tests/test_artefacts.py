@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-import pathflip.simulate.artefacts as painter
+import pathflip.simulate.artefact_painting as painter
 import pathflip.simulate.paint as painting
 from pathflip.errors import ConfigError
 from pathflip.geometry import TileGrid, TileSpec

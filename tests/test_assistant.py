@@ -23,11 +23,11 @@ from pathflip.assistant import (
     slide_tokens,
     view_slide,
 )
-from pathflip.assistant.language import open_tokenizer
+from pathflip.assistant.language_model import open_tokenizer
 from pathflip.errors import CaptionError, CheckpointError, ConfigError, ContractError, MissingExtraError
 from pathflip.inference import encode_slide, encode_text, load
 from pathflip.models.assistant import Assistant, AssistantConfig
-from pathflip.models.looking import (
+from pathflip.models.measurements import (
     AHEAD,
     AMONG,
     NUM_MEASURED,
@@ -38,8 +38,8 @@ from pathflip.models.looking import (
     SLIDE,
     compare_options,
 )
-from pathflip.text.asking import CANNOT_TELL, AskedText, asked_texts, format_question, question_content
 from pathflip.text.chat import ChatTemplate, Turn
+from pathflip.text.questions import CANNOT_TELL, AskedText, asked_texts, format_question, question_content
 from pathflip.types import SlideFeatures
 from tiny_assistant import save_aligned, save_language_model, tiny_slide
 

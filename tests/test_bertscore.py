@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from pathflip.cli import app
 from pathflip.errors import ConfigError
 from pathflip.evaluate.bertscore import BertScorer, greedy_matching
-from pathflip.evaluate.caption_measures import evaluate_captions
+from pathflip.evaluate.captioning import evaluate_captions
 
 WORDS = "carcinoma with necrosis is present benign gland tissue seen here melanoma fills the whole dermis no ."
 TEXTS = ["Carcinoma with necrosis is present.", "Benign gland tissue seen here.", "No melanoma fills the whole dermis."]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pathflip.errors import CaptionError, ConfigError
-from pathflip.evaluate import captioning
-from pathflip.evaluate.caption_measures import caption_measures, evaluate_captions
+from pathflip.evaluate import caption_scores
+from pathflip.evaluate.captioning import caption_measures, evaluate_captions
 from pathflip.evaluate.ptb_words import ptb_words
 from pathflip.text.captions import read_captions
 from pathflip.types import Caption
@@ -46,7 +46,7 @@ def test_words_are_the_java_tools_words():
 
 
 def test_hand_written_cases_equal_pycocoevalcap():
-    scores = captioning.caption_scores([c["hypothesis"] for c in CASES], [c["references"] for c in CASES])
+    scores = caption_scores.caption_scores([c["hypothesis"] for c in CASES], [c["references"] for c in CASES])
     stored, everyone = STORED["cases"], [np.arange(len(CASES))]
     for n in range(4):
         assert scores.of(f"BLEU-{n + 1}", everyone)[0] == pytest.approx(stored["bleu"]["corpus"][n], abs=1e-6)
@@ -56,7 +56,7 @@ def test_hand_written_cases_equal_pycocoevalcap():
     np.testing.assert_allclose(scores.cider, stored["cider"]["each"], atol=1e-6)
     assert scores.of("ROUGE-L", everyone)[0] == pytest.approx(stored["rouge_l"]["corpus"], abs=1e-6)
     assert scores.of("CIDEr", everyone)[0] == pytest.approx(stored["cider"]["corpus"], abs=1e-6)
-    each = [captioning.meteor_exact_stem(scores.meteor[i : i + 1]) for i in range(len(CASES))]
+    each = [caption_scores.meteor_exact_stem(scores.meteor[i : i + 1]) for i in range(len(CASES))]
     np.testing.assert_allclose(each, stored["meteor_exact_stem"]["each"], atol=0.012)
     found = scores.of("METEOR exact+stem", everyone)[0]
     assert found == pytest.approx(stored["meteor_exact_stem"]["corpus"], abs=0.002)
@@ -69,12 +69,12 @@ def test_slidebench_equals_pycocoevalcap(captions, name):
     said = [*captions[1:], captions[0]] if name == "next" else [edited(caption) for caption in captions]
     guesses, truths = [ptb_words(text) for text in said], [[ptb_words(text)] for text in captions]
     stored = STORED[name]
-    counts = np.stack([captioning.bleu_counts(g, t) for g, t in zip(guesses, truths, strict=True)])
-    np.testing.assert_allclose(captioning.bleu(counts), stored["bleu"]["corpus"], atol=1e-4)
-    rouge = np.mean([captioning.rouge_l(g, t) for g, t in zip(guesses, truths, strict=True)])
+    counts = np.stack([caption_scores.bleu_counts(g, t) for g, t in zip(guesses, truths, strict=True)])
+    np.testing.assert_allclose(caption_scores.bleu(counts), stored["bleu"]["corpus"], atol=1e-4)
+    rouge = np.mean([caption_scores.rouge_l(g, t) for g, t in zip(guesses, truths, strict=True)])
     assert rouge == pytest.approx(stored["rouge_l"]["corpus"], abs=1e-4)
     if name == "next":  # CIDEr is the slow one
-        assert captioning.cider(guesses, truths).mean() == pytest.approx(stored["cider"]["corpus"], abs=1e-4)
+        assert caption_scores.cider(guesses, truths).mean() == pytest.approx(stored["cider"]["corpus"], abs=1e-4)
 
 
 @pytest.mark.real
@@ -84,15 +84,15 @@ def test_meteor_is_near_the_java_programs_and_why_it_differs(captions):
     stored = STORED["next"]["meteor_exact_stem"]["each"]
     gaps = []
     for i in range(0, len(captions), 18):
-        counts = captioning.meteor_counts(ptb_words(said[i]), [ptb_words(captions[i])])
-        gaps.append(captioning.meteor_exact_stem(np.array([counts])) - stored[i])
+        counts = caption_scores.meteor_counts(ptb_words(said[i]), [ptb_words(captions[i])])
+        gaps.append(caption_scores.meteor_exact_stem(np.array([counts])) - stored[i])
     assert abs(np.mean(gaps)) < 0.004
     assert np.abs(gaps).max() < 0.02
 
 
 def brute_force(hypothesis, reference):
     """Every one-to-one alignment of words with a common stem: most exact, most stems, fewest chunks."""
-    stem = captioning._stemmer()
+    stem = caption_scores._stemmer()
     best = None
     choices = [[-1, *(j for j, r in enumerate(reference) if stem(r) == stem(w))] for w in hypothesis]
     for chosen in itertools.product(*choices):
@@ -111,7 +111,7 @@ def test_meteor_alignments_are_the_best_there_are(rng):
     for _ in range(150):
         hypothesis = [words[i] for i in rng.integers(len(words), size=rng.integers(1, 7))]
         reference = [words[i] for i in rng.integers(len(words), size=rng.integers(1, 7))]
-        found = captioning.meteor_counts(hypothesis, [reference])
+        found = caption_scores.meteor_counts(hypothesis, [reference])
         exact, stem, chunks = brute_force(hypothesis, reference)
         if chunks == 1 and exact + stem == len(hypothesis) == len(reference):
             chunks = 0  # a whole match is in no pieces
@@ -128,26 +128,26 @@ def naive_subsequence(a, b):
 def test_common_subsequence_equals_the_table(rng):
     for _ in range(100):
         a, b = (["abcd"[i] for i in rng.integers(4, size=rng.integers(0, 90))] for _ in range(2))
-        assert captioning._common_subsequence(a, b) == naive_subsequence(a, b)
+        assert caption_scores._common_subsequence(a, b) == naive_subsequence(a, b)
 
 
 def test_ends_of_the_scale():
     same = "necrosis is seen in all cells"
-    perfect = captioning.caption_scores([same, same], [[same], ["x y"]])
+    perfect = caption_scores.caption_scores([same, same], [[same], ["x y"]])
     for name in ("BLEU-4", "ROUGE-L", "METEOR exact+stem"):
         assert perfect.of(name, [np.array([0])])[0] == pytest.approx(1, abs=1e-6)
-    nothing = captioning.caption_scores(["", "foo"], [["necrosis is seen"], ["a b"]])
+    nothing = caption_scores.caption_scores(["", "foo"], [["necrosis is seen"], ["a b"]])
     for name in nothing.names:
         assert nothing.of(name, [np.arange(2)])[0] == pytest.approx(0, abs=1e-6)
     with pytest.raises(CaptionError, match="holds no word"):
-        captioning.caption_scores(["a"], [["…"]])
+        caption_scores.caption_scores(["a"], [["…"]])
     with pytest.raises(CaptionError, match="expected as many"):
-        captioning.caption_scores(["a"], [])
+        caption_scores.caption_scores(["a"], [])
 
 
 def test_meteor_proper_needs_its_program(tmp_path):
     with pytest.raises(ConfigError, match="pycocoevalcap"):
-        captioning.caption_scores(["a"], [["a"]], meteor_jar=tmp_path / "meteor-1.5.jar")
+        caption_scores.caption_scores(["a"], [["a"]], meteor_jar=tmp_path / "meteor-1.5.jar")
 
 
 @pytest.mark.real
@@ -157,13 +157,13 @@ def test_floors_of_slidebench(captions):
 
     def scores(text):
         words = ptb_words(text)
-        counts = np.stack([captioning.bleu_counts(words, truth) for truth in truths])
-        return captioning.bleu(counts)[0], np.mean([captioning.rouge_l(words, truth) for truth in truths])
+        counts = np.stack([caption_scores.bleu_counts(words, truth) for truth in truths])
+        return caption_scores.bleu(counts)[0], np.mean([caption_scores.rouge_l(words, truth) for truth in truths])
 
-    constant = captioning.constant_caption(captions)
+    constant = caption_scores.constant_caption(captions)
     assert constant in captions
     assert scores(constant)[0] == pytest.approx(0.391, abs=0.002)
-    bleu_1, rouge = scores(captioning.bag_of_words(captions))
+    bleu_1, rouge = scores(caption_scores.bag_of_words(captions))
     assert bleu_1 > 0.48
     assert rouge < 0.2
 
@@ -174,9 +174,9 @@ def test_constant_caption_is_the_best_by_trying_each(rng):
     truths = [[text.split()] for text in texts]
 
     def of(text):
-        return captioning.bleu(np.stack([captioning.bleu_counts(text.split(), truth) for truth in truths]))[0]
+        return caption_scores.bleu(np.stack([caption_scores.bleu_counts(text.split(), truth) for truth in truths]))[0]
 
-    assert of(captioning.constant_caption(texts)) == pytest.approx(max(map(of, texts)))
+    assert of(caption_scores.constant_caption(texts)) == pytest.approx(max(map(of, texts)))
 
 
 TRUTH = [
@@ -199,7 +199,7 @@ def test_measures_have_intervals_floors_and_a_blind_twin():
     assert row["difference_low"] <= row["difference"] <= row["difference_high"]
     same = caption_measures(right, TRUTH, blind=right, num=50)
     assert all(row["difference"] == row["difference_low"] == row["difference_high"] == 0 for row in same)
-    constant = captioning.constant_caption(right)
+    constant = caption_scores.constant_caption(right)
     rows = caption_measures([constant] * 6, TRUTH, groups=["a", "a", "a", "b", "b", "b"], num=50)
     assert rows[0]["value"] == rows[0]["floors"]["constant"]
     assert rows[0]["skill"] <= 0

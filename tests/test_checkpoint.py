@@ -15,8 +15,8 @@ from torch import nn
 
 from pathflip.checkpoint import InputContract, load_checkpoint, save_checkpoint
 from pathflip.errors import CheckpointError, ContractError
-from pathflip.files import atomic_directory
 from pathflip.geometry import SlideInfo, TileSpec
+from pathflip.io.files import atomic_directory
 from pathflip.models import build_model
 from pathflip.text.tokenizer import load_tokenizer, train_tokenizer
 from pathflip.types import SlideFeatures
@@ -123,7 +123,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(saved):
 
 
 def test_without_one_call_exchange_two_renames_do(saved, monkeypatch):
-    monkeypatch.setattr("pathflip.files._exchange", lambda first, second: False)
+    monkeypatch.setattr("pathflip.io.files._exchange", lambda first, second: False)
     save_checkpoint(saved, Tied(), model_config=SIZE, contract=CONTRACT, recipe={"name": "new"})
     assert load_checkpoint(saved, build).config["recipe"] == {"name": "new"}
     assert [path.name for path in saved.parent.iterdir()] == ["last"]
@@ -136,7 +136,7 @@ def test_a_kill_while_saving_leaves_a_whole_directory(tmp_path):
         """
         import sys
         from pathlib import Path
-        from pathflip.files import atomic_directory
+        from pathflip.io.files import atomic_directory
         count = 0
         while True:
             count += 1

@@ -15,14 +15,14 @@ from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from cohort_run import write_slide
-from pathflip.cluster import ClusterSpec, _Dispatcher, extract_on_cluster
 from pathflip.errors import ConfigError, MissingExtraError, OutputError
 from pathflip.features import ExtractOutcome, extract_cohort, read_features
+from pathflip.features.cluster import ClusterSpec, _Dispatcher, extract_on_cluster
 from pathflip.features.extraction import SlideJob
-from pathflip.features.journal import CohortRun, FailureList
-from pathflip.features.processes import EncoderChoice
+from pathflip.features.outcomes import CohortRun, FailureList
+from pathflip.features.workers import EncoderChoice
 from pathflip.geometry import TileSpec
-from pathflip.remote import as_url, local_path, shown
+from pathflip.io.storage import as_url, local_path, shown
 from pathflip.slide.tissue import TissueSpec
 
 SPEC = TileSpec(64, 2.0)
@@ -67,7 +67,7 @@ def deadly(job, encoder):
     """What a worker does, but that slide "killer" takes its process with it, as a crash in a decoder does."""
     if job.slide_id == "killer":
         os._exit(139)
-    from pathflip.cluster import _work
+    from pathflip.features.cluster import _work
 
     return _work(job, encoder)
 
@@ -76,7 +76,7 @@ def deadly(job, encoder):
 def test_a_node_killed_in_the_middle_loses_nothing(ray_cluster, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray", reason="needs Ray: pip install 'pathflip[cluster]'")
     cluster, nodes = ray_cluster
-    monkeypatch.setattr("pathflip.cluster._work", deadly)
+    monkeypatch.setattr("pathflip.features.cluster._work", deadly)
     folder, out, spec = tmp_path / "slides", tmp_path / "o", TileSpec(64, 2.0, 8)
     folder.mkdir()
     whole = [write_slide(folder / f"s{i:02d}.tif", seed=i) for i in range(12)]

@@ -4,7 +4,7 @@ import pytest
 
 from pathflip.data.splits import read_splits
 from pathflip.errors import ConfigError
-from pathflip.recipes import read_split
+from pathflip.train.align_run import read_split
 
 
 def written(tmp_path, text, encoding="utf-8"):

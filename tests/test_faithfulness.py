@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from pathflip.assistant import view_slide
-from pathflip.evaluate import assistant as assistant_module
+from pathflip.evaluate import answering as assistant_module
 from pathflip.evaluate import faithfulness
-from pathflip.evaluate.assistant import answer_questions, calibrate_assistant
+from pathflip.evaluate.answering import answer_questions, calibrate_assistant
 from pathflip.evaluate.compare import estimate_all
 from pathflip.evaluate.faithfulness import (
     Deletion,

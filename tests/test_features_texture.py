@@ -8,8 +8,8 @@ import torch
 
 from pathflip.errors import ConfigError
 from pathflip.features import texture
-from pathflip.features.calibration import CENTRE, SPREAD
 from pathflip.features.texture import REFERENCE_STAINS, StainTexture, derivatives, describe, estimate_stains
+from pathflip.features.texture_scale import CENTRE, SPREAD
 
 EOSIN = (0.07, 0.99, 0.11)
 

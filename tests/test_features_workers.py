@@ -15,12 +15,12 @@ from torch import nn
 
 from cohort_run import write_slide
 from encoder_files import randomise
-from pathflip.cluster import ClusterSpec, extract_on_cluster
 from pathflip.errors import ConfigError
 from pathflip.features import extract_cohort, read_features
-from pathflip.features import processes as workers
+from pathflip.features import workers as workers
+from pathflip.features.cluster import ClusterSpec, extract_on_cluster
 from pathflip.features.cohort import _reader_count, _worker_count
-from pathflip.features.processes import EncoderChoice
+from pathflip.features.workers import EncoderChoice
 from pathflip.geometry import TileSpec
 
 SPEC = TileSpec(64, 2.0)

@@ -27,22 +27,20 @@ from pathflip.data.instruct import (
 )
 from pathflip.errors import CaptionError, ConfigError, TrainingError
 from pathflip.features import read_features
-from pathflip.instruction_recipes import (
+from pathflip.models import measurements
+from pathflip.models.assistant import attention_bias
+from pathflip.recipes.instruct import (
     INSTRUCTION_RECIPES,
     find_instruction_recipe,
     instruct_small_stage1,
     instruct_small_stage2,
     instruct_stage1,
     instruct_stage2,
-    key_phrases,
-    split_examples,
-    train_instruct,
 )
-from pathflip.models import looking
-from pathflip.models.assistant import attention_bias
-from pathflip.models.splice import IGNORED
 from pathflip.text.chat import Turn
 from pathflip.train import InstructStep, read_metrics
+from pathflip.train.instruct_run import key_phrases, split_examples, train_instruct
+from pathflip.types import IGNORED
 from test_assistant import assemble
 from tiny_assistant import save_aligned, save_cohort, save_language_model
 
@@ -306,10 +304,10 @@ def test_both_small_stages(tmp_path, cohort):
     assert all(torch.equal(value, start[name]) for name, value in before.lm.state_dict().items())
     assert any(not torch.equal(value, start[name]) for name, value in after.lm.state_dict().items())
     met = (before.projector.std != 1).any(1)
-    assert not met[looking.OPTION]
-    assert met[looking.PROBE]
+    assert not met[measurements.OPTION]
+    assert met[measurements.PROBE]
     assert torch.equal(after.projector.std[met], before.projector.std[met])
-    assert (after.projector.std[looking.OPTION] != 1).any()
+    assert (after.projector.std[measurements.OPTION] != 1).any()
 
 
 @pytest.mark.slow

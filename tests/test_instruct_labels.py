@@ -3,7 +3,7 @@
 import pytest
 
 from pathflip.errors import CaptionError, ConfigError
-from pathflip.models.splice import IGNORED
+from pathflip.published.splice import IGNORED
 from pathflip.text.chat import FALLBACK_TEMPLATE, SLIDE_MARK, ChatTemplate, Turn, train_chat_tokenizer
 from tiny_assistant import TEMPLATES, chat_tokenizer
 

@@ -10,10 +10,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pathflip.assistant import build_language_model
 from pathflip.data.instruct import InstructDataset, InstructSpec, read_examples
 from pathflip.errors import ConfigError
-from pathflip.language_recipes import _see_nothing, find_language_recipe, language_small, train_language
-from pathflip.models.splice import IGNORED
-from pathflip.recipes import with_settings
+from pathflip.published.splice import IGNORED
+from pathflip.recipes.language import find_language_recipe, language_small
+from pathflip.recipes.settings import with_settings
 from pathflip.text.chat import ChatTemplate
+from pathflip.train.language_run import _see_nothing, train_language
 from tiny_assistant import chat_tokenizer, save_cohort
 
 

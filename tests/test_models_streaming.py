@@ -88,7 +88,7 @@ from pathflip.checkpoint import Checkpoint, InputContract
 from pathflip.data.align import TextSpec
 from pathflip.data.regions import RegionSpec
 from pathflip.models import build_model
-from pathflip.models.products import keep_laid_out
+from pathflip.models.cpu import keep_laid_out
 from pathflip.processes import keep_memory
 from pathflip.text.tokenizer import train_tokenizer
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from parity import assert_close
 from pathflip.errors import ConfigError
-from pathflip.models import build_config, build_model, qformer
-from pathflip.models import products as product_module
+from pathflip.models import build_config, build_model
+from pathflip.models import cpu as product_module
+from pathflip.models.cpu import Linear, MatrixStack, keep_laid_out, on_onednn, products
 from pathflip.models.layers import (
     MultiHeadAttention,
     attend,
@@ -22,11 +23,11 @@ from pathflip.models.layers import (
     pick_rows,
     place_rows,
 )
-from pathflip.models.products import Linear, MatrixStack, keep_laid_out, on_onednn, products
-from pathflip.models.published import PublishedConfig
-from pathflip.models.qformer import PatchCrossAttention
-from pathflip.models.reading import ChunkReader, PatchReader
-from pathflip.models.text_encoder import FeedForward, Packing, Pooling, TextConfig, TextEncoder
+from pathflip.models.text_tower import FeedForward, Packing, Pooling, TextConfig, TextEncoder
+from pathflip.published import qformer
+from pathflip.published.patch_attention import ChunkReader, PatchReader
+from pathflip.published.qformer import PatchCrossAttention
+from pathflip.published.qformer_model import PublishedConfig
 
 TINY = TextConfig(vocab_size=50, width=16, num_layers=3, num_heads=4, ffn_width=32, max_tokens=40, dropout=0.0)
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from parity import LOSS, align_batch, assert_close, assert_gradients, numbers, tensors
 from pathflip import losses
-from pathflip.models.perceiver import AS_RELEASED, PerceiverConfig, PerceiverPathFLIP
-from pathflip.models.published_keys import from_published, published_name, to_published
+from pathflip.published.latent_model import AS_RELEASED, PerceiverConfig, PerceiverPathFLIP
+from pathflip.published.parameter_names import from_published, published_name, to_published
 from pathflip.types import AlignBatch
 
 INPUTS, EXPECTED, WEIGHTS = (tensors("pf2_align", name) for name in ("inputs", "expected", "weights"))

@@ -13,11 +13,11 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from parity import LOSS, assert_close, assert_gradients, numbers, tensors
 from pathflip.errors import ConfigError
-from pathflip.models.perceiver import AS_RELEASED as PERCEIVER_AS_RELEASED
-from pathflip.models.perceiver import PerceiverConfig, PerceiverPathFLIP
-from pathflip.models.published import PublishedConfig, PublishedPathFLIP
-from pathflip.models.published_keys import from_published, published_name, to_published
-from pathflip.models.splice import (
+from pathflip.published.latent_model import AS_RELEASED as PERCEIVER_AS_RELEASED
+from pathflip.published.latent_model import PerceiverConfig, PerceiverPathFLIP
+from pathflip.published.parameter_names import from_published, published_name, to_published
+from pathflip.published.qformer_model import PublishedConfig, PublishedPathFLIP
+from pathflip.published.splice import (
     AS_RELEASED,
     IGNORED,
     LatentPrefix,

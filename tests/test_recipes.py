@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 
 from pathflip.errors import ConfigError, FeatureError
-from pathflip.evaluate.checkpoint import evaluate_checkpoint
+from pathflip.evaluate.alignment import evaluate_checkpoint
 from pathflip.features import write_features
 from pathflip.geometry import SlideInfo, TileSpec
 from pathflip.models import build_config
-from pathflip.recipes import RECIPES, AlignRecipe, align_base, find_recipe, train_align, with_settings
+from pathflip.recipes.align import RECIPES, AlignRecipe, align_base, find_recipe
+from pathflip.recipes.settings import with_settings
+from pathflip.train.align_run import train_align
 from pathflip.types import Caption, SlideFeatures
 
 
@@ -49,7 +51,7 @@ def test_unknown_recipe_offers_the_closest():
 def test_a_recipe_of_ones_own(tmp_path):
     file = tmp_path / "my_lab.py"
     file.write_text(
-        "from pathflip.recipes import align_base\n"
+        "from pathflip.recipes.align import align_base\n"
         "def my_run():\n    return align_base().model_copy(update={'name': 'mine'})\n"
         "def wrong():\n    return 3\n"
     )

@@ -20,7 +20,7 @@ from pathflip.cli import main
 from pathflip.errors import CheckpointError, ConfigError, PathFLIPError
 from pathflip.losses import sort_candidates
 from pathflip.models import build_model
-from pathflip.released import export_released, import_released, merge_lora
+from pathflip.published.import_export import export_released, import_released, merge_lora
 from pathflip.text.tokenizer import train_tokenizer
 
 Weights = dict[str, Tensor]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pathflip.errors import ConfigError
 from pathflip.evaluate.compare import Estimate
-from pathflip.evaluate.report import (
+from pathflip.evaluate.report.page import (
     Confusion,
     FindingRow,
     GroundingExample,

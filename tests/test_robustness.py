@@ -123,7 +123,7 @@ class FullDisk:
     """Every way of writing used by the run counts; from the ``position``-th on the disk is full."""
 
     def __init__(self, monkeypatch, position):
-        from pathflip import files
+        from pathflip.io import files
 
         self.position, self.count = position, 0
         real_fsync, real_replace = os.fsync, os.replace

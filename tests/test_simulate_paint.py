@@ -17,7 +17,7 @@ from pathflip.simulate import World, simulate
 from pathflip.simulate.cases import plan_cases
 from pathflip.simulate.fields import cells, noise, scatter, stamp
 from pathflip.simulate.paint import paint
-from pathflip.simulate.tissue import FINDING_SWATCHES, Brush
+from pathflip.simulate.swatches import FINDING_SWATCHES, Brush
 from pathflip.simulate.truth import (
     concept_mask,
     concept_shares,

@@ -13,7 +13,7 @@ from pathflip.features import Encoder, extract_cohort, load_encoder, read_featur
 from pathflip.features.stain_normalised import StainNormalised
 from pathflip.geometry import TileSpec
 from pathflip.simulate.fields import noise
-from pathflip.simulate.stain import develop, draw_scan
+from pathflip.simulate.scanner import develop, draw_scan
 from slide_files import write_pyramid
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pathflip.errors import ConfigError
-from pathflip.train import AlignStep, zero
+from pathflip.train import AlignStep, deepspeed
 from tiny_align import TinyAlign
 
 
@@ -19,7 +19,7 @@ def test_the_run_decides_on_batches_clipping_and_precision() -> None:
         "gradient_clipping": "auto",
         "bf16": {"enabled": "auto"},
     }
-    zero.configure(settings, batch=8, accumulation=2, clip=0.5, precision="bf16")
+    deepspeed.configure(settings, batch=8, accumulation=2, clip=0.5, precision="bf16")
     assert settings["train_micro_batch_size_per_gpu"] == 8
     assert settings["gradient_accumulation_steps"] == 2
     assert settings["gradient_clipping"] == 0.5
@@ -41,14 +41,14 @@ def test_the_run_decides_on_batches_clipping_and_precision() -> None:
 )
 def test_what_the_loop_does_itself_is_refused(settings: dict[str, Any], precision: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        zero.configure(settings, batch=4, accumulation=1, clip=1.0, precision=precision)
+        deepspeed.configure(settings, batch=4, accumulation=1, clip=1.0, precision=precision)
 
 
 def test_a_plain_model_has_no_spread_state() -> None:
     step = AlignStep(TinyAlign())
     optimizer = torch.optim.AdamW(step.parameters())
-    assert zero.moments(step, optimizer) is None
-    assert not zero.restore(step, optimizer, {})
+    assert deepspeed.moments(step, optimizer) is None
+    assert not deepspeed.restore(step, optimizer, {})
 
 
 def test_spread_moments_come_back_where_they_were() -> None:
@@ -68,12 +68,12 @@ def test_spread_moments_come_back_where_they_were() -> None:
         _hp_optimizer_states_linked=True,
         _lazy_init_hp_params_optimizer_state=lambda: called.append("fragments"),
     )
-    stored = zero.moments(model, optimizer)
+    stored = deepspeed.moments(model, optimizer)
     assert stored is not None
     called.clear()
     assert stored["weight/exp_avg_sq"].tolist() == [[2.0] * 3] * 2
     optimizer.optimizer.state = {}
-    assert zero.restore(model, optimizer, stored)
+    assert deepspeed.restore(model, optimizer, stored)
     assert called == ["weights", "fragments"]
     assert optimizer.optimizer.state[flat]["step"] == 3.0
     assert optimizer.optimizer.state[flat]["exp_avg"].shape == flat.shape

@@ -10,16 +10,16 @@ import torch
 
 from keyword_world import NAMES_OF, KeywordNet, encoded, features_of, keyword_cohort, keyword_model
 from pathflip.errors import CaptionError, CheckpointError, ConfigError
-from pathflip.evaluate.calibration import calibrate
-from pathflip.evaluate.verification import plant_errors, study_verification
+from pathflip.evaluate.simulated.planted_errors import plant_errors, study_verification
+from pathflip.evaluate.verifier_calibration import calibrate
 from pathflip.inference import Aligned, ground
 from pathflip.text.statements import parse_statement
 from pathflip.verify import read_calibration, verify_report, write_calibration, write_verification
 from pathflip.verify.calibration import FILE_NAME
-from pathflip.verify.evidence import synonym_groups
-from pathflip.verify.heat import heatmaps
+from pathflip.verify.heatmaps import heatmaps
 from pathflip.verify.lexicon import Lexicon, denied_phrases, learn_lexicon, rewordings, subjects, unknown_share
-from pathflip.verify.shape import describe
+from pathflip.verify.place_and_extent import describe
+from pathflip.verify.scores import synonym_groups
 
 
 @pytest.fixture(scope="module")

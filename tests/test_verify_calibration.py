@@ -6,7 +6,7 @@ import pytest
 from keyword_world import encoded, keyword_cohort, keyword_model
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.evaluate import metrics
-from pathflip.evaluate.calibration import PENALTY, calibrate, fit_logistic, safe_thresholds, statement_examples
+from pathflip.evaluate.verifier_calibration import PENALTY, calibrate, fit_logistic, safe_thresholds, statement_examples
 from pathflip.verify.calibration import Logistic
 from pathflip.verify.lexicon import learn_lexicon
 

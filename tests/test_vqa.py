@@ -10,7 +10,7 @@ import pytest
 
 from pathflip.errors import CaptionError
 from pathflip.evaluate import vqa
-from pathflip.evaluate.answers import parse_answer
+from pathflip.evaluate.answer_parsing import parse_answer
 from pathflip.evaluate.vqa import (
     CANNOT_TELL,
     VQAPrediction,
@@ -21,7 +21,7 @@ from pathflip.evaluate.vqa import (
     read_questions,
     vqa_measures,
 )
-from pathflip.simulate import questions as simulated
+from pathflip.simulate import question_writer as simulated
 
 OPTIONS = ("squamous cell carcinoma", "small cell carcinoma", "papillary adenocarcinoma", "adenocarcinoma")
 STAGES = ("Stage I", "Stage II", "Stage IIIA", "Stage IV")

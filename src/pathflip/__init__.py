@@ -35,6 +35,10 @@ _WHERE = {
     "zero_shot": "inference",
     "retrieve": "inference",
     "ground": "inference",
+    "load_assistant": "assistant",
+    "ask": "assistant",
+    "verify_report": "verify",
+    "train_align": "train.align_run",
 }
 
 __all__ = ["__version__", *sorted(_WHERE)]

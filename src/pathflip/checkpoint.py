@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from pathflip import __version__
 from pathflip.errors import CheckpointError, ConfigError, ContractError
 from pathflip.features.store import FeatureKind
-from pathflip.files import atomic_directory, write_json
+from pathflip.io.files import atomic_directory, write_json
 from pathflip.types import SlideFeatures
 
 __all__ = ["FORMAT_VERSION", "Checkpoint", "InputContract", "load_checkpoint", "save_checkpoint"]
@@ -119,7 +119,7 @@ def save_checkpoint(
         text: how captions become model input.
         recipe: what was run: name, settings, data.
         metrics: measured values.
-        released: tensors of an imported file that the model does not use (:mod:`pathflip.released`).
+        released: tensors of an imported file that the model does not use (:mod:`pathflip.published.import_export`).
 
     Raises:
         CheckpointError: ``path`` holds something that is not a checkpoint, or weights are not finite.

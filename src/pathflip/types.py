@@ -24,6 +24,7 @@ from torch import Tensor
 from pathflip.geometry import Box, SlideInfo, TileGrid, TileSpec
 
 __all__ = [
+    "IGNORED",
     "AlignBatch",
     "AlignModel",
     "AlignOutput",
@@ -41,6 +42,10 @@ __all__ = [
     "SubCaption",
     "TextCode",
 ]
+
+
+IGNORED = -100
+"""The label of a token that nothing is learned from (torch's and transformers' convention)."""
 
 
 @dataclass(frozen=True, eq=False)

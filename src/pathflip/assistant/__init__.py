@@ -11,10 +11,10 @@ from pathflip.assistant.answers import (
     refusal_logit,
 )
 from pathflip.assistant.evidence import evidence_rows, evidence_to_files, tiles_of
-from pathflip.assistant.language import LanguageModelSpec, LoraSpec, build_language_model, open_language_model
-from pathflip.assistant.looking import Looker, SlideView, view_slide
+from pathflip.assistant.generation import Prompt, generate, log_likelihood, option_probabilities, prompt, slide_tokens
+from pathflip.assistant.language_model import LanguageModelSpec, LoraSpec, build_language_model, open_language_model
 from pathflip.assistant.store import LoadedAssistant, load_assistant, save_assistant
-from pathflip.assistant.talking import Prompt, generate, log_likelihood, option_probabilities, prompt, slide_tokens
+from pathflip.assistant.visual_tokens import Looker, SlideView, view_slide
 
 __all__ = [
     "Calibration",

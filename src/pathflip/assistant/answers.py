@@ -15,14 +15,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pathflip.assistant.evidence import option_evidence, statement_evidence
-from pathflip.assistant.looking import SlideView, view_slide
+from pathflip.assistant.generation import Prompt, Slide, generate, log_likelihood, option_probabilities, prompt
 from pathflip.assistant.store import LoadedAssistant
-from pathflip.assistant.talking import Prompt, Slide, generate, log_likelihood, option_probabilities, prompt
+from pathflip.assistant.visual_tokens import SlideView, view_slide
 from pathflip.data.instruct import CAPTION_PROMPTS
 from pathflip.errors import CaptionError, CheckpointError, ConfigError
-from pathflip.files import write_json
-from pathflip.text.asking import CANNOT_TELL, cannot_tell, question_content
+from pathflip.io.files import write_json
 from pathflip.text.chat import Turn
+from pathflip.text.questions import CANNOT_TELL, cannot_tell, question_content
 from pathflip.text.sentences import split_sentences
 from pathflip.types import Answer, Evidence, SlideFeatures
 

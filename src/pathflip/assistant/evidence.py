@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from pathflip import geojson, picture
-from pathflip.assistant.looking import SlideView
-from pathflip.assistant.talking import Prompt
+from pathflip import plots
+from pathflip.assistant.generation import Prompt
+from pathflip.assistant.visual_tokens import SlideView
 from pathflip.geometry import Box
 from pathflip.inference import Aligned, ground
+from pathflip.io import geojson
 from pathflip.types import Answer, Evidence, SlideTokens
 
 __all__ = ["evidence_rows", "evidence_to_files", "option_evidence", "statement_evidence", "tiles_of"]
@@ -72,7 +73,7 @@ def evidence_to_files(
     if thumbnail is not None:
         files.append(f"{stem}.evidence.png")
         boxes: list[tuple[Box, str]] = [(one.box, str(rank)) for rank, one in enumerate(own, start=1)]
-        picture.save_boxes_png(boxes, info, thumbnail, files[1], title=answer.text, note=note)
+        plots.save_boxes_png(boxes, info, thumbnail, files[1], title=answer.text, note=note)
     return files
 
 

@@ -25,15 +25,20 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pathflip import __version__
-from pathflip.assistant.language import LanguageModelSpec, open_language_model, open_tokenizer, prepare_language_model
-from pathflip.assistant.looking import Looker
+from pathflip.assistant.language_model import (
+    LanguageModelSpec,
+    open_language_model,
+    open_tokenizer,
+    prepare_language_model,
+)
+from pathflip.assistant.visual_tokens import Looker
 from pathflip.errors import CheckpointError
-from pathflip.files import atomic_directory, write_json
 from pathflip.inference import Aligned, load
+from pathflip.io.files import atomic_directory, write_json
 from pathflip.models.assistant import Assistant, AssistantConfig
-from pathflip.models.looking import LOOKING_VERSION
-from pathflip.text.asking import MOST_OPTIONS
+from pathflip.models.measurements import LOOKING_VERSION
 from pathflip.text.chat import ChatTemplate
+from pathflip.text.questions import MOST_OPTIONS
 
 __all__ = ["LoadedAssistant", "load_assistant", "save_assistant", "stored_weights"]
 

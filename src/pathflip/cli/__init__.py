@@ -4,10 +4,10 @@ Nothing heavy is imported until a verb runs. The verbs stand in files by what th
 they share.
 """
 
-from pathflip.cli import alignment, answers, language, reports, slides
+from pathflip.cli import alignment, ask, slides, verify, words
 from pathflip.cli.app import app, main
 
-__all__ = ["alignment", "answers", "app", "language", "main", "reports", "slides"]
+__all__ = ["alignment", "app", "ask", "main", "slides", "verify", "words"]
 
 ROAD = (
     "demo", "simulate", "info", "qc", "tile", "encoders", "extract", "convert", "decompose", "train", "import",

@@ -53,14 +53,14 @@ def train(
     """Train an alignment model on slides and their reports, or an assistant on captions, questions, conversations."""
     texts = [path for path in (captions, questions, conversations) if path is not None]
     if recipe.startswith("language_"):
-        from pathflip.cli.instruct import train_words
+        from pathflip.cli.train_assistant import train_words
 
         print_rows([train_words(recipe, texts, out, splits, settings or [], resume)], json, numbers_line)
         return
     if not features:
         raise ConfigError("train: give --features, the feature files of the slides (or folders of them)")
     if recipe.startswith("instruct_"):
-        from pathflip.cli.instruct import train_assistant
+        from pathflip.cli.train_assistant import train_assistant
 
         words: dict[str, Any] = {"splits": splits, "aligned": aligned, "start": start, "resume": resume}
         row = train_assistant(
@@ -68,7 +68,9 @@ def train(
         )
         print_rows([row], json, numbers_line)
         return
-    from pathflip.recipes import find_recipe, read_split, train_align, with_settings
+    from pathflip.recipes.align import find_recipe
+    from pathflip.recipes.settings import with_settings
+    from pathflip.train.align_run import read_split, train_align
 
     if captions is None:
         raise ConfigError("train: give --captions, a JSON lines or CSV file with slide, patient, text")
@@ -111,7 +113,7 @@ def evaluate(
         return
     if model is None or not features:
         raise ConfigError("eval: give --model and --features, or one of the commands caption and vqa")
-    from pathflip.evaluate.checkpoint import evaluate_checkpoint
+    from pathflip.evaluate.alignment import evaluate_checkpoint
 
     rows = evaluate_checkpoint(model, files_in(features, {".h5"}), cohort=cohort, captions=captions, split=split)
     print_rows(
@@ -131,12 +133,13 @@ def zero_shot(
 ) -> None:
     """Classify slides by words alone."""
     from pathflip import inference
+    from pathflip.inference.classification import TEMPLATES
 
     names = {c.partition("=")[0]: (c.partition("=")[2] or c).split("|") for c in classname}
     rows: list[dict[str, Any]] = []
     loaded = inference.load(model)
     for slide in encoded_slides(loaded, features, rows):
-        answer = inference.zero_shot(loaded, [slide], names, template or inference.TEMPLATES)
+        answer = inference.zero_shot(loaded, [slide], names, template or TEMPLATES)
         chances = {c: round(float(p), 4) for c, p in zip(answer.classes, answer.probabilities[0], strict=True)}
         rows.append({"slide_id": slide.slide_id, "class": answer.best[0], "probabilities": chances})
     finish(rows, json, lambda r: f"{r['slide_id']}: {r['class']}  {r['probabilities']}")
@@ -243,7 +246,7 @@ def import_(
     json: Json = False,
 ) -> None:
     """Make a checkpoint directory of what the authors released."""
-    from pathflip.released import import_released
+    from pathflip.published.import_export import import_released
 
     row = import_released(
         checkpoint,
@@ -275,7 +278,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write a model under the authors' parameter names, for the authors' code."""
-    from pathflip.released import export_released
+    from pathflip.published.import_export import export_released
 
     row = export_released(model, out)
     print_rows(

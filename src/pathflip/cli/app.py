@@ -100,7 +100,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], json: bool, line: Callable[[Ma
 
 def files_in(paths: Sequence[Path], suffixes: set[str]) -> list[Path]:
     """Files as given, folders as the files in them (sorted, not recursive)."""
-    from pathflip.remote import as_url, list_folder, local_path
+    from pathflip.io.storage import as_url, list_folder, local_path
 
     found: list[Path] = []
     for path in map(local_path, paths):
@@ -168,7 +168,7 @@ def as_row(outcome: Any) -> dict[str, Any]:
     """A dataclass as JSON can hold it."""
     from dataclasses import asdict
 
-    from pathflip.remote import shown
+    from pathflip.io.storage import shown
 
     return {key: shown(value) if isinstance(value, Path) else value for key, value in asdict(outcome).items()}
 

@@ -195,7 +195,7 @@ def extract(
     files = files_in(slides, SLIDE_SUFFIXES)
     run: Callable[..., Any] = extract_cohort
     if cluster:
-        from pathflip.cluster import ClusterSpec, extract_on_cluster
+        from pathflip.features.cluster import ClusterSpec, extract_on_cluster
 
         run = partial(extract_on_cluster, cluster=ClusterSpec(cluster, gpus=gpus_per_slide), say=say)
     with progress_bar("extracting") as advance:
@@ -237,8 +237,8 @@ def convert(
     json: Json = False,
 ) -> None:
     """Features and tiles of TRIDENT, CLAM, STAMP, LazySlide, SlideChat or QuPath, in and out."""
-    from pathflip.bridges import Asked
-    from pathflip.bridges import convert as run
+    from pathflip.interop import Asked
+    from pathflip.interop import convert as run
 
     asked = Asked(mpp, tile_px, slide_mpp, encoder, slides, coords)
     with progress_bar("converting") as advance:

@@ -14,12 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from pathflip.errors import CaptionError, ConfigError
-from pathflip.models.looking import NUM_NUMBERS
-from pathflip.models.splice import IGNORED
-from pathflip.text.asking import format_question, refers_to_options
+from pathflip.models.measurements import NUM_NUMBERS
 from pathflip.text.captions import read_captions
 from pathflip.text.chat import SLIDE_MARK, ChatPiece, ChatTemplate, Turn
-from pathflip.types import InstructBatch, SlideTokens
+from pathflip.text.questions import format_question, refers_to_options
+from pathflip.types import IGNORED, InstructBatch, SlideTokens
 
 __all__ = [
     "CAPTION_PROMPTS",

@@ -20,14 +20,14 @@ import torch
 
 from pathflip import __version__
 from pathflip.demo.stages import BASELINE, DESCRIPTIONS, REFERENCE, Demo, Measured, measure, train
-from pathflip.evaluate.cohort import measures, read_cohort
 from pathflip.evaluate.compare import Estimate, estimate_all
-from pathflip.evaluate.examples import confusions, finding_rows, grounding_examples, retrieval_examples
-from pathflip.evaluate.report import ModelNote, ReportContent, write_report
+from pathflip.evaluate.report.page import ModelNote, ReportContent, write_report
+from pathflip.evaluate.simulated.examples import confusions, finding_rows, grounding_examples, retrieval_examples
+from pathflip.evaluate.simulated.measures import measures, read_cohort
 from pathflip.features import extract_cohort
-from pathflip.files import write_json
 from pathflip.geometry import TileSpec
 from pathflip.inference import Aligned, load
+from pathflip.io.files import write_json
 from pathflip.simulate import World, simulate
 
 __all__ = ["Demo", "play", "run_demo"]

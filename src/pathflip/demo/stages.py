@@ -10,7 +10,8 @@ import numpy as np
 from pathflip.assistant import load_assistant, read_calibration
 from pathflip.data.instruct import Example, read_examples
 from pathflip.demo.jobs import Done, Job, run_jobs
-from pathflip.evaluate.answered import (
+from pathflip.evaluate.answering import Faithfulness, answer_questions, calibrate_assistant, explain_answers
+from pathflip.evaluate.simulated.answered_questions import (
     AssistantStudy,
     CaptionExample,
     caption_examples,
@@ -18,31 +19,19 @@ from pathflip.evaluate.answered import (
     questions_to_explain,
     study_assistant,
 )
-from pathflip.evaluate.assistant import Faithfulness, answer_questions, calibrate_assistant, explain_answers
-from pathflip.evaluate.ceiling import supervised_ceiling
-from pathflip.evaluate.cohort import CohortScores, read_cohort, score_model
-from pathflip.evaluate.verified import CohortVerification, verify_cohort
+from pathflip.evaluate.simulated.measures import CohortScores, read_cohort, score_model
+from pathflip.evaluate.simulated.upper_bound import supervised_ceiling
+from pathflip.evaluate.simulated.verified_reports import CohortVerification, verify_cohort
 from pathflip.evaluate.vqa import VQAPrediction
 from pathflip.inference import load
-from pathflip.instruction_recipes import (
-    InstructRecipe,
-    instruct_small_stage1,
-    instruct_small_stage2,
-    split_examples,
-    train_instruct,
-)
-from pathflip.language_recipes import LanguageRecipe, language_small, train_language
-from pathflip.recipes import (
-    AlignRecipe,
-    align_base,
-    align_published_small,
-    clip_abmil,
-    clip_mean,
-    read_split,
-    train_align,
-    with_settings,
-)
+from pathflip.recipes.align import AlignRecipe, align_base, align_published_small, clip_abmil, clip_mean
+from pathflip.recipes.instruct import InstructRecipe, instruct_small_stage1, instruct_small_stage2
+from pathflip.recipes.language import LanguageRecipe, language_small
+from pathflip.recipes.settings import with_settings
 from pathflip.train import read_metrics
+from pathflip.train.align_run import read_split, train_align
+from pathflip.train.instruct_run import split_examples, train_instruct
+from pathflip.train.language_run import train_language
 from pathflip.types import Caption
 
 __all__ = ["BASELINE", "DESCRIPTIONS", "REFERENCE", "Demo", "Measured", "measure", "train"]

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Int
 from numpy.typing import NDArray
 
-from pathflip.evaluate.cohort import Measure
+from pathflip.evaluate.simulated.measures import Measure
 
 __all__ = ["Estimate", "estimate_all", "patient_resamples"]
 

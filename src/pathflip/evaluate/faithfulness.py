@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
 from pathflip.assistant import LoadedAssistant, SlideView, log_likelihood, prompt, tiles_of
-from pathflip.evaluate.cohort import Measure, mean_of
+from pathflip.evaluate.simulated.measures import Measure, mean_of
 from pathflip.types import Answer
 
 __all__ = ["Deletion", "Pointing", "delete_evidence", "deletion_measures", "point_at", "pointing_measures"]

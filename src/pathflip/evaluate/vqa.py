@@ -1,8 +1,9 @@
 """Multiple-choice questions about slides: accuracy with floors and intervals, and knowing what cannot be seen.
 
-Two ways of answering are measured apart: the option a model *writes* (read by :mod:`pathflip.evaluate.answers`; what
-cannot be read counts as wrong and is counted apart) and the option it finds *likeliest*. Beside every accuracy stands
-what one gets without looking: a constant letter, the longest option, chance, and the same model without the slide.
+Two ways of answering are measured apart: the option a model *writes* (read by
+:mod:`pathflip.evaluate.answer_parsing`; what cannot be read counts as wrong and is counted apart) and the option it
+finds *likeliest*. Beside every accuracy stands what one gets without looking: a constant letter, the longest option,
+chance, and the same model without the slide.
 """
 
 import csv
@@ -17,9 +18,9 @@ from numpy.typing import NDArray
 
 from pathflip.errors import CaptionError
 from pathflip.evaluate import metrics
-from pathflip.evaluate.answers import parse_answer
-from pathflip.evaluate.resampling import PatientBootstrap, bounds
-from pathflip.evaluate.tables import first_of, read_table
+from pathflip.evaluate.answer_parsing import parse_answer
+from pathflip.evaluate.bootstrap import PatientBootstrap, bounds
+from pathflip.io.tables import first_of, read_table
 from pathflip.text.captions import PATIENT_KEYS, SLIDE_KEYS, patient_of, slide_id_of
 
 __all__ = [

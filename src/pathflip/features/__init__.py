@@ -15,7 +15,7 @@ _WHERE = {
     "worker_device": "devices",
     "load_encoder": "encoders",
     "ExtractOutcome": "extraction",
-    "ExtractProgress": "journal",
+    "ExtractProgress": "outcomes",
     "extract": "extraction",
     "extract_cohort": "cohort",
     "read_features": "store",

@@ -21,12 +21,12 @@ from pathflip.errors import ConfigError, FeatureError
 from pathflip.features.encoders import Encoder
 from pathflip.features.extraction import ExtractOutcome, SlideJob, output_error, run_job
 from pathflip.features.foundation import contract_warning
-from pathflip.features.journal import CohortRun, ExtractProgress, FailureList, lock_file
-from pathflip.features.processes import EncoderChoice, run_in_processes
+from pathflip.features.outcomes import CohortRun, ExtractProgress, FailureList, lock_file
 from pathflip.features.store import features_path, read_counts, read_features, read_settings
-from pathflip.files import write_json
+from pathflip.features.workers import EncoderChoice, run_in_processes
 from pathflip.geometry import TileSpec
-from pathflip.remote import as_url, list_folder, local_path, read_bytes, remove, state, write_bytes
+from pathflip.io.files import write_json
+from pathflip.io.storage import as_url, list_folder, local_path, read_bytes, remove, state, write_bytes
 from pathflip.slide import slide_id
 from pathflip.slide.artefacts import ArtefactSpec
 from pathflip.slide.reader import normal_name
@@ -84,7 +84,7 @@ def extract_cohort(
         overwrite: extract again what is there.
         names: "stem" calls a slide by its file name; "folder" puts its folder in front (``P001__slide1``), for
             cohorts in which file names repeat.
-        run_jobs: does the work elsewhere (``pathflip.cluster``); None does it in processes of this machine.
+        run_jobs: does the work elsewhere (``pathflip.features.cluster``); None does it in processes of this machine.
         progress: called as slides and batches end.
         warn: told, once, that tiles are not cut as the encoder was trained.
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pathflip.errors import ConfigError, PathFLIPError
 from pathflip.features.devices import PRECISIONS
-from pathflip.features.exported import EXPORTED_SUFFIXES, exported_row, open_exported
+from pathflip.features.exported_networks import EXPORTED_SUFFIXES, exported_row, open_exported
 from pathflip.features.foundation import FOUNDATION, FoundationEncoder
 from pathflip.features.network_encoder import NetworkEncoder
 from pathflip.features.networks import averaged, build

@@ -19,7 +19,7 @@ from pathflip.errors import FeatureError, OutputError, PathFLIPError, SlideError
 from pathflip.features.encoders import Encoder
 from pathflip.features.store import write_features
 from pathflip.geometry import TileGrid, TileSpec
-from pathflip.remote import local_copy, remove, shown, state, written_to
+from pathflip.io.storage import local_copy, remove, shown, state, written_to
 from pathflip.slide import Slide, find_tissue, open_slide, tile_slide
 from pathflip.slide.artefacts import ArtefactSpec, find_artefacts
 from pathflip.slide.tiling import ExcludedTiles, exclude_artefacts, write_excluded

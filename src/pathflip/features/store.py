@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 
 from pathflip import __version__
 from pathflip.errors import ConfigError, FeatureError
-from pathflip.files import atomic_hdf5
 from pathflip.geometry import Box, SlideInfo, TileSpec
-from pathflip.remote import as_url, exists, filesystem, shown
+from pathflip.io.files import atomic_hdf5
+from pathflip.io.storage import as_url, exists, filesystem, shown
 from pathflip.slide.tiling import magnification
 from pathflip.types import SlideFeatures
 

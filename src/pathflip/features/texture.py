@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from pathflip.errors import ConfigError
-from pathflip.features.calibration import CENTRE, SPREAD
+from pathflip.features.texture_scale import CENTRE, SPREAD
 from pathflip.slide.stain import macenko_vectors
 
 __all__ = ["REFERENCE_STAINS", "StainState", "StainTexture", "estimate_stains"]

@@ -9,12 +9,12 @@ from pathflip.errors import ConfigError
 __all__ = ["KINDS", "build_config", "build_model"]
 
 KINDS: dict[str, tuple[str, str, str]] = {
-    "pathflip": ("pathflip", "PathFLIP", "PathFLIPConfig"),
-    "published": ("published", "PublishedPathFLIP", "PublishedConfig"),
-    "perceiver": ("perceiver", "PerceiverPathFLIP", "PerceiverConfig"),
-    "clip": ("clip", "SlideCLIP", "ClipConfig"),
+    "pathflip": ("pathflip.models.pathflip", "PathFLIP", "PathFLIPConfig"),
+    "published": ("pathflip.published.qformer_model", "PublishedPathFLIP", "PublishedConfig"),
+    "perceiver": ("pathflip.published.latent_model", "PerceiverPathFLIP", "PerceiverConfig"),
+    "clip": ("pathflip.models.clip", "SlideCLIP", "ClipConfig"),
 }
-"""kind -> (module, model class, config class)."""
+"""kind -> (module, model class, config class), imported on first use: the published models stand above this layer."""
 
 
 def build_config(values: Mapping[str, Any]) -> Any:
@@ -30,7 +30,7 @@ def build_config(values: Mapping[str, Any]) -> Any:
         raise ConfigError(f"model kind: got {kind!r}, expected one of {', '.join(KINDS)}")
     module, _, name = KINDS[kind]
     try:
-        return getattr(import_module(f"pathflip.models.{module}"), name)(**values)
+        return getattr(import_module(module), name)(**values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "(all)"
@@ -45,4 +45,4 @@ def build_model(config: Any) -> Any:
     if kind not in KINDS:
         raise ConfigError(f"model kind: got {kind!r}, expected one of {', '.join(KINDS)}")
     module, name, _ = KINDS[kind]
-    return getattr(import_module(f"pathflip.models.{module}"), name)(config)
+    return getattr(import_module(module), name)(config)

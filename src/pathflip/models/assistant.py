@@ -12,10 +12,9 @@ from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from pathflip.models.looking import NUM_KINDS, NUM_NUMBERS
-from pathflip.models.products import Linear
-from pathflip.models.splice import IGNORED
-from pathflip.types import InstructBatch
+from pathflip.models.cpu import Linear
+from pathflip.models.measurements import NUM_KINDS, NUM_NUMBERS
+from pathflip.types import IGNORED, InstructBatch
 
 __all__ = ["Assistant", "AssistantConfig", "Projector", "attention_bias"]
 

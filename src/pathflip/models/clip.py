@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pathflip.losses import info_nce
+from pathflip.models.cpu import Linear
 from pathflip.models.pathflip import PatchStem, TowerConfig
-from pathflip.models.products import Linear
-from pathflip.models.text_encoder import TextEncoder
+from pathflip.models.text_tower import TextEncoder
 from pathflip.types import AlignBatch, AlignOutput, PatchChunk, SlideCode, TextCode
 
 __all__ = ["ClipConfig", "SlideCLIP"]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from pathflip.models.products import product
+from pathflip.models.cpu import product
 
 __all__ = [
     "MultiHeadAttention",

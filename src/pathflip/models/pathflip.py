@@ -25,8 +25,8 @@ from pathflip.losses import (
     share_of_global,
     statement_labels,
 )
-from pathflip.models.products import Linear, linear
-from pathflip.models.text_encoder import TextConfig, TextEncoder
+from pathflip.models.cpu import Linear, linear
+from pathflip.models.text_tower import TextConfig, TextEncoder
 from pathflip.types import AlignBatch, AlignOutput, PatchChunk, SlideCode, TextCode
 
 __all__ = ["PatchStem", "PathFLIP", "PathFLIPConfig", "TowerConfig"]

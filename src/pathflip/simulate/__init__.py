@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Any
 from pathflip.simulate.world import World
 
 if TYPE_CHECKING:
-    from pathflip.simulate.cohort import simulate
+    from pathflip.simulate.painted_cohort import simulate
 
 __all__ = ["World", "simulate"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "simulate":  # on first use: the command line's start-up must not pay for OpenCV
-        from pathflip.simulate.cohort import simulate
+        from pathflip.simulate.painted_cohort import simulate
 
         return simulate
     raise AttributeError(f"module 'pathflip.simulate' has no attribute '{name}'")

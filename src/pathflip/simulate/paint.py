@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathflip.errors import ConfigError
-from pathflip.simulate.artefacts import spoil_glass, spoil_tissue
+from pathflip.simulate.artefact_painting import spoil_glass, spoil_tissue
 from pathflip.simulate.fields import cells, fractal, noise
 from pathflip.simulate.layout import Layout, lay_out
-from pathflip.simulate.stain import develop, draw_scan
-from pathflip.simulate.tissue import FINDING_SWATCHES, Brush, Swatch, stroma
+from pathflip.simulate.scanner import develop, draw_scan
+from pathflip.simulate.swatches import FINDING_SWATCHES, Brush, Swatch, stroma
 from pathflip.simulate.tumour import tumour_sheet, tumour_swatch
 from pathflip.simulate.world import FINDINGS, LABELS, CasePlan, World
 

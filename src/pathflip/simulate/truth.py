@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathflip.errors import ConfigError, SlideError
-from pathflip.files import atomic_path
-from pathflip.geojson import feature, write_features
 from pathflip.geometry import Box, SlideInfo, TileGrid
+from pathflip.io.files import atomic_path
+from pathflip.io.geojson import feature, write_features
 from pathflip.simulate.world import CONCEPTS, LABELS, SCATTERED, Measured, compass
 
 __all__ = [

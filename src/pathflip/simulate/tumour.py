@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathflip.simulate.fields import Plane, cells, fibres, fractal, noise, sample, stamp
-from pathflip.simulate.tissue import BROWN, EOSIN, HAEMATOXYLIN, RED, Brush, Swatch
+from pathflip.simulate.swatches import BROWN, EOSIN, HAEMATOXYLIN, RED, Brush, Swatch
 
 __all__ = ["CYTOLOGY", "Cytology", "tumour_sheet", "tumour_swatch"]
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pathflip.files import atomic_path
+from pathflip.io.files import atomic_path
 
 __all__ = ["write_slide"]
 

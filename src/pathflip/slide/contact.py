@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathflip.files import atomic_path, page_template, write_text
+from pathflip.io.files import atomic_path, page_template, write_text
 from pathflip.slide.artefacts import ArtefactMask
 from pathflip.slide.reader import Slide
 from pathflip.slide.tissue import TissueMask

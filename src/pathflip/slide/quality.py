@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathflip.errors import ConfigError, PathFLIPError
-from pathflip.files import write_text
 from pathflip.geometry import TileGrid, TileSpec
+from pathflip.io.files import write_text
 from pathflip.processes import follow_parent
 from pathflip.slide.artefacts import ArtefactMask, ArtefactSpec, find_artefacts
 from pathflip.slide.contact import draw_thumbnail, write_sheets

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from pathflip import __version__
 from pathflip.errors import FeatureError, PathFLIPError, SlideError
-from pathflip.files import atomic_hdf5, atomic_path, write_text
-from pathflip.geojson import feature, write_features
 from pathflip.geometry import Box, SlideInfo, TileGrid, TileSpec
+from pathflip.io.files import atomic_hdf5, atomic_path, write_text
+from pathflip.io.geojson import feature, write_features
 from pathflip.slide.artefacts import KINDS, ArtefactMask, ArtefactSpec, find_artefacts
 from pathflip.slide.reader import Slide, open_slide, slide_id
 from pathflip.slide.tissue import TissueMask, TissueSpec, area_shares, find_tissue

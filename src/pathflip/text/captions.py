@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pathflip.errors import CaptionError
-from pathflip.files import write_text
 from pathflip.geometry import Box
+from pathflip.io.files import write_text
+from pathflip.io.tables import read_utf8
 from pathflip.text.sentences import split_sentences
 from pathflip.text.statements import parse_statement
 from pathflip.types import Caption, SubCaption
 
-__all__ = ["check_captions", "patient_of", "read_captions", "read_utf8", "slide_id_of", "write_captions"]
+__all__ = ["check_captions", "patient_of", "read_captions", "slide_id_of", "write_captions"]
 
 # First match wins. "image" may hold a list with one path, as in SlideInstruct and SlideBench.
 SLIDE_KEYS = ("slide", "slide_id", "wsi", "wsi_id", "image", "image_id", "filename", "file", "id")
@@ -159,22 +160,6 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | CaptionError]]:
             yield number, entry if isinstance(entry, dict) else CaptionError("not an object with a slide and a text")
     else:
         raise CaptionError(f"{path.name}: got a '{kind}' file, expected .jsonl, .ndjson, .json, .csv or .tsv")
-
-
-def read_utf8(path: Path, expected: str = "a file of captions") -> str:
-    """The text of a file.
-
-    Raises:
-        CaptionError: it cannot be read, or is not UTF-8; ``expected`` says what should be there.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CaptionError(
-            f"{path.name}: not UTF-8 (byte {error.start}); save it as UTF-8, in a spreadsheet 'CSV UTF-8'"
-        ) from None
-    except OSError as error:
-        raise CaptionError(f"{path}: cannot be read ({error.strerror or error}); expected {expected}") from None
 
 
 def _json_object(line: str) -> Mapping[str, Any] | CaptionError:

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
 from pathflip.errors import CaptionError, ConfigError
-from pathflip.files import write_json, write_text
+from pathflip.io.files import write_json, write_text
 
 __all__ = ["TokenBatch", "Tokenizer", "load_tokenizer", "train_tokenizer"]
 

@@ -1,11 +1,11 @@
 """Training: one loop, and the steps it can take."""
 
-from pathflip.train.align import AlignStep
+from pathflip.train.align_step import AlignStep
 from pathflip.train.batches import Batches, BatchSampler, SampledBatches
-from pathflip.train.instruct import InstructStep
+from pathflip.train.instruct_step import InstructStep
 from pathflip.train.loop import Evaluator, Save, TrainConfig, TrainResult, fit
-from pathflip.train.metrics import read_metrics
 from pathflip.train.optim import OptimConfig, build_optimizer, learning_rate
+from pathflip.train.training_log import read_metrics
 
 __all__ = [
     "AlignStep",

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 
 from pathflip.errors import ConfigError, TrainingError
 from pathflip.processes import freed_memory_is_reused
-from pathflip.train import zero
+from pathflip.train import deepspeed
 from pathflip.train.batches import Batches, Prefetcher, pinned
-from pathflip.train.metrics import MetricsLog
 from pathflip.train.optim import OptimConfig, build_optimizer, learning_rate, set_learning_rate
 from pathflip.train.state import is_sharded, latest_state, load_state, save_state, whole_weights
+from pathflip.train.training_log import MetricsLog
 
 __all__ = ["Evaluator", "Save", "TrainConfig", "TrainResult", "fit"]
 
@@ -195,7 +195,7 @@ def _accelerator(config: TrainConfig) -> Accelerator:
     # accelerate keeps one state a process and refuses a second precision; a process may train several models.
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     ddp = DistributedDataParallelKwargs(find_unused_parameters=config.unused_parameters)
-    # Under DeepSpeed "bf16" would turn the weights themselves into it; zero.configure asks for autocast instead.
+    # Under DeepSpeed "bf16" would turn the weights themselves into it; deepspeed.configure asks for autocast instead.
     deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") == "true" and not cpu
     precision = "no" if deepspeed else config.precision
     return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[ddp])
@@ -219,7 +219,7 @@ def _prepare(
     if by_deepspeed:
         settings = accelerator.state.deepspeed_plugin.deepspeed_config
         share = config.batch_size // accelerator.num_processes
-        zero.configure(settings, share, config.accumulation, config.optim.clip, config.precision)
+        deepspeed.configure(settings, share, config.accumulation, config.optim.clip, config.precision)
     wrapped, optimizer = accelerator.prepare(step, build_optimizer(step, config.optim))
     bare = accelerator.unwrap_model(wrapped)
     log = MetricsLog(out / "metrics.jsonl", accelerator.is_main_process, on_step)
@@ -306,7 +306,7 @@ def _compute(run: _Run, source: Prefetcher, index: int) -> _Pending:
             losses = run.wrapped(batch.to(accelerator.device, non_blocking=True))
             total = torch.stack([loss.float() for loss in losses.values()]).sum()
             if run.by_deepspeed:
-                zero.backward(run.wrapped, total, last=not more_to_come)
+                deepspeed.backward(run.wrapped, total, last=not more_to_come)
             else:
                 accelerator.backward(total / config.accumulation)
         for name, loss in {"loss": total, **losses}.items():
@@ -362,7 +362,7 @@ def _update_by_deepspeed(run: _Run, pending: _Pending) -> None:
     """Its engine has no kernel that leaves the weights alone: look at the loss first, which waits for the device."""
     if pending.bad.item():
         return
-    norm = zero.take_step(run.wrapped)
+    norm = deepspeed.take_step(run.wrapped)
     if pending.arrived is not None:
         pending.arrived.synchronize()
     pending.values[len(pending.names) - 1] = norm

@@ -26,8 +26,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pathflip.errors import TrainingError
-from pathflip.files import atomic_directory, write_json
-from pathflip.train import zero
+from pathflip.io.files import atomic_directory, write_json
+from pathflip.train import deepspeed
 
 __all__ = ["is_sharded", "latest_state", "load_state", "save_state", "whole_weights"]
 
@@ -49,7 +49,7 @@ def save_state(
     Every process calls it (sharded parameters are collected by all of them); those with ``write`` False write nothing.
     """
     weights = {name: _whole(value) for name, value in model.state_dict().items()}
-    moments = zero.moments(model, optimizer)
+    moments = deepspeed.moments(model, optimizer)
     if moments is None:
         moments = {
             f"{name}/{entry}": _whole(torch.as_tensor(value))
@@ -86,7 +86,7 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(_placed_like(weights[name], value))
-    if zero.restore(model, optimizer, moments):
+    if deepspeed.restore(model, optimizer, moments):
         return record
     for name, parameter in model.named_parameters():
         entries = {key.rpartition("/")[2]: value for key, value in moments.items() if key.rpartition("/")[0] == name}

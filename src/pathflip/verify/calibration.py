@@ -1,8 +1,9 @@
 """What turns a model's scores into probabilities one may act on: a JSON file beside the checkpoint.
 
-It is fitted by :mod:`pathflip.evaluate.calibration` on slides and reports the model was not trained on, and belongs to
-one set of weights. Probabilities are at **even odds**: what the slide says, before anything is known of how often
-reports are right. Where nine sentences of ten are right to begin with, a wrong one is rarer than the number reads.
+It is fitted by :mod:`pathflip.evaluate.verifier_calibration` on slides and reports the model was not trained on,
+and belongs to one set of weights. Probabilities are at **even odds**: what the slide says, before anything is known of
+how often reports are right. Where nine sentences of ten are right to begin with, a wrong one is rarer than the number
+reads.
 """
 
 import json
@@ -14,8 +15,8 @@ from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pathflip.errors import CheckpointError
-from pathflip.files import write_json
-from pathflip.verify.evidence import Knowledge
+from pathflip.io.files import write_json
+from pathflip.verify.scores import Knowledge
 
 __all__ = ["FILE_NAME", "Calibration", "Fit", "Logistic", "read_calibration", "weights_digest", "write_calibration"]
 

@@ -11,14 +11,16 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from pathflip import picture
+from pathflip import plots
 from pathflip.errors import CaptionError
 from pathflip.inference import Aligned, EncodedSlide
 from pathflip.text.sentences import split_sentences
 from pathflip.text.statements import not_visual_kind, parse_statement
 from pathflip.types import Evidence, SubCaption
 from pathflip.verify.calibration import Calibration, Fit
-from pathflip.verify.evidence import (
+from pathflip.verify.heatmaps import heatmaps
+from pathflip.verify.lexicon import Lexicon, unknown_share
+from pathflip.verify.scores import (
     Knowledge,
     Weighing,
     finding_scores,
@@ -26,8 +28,6 @@ from pathflip.verify.evidence import (
     score_rows,
     weigh_statements,
 )
-from pathflip.verify.heat import heatmaps
-from pathflip.verify.lexicon import Lexicon, unknown_share
 
 __all__ = ["Judgement", "Omission", "Verdict", "Verification", "omission_scores", "verify_report"]
 
@@ -289,7 +289,7 @@ def _regions(model: Aligned, slide: EncodedSlide, texts: Sequence[str]) -> list[
     found = []
     for start in range(0, len(texts), step):
         for heatmap in heatmaps(model, slide, texts[start : start + step]):
-            best, name = picture.top_tiles(heatmap, REGIONS), heatmap.grid.info.slide_id
+            best, name = plots.top_tiles(heatmap, REGIONS), heatmap.grid.info.slide_id
             found.append(tuple(Evidence(box, score, heatmap.text, name) for box, score in best))
     return found
 

@@ -6,16 +6,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathflip import __version__, geojson
+from pathflip import __version__
 from pathflip.errors import ContractError
-from pathflip.files import page_template, write_json, write_text
 from pathflip.geometry import SlideInfo
 from pathflip.inference import Aligned, EncodedSlide
-from pathflip.picture import COLOR_MAP, RANGE_PERCENTILES, embedded, heat_image, shrunk, top_tiles
+from pathflip.io import geojson
+from pathflip.io.files import page_template, write_json, write_text
+from pathflip.plots import COLOR_MAP, RANGE_PERCENTILES, embedded, heat_image, shrunk, top_tiles
 from pathflip.slide import open_slide
 from pathflip.types import Heatmap
 from pathflip.verify.calibration import Fit
-from pathflip.verify.heat import heatmaps
+from pathflip.verify.heatmaps import heatmaps
 from pathflip.verify.judge import Judgement, Omission, Verdict, Verification
 
 __all__ = ["slide_thumbnail", "verification_view", "write_verification"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pathflip.files import write_json
+from pathflip.io.files import write_json
 from pathflip.text.decompose.replies import ReplyStatement, prompt
 
 __all__ = ["ReplyCache"]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from pathflip.errors import CaptionError, ConfigError
-from pathflip.files import write_text
+from pathflip.io.files import write_text
 from pathflip.text.captions import check_captions, patient_of
 from pathflip.text.decompose.cache import ReplyCache
 from pathflip.text.decompose.identifiers import find_identifiers, redact

@@ -1,0 +1,248 @@
+"""Asking an assistant: prompts, the likelihood of given answers, and answers it writes itself."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from string import ascii_uppercase
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from pathflip.assistant.store import LoadedAssistant
+from pathflip.assistant.visual_tokens import SlideView, view_slide
+from pathflip.data.instruct import Row, rows_to_batch, splice_row, with_slides
+from pathflip.errors import CaptionError, ConfigError
+from pathflip.text.chat import ChatPiece, Turn
+from pathflip.text.questions import format_question
+from pathflip.types import IGNORED, InstructBatch, SlideFeatures, SlideTokens
+
+__all__ = ["Prompt", "generate", "log_likelihood", "option_probabilities", "prompt", "slide_tokens"]
+
+Slide = SlideFeatures | SlideView
+PROMPTS_AT_ONCE = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """All a language model reads before it answers.
+
+    Attributes:
+        question: as asked. options: of a multiple-choice question.
+        slides: what was seen on each slide: its tokens, and the tiles behind them.
+        turns: the conversation, the question last.
+        pieces: the same, tokenized.
+    """
+
+    question: str
+    options: tuple[str, ...]
+    slide_ids: tuple[str, ...]
+    slides: tuple[SlideTokens, ...]
+    turns: tuple[Turn, ...]
+    pieces: tuple[ChatPiece, ...]
+
+    @property
+    def num_visual(self) -> int:
+        """Visual tokens in it."""
+        return sum(len(one.kind) for one in self.slides)
+
+
+def slide_tokens(
+    assistant: LoadedAssistant,
+    slide: Slide,
+    question: str,
+    options: Sequence[str] = (),
+    *,
+    keep: Bool[np.ndarray, " N"] | None = None,
+    num_slides: int = 1,
+) -> SlideTokens:
+    """What the language model is shown of one slide when it is asked this.
+
+    Args:
+        assistant: who looks.
+        slide: features, or a :class:`SlideView` of them (quicker, where a slide is asked more than once).
+        question, options: what is asked.
+        keep: tiles to leave on the slide; the others are removed as if they had never been cut.
+        num_slides: slides that share the conversation's visual tokens.
+
+    Raises:
+        ContractError, FeatureError, CaptionError: see :func:`pathflip.inference.encode_slide`.
+    """
+    if isinstance(slide, SlideFeatures) or keep is not None:
+        features = slide if isinstance(slide, SlideFeatures) else slide.features
+        slide = view_slide(assistant.aligned, features, keep)
+    return assistant.looker(slide, [question], options, num_slides)
+
+
+def prompt(
+    assistant: LoadedAssistant,
+    question: str,
+    slides: Slide | Sequence[Slide],
+    options: Sequence[str] = (),
+    *,
+    history: Sequence[Turn] = (),
+    keep: Sequence[Bool[np.ndarray, " N"] | None] | None = None,
+    system: str = "",
+) -> Prompt:
+    """Everything up to the answer.
+
+    Args:
+        assistant: who is asked.
+        question: without options; those are written behind it, A to Z.
+        slides: one or several.
+        options: of a multiple-choice question.
+        history: earlier turns of a conversation about the same slides, first question first.
+        keep: a mask of tiles to leave for each slide (None keeps all).
+        system: an instruction before everything.
+
+    Raises:
+        CaptionError: an empty question. See also :func:`slide_tokens`.
+        ConfigError: no slide, or more than the visual tokens allow.
+    """
+    many = [slides] if isinstance(slides, (SlideFeatures, SlideView)) else list(slides)
+    if not many:
+        raise ConfigError("prompt: got no slide, expected at least one")
+    masks = list(keep) if keep is not None else [None] * len(many)
+    if len(masks) != len(many):
+        raise ConfigError(f"keep: got {len(masks)} masks for {len(many)} slides, expected one each (or None)")
+    text = format_question(question, options)
+    seen = tuple(
+        slide_tokens(assistant, one, question, options, keep=mask, num_slides=len(many))
+        for one, mask in zip(many, masks, strict=True)
+    )
+    turns = [*history, Turn("user", text)]
+    if turns[0].role != "user":
+        raise CaptionError(f"history: got a turn of the {turns[0].role} first, expected a question")
+    turns[0] = replace(turns[0], text=with_slides(turns[0].text, len(many)))
+    if system:
+        turns.insert(0, Turn("system", system))
+    pieces = assistant.template.pieces(turns, answer_next=True)
+    ids = tuple(one.slide_id for one in many)
+    return Prompt(question, tuple(options), ids, seen, tuple(turns), tuple(pieces))
+
+
+@torch.no_grad()
+def log_likelihood(
+    assistant: LoadedAssistant, asked: Prompt, answers: Sequence[str], *, per_token: bool = False, ended: bool = True
+) -> Float[Tensor, " A"]:
+    """Log-probability of each answer, its end included.
+
+    Args:
+        assistant: who is asked.
+        asked: the prompt.
+        answers: for a multiple-choice question the letters ("A", "B", …), or any texts.
+        per_token: mean over an answer's tokens, which does not favour short ones.
+        ended: count the token that ends the answer.
+
+    Raises:
+        CaptionError: no answer, or an empty one.
+    """
+    if not answers or any(not answer.strip() for answer in answers):
+        raise CaptionError(f"answers: got {list(answers)!r}, expected at least one, none of them empty")
+    rows = []
+    for answer in answers:
+        said = ChatPiece(assistant.template.answer_ids(answer, ended=ended), learned=True)
+        rows.append(_row(asked, [*asked.pieces, said]))
+    batch = rows_to_batch(rows, assistant.model.config.embed_dim).to(assistant.device)
+    mean = -assistant.model(batch).float().cpu()
+    return mean if per_token else mean * (batch.labels != IGNORED).sum(1).cpu()
+
+
+@torch.no_grad()
+def option_probabilities(assistant: LoadedAssistant, prompts: Sequence[Prompt]) -> list[Float[np.ndarray, " O"]]:
+    """For each multiple-choice prompt, a softmax over the likelihoods of its options' letters; many at a time.
+
+    Raises:
+        ConfigError: a prompt without options.
+    """
+    if any(not one.options for one in prompts):
+        raise ConfigError("option_probabilities: got a prompt without options; use log_likelihood or generate")
+    letters = assistant.template.letter_ids(max((len(one.options) for one in prompts), default=1))
+    if len({ids[:-1] for ids in letters}) > 1:  # a letter is not one token after the same others
+        return [_letters_one_by_one(assistant, one) for one in prompts]
+    out: list[np.ndarray] = []
+    for start in range(0, len(prompts), PROMPTS_AT_ONCE):
+        some = prompts[start : start + PROMPTS_AT_ONCE]
+        rows = [_row(one, [*one.pieces, ChatPiece(letters[0][:-1])]) for one in some]
+        batch = rows_to_batch(rows, assistant.model.config.embed_dim).to(assistant.device)
+        logits = assistant.model.next_logits(batch)[:, [ids[-1] for ids in letters]].float().cpu()
+        out += [row[: len(one.options)].softmax(0).numpy() for row, one in zip(logits, some, strict=True)]
+    return out
+
+
+def _letters_one_by_one(assistant: LoadedAssistant, asked: Prompt) -> Float[np.ndarray, " O"]:
+    likelihood = log_likelihood(assistant, asked, list(ascii_uppercase[: len(asked.options)]), ended=False)
+    chances: np.ndarray = likelihood.softmax(0).numpy()
+    return chances
+
+
+@torch.no_grad()
+def generate(
+    assistant: LoadedAssistant,
+    asked: Prompt,
+    *,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    stream: Callable[[str], None] | None = None,
+) -> str:
+    """The answer the language model writes: greedy, or drawn with a seed.
+
+    Args:
+        assistant: who is asked.
+        asked: the prompt.
+        max_new_tokens: where it stops at the latest.
+        temperature: 0 always takes the likeliest token.
+        top_p: draw from the likeliest tokens that make up this probability.
+        seed: of the draws.
+        stream: called with every new stretch of text as it comes.
+    """
+    batch: InstructBatch = rows_to_batch([_row(asked, asked.pieces)], assistant.model.config.embed_dim)
+    batch = batch.to(assistant.device)
+    embeds = assistant.model.embed(batch)
+    options: dict[str, Any] = {"do_sample": False}
+    if temperature > 0:
+        options = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    tokenizer = assistant.template.tokenizer
+    devices = [assistant.device.index or 0] if assistant.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        ids = assistant.model.lm.generate(
+            inputs_embeds=embeds,
+            attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device),
+            max_new_tokens=max_new_tokens,
+            eos_token_id=list(assistant.template.end_ids),
+            pad_token_id=assistant.template.end_ids[0],
+            streamer=_Stream(tokenizer, stream) if stream is not None else None,
+            **options,
+        )
+    return str(tokenizer.decode(ids[0], skip_special_tokens=True)).strip()
+
+
+def _row(asked: Prompt, pieces: Sequence[ChatPiece]) -> Row:
+    return splice_row(pieces, asked.slides, asked.question, asked.slide_ids[0])
+
+
+class _Stream:
+    """transformers' streamer protocol: tokens come one by one; text goes out once no later token can change it."""
+
+    def __init__(self, tokenizer: Any, write: Callable[[str], None]) -> None:
+        self.tokenizer, self.write = tokenizer, write
+        self.ids: list[int] = []
+        self.sent = 0
+
+    def put(self, value: Tensor) -> None:
+        self.ids += value.flatten().tolist()
+        text = self.tokenizer.decode(self.ids, skip_special_tokens=True)
+        if not text.endswith("�"):  # half a character
+            self._send(text)
+
+    def end(self) -> None:
+        self._send(self.tokenizer.decode(self.ids, skip_special_tokens=True))
+
+    def _send(self, text: str) -> None:
+        if len(text) > self.sent:
+            self.write(text[self.sent :])
+            self.sent = len(text)

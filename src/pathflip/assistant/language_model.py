@@ -1,0 +1,201 @@
+"""Language models: opened from a folder or the local cache, or built small; frozen, with LoRA, or trained whole."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from pathflip.errors import ConfigError, MissingExtraError
+from pathflip.models.cpu import on_onednn
+from pathflip.processes import transformers_are_quiet
+
+__all__ = ["LanguageModelSpec", "LoraSpec", "add_lora", "build_language_model", "open_language_model", "open_tokenizer"]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class LoraSpec(BaseModel):
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685), through peft.
+
+    Attributes:
+        rank, alpha, dropout: peft's r, lora_alpha, lora_dropout.
+        targets: names of the linear layers, or "all-linear".
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: int = Field(64, ge=1)
+    alpha: float = Field(128, gt=0)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+
+
+class LanguageModelSpec(BaseModel):
+    """Which language model, and what of it is trained.
+
+    Attributes:
+        source: a folder in Hugging Face layout, or the name of a model in the local cache. Nothing is downloaded.
+            Empty: the folder must be given when training starts.
+        train: "frozen" (the projector alone learns), "lora", or "full".
+        lora: the adapters, where ``train`` is "lora".
+        stored: its weights, trained in full at an earlier stage, are kept in the checkpoint.
+        dtype: precision its weights are held in; "auto" takes the stored one.
+        quantise: hold the weights in 4 or 8 bits (package bitsandbytes; not with "full").
+        gradient_checkpointing: recompute activations: less memory, one more forward.
+        template: options of the chat template, for example {"enable_thinking": false}.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str = ""
+    train: Literal["frozen", "lora", "full"] = "frozen"
+    lora: LoraSpec = LoraSpec()
+    stored: bool = False
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantise: Literal["", "4bit", "8bit"] = ""
+    gradient_checkpointing: bool = False
+    template: dict[str, Any] = {}
+
+    @property
+    def owns_weights(self) -> bool:
+        """Whether the language model's weights exist only here, so that a checkpoint must hold them."""
+        return self.stored or self.train == "full"
+
+
+def open_tokenizer(source: str | Path) -> Any:
+    """The tokenizer of a language model.
+
+    Raises:
+        ConfigError: there is none, locally; the message says how to get it.
+    """
+    from transformers import AutoTokenizer
+
+    folder = _folder(source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # a missing, gated or damaged model raises OSError, ValueError, KeyError, …
+        raise ConfigError(_unreadable(source, error)) from None
+    if not tokenizer.is_fast:
+        raise ConfigError(f"language model '{source}': its tokenizer is not a fast one (no tokenizer.json)")
+    return tokenizer
+
+
+def open_language_model(spec: LanguageModelSpec, source: str | Path | None = None) -> Any:
+    """The language model of ``spec``, weights and all, frozen unless it is trained in full.
+
+    Args:
+        spec: which.
+        source: folder or name instead of ``spec.source`` (a model that was moved).
+
+    Raises:
+        ConfigError: no such model locally, or one that cannot be trained as asked.
+        MissingExtraError: quantised, and bitsandbytes is absent.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if spec.quantise and spec.train == "full":
+        raise ConfigError("language.quantise: quantised weights cannot be trained in full; expected train 'lora'")
+    source = source or spec.source
+    folder = _folder(source)
+    options: dict[str, Any] = {"dtype": _DTYPES.get(spec.dtype, "auto"), "local_files_only": True}
+    if spec.quantise:
+        options["quantization_config"] = _quantised(spec)
+    try:
+        with transformers_are_quiet():
+            lm = AutoModelForCausalLM.from_pretrained(folder, **options)
+    except Exception as error:
+        raise ConfigError(_unreadable(source, error)) from None
+    return prepare_language_model(lm, spec)
+
+
+def build_language_model(settings: Mapping[str, Any], vocab_size: int, end_id: int, pad_id: int, seed: int = 0) -> Any:
+    """A Qwen3 with random weights, to be trained in full; ``settings`` are fields of ``transformers.Qwen3Config``.
+
+    Raises:
+        ConfigError: settings Qwen3 does not know, or that do not fit together.
+    """
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    unknown = sorted(settings.keys() - Qwen3Config().to_dict().keys())
+    if unknown:
+        raise ConfigError(f"built: unknown setting '{unknown[0]}'; expected fields of Qwen3Config")
+    config = Qwen3Config(**{**settings, "vocab_size": vocab_size, "eos_token_id": end_id, "pad_token_id": pad_id})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return prepare_language_model(Qwen3ForCausalLM(config), LanguageModelSpec(train="full"))
+
+
+def add_lora(lm: nn.Module, spec: LoraSpec) -> None:
+    """Put adapters into a model's linear layers, in place; everything else of it is frozen.
+
+    Raises:
+        ConfigError: no layer has such a name.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    targets = spec.targets if isinstance(spec.targets, str) else list(spec.targets)
+    config = LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.alpha,  # type: ignore[arg-type]
+        lora_dropout=spec.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        inject_adapter_in_model(config, lm)
+    except ValueError as error:
+        raise ConfigError(f"language.lora.targets: {' '.join(str(error).split())[:160]}") from None
+    for name, parameter in lm.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def prepare_language_model(lm: Any, spec: LanguageModelSpec) -> Any:
+    """Freeze, add adapters, checkpoint, as ``spec`` says; in place."""
+    on_onednn(lm)
+    lm.requires_grad_(spec.train == "full")
+    if spec.train == "lora":
+        add_lora(lm, spec.lora)
+    if spec.gradient_checkpointing:
+        lm.gradient_checkpointing_enable({"use_reentrant": False})
+    return lm
+
+
+def _quantised(spec: LanguageModelSpec) -> Any:
+    from importlib.util import find_spec
+
+    from transformers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise MissingExtraError("bitsandbytes", "quantise", f"a language model in {spec.quantise}")
+    if spec.quantise == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+
+
+def _folder(source: str | Path) -> str:
+    """Where a model lies. The libraries' own search would ask the network first."""
+    if Path(source).is_dir():
+        return str(source)
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(str(source), "config.json")
+    except HFValidationError:
+        found = None
+    if not isinstance(found, str):
+        raise ConfigError(
+            f"language model '{source}': no such folder, and not in the local Hugging Face cache; nothing is "
+            f"downloaded at run time: fetch it once with  hf download {source}  or give its folder"
+        )
+    return str(Path(found).parent)
+
+
+def _unreadable(source: str | Path, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:160]
+    return f"language model '{source}': cannot be read ({reason}); copy it again, whole"

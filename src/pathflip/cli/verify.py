@@ -1,0 +1,176 @@
+"""Verbs about reports: calibrate, verify."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pathflip.cli.app import Features, Json, Model, Out, SlideMPP, app, files_in, finish, print_rows, progress_bar, say
+from pathflip.errors import CaptionError, ConfigError, PathFLIPError
+
+if TYPE_CHECKING:
+    from pathflip.inference import Aligned, EncodedSlide
+    from pathflip.types import Caption
+
+CAPTION_SUFFIXES = {".csv", ".tsv", ".json", ".jsonl", ".ndjson"}
+
+
+@app.command()
+def calibrate(
+    model: Model,
+    features: Features,
+    captions: Annotated[Path, typer.Option(help="JSON lines or CSV: slide, patient, text.")],
+    splits: Annotated[Path, typer.Option(help="CSV: slide, split (train / val / test), as in training.")],
+    split: Annotated[str, typer.Option(help="Slides to fit on: none that the model was trained on.")] = "val",
+    seed: Annotated[int, typer.Option(help="Of the made examples.")] = 0,
+    safe: Annotated[float, typer.Option(help="Share that must be right beyond a threshold; else “uncertain”.")] = 0.8,
+    json: Json = False,
+) -> None:
+    """Fit the probabilities of `pathflip verify` on slides and reports the model has not seen."""
+    from pathflip.evaluate.verifier_calibration import calibrate as fit
+    from pathflip.features import read_features
+    from pathflip.inference import encode_slide, load
+    from pathflip.train.align_run import read_split
+    from pathflip.verify import write_calibration
+
+    loaded = load(model)
+    parts = read_split(files_in(features, {".h5"}), captions, splits)
+    if split not in parts or split == "train":
+        raise ConfigError(f"--split: got '{split}', expected val or test: on training slides a model is too sure")
+    with progress_bar("encoding") as advance:
+        files = parts[split][0] + parts["train"][0]
+        slides = []
+        for number, file in enumerate(files, start=1):
+            slides.append(encode_slide(loaded, read_features(file)))
+            advance(number, len(files), file.stem)
+    held, seen = slides[: len(parts[split][0])], slides[len(parts[split][0]) :]
+    by_id = {caption.slide_id: caption for caption in parts[split][1]}
+    if missing := [slide.slide_id for slide in held if slide.slide_id not in by_id]:
+        raise CaptionError(f"calibrate: {len(missing)} slides have no caption ({', '.join(missing[:3])}); add them")
+    found = fit(
+        loaded, held, [by_id[s.slide_id] for s in held], parts["train"][1], seen, split=split, seed=seed, safe=safe
+    )
+    path = write_calibration(loaded.checkpoint.path or model, found)
+    print_rows([_calibration_row(found, path)], json, _calibration_line)
+
+
+def _calibration_row(found: Any, path: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "file": str(path),
+        "split": found.split,
+        "slides": found.slides,
+        "patients": found.patients,
+        "findings": len(found.knowledge.lexicon.findings),
+    }
+    for name, fit in (("sentences", found.statements), ("findings_present", found.findings)):
+        if fit is not None:
+            row[name] = fit.model_dump(include={"ece_before", "ece_after", "auroc", "low", "high", "examples"})
+    return row
+
+
+def _calibration_line(row: Mapping[str, Any]) -> str:
+    fit = row["sentences"]
+    low, high = ("never" if fit[side] is None else f"{fit[side]:.2f}" for side in ("low", "high"))
+    return (
+        f"{row['file']}: {row['slides']} slides of {row['patients']} patients ({row['split']}); calibration error "
+        f"{fit['ece_before']:.3f} → {fit['ece_after']:.3f}, AUROC {fit['auroc']:.2f} (patients left out); "
+        f"contradicted up to {low}, supported from {high}; {row['findings']} findings looked for"
+    )
+
+
+@app.command()
+def verify(
+    slide: Annotated[Path, typer.Argument(help="Feature file (.h5), slide file, or a folder of feature files.")],
+    report: Annotated[Path, typer.Argument(help="Text file, or captions (JSON lines, CSV) with the slide's id.")],
+    model: Model,
+    features: Annotated[Path | None, typer.Option(help="The slide's feature file; else it is extracted.")] = None,
+    image: Annotated[Path | None, typer.Option("--slide", help="Slide file, for pictures beside features.")] = None,
+    out: Out = Path("verified"),
+    slide_mpp: SlideMPP = None,
+    json: Json = False,
+) -> None:
+    """Check each sentence of a report against its slide: HTML page, JSON, QuPath annotations."""
+    from pathflip.inference import load
+    from pathflip.verify import read_calibration, slide_thumbnail, verify_report, write_verification
+
+    loaded = load(model)
+    calibration = read_calibration(loaded.checkpoint.path or model)
+    rows: list[dict[str, Any]] = []
+    for encoded, picture, text in _pairs(loaded, slide, report, features, image, slide_mpp, rows):
+        try:
+            found = verify_report(loaded, encoded, text, calibration)
+            thumbnail = None if picture is None else slide_thumbnail(picture, encoded, slide_mpp)
+            files = write_verification(
+                found, loaded, encoded, out, thumbnail=thumbnail, model_name=str(model), note=loaded.note
+            )
+        except PathFLIPError as error:
+            rows.append({"slide_id": encoded.slide_id, "error": str(error)})
+            continue
+        rows.append({**found.as_row(), "files": [str(file) for file in files]})
+    finish(rows, json, _verified_line)
+
+
+def _verified_line(row: Mapping[str, Any]) -> str:
+    lines = [f"{row['slide_id']}: {row['files'][0]}", *(f"  note: {note}" for note in row["notes"])]
+    for sentence in row["sentences"]:
+        chance = "    " if sentence["probability"] is None else f"{sentence['probability']:.2f}"
+        reason = f"  ({sentence['reason']})" if sentence["reason"] else ""
+        lines.append(f"  {sentence['verdict']:<12} {chance}  {sentence['sentence']}{reason}")
+    lines += [f"  left out?    {o['probability']:.2f}  {o['finding']}" for o in row["omissions"]]
+    return "\n".join([*lines, f"  {row['caution']}"])
+
+
+def _pairs(
+    model: "Aligned",
+    slide: Path,
+    report: Path,
+    features: Path | None,
+    image: Path | None,
+    slide_mpp: float | None,
+    failures: list[dict[str, Any]],
+) -> "Iterator[tuple[EncodedSlide, Path | None, str]]":
+    """Encoded slide, slide file (if any) and report text; what cannot be used becomes a row of ``failures``."""
+    from pathflip.features import read_features
+    from pathflip.inference import encode_slide
+    from pathflip.verify.slide_features import features_of_slide
+
+    captions = _captions(report)
+    stored = slide.suffix.lower() == ".h5" or slide.is_dir()
+    if stored and features is not None:
+        raise ConfigError("verify: got --features beside a feature file; name the slide file first, or leave it out")
+    for path in files_in([slide], {".h5"}) if stored else [slide]:
+        try:
+            if stored or features is not None:
+                found = read_features(path if stored else features or path)
+            else:
+                say(f"extracting features of {path.name} …")
+                found = features_of_slide(model, path, slide_mpp)
+            text = _text_of(found.slide_id, report, captions)
+            encoded = encode_slide(model, found)
+        except PathFLIPError as error:
+            failures.append({"slide_id": path.stem, "error": str(error)})
+            continue
+        yield encoded, image if stored else path, text
+
+
+def _captions(report: Path) -> "dict[str, Caption] | None":
+    """Captions by slide, or None where the report is a plain text."""
+    if report.suffix.lower() not in CAPTION_SUFFIXES:
+        return None
+    from pathflip.text.captions import read_captions
+
+    return {caption.slide_id: caption for caption in read_captions(report)}
+
+
+def _text_of(slide_id: str, report: Path, captions: "dict[str, Caption] | None") -> str:
+    if captions is not None:
+        if slide_id not in captions:
+            raise CaptionError(f"'{report.name}' has no report of slide '{slide_id}'; expected a row with its id")
+        return captions[slide_id].text
+    from pathflip.io.tables import read_utf8
+
+    text = read_utf8(report, "a text file or captions")
+    if not text.strip():
+        raise CaptionError(f"{report}: is empty; expected a report")
+    return text

@@ -1,0 +1,247 @@
+"""Verbs of words: decompose, eval caption, eval vqa."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pathflip.cli.alignment import evaluations
+from pathflip.cli.app import Json, app, print_rows, progress_bar, say
+from pathflip.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathflip.text.decompose import DecomposeSpec
+
+Predictions = Annotated[Path, typer.Option(help="What a model said: JSON lines, JSON or CSV.")]
+Blind = Annotated[
+    Path | None, typer.Option(help="What the same language model said without the slide: the floor that counts.")
+]
+Resamples = Annotated[int, typer.Option(help="Bootstrap cohorts of patients.", min=2)]
+Seed = Annotated[int, typer.Option(help="Of the bootstrap.")]
+
+
+@app.command()
+def decompose(
+    reports: Annotated[Path, typer.Argument(help="Caption file (JSON lines, JSON, CSV), or a folder of .txt reports.")],
+    out: Annotated[Path, typer.Option(help="JSON lines to write, ready for `pathflip train --captions`.")],
+    by: Annotated[str, typer.Option(help="rules, server, or local.")] = "rules",
+    url: Annotated[str | None, typer.Option(help="Server, for example http://localhost:11434/v1.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The server's name of the model; the folder of a local one.")
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder of answers; OUT.cache beside --out if not given.")] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="Environment variable that holds the server's key.")] = None,
+    response_format: Annotated[str, typer.Option(help="json_schema, json_object or none.")] = "json_schema",
+    concurrency: Annotated[int, typer.Option(help="Requests at a time.")] = 4,
+    requests_per_min: Annotated[float | None, typer.Option(help="Rate limit.")] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for an answer.")] = 120.0,
+    max_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 4096,
+    price_in: Annotated[float, typer.Option(help="Price of a million tokens sent.")] = 0.0,
+    price_out: Annotated[float, typer.Option(help="Price of a million tokens received.")] = 0.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent, and its cost.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before paying, or before text leaves.")] = False,
+    redact: Annotated[bool, typer.Option("--redact", help="Take out what may identify somebody.")] = False,
+    allow_identifiers: Annotated[bool, typer.Option("--allow-identifiers", help="Send it all the same.")] = False,
+    keep_unsupported: Annotated[
+        bool, typer.Option("--keep-unsupported", help="Keep statements the report does not support.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Reports to statements, each checked against its report; no text leaves unless --url names a server elsewhere."""
+    from pathflip.text.decompose import DecomposeSpec, read_reports
+    from pathflip.text.decompose.job import guard
+
+    if redact and allow_identifiers:
+        raise ConfigError("decompose: --redact takes out what --allow-identifiers would send; give one of them")
+    asked = {
+        "url": url, "model": model, "api_key_env": api_key_env, "response_format": response_format,
+        "concurrency": concurrency, "requests_per_min": requests_per_min, "timeout_s": timeout,
+        "max_tokens": max_tokens, "price_in": price_in, "price_out": price_out,
+    }  # fmt: skip
+    spec = DecomposeSpec(
+        by=_asked_of(by, asked),
+        cache=cache or out.with_name(f"{out.name}.cache"),
+        identifiers="redact" if redact else "allow" if allow_identifiers else "refuse",
+    )
+    found, problems = read_reports(reports)
+    for problem in problems:
+        say(f"left out: {reports.name}: {problem}")
+    if not found:
+        raise ConfigError(f"'{reports}': no report that can be used")
+    if marked := guard(found, spec):
+        say(f"note: {marked} of {len(found)} reports hold what may identify somebody; --redact takes it out")
+    if _agreed(found, spec, dry_run, yes, json):
+        _decompose(found, spec, out, keep_unsupported, len(problems), json)
+
+
+def _asked_of(by: str, asked: Mapping[str, Any]) -> Any:
+    """The server or local model named, None for rules."""
+    from pydantic import ValidationError
+
+    from pathflip.text.decompose import LocalSpec, ServerSpec
+
+    if by == "rules":
+        if asked["url"] or asked["model"]:
+            raise ConfigError("decompose: --url and --model go with --by server or --by local; the rules need neither")
+        return None
+    if by not in ("server", "local"):
+        raise ConfigError(f"--by: got '{by}', expected rules, server or local")
+    if not asked["model"] or (by == "server" and not asked["url"]):
+        raise ConfigError(f"decompose --by {by}: give --model" + (" and --url" if by == "server" else " FOLDER"))
+    if by == "local" and asked["url"]:
+        raise ConfigError("decompose --by local reads a folder and sends nothing; leave --url out")
+    try:
+        if by == "local":
+            return LocalSpec(model=Path(asked["model"]), max_tokens=asked["max_tokens"])
+        return ServerSpec(**asked)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]).removesuffix("_s").replace("_", "-")
+        raise ConfigError(f"--{name}: {first['msg'].removeprefix('Value error, ')}") from None
+
+
+def _agreed(found: Any, spec: "DecomposeSpec", dry_run: bool, yes: bool, json: bool) -> bool:
+    """Say what a server would be sent; whether to go on."""
+    from pathflip.text.decompose import ServerSpec
+    from pathflip.text.decompose.job import pending_reports
+    from pathflip.text.decompose.server import estimate, is_local
+
+    if not isinstance(spec.by, ServerSpec):
+        if dry_run:
+            say(f"{len(found)} reports; nothing would be sent anywhere")
+        return not dry_run
+    about = estimate(pending_reports(found, spec), spec.by)
+    cost = "" if about.cost is None else f", cost about {about.cost:.2f}"
+    tokens = f"about {about.tokens_in:,} tokens there and {about.tokens_out:,} back{cost}"
+    say(f"{about.reports} of {len(found)} reports to {spec.by.endpoint}, {tokens} (the others are in the cache)")
+    if dry_run:
+        row = {"dry_run": True, "reports": about.reports, "cached": len(found) - about.reports}
+        row |= {"tokens_in": about.tokens_in, "tokens_out": about.tokens_out}
+        print_rows([row | ({} if about.cost is None else {"cost": about.cost})] if json else [], json, str)
+        return False
+    if not about.reports or yes or (is_local(spec.by.url) and not about.cost):
+        return True
+    if not sys.stdin.isatty():
+        raise ConfigError("decompose: text would leave this machine, or cost money: give --yes to agree")
+    return typer.confirm("Send it?", err=True)
+
+
+def _decompose(found: Any, spec: "DecomposeSpec", out: Path, keep_unsupported: bool, left_out: int, json: bool) -> None:
+    from pathflip.text.decompose import decompose_reports, write_decomposed
+    from pathflip.text.decompose.server import Usage
+
+    usage = Usage()
+    try:
+        with progress_bar("decomposing") as advance:
+            done = decompose_reports(found, spec, usage=usage, progress=advance)
+    except KeyboardInterrupt:
+        say(f"pathflip: stopped. Answers so far are in '{spec.cache}'; the same command goes on from there.")
+        raise typer.Exit(130) from None
+    row = write_decomposed(out, done, keep_unsupported=keep_unsupported)
+    if spec.by is not None:
+        row |= {"requests": usage.requests, "retries": usage.retries}
+        row |= {"tokens_in": usage.tokens_in, "tokens_out": usage.tokens_out}
+    print_rows([row | {"left_out": left_out}], json, _decomposed_line)
+    for item in (item for item in done if item.error):
+        say(f"{item.slide_id}: FAILED {item.error}")
+    if row["failed"] or left_out:
+        raise typer.Exit(1)
+
+
+def _decomposed_line(row: Mapping[str, Any]) -> str:
+    line = (
+        f"{row['reports']} reports, {row['statements']} statements ({row['visual']} the slide can show) → {row['out']}"
+    )
+    if "requests" in row:
+        line += f"; {row['flagged']} flagged as not supported, {row['covered']:.0%} of the reports' words held"
+        line += f"; {row['requests']} requests, {row['from_cache']} reports from the cache"
+    return line + (f"; {row['failed']} failed" if row["failed"] else "")
+
+
+@evaluations.command()
+def caption(
+    predictions: Predictions,
+    references: Annotated[Path, typer.Option(help="True captions: JSON lines, JSON or CSV.")],
+    blind: Blind = None,
+    train: Annotated[Path | None, typer.Option(help="Training captions: what the floors are made of.")] = None,
+    group_column: Annotated[
+        str | None, typer.Option(help="Column of --references with the organ, for a floor.")
+    ] = None,
+    meteor_jar: Annotated[Path | None, typer.Option(help="meteor-1.5.jar, for METEOR proper (needs Java).")] = None,
+    bertscore: Annotated[
+        Path | None, typer.Option(help="Folder of a Hugging Face encoder (BERT, RoBERTa …), for BERTScore.")
+    ] = None,
+    bertscore_layer: Annotated[
+        int | None, typer.Option(help="Its layer to compare, from 1; the last if absent.")
+    ] = None,
+    resamples: Resamples = 1000,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """BLEU, ROUGE-L, METEOR, CIDEr and BERTScore of captions, beside captions that look at no slide."""
+    from pathflip.evaluate.captioning import evaluate_captions
+
+    rows = evaluate_captions(
+        predictions,
+        references,
+        blind=blind,
+        train=train,
+        group_column=group_column,
+        meteor_jar=meteor_jar,
+        bertscore=bertscore,
+        bertscore_layer=bertscore_layer,
+        num=resamples,
+        seed=seed,
+    )
+    print_rows(rows, json, lambda r: f"{r['measure']:<18} {_numbers(r)}  skill {r['skill']:+.3f}")
+    if not json and rows[0]["missing"]:
+        say(f"note: {rows[0]['missing']} of {rows[0]['captions']} slides have no prediction: counted as empty captions")
+    if not json and rows[-1].get("truncated"):
+        say(f"note: BERTScore read only the beginning of {rows[-1]['truncated']} texts, as far as its model reads")
+
+
+@evaluations.command()
+def vqa(
+    predictions: Predictions,
+    questions: Annotated[Path, typer.Option(help="questions.jsonl of a cohort, or SlideBench's CSV or JSON.")],
+    blind: Blind = None,
+    train: Annotated[Path | None, typer.Option(help="Questions the constant letter is chosen on.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split, from splits.csv beside --questions.")] = None,
+    resamples: Resamples = 1000,
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Accuracy of multiple-choice answers, by writing and by likelihood, beside answers that look at no slide."""
+    from pathflip.evaluate.vqa import read_predictions, read_questions, vqa_measures
+
+    rows = vqa_measures(
+        read_questions(questions, split),
+        read_predictions(predictions),
+        blind=read_predictions(blind) if blind else None,
+        train=read_questions(train) if train else None,
+        num=resamples,
+        seed=seed,
+    )
+    print_rows(rows, json, _vqa_line)
+
+
+def _vqa_line(row: Mapping[str, Any]) -> str:
+    unread = "".join(f"  {count} {why}" for why, count in row.get("unread", {}).items())
+    head = f"{row['measure']:<18} {row['how']:<10} {row['category'][:44]:<44} n {row['questions']:<5}"
+    return f"{head} {_numbers(row)}{unread}"
+
+
+def _numbers(row: Mapping[str, Any]) -> str:
+    """Value, interval, floors, and the difference to the blind twin."""
+    text = f"{row['value']:.3f}{_interval(row['low'], row['high'])}"
+    text += "".join(f"  {name} {value:.3f}" for name, value in row.get("floors", {}).items())
+    if "blind" in row:
+        gap = f"{row['difference']:+.3f}{_interval(row['difference_low'], row['difference_high'])}"
+        text += f"  blind {row['blind']:.3f}, difference {gap}"
+    return text
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"

@@ -1,0 +1,82 @@
+"""``pathflip eval``: everything that can be measured of a checkpoint on the slides given, as plain rows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pathflip.data.align import pair_by_slide
+from pathflip.errors import ConfigError
+from pathflip.evaluate import metrics
+from pathflip.evaluate.compare import estimate_all
+from pathflip.evaluate.simulated.measures import Measure, mean_of, measures, read_cohort, score_model
+from pathflip.features import read_features
+from pathflip.features.store import check_cohort
+from pathflip.inference import Aligned, encode_slide, load, retrieve
+from pathflip.text.captions import read_captions
+
+__all__ = ["evaluate_checkpoint"]
+
+
+def evaluate_checkpoint(
+    model: Path,
+    files: Sequence[Path],
+    *,
+    cohort: Path | None = None,
+    captions: Path | None = None,
+    split: str = "test",
+) -> list[dict[str, Any]]:
+    """Measure a checkpoint.
+
+    Args:
+        model: checkpoint directory.
+        files: feature files. cohort: a simulated cohort, whose truth allows every measure. captions: captions of
+            other slides, which allow retrieval. split: of the cohort.
+
+    Returns:
+        One row a measure: measure, value, low, high (95 % over patients), floor (chance), note.
+
+    Raises:
+        ConfigError: neither or both of ``cohort`` and ``captions``.
+        CaptionError: slides and captions do not match.
+        FeatureError: the files are of several kinds (named).
+    """
+    if (cohort is None) == (captions is None):
+        raise ConfigError("eval: give either --cohort (a simulated cohort) or --captions (of real slides)")
+    check_cohort(files)
+    loaded = load(model)
+    if cohort is not None:
+        known = read_cohort(cohort, files[0].parent, split)
+        found, patients = measures(score_model("model", loaded, known), known), known.patients
+    else:
+        assert captions is not None
+        found, patients = _retrieval(loaded, files, captions)
+    return [
+        {
+            "measure": name,
+            "value": entry["model"].value,
+            "low": entry["model"].low,
+            "high": entry["model"].high,
+            "floor": entry["model"].floor,
+            "note": entry["model"].note,
+            "slides": len(patients),
+        }
+        for name, entry in estimate_all({"model": found}, patients, "model").items()
+    ]
+
+
+def _retrieval(model: Aligned, files: Sequence[Path], captions: Path) -> tuple[list[Measure], np.ndarray]:
+    pairs = pair_by_slide(files, read_captions(captions))
+    slides = [encode_slide(model, read_features(file)) for file, _ in pairs]
+    found = retrieve(model, slides, [caption.text for _, caption in pairs])
+    # Slides with word-for-word the same report are all right answers.
+    same = metrics.positives_from_keys([c.text for _, c in pairs], [c.text for _, c in pairs])
+    out = []
+    for direction, matrix in (("slide → text", found.scores), ("text → slide", found.scores.T)):
+        for k in (1, 5, 10):
+            if k <= len(pairs):
+                hits = metrics.hits_at_k(matrix, k, same)
+                chance = metrics.chance_recall_at_k(k, len(pairs))
+                out.append(Measure(f"R@{k} {direction}", mean_of(hits), chance))
+    return out, np.array([caption.patient for _, caption in pairs])

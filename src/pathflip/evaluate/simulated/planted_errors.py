@@ -1,0 +1,361 @@
+"""How well planted errors are found: AUROC for each kind, against a coin, the words alone, and another slide.
+
+Reports of painted slides are true by construction, so an error planted in one (an attribute exchanged, a finding
+invented or left out, a negation turned) is the only thing wrong with it. For each kind the false sentences are told
+from the true ones that could have borne the same error (a wrong grade from true grades, not from any sentence) by the
+verifier's probability; an omission is told from the intact report by the omission score. Two floors show what the
+words give away: one has no slide, the other a wrong one.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from pathflip.errors import ConfigError
+from pathflip.evaluate import metrics
+from pathflip.evaluate.metrics import Interval
+from pathflip.inference import Aligned, EncodedSlide
+from pathflip.simulate.report_writer import ERROR_KINDS, CorruptedReport, Report, Statement, corrupt_report
+from pathflip.simulate.world import CasePlan, Measured, PlacedFinding
+from pathflip.text.statements import parse_statement
+from pathflip.types import Caption, SubCaption
+from pathflip.verify.calibration import Calibration
+from pathflip.verify.judge import omission_scores
+from pathflip.verify.lexicon import content_words
+from pathflip.verify.scores import score_rows, weigh_statements
+
+__all__ = ["ErrorRow", "Planted", "SlideTruth", "VerificationStudy", "plant_errors", "read_truth", "study_verification"]
+
+DRAWS = 3
+"""Errors of each kind planted in every report, each in a copy of its own."""
+ATTRIBUTES = ("tumour", "grade", "pattern", "place", "extent")
+OMITTED = "finding_omitted"
+
+
+@dataclass(frozen=True)
+class SlideTruth:
+    """What a painted slide shows, and its true report."""
+
+    slide_id: str
+    patient: str
+    plan: CasePlan
+    measured: Mapping[str, Measured]
+    report: Report
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A report with one error. ``slide`` is a row number, ``sentence`` the false one ("" where one was left out), and
+    ``original`` what stood there ("" where one was invented)."""
+
+    slide: int
+    kind: str
+    attribute: str | None
+    concept: str
+    sentence: str
+    original: str
+    report: CorruptedReport
+
+
+@dataclass(frozen=True)
+class ErrorRow:
+    """How well one kind of error is found; the interval is over patients.
+
+    Attributes:
+        kind: of ``ERROR_KINDS``. attribute: of an exchange, or None for all.
+        errors: how many were planted.
+        auroc: false sentences against true ones of their kind (reports with an omission against intact ones).
+        words: the same from the words alone: how common they are in training captions (omission: number of sentences).
+        wrong_slide: of the verifier, shown another patient's slide.
+        paired: share of errors less probable than the true sentence they replaced; nan where they replaced none.
+        caught: share of errors called contradicted (omission: a finding named).
+        false_alarms: share of those true sentences called contradicted (omission: of intact reports with a finding
+            named).
+    """
+
+    kind: str
+    attribute: str | None
+    errors: int
+    auroc: Interval
+    words: float
+    wrong_slide: float
+    paired: float
+    caught: float
+    false_alarms: float
+
+
+@dataclass(frozen=True)
+class VerificationStudy:
+    """Rows of the table, and calibration on the planted errors.
+
+    Attributes:
+        ece_raw, ece: expected calibration error of the model's own sigmoid and of the verifier's probability.
+        share_true: of the sentences both were measured on.
+    """
+
+    rows: tuple[ErrorRow, ...]
+    ece_raw: float
+    ece: float
+    share_true: float
+    sentences: int
+
+
+def read_truth(cohort: Path, slide_ids: Sequence[str]) -> list[SlideTruth]:
+    """Plans, measurements and reports of painted slides, from ``truth/ID.json``."""
+    found = []
+    for slide_id in slide_ids:
+        record = json.loads((cohort / "truth" / f"{slide_id}.json").read_text(encoding="utf-8"))
+        plan = dict(record["plan"])
+        plan["findings"] = tuple(PlacedFinding(**finding) for finding in plan["findings"])
+        measured = {name: Measured(**values) for name, values in record["measured"].items()}
+        statements = tuple(_statement(values) for values in record["report"]["statements"])
+        report = Report(record["report"]["text"], statements)
+        found.append(SlideTruth(slide_id, plan["patient"], CasePlan(**plan), measured, report))
+    return found
+
+
+def _statement(values: dict[str, Any]) -> Statement:
+    return Statement(**{**values, "others": tuple(values["others"])})
+
+
+def plant_errors(truths: Sequence[SlideTruth], seed: int = 0, draws: int = DRAWS) -> list[Planted]:
+    """``draws`` errors of each kind in every report, one a copy; equal errors are kept once."""
+    found: dict[tuple[int, str, str, str], Planted] = {}
+    for row, truth in enumerate(truths):
+        rng = np.random.default_rng([seed, row])
+        for kind in ERROR_KINDS * draws:
+            made = corrupt_report(truth.report, truth.plan, truth.measured, rng, [kind])
+            for error in made.errors:
+                sentence, original = error.sentence or "", error.original or ""
+                planted = Planted(row, kind, error.attribute, error.concept, sentence, original, made)
+                found.setdefault((row, kind, sentence, original), planted)
+    return list(found.values())
+
+
+def study_verification(
+    model: Aligned,
+    slides: Sequence[EncodedSlide],
+    truths: Sequence[SlideTruth],
+    calibration: Calibration,
+    training_captions: Sequence[Caption],
+    *,
+    seed: int = 0,
+    num: int = 1000,
+) -> VerificationStudy:
+    """Plant errors in true reports and measure how well they are found.
+
+    Args:
+        slides, truths: aligned; patients the model and the calibration have not seen.
+        training_captions: what the words-only floor counts in.
+        seed: of the errors and the resampling. num: bootstrap resamples of patients.
+
+    Raises:
+        ConfigError: fewer than two patients.
+    """
+    patients = [truth.patient for truth in truths]
+    if len(set(patients)) < 2:
+        raise ConfigError(f"verification: got slides of {len(set(patients))} patient, expected at least two")
+    planted = plant_errors(truths, seed)
+    sentences = _sentences(truths, planted)
+    own = _judged(model, slides, sentences, calibration)
+    other = _judged(model, [slides[i] for i in _other_patients(patients)], sentences, calibration)
+    table = _Table(planted, truths, sentences, own, other, _commonness(training_captions), calibration)
+    completeness = _Completeness(model, slides, _other_patients(patients), truths, planted, calibration)
+    rng = np.random.default_rng(seed)
+    rows = []
+    for kind in ERROR_KINDS:
+        rows.append(completeness.row(rng, num) if kind == OMITTED else table.row(kind, None, rng, num))
+    rows += [table.row("attribute_swapped", attribute, rng, num) for attribute in ATTRIBUTES]
+    truth = np.array([s.said is not None for s in sentences])
+    raw = 0.5 * (1 + np.tanh(own.logit / 2))
+    return VerificationStudy(
+        tuple(row for row in rows if row.errors),
+        metrics.expected_calibration_error(raw, truth),
+        metrics.expected_calibration_error(own.probability, truth),
+        float(truth.mean()),
+        len(truth),
+    )
+
+
+# --- Sentences -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Sentence:
+    """A visible sentence about a slide: a true one and what it states, or (``said`` None) a planted error."""
+
+    slide: int
+    statement: SubCaption
+    said: Statement | None
+
+
+@dataclass(frozen=True)
+class _Judged:
+    logit: Float[np.ndarray, " n"]
+    probability: Float[np.ndarray, " n"]
+
+
+def _sentences(truths: Sequence[SlideTruth], planted: Sequence[Planted]) -> list[_Sentence]:
+    """Every true visible sentence once, then every planted one."""
+    true = {(row, s.sentence): s for row, truth in enumerate(truths) for s in truth.report.statements if s.visual}
+    false = dict.fromkeys((p.slide, p.sentence) for p in planted if p.sentence)
+    out = [_Sentence(row, parse_statement(text), said) for (row, text), said in true.items()]
+    return out + [_Sentence(row, parse_statement(text), None) for row, text in false]
+
+
+def _could_bear(said: Statement | None, kind: str, attribute: str | None) -> bool:
+    """Whether a true sentence is of the kind that an error of this kind makes false."""
+    if said is None:
+        return False
+    if kind == "attribute_swapped":
+        return any(getattr(said, name) is not None for name in ((attribute,) if attribute else ATTRIBUTES))
+    if kind == "finding_invented":
+        return said.kind == "finding"
+    return said.kind in ("finding", "absence") and not said.others
+
+
+def _judged(
+    model: Aligned, slides: Sequence[EncodedSlide], sentences: Sequence[_Sentence], calibration: Calibration
+) -> _Judged:
+    logit, probability = np.zeros(len(sentences)), np.zeros(len(sentences))
+    for row, slide in enumerate(slides):
+        places = [i for i, s in enumerate(sentences) if s.slide == row]
+        evidence = weigh_statements(model, slide, [sentences[i].statement for i in places], calibration.knowledge)
+        logit[places] = [e.logit for e in evidence]
+        probability[places] = calibration.statements.logistic.probability(score_rows(evidence))
+    return _Judged(logit, probability)
+
+
+def _other_patients(patients: Sequence[str]) -> list[int]:
+    """For each slide a slide of another patient, as far away in the list as can be."""
+    count = len(patients)
+    steps = sorted(range(1, count), key=lambda step: abs(step - count // 2))
+    return [
+        next((row + step) % count for step in steps if patients[(row + step) % count] != patients[row])
+        for row in range(count)
+    ]
+
+
+def _commonness(captions: Sequence[Caption]) -> Counter[str]:
+    """In how many captions a word stands, words of denials counted apart."""
+    return Counter(word for c in captions for word in {w for s in c.subcaptions for w in _marked_words(s)})
+
+
+def _marked_words(statement: SubCaption) -> list[str]:
+    return [f"not {word}" if statement.negated else word for word in content_words(statement.content)]
+
+
+class _Table:
+    """Rows of the table about sentences."""
+
+    def __init__(
+        self,
+        planted: Sequence[Planted],
+        truths: Sequence[SlideTruth],
+        sentences: Sequence[_Sentence],
+        own: _Judged,
+        other: _Judged,
+        common: Counter[str],
+        calibration: Calibration,
+    ) -> None:
+        self.planted, self.own, self.other = planted, own, other
+        self.place = {(s.slide, s.statement.text, s.said is not None): i for i, s in enumerate(sentences)}
+        self.said = [s.said for s in sentences]
+        self.patient = np.array([truths[s.slide].patient for s in sentences])
+        self.words = np.array([_mean_log([common[w] for w in _marked_words(s.statement)]) for s in sentences])
+        low = calibration.statements.low
+        self.contradicted = own.probability <= (-1.0 if low is None else low)
+
+    def row(self, kind: str, attribute: str | None, rng: np.random.Generator, num: int) -> ErrorRow:
+        """One kind of error against the true sentences that could have borne it."""
+        errors = [p for p in self.planted if p.kind == kind and attribute in (None, p.attribute)]
+        places = np.array(sorted({self.place[p.slide, p.sentence, False] for p in errors}), int)
+        true = np.array([i for i, said in enumerate(self.said) if _could_bear(said, kind, attribute)], int)
+        kept = np.concatenate([true, places])
+        false, groups = np.arange(len(kept)) >= len(true), self.patient[kept]
+        if not len(places):
+            return ErrorRow(kind, attribute, 0, Interval(np.nan, np.nan, np.nan), *[np.nan] * 5)
+        score = 1 - self.own.probability[kept]
+        return ErrorRow(
+            kind,
+            attribute,
+            len(places),
+            metrics.bootstrap_interval(metrics.auroc, false, score, rng=rng, groups=groups, num=num),
+            metrics.auroc(false, -self.words[kept]),
+            metrics.auroc(false, 1 - self.other.probability[kept]),
+            self._paired(errors),
+            float(self.contradicted[places].mean()),
+            float(self.contradicted[true].mean()),
+        )
+
+    def _paired(self, errors: Sequence[Planted]) -> float:
+        pairs = [
+            (self.own.probability[self.place[p.slide, p.original, True]], self.own.probability[i])
+            for p in errors
+            if p.original and (i := self.place[p.slide, p.sentence, False]) >= 0
+        ]
+        return float(np.mean([(true > false) + 0.5 * (true == false) for true, false in pairs])) if pairs else np.nan
+
+
+def _mean_log(counts: Sequence[int]) -> float:
+    return float(np.mean(np.log1p(counts))) if counts else 0.0
+
+
+class _Completeness:
+    """The row about findings left out: reports with an omission against intact ones."""
+
+    def __init__(
+        self,
+        model: Aligned,
+        slides: Sequence[EncodedSlide],
+        other: Sequence[int],
+        truths: Sequence[SlideTruth],
+        planted: Sequence[Planted],
+        calibration: Calibration,
+    ) -> None:
+        omitted = [p for p in planted if p.kind == OMITTED]
+        reports = [(row, [s.sentence for s in t.report.statements]) for row, t in enumerate(truths)]
+        reports += [(p.slide, [s.sentence for s in p.report.statements]) for p in omitted]
+        parsed = [(row, [s for s in map(parse_statement, texts) if s.visual]) for row, texts in reports]
+        self.incomplete = np.arange(len(reports)) >= len(truths)
+        self.patient = np.array([truths[row].patient for row, _ in reports])
+        self.length = np.array([len(statements) for _, statements in parsed])
+        self.score = omission_scores(model, [slides[row] for row, _ in parsed], [s for _, s in parsed], calibration)
+        wrong = [slides[other[row]] for row, _ in parsed]
+        self.wrong = omission_scores(model, wrong, [s for _, s in parsed], calibration)
+        self.of_slide = np.array([row for row, _ in reports])
+        limit = calibration.omitted_from
+        self.named = self.score > (2.0 if limit is None else limit)
+
+    def row(self, rng: np.random.Generator, num: int) -> ErrorRow:
+        """The omission score against its floors."""
+        incomplete: Bool[np.ndarray, " n"] = self.incomplete
+        intact = {
+            int(row): score for row, score in zip(self.of_slide[~incomplete], self.score[~incomplete], strict=True)
+        }
+        pairs = [
+            (score > intact[int(row)]) + 0.5 * (score == intact[int(row)])
+            for row, score in zip(self.of_slide[incomplete], self.score[incomplete], strict=True)
+        ]
+        if not pairs:
+            return ErrorRow(OMITTED, None, 0, Interval(np.nan, np.nan, np.nan), *[np.nan] * 5)
+        interval = metrics.bootstrap_interval(
+            metrics.auroc, incomplete, self.score, rng=rng, groups=self.patient, num=num
+        )
+        return ErrorRow(
+            OMITTED,
+            None,
+            len(pairs),
+            interval,
+            metrics.auroc(incomplete, -self.length),
+            metrics.auroc(incomplete, self.wrong),
+            float(np.mean(pairs)),
+            float(self.named[incomplete].mean()),
+            float(self.named[~incomplete].mean()),
+        )

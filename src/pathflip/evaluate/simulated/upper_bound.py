@@ -1,0 +1,120 @@
+"""What the same features can give when every tile is labelled: the ceiling no weakly supervised model should pass."""
+
+import warnings
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from pathflip.data.regions import neighbour_context
+from pathflip.evaluate import metrics
+from pathflip.evaluate.simulated.measures import SMALL, TILE_SHARE, Cohort, CohortSlide
+from pathflip.simulate.world import FINDINGS
+
+__all__ = ["supervised_ceiling"]
+
+TOP_TILES = 8
+
+
+def supervised_ceiling(train: Cohort, test: Cohort, *, max_tiles: int = 14_000, seed: int = 0) -> dict[str, float]:
+    """Train a small tile classifier on labelled tiles of the training slides; measure it on the test slides.
+
+    A multilayer perceptron on the tile's feature and its neighbourhood mean, one output a finding. Presence is the
+    mean probability of a slide's 8 best tiles. Type, grade and pattern are logistic regressions on the mean feature
+    of the tiles without a finding (chosen by the truth: this is a ceiling, not a method).
+
+    Returns:
+        "grounding AP", "grounding AP, small findings", "presence AUROC", "type, balanced accuracy" and the like,
+        named as the measures they bound.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    rng = np.random.default_rng(seed)
+    inputs, labels = _labelled_tiles(train, max_tiles, rng)
+    model = make_pipeline(StandardScaler(), MLPClassifier((96,), max_iter=20, early_stopping=True, random_state=seed))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that 20 rounds are not the very last word is no news to the user
+        model.fit(inputs, labels)
+    probabilities = [_per_finding(model, slide) for slide in test.slides]
+    found = {**_grounding(test, probabilities), **_presence(test, probabilities)}
+    for column, name in (("tumour", "type"), ("grade", "grade"), ("pattern", "pattern")):
+        pairs = [
+            [(_slide_vector(slide), slide.row[column]) for slide in cohort.slides if slide.row["benign"] == "0"]
+            for cohort in (train, test)
+        ]
+        head = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
+        head.fit(np.stack([x for x, _ in pairs[0]]), [y for _, y in pairs[0]])
+        guess = head.predict(np.stack([x for x, _ in pairs[1]]))
+        truth = np.array([y for _, y in pairs[1]])
+        found[f"{name}, balanced accuracy"] = metrics.balanced_accuracy(truth, guess)
+    return found
+
+
+def _inputs(slide: CohortSlide) -> Float[np.ndarray, "N 2D"]:
+    found = slide.features
+    context = neighbour_context(found.features, found.grid.cells(), found.valid)
+    return np.concatenate([found.features, context], axis=1)
+
+
+def _labelled_tiles(
+    cohort: Cohort, most: int, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Tiles with their dominant finding (0 is none), rare findings kept first."""
+    per_slide = max(8, most // max(1, len(cohort.slides)))
+    inputs, labels = [], []
+    for slide in cohort.slides:
+        share = slide.shares.max(1)
+        label = np.where(share >= TILE_SHARE, slide.shares.argmax(1) + 1, 0)
+        usable = np.flatnonzero(slide.features.valid)
+        with_finding = usable[label[usable] > 0]
+        without = usable[label[usable] == 0]
+        chosen = np.concatenate(
+            [rng.permutation(with_finding)[: per_slide // 2], rng.permutation(without)[: per_slide // 2]]
+        )
+        inputs.append(_inputs(slide)[chosen])
+        labels.append(label[chosen])
+    return np.concatenate(inputs).astype(np.float32), np.concatenate(labels)
+
+
+def _per_finding(model: object, slide: CohortSlide) -> Float[np.ndarray, "N F"]:
+    found = model.predict_proba(_inputs(slide))  # type: ignore[attr-defined]
+    out = np.zeros((len(found), len(FINDINGS)))
+    for column, label in enumerate(model.classes_):  # type: ignore[attr-defined]
+        if label > 0:
+            out[:, label - 1] = found[:, column]
+    return out
+
+
+def _grounding(cohort: Cohort, probabilities: list[NDArray[np.floating]]) -> dict[str, float]:
+    every, small = [], []
+    for slide, found in zip(cohort.slides, probabilities, strict=True):
+        valid = slide.features.valid
+        for finding in np.flatnonzero(slide.present):
+            truth = slide.shares[valid, finding] >= TILE_SHARE
+            if truth.any() and not truth.all():
+                precision = metrics.average_precision(truth, found[valid, finding])
+                every.append(precision)
+                if slide.extents[finding] < SMALL:
+                    small.append(precision)
+    return {
+        "grounding AP": float(np.mean(every)),
+        "grounding AP, small findings": float(np.mean(small)) if small else float("nan"),
+    }
+
+
+def _presence(cohort: Cohort, probabilities: list[NDArray[np.floating]]) -> dict[str, float]:
+    scores = np.stack([np.sort(found, axis=0)[-TOP_TILES:].mean(0) for found in probabilities])
+    truth = np.stack([slide.present for slide in cohort.slides])
+    usable = [f for f in range(truth.shape[1]) if 0 < truth[:, f].sum() < len(truth)]
+    value = float(np.mean([metrics.auroc(truth[:, f], scores[:, f]) for f in usable]))
+    return {"presence AUROC": value, "absence AUROC": value}
+
+
+def _slide_vector(slide: CohortSlide) -> Float[np.ndarray, " D"]:
+    """Mean feature over the tiles without any finding: mostly tumour and stroma."""
+    plain = slide.features.valid & (slide.shares.max(1) < TILE_SHARE)
+    rows = plain if plain.any() else slide.features.valid
+    return slide.features.features[rows].mean(0)

@@ -1,0 +1,372 @@
+"""Fitting a verifier's calibration from slides and their reports alone, no label by hand.
+
+**True** is what a slide's own report says of it. **False** is made: a sentence turned by rule ("no necrosis" of
+"necrosis"), a sentence with one attribute exchanged, and a finding that another slide's report affirms and this one
+does not. The last kind is sometimes true after all (reports leave things out), so probabilities err on the side of
+doubt. Slides must be ones the model was not trained on: on training slides it is surer than it has a right to be.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from sklearn.linear_model import LogisticRegression
+
+from pathflip.errors import CaptionError, ConfigError
+from pathflip.evaluate import metrics
+from pathflip.inference import Aligned, EncodedSlide, presence_scores
+from pathflip.text.statements import flip_statement, parse_statement
+from pathflip.types import Caption, SubCaption
+from pathflip.verify.calibration import Calibration, Fit, Logistic, weights_digest
+from pathflip.verify.judge import omission_scores
+from pathflip.verify.lexicon import Lexicon, content_words, denied_phrases, exchangeable, learn_lexicon, rewordings
+from pathflip.verify.place_and_extent import learn_shapes
+from pathflip.verify.scores import (
+    FINDING_SCORES,
+    STATEMENT_SCORES,
+    Knowledge,
+    finding_logits,
+    finding_scores,
+    score_rows,
+    synonym_groups,
+    weigh_statements,
+)
+
+__all__ = ["Examples", "calibrate", "fit_logistic", "heard_alternatives", "safe_thresholds", "statement_examples"]
+
+DRAWS = 3
+"""False statements made a true one."""
+PENALTY = 1.0
+"""Ridge penalty on standardised scores (scikit-learn's C is its inverse)."""
+DEAF = 0.9
+"""Correlation over slides from which on two wordings are one to the model."""
+SAMPLED = 4
+"""Sentences a phrase is tried in."""
+FOLDS = 5
+FEWEST = 20
+"""Examples beyond a threshold, for it to count."""
+FEWEST_EXAMPLES = 40
+NOTE = (
+    "Probabilities are at even odds (as if half of all sentences were false) and rest on made examples: what the "
+    "slide's own report says counts as true; sentences turned by rule, with an attribute exchanged, or of findings "
+    "only other reports affirm count as false. Reports leave things out, so some of these are true."
+)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Statements about slides: ``slide[i]`` is a row number, ``truth[i]`` whether ``statements[i]`` holds of it."""
+
+    statements: tuple[SubCaption, ...]
+    slide: Int[np.ndarray, " n"]
+    truth: Bool[np.ndarray, " n"]
+
+
+def calibrate(
+    model: Aligned,
+    slides: Sequence[EncodedSlide],
+    captions: Sequence[Caption],
+    training_captions: Sequence[Caption],
+    training_slides: Iterable[EncodedSlide] = (),
+    *,
+    split: str,
+    seed: int = 0,
+    safe: float = 0.8,
+) -> Calibration:
+    """Fit a calibration.
+
+    Args:
+        model: with a directory of its own. slides: not used in training. captions: theirs, in the same order.
+        training_captions: where words, findings and alternatives are read.
+        training_slides: slides of ``training_captions`` (all or some), for what phrases of place and extent look
+            like; without them these are not judged apart.
+        split: what the slides are called in messages.
+        seed: of the made examples.
+        safe: share of the examples beyond a threshold that must be as they read.
+
+    Raises:
+        ConfigError: ``safe`` is not above one half and below one.
+        CaptionError: too few sentences a slide can show.
+    """
+    if not 0.5 < safe < 1:
+        raise ConfigError(f"calibrate: safe is {safe}, expected a share above 0.5 and below 1, for example 0.8")
+    if model.checkpoint.path is None:
+        raise CaptionError("calibrate: the model was not read from a directory; save it first")
+    knowledge = _learn(model, slides, captions, training_captions, training_slides)
+    patients = np.array([caption.patient for caption in captions])
+    examples = statement_examples(captions, knowledge.lexicon, np.random.default_rng(seed))
+    if min(examples.truth.sum(), (~examples.truth).sum()) < FEWEST_EXAMPLES:
+        raise CaptionError(
+            f"calibrate: {examples.truth.sum()} true and {(~examples.truth).sum()} false sentences that a slide can "
+            f"show, expected at least {FEWEST_EXAMPLES} of each; give more slides with reports"
+        )
+    rows, logits = _statement_rows(model, slides, examples, knowledge)
+    fitted = Calibration(
+        weights_digest=weights_digest(model.checkpoint.path),
+        split=split,
+        slides=len(slides),
+        patients=len(set(patients)),
+        knowledge=knowledge,
+        statements=_fit(STATEMENT_SCORES, rows, examples.truth, patients[examples.slide], _sigmoid(logits), safe),
+        safe=safe,
+        findings=_fit_findings(model, slides, captions, knowledge, patients, safe),
+        note=NOTE,
+    )
+    if fitted.findings is None:
+        return fitted
+    visible = [[s for s in caption.subcaptions if s.visual] for caption in captions]
+    intact = omission_scores(model, slides, visible, fitted)
+    return fitted.model_copy(update={"omitted_from": float(np.quantile(intact, safe, method="higher"))})
+
+
+def _learn(
+    model: Aligned,
+    slides: Sequence[EncodedSlide],
+    captions: Sequence[Caption],
+    training_captions: Sequence[Caption],
+    training_slides: Iterable[EncodedSlide],
+) -> Knowledge:
+    lexicon = learn_lexicon(training_captions)
+    if not lexicon.findings:
+        return Knowledge(lexicon=lexicon, heard=heard_alternatives(model, slides, captions, lexicon))
+    found = finding_logits(model, slides, lexicon.findings)
+    by_id = {caption.slide_id: caption for caption in training_captions}
+    return Knowledge(
+        lexicon=lexicon,
+        heard=heard_alternatives(model, slides, captions, lexicon),
+        offsets=tuple((float(m), float(s)) for m, s in zip(found.mean(0), found.std(0), strict=True)),
+        shapes=learn_shapes(model, ((slide, by_id[slide.slide_id]) for slide in training_slides), lexicon),
+        groups=synonym_groups(model, lexicon.findings),
+    )
+
+
+def heard_alternatives(
+    model: Aligned, slides: Sequence[EncodedSlide], captions: Sequence[Caption], lexicon: Lexicon
+) -> dict[str, tuple[str, ...]]:
+    """The alternatives whose exchange changes a sentence's logits from slide to slide.
+
+    Synonyms, and differences the model does not hear, leave the logits over the slides as they were but for a
+    constant: their correlation is above ``DEAF``.
+    """
+    sentences: dict[str, list[str]] = defaultdict(list)
+    for caption in captions:
+        for statement in caption.subcaptions:
+            if statement.visual and not statement.negated:
+                for phrase in exchangeable(statement.content, lexicon):
+                    sentences[phrase].append(statement.content)
+    heard = {}
+    for phrase, contents in sorted(sentences.items()):
+        others = lexicon.alternatives[phrase]
+        correlations = [_correlations(model, slides, c, phrase, others) for c in sorted(set(contents))[:SAMPLED]]
+        mean = np.mean(correlations, axis=0)
+        if kept := tuple(other for other, value in zip(others, mean, strict=True) if value < DEAF):
+            heard[phrase] = kept
+    return heard
+
+
+def _correlations(
+    model: Aligned, slides: Sequence[EncodedSlide], content: str, phrase: str, others: Sequence[str]
+) -> Float[np.ndarray, " A"]:
+    """Over the slides, of the logit of a sentence and of each rewording."""
+    alone = Lexicon(words=frozenset(), findings=(), alternatives={phrase: tuple(others)})
+    logits = presence_scores(model, slides, [content, *rewordings(content, alone)[0]])
+    centred = logits - logits.mean(0)
+    length = np.maximum(np.linalg.norm(centred, axis=0), 1e-9)
+    return np.asarray(centred[:, 0] @ centred[:, 1:] / (length[0] * length[1:]))
+
+
+# --- Made examples ---------------------------------------------------------------------------------------------------
+
+
+def statement_examples(captions: Sequence[Caption], lexicon: Lexicon, rng: np.random.Generator) -> Examples:
+    """As many false statements as true ones: ``DRAWS`` of each for every sentence that a slide can show."""
+    foreign = _affirmed_findings(captions, lexicon)
+    found: list[tuple[SubCaption, int, bool]] = []
+    for row, caption in enumerate(captions):
+        for statement in (s for s in caption.subcaptions if s.visual):
+            for _ in range(DRAWS):
+                made = _false_statement(statement, row, captions, lexicon, foreign, rng)
+                if made is not None:
+                    found += [(statement, row, True), (made, row, False)]
+    statements = tuple(entry[0] for entry in found)
+    return Examples(statements, np.array([e[1] for e in found], int), np.array([e[2] for e in found], bool))
+
+
+def _false_statement(
+    statement: SubCaption,
+    row: int,
+    captions: Sequence[Caption],
+    lexicon: Lexicon,
+    foreign: Sequence[tuple[int, SubCaption, frozenset[str]]],
+    rng: np.random.Generator,
+) -> SubCaption | None:
+    """One false statement by a kind drawn at random among those that can be made here."""
+    for kind in rng.permutation(("turned", "exchanged", "foreign")):
+        if kind == "turned" and (text := flip_statement(statement, rng)) is not None:
+            return parse_statement(text)
+        if kind == "exchanged" and not statement.negated and (slots := rewordings(statement.content, lexicon)):
+            slot = slots[int(rng.integers(len(slots)))]
+            return parse_statement(slot[int(rng.integers(len(slot)))])
+        if kind == "foreign" and (other := _foreign_finding(row, captions[row], foreign, rng)) is not None:
+            return other
+    return None
+
+
+def _affirmed_findings(captions: Sequence[Caption], lexicon: Lexicon) -> list[tuple[int, SubCaption, frozenset[str]]]:
+    """Sentences that affirm a finding of the vocabulary: slide, sentence, the finding's words."""
+    names = [frozenset(content_words(finding.name)) for finding in lexicon.findings]
+    found = []
+    for row, caption in enumerate(captions):
+        for statement in caption.subcaptions:
+            words = set(content_words(statement.content))
+            if statement.visual and not statement.negated:
+                found += [(row, statement, name) for name in names if name and name <= words][:1]
+    return found
+
+
+def _foreign_finding(
+    row: int,
+    caption: Caption,
+    foreign: Sequence[tuple[int, SubCaption, frozenset[str]]],
+    rng: np.random.Generator,
+) -> SubCaption | None:
+    """A finding another slide's report affirms, none of whose words this report affirms."""
+    affirmed = {word for s in caption.subcaptions if s.visual and not s.negated for word in content_words(s.content)}
+    usable = [s for other, s, name in foreign if other != row and not name & affirmed]
+    return usable[int(rng.integers(len(usable)))] if usable else None
+
+
+# --- Fits ------------------------------------------------------------------------------------------------------------
+
+
+def _statement_rows(
+    model: Aligned, slides: Sequence[EncodedSlide], examples: Examples, knowledge: Knowledge
+) -> tuple[Float[np.ndarray, "n F"], Float[np.ndarray, " n"]]:
+    rows = np.zeros((len(examples.truth), len(STATEMENT_SCORES)))
+    logits = np.zeros(len(examples.truth))
+    for row, slide in enumerate(slides):
+        places = np.flatnonzero(examples.slide == row)
+        evidence = weigh_statements(model, slide, [examples.statements[i] for i in places], knowledge)
+        rows[places] = score_rows(evidence)
+        logits[places] = [e.logit for e in evidence]
+    return rows, logits
+
+
+def _fit_findings(
+    model: Aligned,
+    slides: Sequence[EncodedSlide],
+    captions: Sequence[Caption],
+    knowledge: Knowledge,
+    patients: np.ndarray,
+    safe: float,
+) -> Fit | None:
+    """Is a finding there? From what the reports affirm and deny; what they do not speak of tells nothing."""
+    truth = _spoken_truth(captions, knowledge.lexicon)
+    slide, finding = np.nonzero(truth >= 0)
+    known = truth[slide, finding] == 1
+    if min(known.sum(), (~known).sum()) < FEWEST_EXAMPLES:
+        return None
+    logits = finding_logits(model, slides, knowledge.lexicon.findings)[slide, finding]
+    scores = finding_scores(model, slides, knowledge)[slide, finding]
+    kept = _balanced(known, np.random.default_rng(0))
+    return _fit(FINDING_SCORES, scores[kept][:, None], known[kept], patients[slide][kept], _sigmoid(logits[kept]), safe)
+
+
+def _spoken_truth(captions: Sequence[Caption], lexicon: Lexicon) -> Int[np.ndarray, "B F"]:
+    """1 affirmed, 0 denied, -1 not spoken of (or both)."""
+    names = [frozenset(content_words(finding.name)) for finding in lexicon.findings]
+    place = {finding.name: i for i, finding in enumerate(lexicon.findings)}
+    truth = np.full((len(captions), len(names)), -1)
+    for row, caption in enumerate(captions):
+        visual = [s for s in caption.subcaptions if s.visual]
+        denied = {place[p] for s in visual if s.negated for p in denied_phrases(s) if p in place}
+        said = [set(content_words(s.content)) for s in visual if not s.negated]
+        affirmed = {i for i, name in enumerate(names) if name and any(name <= words for words in said)}
+        truth[row, sorted(affirmed - denied)] = 1
+        truth[row, sorted(denied - affirmed)] = 0
+    return truth
+
+
+def _fit(
+    names: tuple[str, ...],
+    rows: Float[np.ndarray, "n F"],
+    truth: Bool[np.ndarray, " n"],
+    patients: np.ndarray,
+    raw: Float[np.ndarray, " n"],
+    safe: float,
+) -> Fit:
+    """Fit on everything; errors and thresholds from probabilities of patients left out in turn."""
+    left_out = _left_out_probabilities(names, rows, truth, patients)
+    low, high = safe_thresholds(truth, left_out, safe)
+    return Fit(
+        logistic=fit_logistic(names, rows, truth),
+        low=low,
+        high=high,
+        ece_before=_calibration_error(raw, truth),
+        ece_after=_calibration_error(left_out, truth),
+        auroc=metrics.auroc(truth, left_out),
+        examples=(int(truth.sum()), int((~truth).sum())),
+    )
+
+
+def _left_out_probabilities(
+    names: tuple[str, ...], rows: Float[np.ndarray, "n F"], truth: Bool[np.ndarray, " n"], patients: np.ndarray
+) -> Float[np.ndarray, " n"]:
+    everyone = sorted(set(patients.tolist()))
+    fold_of = {patient: i % FOLDS for i, patient in enumerate(everyone)}
+    fold = np.array([fold_of[patient] for patient in patients.tolist()])
+    probability = np.full(len(truth), 0.5)
+    for number in range(FOLDS):
+        rest, own = fold != number, fold == number
+        if own.any() and 0 < truth[rest].sum() < rest.sum():
+            probability[own] = fit_logistic(names, rows[rest], truth[rest]).probability(rows[own])
+    return probability
+
+
+def fit_logistic(names: tuple[str, ...], rows: Float[np.ndarray, "n F"], truth: Bool[np.ndarray, " n"]) -> Logistic:
+    """Platt's scaling with several scores: ridge logistic regression on standardised columns, told in raw ones."""
+    spread = np.where(rows.std(0) > 0, rows.std(0), 1.0)
+    model = LogisticRegression(C=1 / PENALTY, max_iter=1000, tol=1e-8).fit(rows / spread, truth)
+    weights = model.coef_[0] / spread
+    return Logistic(scores=names, weights=tuple(float(w) for w in weights), bias=float(model.intercept_[0]))
+
+
+def safe_thresholds(
+    truth: Bool[np.ndarray, " n"], probability: Float[np.ndarray, " n"], safe: float
+) -> tuple[float | None, float | None]:
+    """The highest ``low`` and lowest ``high`` beyond which a share ``safe`` of the examples is as it reads.
+
+    None where no threshold is that safe on ``FEWEST`` examples or more. ``low`` is below .5 and ``high`` above.
+    """
+    high = _safe_from(truth, probability, safe)
+    low = _safe_from(~truth, 1 - probability, safe)
+    return (None if low is None else 1 - low), high
+
+
+def _safe_from(truth: Bool[np.ndarray, " n"], probability: Float[np.ndarray, " n"], safe: float) -> float | None:
+    order = np.argsort(-probability, kind="stable")
+    falling = probability[order]
+    counts = np.arange(1, len(order) + 1)
+    right = np.cumsum(truth[order]) / counts
+    # A threshold is a value of the list: all examples that share it are beyond it together.
+    last = np.append(np.diff(falling) != 0, True)
+    usable = last & (right >= safe) & (counts >= FEWEST) & (falling > 0.5)
+    return float(falling[np.flatnonzero(usable)[-1]]) if usable.any() else None
+
+
+def _balanced(truth: Bool[np.ndarray, " n"], rng: np.random.Generator) -> Int[np.ndarray, " m"]:
+    """As many rows of each truth, in order."""
+    sides = [np.flatnonzero(truth), np.flatnonzero(~truth)]
+    size = min(map(len, sides))
+    return np.sort(np.concatenate([rng.permutation(side)[:size] for side in sides]))
+
+
+def _calibration_error(probability: Float[np.ndarray, " n"], truth: Bool[np.ndarray, " n"]) -> float:
+    """Gap between the stated probability of being true and the share that is true."""
+    return metrics.expected_calibration_error(probability, truth)
+
+
+def _sigmoid(logit: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    return np.asarray(0.5 * (1 + np.tanh(logit / 2)))

@@ -1,0 +1,27 @@
+"""What people do with a trained model: encode slides and texts, classify, retrieve, ground.
+
+Everything takes an :class:`Aligned` model (``load``), slide features (``read_features``) and words. Features of
+another encoder, tile size or resolution than the model was trained on are refused, both named.
+"""
+
+from pathflip.inference.aligned import Aligned, load
+from pathflip.inference.classification import ZeroShot, zero_shot
+from pathflip.inference.encoding import EncodedSlide, encode_slide, encode_text, presence_scores
+from pathflip.inference.grounding import ground, ground_to_files
+from pathflip.inference.retrieval import Retrieval, retrieval_scores, retrieve
+
+__all__ = [
+    "Aligned",
+    "EncodedSlide",
+    "Retrieval",
+    "ZeroShot",
+    "encode_slide",
+    "encode_text",
+    "ground",
+    "ground_to_files",
+    "load",
+    "presence_scores",
+    "retrieval_scores",
+    "retrieve",
+    "zero_shot",
+]

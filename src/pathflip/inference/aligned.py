@@ -1,0 +1,51 @@
+"""Open a trained alignment model: the network with the words and the features it understands."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from pathflip.checkpoint import Checkpoint, load_checkpoint
+from pathflip.data.align import TextSpec
+from pathflip.data.regions import RegionSpec
+from pathflip.models.cpu import keep_laid_out
+from pathflip.types import AlignModel
+
+__all__ = ["Aligned", "load"]
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """A trained model with the words and features it understands."""
+
+    checkpoint: Checkpoint
+    text: TextSpec
+    regions: RegionSpec
+    device: torch.device
+
+    @property
+    def net(self) -> AlignModel:
+        """The model itself."""
+        return cast(AlignModel, self.checkpoint.model)
+
+    @property
+    def note(self) -> str:
+        """What every picture and page made with this model must say."""
+        note = str(self.checkpoint.config["recipe"].get("note", ""))
+        return note if "medical device" in note else f"{note} Research software, not a medical device.".strip()
+
+
+def load(path: str | Path, device: str | torch.device | None = None) -> Aligned:
+    """Open a checkpoint directory written by training, ready to use.
+
+    Raises:
+        CheckpointError: missing, damaged or foreign.
+    """
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    checkpoint = load_checkpoint(Path(path))
+    checkpoint.model.to(chosen).eval().requires_grad_(False)
+    if chosen.type == "cpu":
+        keep_laid_out(checkpoint.model)
+    regions = RegionSpec(**checkpoint.config["recipe"].get("regions", {}))
+    return Aligned(checkpoint, TextSpec(**checkpoint.config["text"]), regions, chosen)

@@ -1,0 +1,84 @@
+"""Zero-shot classification: which of several named classes a slide shows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from pathflip.errors import ConfigError
+from pathflip.inference.aligned import Aligned
+from pathflip.inference.encoding import EncodedSlide, encode_text, encoded_slides, presence_of
+from pathflip.types import SlideFeatures, TextCode
+
+__all__ = ["ZeroShot", "zero_shot"]
+
+TEMPLATES = ("{}.", "The tissue shows {}.", "This slide shows {}.", "Diagnosis: {}.")
+
+SIMILARITY_WEIGHT = 5.0
+"""Weight of the whole-slide cosine beside the presence logit in zero-shot scores; chosen on val (docs/log.md)."""
+
+
+@dataclass(frozen=True, eq=False)
+class ZeroShot:
+    """Class scores of slides. ``probabilities`` are a softmax over the classes given, not calibrated frequencies."""
+
+    slide_ids: tuple[str, ...]
+    classes: tuple[str, ...]
+    scores: Float[np.ndarray, "B C"]
+    probabilities: Float[np.ndarray, "B C"]
+
+    @property
+    def best(self) -> tuple[str, ...]:
+        """The winning class of each slide."""
+        return tuple(self.classes[i] for i in self.scores.argmax(1))
+
+
+@torch.no_grad()
+def zero_shot(
+    model: Aligned,
+    slides: Sequence[SlideFeatures | EncodedSlide],
+    classnames: Mapping[str, Sequence[str]],
+    templates: Sequence[str] = TEMPLATES,
+) -> ZeroShot:
+    """Classify slides by words alone.
+
+    A class scores the mean over ``classnames[class] × templates`` of the text-conditioned presence logit plus
+    ``SIMILARITY_WEIGHT`` times the whole-slide cosine.
+
+    Args:
+        classnames: class -> its names (synonyms). At least two classes.
+        templates: sentences with one ``{}``.
+
+    Raises:
+        ConfigError: fewer than two classes, a class without names, a template without ``{}``.
+    """
+    prompts = _prompts(classnames, templates)
+    code = encode_text(model, [text for texts in prompts.values() for text in texts])
+    encoded = list(encoded_slides(model, slides))
+    per_prompt = np.stack([_class_scores(model, slide, code) for slide in encoded])
+    ends = np.cumsum([0, *(len(texts) for texts in prompts.values())])
+    scores = np.stack([per_prompt[:, a:b].mean(1) for a, b in pairwise(ends)], axis=1)
+    exponent = np.exp(scores - scores.max(1, keepdims=True))
+    return ZeroShot(
+        tuple(slide.slide_id for slide in encoded), tuple(prompts), scores, exponent / exponent.sum(1, keepdims=True)
+    )
+
+
+def _prompts(classnames: Mapping[str, Sequence[str]], templates: Sequence[str]) -> dict[str, list[str]]:
+    if len(classnames) < 2:
+        raise ConfigError(f"zero_shot: got {len(classnames)} class, expected at least two to choose from")
+    if bad := [t for t in templates if t.count("{}") != 1]:
+        raise ConfigError(
+            f"zero_shot: template {bad[0]!r} has no single '{{}}'; expected for example 'A slide of {{}}.'"
+        )
+    if empty := [name for name, names in classnames.items() if not names]:
+        raise ConfigError(f"zero_shot: class '{empty[0]}' has no names; expected at least one")
+    return {c: [t.format(name) for name in names for t in templates] for c, names in classnames.items()}
+
+
+def _class_scores(model: Aligned, slide: EncodedSlide, code: TextCode) -> np.ndarray:
+    similarity = model.net.similarity(slide.code, code)[0].float().cpu().numpy()
+    return SIMILARITY_WEIGHT * similarity + presence_of(model, slide, code)

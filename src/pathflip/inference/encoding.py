@@ -1,0 +1,166 @@
+"""Slides and texts into the shared space, and how strongly a slide shows a text."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from pathflip.data.align import text_to_encode
+from pathflip.data.regions import Neighbourhood, group_regions, relative_positions
+from pathflip.errors import CaptionError, FeatureError
+from pathflip.geometry import TileGrid
+from pathflip.inference.aligned import Aligned
+from pathflip.text.statements import parse_statement
+from pathflip.types import PatchChunk, RegionGrid, SlideCode, SlideFeatures, TextCode
+
+__all__ = ["EncodedSlide", "encode_slide", "encode_text", "presence_scores"]
+
+TEXTS_PER_CALL = 256
+
+PATCHES_A_CHUNK = 2**11
+"""Of models that read single patches: what one core's cache holds."""
+
+REGION_PATCHES_A_CHUNK = 2**12
+"""Of models that read regions: their queries share a product, so more at a time are faster."""
+
+PAIRS_PER_CALL = 2**24
+"""Keys times texts compared at once: three float32 arrays of that size."""
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedSlide:
+    """A slide in the shared space, and which tile each key stands for (``key_of_tile`` is -1 where invalid)."""
+
+    slide_id: str
+    code: SlideCode
+    grid: TileGrid
+    key_of_tile: Int[np.ndarray, " N"]
+
+
+@torch.no_grad()
+def encode_slide(model: Aligned, features: SlideFeatures) -> EncodedSlide:
+    """One slide into the shared space.
+
+    Raises:
+        ContractError: features of another encoder, width, tile size or resolution than the model's.
+        FeatureError: no valid patch.
+    """
+    model.checkpoint.contract.check(features)
+    rows = np.flatnonzero(features.valid)
+    if len(rows) == 0:
+        raise FeatureError(
+            f"slide '{features.slide_id}': no valid patch among {len(features.valid)}; nothing to encode"
+        )
+    if hasattr(model.net, "encode_stream"):
+        code = model.net.encode_stream(_chunks(features, rows, model.device))
+        key_of_tile = np.full(len(features.valid), -1, np.int64)
+        key_of_tile[rows] = np.arange(len(rows))
+        return EncodedSlide(features.slide_id, code.to(model.device), features.grid, key_of_tile)
+    return _encode_regions(model, features)
+
+
+def _chunks(features: SlideFeatures, rows: Int[np.ndarray, " V"], device: torch.device) -> Iterator[PatchChunk]:
+    """The valid patches of a slide, thousands at a time, with their context and positions."""
+    near = Neighbourhood(features.grid.cells(), features.valid)
+    place = relative_positions(features.coords, features.valid, features.grid.tile_px0)
+    for start in range(0, len(rows), PATCHES_A_CHUNK):
+        part = rows[start : start + PATCHES_A_CHUNK]
+        patches = features.features[part].astype(np.float32, copy=False)
+        yield (
+            torch.from_numpy(patches).to(device),
+            torch.from_numpy(near.mean(features.features, part)).to(device),
+            torch.from_numpy(place[part]).to(device),
+        )
+
+
+def _region_chunks(
+    features: SlideFeatures, grid: RegionGrid, device: torch.device
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Whole regions of a slide, thousands of patches at a time; unused slots hold zeros."""
+    step = max(1, REGION_PATCHES_A_CHUNK // grid.mask.shape[1])
+    for start in range(0, len(grid.mask), step):
+        mask = grid.mask[start : start + step]
+        patches = features.features[grid.index[start : start + step]].astype(np.float32, copy=False)
+        patches[~mask] = 0
+        yield torch.from_numpy(patches[None]).to(device), torch.from_numpy(mask[None]).to(device)
+
+
+def _encode_regions(model: Aligned, features: SlideFeatures) -> EncodedSlide:
+    """Models that read whole regions get some of them at a time if they can and there are many, else all at once."""
+    grid = group_regions(features, model.regions)
+    if hasattr(model.net, "encode_regions") and grid.mask.size > getattr(model.net, "patches_at_once", 0):
+        code = model.net.encode_regions(lambda: _region_chunks(features, grid, model.device))
+    else:
+        patches, masks = zip(*_region_chunks(features, grid, model.device), strict=True)
+        code = model.net.encode_slides(torch.cat(patches, dim=1), torch.cat(masks, dim=1))
+    key_of_tile = np.full(len(features.valid), -1, np.int64)
+    region, slot = np.nonzero(grid.mask)
+    key = region * grid.mask.shape[1] + slot if model.net.keys_are_patches else region
+    key_of_tile[grid.index[region, slot]] = key
+    return EncodedSlide(features.slide_id, code, features.grid, key_of_tile)
+
+
+@torch.no_grad()
+def encode_text(model: Aligned, texts: str | Sequence[str], *, statements: bool = True) -> TextCode:
+    """Texts into the shared space.
+
+    Args:
+        texts: one or more.
+        statements: treat each text as one statement (negation becomes a sign, as in training); False encodes
+            a whole caption as written.
+
+    Raises:
+        CaptionError: an empty text.
+    """
+    texts = (texts,) if isinstance(texts, str) else tuple(texts)
+    for place, text in enumerate(texts):
+        if not text.strip():
+            raise CaptionError(f"text {place}: got an empty text, expected words; remove it or fill it")
+    parts = []
+    for start in range(0, len(texts), TEXTS_PER_CALL):
+        chunk = texts[start : start + TEXTS_PER_CALL]
+        if statements:
+            parsed = [parse_statement(text) for text in chunk]
+            encoded, limit = [text_to_encode(one, model.text) for one in parsed], model.text.statement_tokens
+            visual = [one.visual or not model.text.visual_only for one in parsed]
+        else:
+            encoded, limit = [(text, False) for text in chunk], model.text.caption_tokens
+            visual = [True] * len(chunk)
+        tokens = model.checkpoint.tokenizer.encode([text for text, _ in encoded], limit)
+        negated = torch.tensor([negated for _, negated in encoded], device=model.device)
+        ids, mask = tokens.ids.to(model.device), tokens.mask.to(model.device)
+        code = model.net.encode_texts(chunk, ids, mask, negated)
+        if code.gate is not None:
+            code = replace(code, gate=code.gate * torch.tensor(visual, device=model.device))
+        parts.append(code)
+    return TextCode.cat(parts)
+
+
+@torch.no_grad()
+def presence_scores(
+    model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide], texts: Sequence[str] | TextCode
+) -> Float[np.ndarray, "B C"]:
+    """A logit for every slide and statement (texts, or encoded already): does the slide show it? 0 means the model
+    cannot say."""
+    code = texts if isinstance(texts, TextCode) else encode_text(model, texts)
+    return np.stack([presence_of(model, slide, code) for slide in encoded_slides(model, slides)])
+
+
+def presence_of(model: Aligned, slide: EncodedSlide, code: TextCode) -> np.ndarray:
+    """Presence of every text, some texts at a time: large slides times many texts would not fit in memory at once."""
+    step = max(1, PAIRS_PER_CALL // slide.code.keys.shape[1])
+    parts = [model.net.presence(slide.code, _some_texts(code, i, i + step))[0] for i in range(0, len(code.texts), step)]
+    return torch.cat(parts).float().cpu().numpy()
+
+
+def _some_texts(code: TextCode, start: int, stop: int) -> TextCode:
+    part = slice(start, stop)
+    gate, margin = (None if value is None else value[part] for value in (code.gate, code.margin))
+    return TextCode(code.texts[part], code.caption[part], code.local[part], code.negated[part], gate, margin)
+
+
+def encoded_slides(model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide]) -> Iterator[EncodedSlide]:
+    for slide in slides:
+        yield slide if isinstance(slide, EncodedSlide) else encode_slide(model, slide)

@@ -1,0 +1,97 @@
+"""Grounding: where on a slide is what a phrase speaks of."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pathflip import plots
+from pathflip.errors import ContractError
+from pathflip.inference.aligned import Aligned
+from pathflip.inference.encoding import EncodedSlide, encode_slide, encode_text, presence_of
+from pathflip.slide import open_slide, slide_id
+from pathflip.types import Heatmap, SlideFeatures
+
+__all__ = ["ground", "ground_to_files"]
+
+THUMBNAIL_PX = 1400
+
+
+@torch.no_grad()
+def ground(model: Aligned, features: SlideFeatures | EncodedSlide, text: str) -> Heatmap:
+    """Where on the slide is what the text speaks of? A score per tile, no region label needed.
+
+    For a statement of absence the map shows where the thing would be, and ``negated`` says so.
+
+    Raises:
+        ContractError, FeatureError, CaptionError: see :func:`encode_slide` and :func:`encode_text`.
+    """
+    slide = features if isinstance(features, EncodedSlide) else encode_slide(model, features)
+    code = encode_text(model, text)
+    heat = model.net.heat(slide.code, code)[0, 0].float().cpu().numpy()
+    scores = np.where(slide.key_of_tile >= 0, heat[slide.key_of_tile], np.nan).astype(np.float32)
+    return Heatmap(
+        slide.grid, scores, text, presence=float(presence_of(model, slide, code)[0]), negated=bool(code.negated[0])
+    )
+
+
+def ground_to_files(
+    model: Aligned,
+    slide: EncodedSlide,
+    texts: Sequence[str],
+    out: Path,
+    *,
+    slide_file: Path | None = None,
+    slide_mpp: float | None = None,
+    tiles: int = 5,
+) -> list[dict[str, Any]]:
+    """Ground phrases and write, for each, the best tiles and a measurement map for QuPath, and, with the slide at
+    hand, the heatmap over its thumbnail.
+
+    Returns:
+        One row a phrase: text, slide_id, presence, negated, best tiles, files, note.
+    """
+    thumbnail, note = None, model.note
+    if slide_file is not None:
+        if (drawn := slide_id(slide_file)) != slide.slide_id.rpartition("__")[2]:
+            note = f"Drawn on slide '{drawn}', but the features are those of '{slide.slide_id}'. {note}"
+        with open_slide(slide_file, slide_mpp=slide_mpp) as opened:
+            if opened.info.size0 != slide.grid.info.size0:
+                raise ContractError(
+                    f"slide '{slide_file.name}' is {opened.info.size0} px, but the features were made on "
+                    f"{slide.grid.info.size0} px ('{slide.slide_id}'); give the slide the features come from"
+                )
+            thumbnail = opened.thumbnail(THUMBNAIL_PX)
+    rows = []
+    for number, text in enumerate(texts, start=1):
+        heatmap = ground(model, slide, text)
+        stem = out / f"{slide.slide_id}.{number:02d}-{_slug(text)}"
+        files = [f"{stem}.top.geojson", f"{stem}.map.geojson"]
+        plots.save_tiles_geojson(heatmap, files[0], tiles)
+        plots.save_tiles_geojson(heatmap, files[1])
+        if thumbnail is not None:
+            files.append(f"{stem}.png")
+            plots.save_heatmap_png(heatmap, thumbnail, files[2], note=note, tiles=tiles)
+        best = [
+            {"x": box.x, "y": box.y, "width": box.width, "height": box.height, "score": round(score, 4)}
+            for box, score in plots.top_tiles(heatmap, tiles)
+        ]
+        rows.append(
+            {
+                "slide_id": slide.slide_id,
+                "text": text,
+                "presence": round(heatmap.presence, 4),
+                "negated": heatmap.negated,
+                "tiles": best,
+                "files": files,
+                "note": note,
+            }
+        )
+    return rows
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "phrase"

@@ -1,0 +1,106 @@
+"""Retrieval: every slide scored against every report, both ways."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from pathflip.errors import CaptionError
+from pathflip.inference.aligned import Aligned
+from pathflip.inference.encoding import EncodedSlide, encode_text, encoded_slides, presence_of
+from pathflip.text.sentences import split_sentences
+from pathflip.text.statements import parse_statement
+from pathflip.types import SlideFeatures, TextCode
+
+__all__ = ["Retrieval", "retrieval_scores", "retrieve"]
+
+SENTENCE_WEIGHT = 2.0
+"""Weight of the statement-level score beside the whole-slide score in retrieval (docs/method.md)."""
+
+FEWEST_TO_STANDARDISE = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Retrieval:
+    """Scores of slides (rows) against captions (columns): ``scores`` combines the other two."""
+
+    slide_ids: tuple[str, ...]
+    captions: tuple[str, ...]
+    whole: Float[np.ndarray, "B A"]
+    statements: Float[np.ndarray, "B A"]
+    scores: Float[np.ndarray, "B A"]
+
+    def slides_for(self, caption: int, k: int = 5) -> list[tuple[str, float]]:
+        """The k best slides for a caption."""
+        order = np.argsort(-self.scores[:, caption], kind="stable")[:k]
+        return [(self.slide_ids[i], float(self.scores[i, caption])) for i in order]
+
+    def captions_for(self, slide: int, k: int = 5) -> list[tuple[int, float]]:
+        """The k best captions (column numbers) for a slide."""
+        order = np.argsort(-self.scores[slide], kind="stable")[:k]
+        return [(int(i), float(self.scores[slide, i])) for i in order]
+
+
+@torch.no_grad()
+def retrieve(model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide], captions: Sequence[str]) -> Retrieval:
+    """Score every slide against every caption, both ways at once.
+
+    Args:
+        slides: at least one.
+        captions: whole reports or single sentences.
+
+    Raises:
+        CaptionError: a caption without a sentence.
+    """
+    sentences = [_counted_statements(model, caption, place) for place, caption in enumerate(captions)]
+    unique = sorted({sentence for parts in sentences for sentence in parts})
+    row_of = {sentence: row for row, sentence in enumerate(unique)}
+    rows_of = [[row_of[sentence] for sentence in parts] for parts in sentences]
+    code = encode_text(model, unique)
+    whole_code = _whole_captions(model, captions, rows_of, code)
+    whole, statements, ids = [], [], []
+    for slide in encoded_slides(model, slides):
+        logits = presence_of(model, slide, code)
+        ids.append(slide.slide_id)
+        whole.append(model.net.similarity(slide.code, whole_code)[0].float().cpu().numpy())
+        statements.append([float(logits[rows].mean()) for rows in rows_of])
+    whole_scores, statement_scores = np.stack(whole), np.array(statements)
+    return Retrieval(
+        tuple(ids), tuple(captions), whole_scores, statement_scores, retrieval_scores(whole_scores, statement_scores)
+    )
+
+
+def _counted_statements(model: Aligned, caption: str, place: int) -> list[str]:
+    """The sentences of a caption that its score is the mean of: those a slide can show, or all if there are none."""
+    sentences = split_sentences(caption)
+    if not sentences:
+        raise CaptionError(f"caption {place}: no sentence in {caption[:40]!r}; expected at least one")
+    if not model.text.visual_only:
+        return sentences
+    return [s for s in sentences if parse_statement(s).visual] or sentences
+
+
+def _whole_captions(model: Aligned, captions: Sequence[str], rows_of: list[list[int]], code: TextCode) -> TextCode:
+    if not model.net.captions_are_statements:
+        return encode_text(model, captions, statements=False)
+    caption = torch.stack([code.caption[rows].mean(0) for rows in rows_of])
+    return TextCode(tuple(captions), caption, caption, torch.zeros(len(captions), dtype=torch.bool))
+
+
+def retrieval_scores(whole: Float[np.ndarray, "B A"], statements: Float[np.ndarray, "B A"]) -> np.ndarray:
+    """z(whole) + 2·z(statements).
+
+    With ``FEWEST_TO_STANDARDISE`` slides or more, z is over the slides, caption by caption: some captions score high on
+    every slide, and what tells is on which they score higher than elsewhere. With fewer it is over the whole matrix.
+    A constant column (or matrix) contributes nothing.
+    """
+    axis = 0 if len(whole) >= FEWEST_TO_STANDARDISE else None
+
+    def standard(values: np.ndarray) -> np.ndarray:
+        spread = values.std(axis=axis, keepdims=True)
+        centred = values - values.mean(axis=axis, keepdims=True)
+        return np.where(spread > 1e-9, centred / np.maximum(spread, 1e-9), 0.0)
+
+    return standard(whole) + SENTENCE_WEIGHT * standard(statements)

@@ -1,0 +1,331 @@
+"""``pathflip convert``: any of the formats in, any out, one slide at a time, none able to stop the others."""
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from pathflip.errors import ConfigError, FeatureError, PathFLIPError
+from pathflip.features.store import FORMAT, FeatureKind, features_path, read_features, write_features
+from pathflip.geometry import TileGrid
+from pathflip.interop.clam import read_clam, read_clam_coords, read_clam_pt, write_clam
+from pathflip.interop.hdf5 import opened, read_file
+from pathflip.interop.lazyslide import read_lazyslide, write_lazyslide
+from pathflip.interop.qupath import read_qupath, write_qupath
+from pathflip.interop.slidechat import read_slidechat, write_slidechat
+from pathflip.interop.stamp import read_stamp, write_stamp
+from pathflip.interop.tiles import Asked, Tiles
+from pathflip.interop.trident import read_trident, write_trident
+from pathflip.io.files import write_text
+from pathflip.processes import follow_parent
+from pathflip.slide import read_coords
+from pathflip.slide.tiling import write_coords
+
+__all__ = ["TARGETS", "Converted", "Separately", "convert", "detect", "find_inputs", "read_tiles"]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What became of one file.
+
+    Attributes:
+        slide_id: the slide.
+        source: the file read; ``detected`` what it was taken for ("" where that failed).
+        files: what was written.
+        tiles: rows; dim: width of their features, 0 for coordinates alone.
+        encoder, tile_px, mpp: of the features; ``tile_px0`` the side of a tile in level-0 pixels.
+        warnings: what a person should know although it went well.
+        error: one line, where it did not.
+    """
+
+    slide_id: str
+    source: str
+    detected: str = ""
+    to: str = ""
+    files: tuple[str, ...] = ()
+    tiles: int = 0
+    dim: int = 0
+    encoder: str = ""
+    tile_px: int = 0
+    mpp: float = 0.0
+    tile_px0: int = 0
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+
+
+def detect(path: Path) -> str:
+    """What a file is, by what it holds (its suffix only where that decides).
+
+    Raises:
+        FeatureError: unreadable, or none of the known formats; the message says what was found.
+    """
+    suffix = path.suffix.lower()
+    by_suffix = {".pt": "clam pt", ".csv": "slidechat", ".geojson": "qupath", ".json": "qupath"}
+    if suffix in by_suffix:
+        return by_suffix[suffix]
+    if path.is_dir():
+        if any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs")):
+            return "lazyslide"
+        raise FeatureError(f"{path}: a folder, and no zarr store; expected feature files or folders of them")
+    with opened(path) as file:
+        return _detect_hdf5(path, file)
+
+
+def _detect_hdf5(path: Path, file: h5py.File) -> str:
+    if file.attrs.get("format") == FORMAT:
+        return "pathflip"
+    if "feats" in file:
+        return "stamp"
+    shape = getattr(file.get("features"), "shape", None)
+    if shape is not None and (len(shape) == 1 or "coords" not in file):
+        raise FeatureError(f"{path}: 'features' {shape} without 'coords': one vector a slide; expected one row a tile")
+    if "coords" not in file:
+        raise FeatureError(f"{path}: holds {sorted(file)}; expected 'coords' with 'features' or 'feats'")
+    on_coords = file["coords"].attrs
+    if shape is None:
+        if "settings_hash" in on_coords:
+            return "pathflip coordinates"
+        return "clam coordinates" if "patch_level" in on_coords else "trident coordinates"
+    is_trident = "patch_size_level0" in on_coords or "encoder" in file["features"].attrs
+    return "trident" if is_trident else "clam"
+
+
+def read_tiles(path: str | Path, asked: Asked | None = None) -> tuple[str, Tiles]:
+    """What a file is, and its tiles.
+
+    Raises:
+        FeatureError: unknown, damaged, contradictory, or it needs something ``asked`` does not hold (named).
+    """
+    path, asked = Path(path), asked or Asked()
+    kind = detect(path)
+    if kind in ("pathflip", "pathflip coordinates"):
+        return kind, _read_ours(path, kind)
+    if kind in ("trident", "trident coordinates"):
+        return kind, read_trident(read_file(path), asked)
+    by_file = {"clam": read_clam, "clam coordinates": read_clam_coords, "stamp": read_stamp}
+    if kind in by_file:
+        return kind, by_file[kind](read_file(path), asked)
+    by_path = {
+        "clam pt": read_clam_pt,
+        "lazyslide": read_lazyslide,
+        "slidechat": read_slidechat,
+        "qupath": read_qupath,
+    }
+    return kind, by_path[kind](path, asked)
+
+
+def _read_ours(path: Path, kind: str) -> Tiles:
+    if kind == "pathflip coordinates":
+        return Tiles(read_coords(path))
+    slide = read_features(path)
+    kept = slide.valid
+    grid = TileGrid(slide.info, slide.spec, slide.coords[kept])
+    lost = int((~kept).sum())
+    warnings = (f"{lost} unreadable tiles left out: only PathFLIP's format can mark them",) if lost else ()
+    if len(grid) == 0:
+        raise FeatureError(f"{path}: holds no readable tile; nothing to convert")
+    return Tiles(grid, slide.encoder, slide.features[kept], warnings)
+
+
+def _write_ours(tiles: Tiles, out: Path) -> list[Path]:
+    if tiles.features is None:
+        target = out / "coords" / f"{tiles.slide_id}.h5"
+        write_coords(target, tiles.grid)
+        return [target]
+    slide = tiles.slide_features()
+    target = features_path(out, slide.encoder, slide.slide_id)
+    write_features(target, slide)
+    return [target]
+
+
+TARGETS: dict[str, Callable[[Tiles, Path], list[Path]]] = {
+    "pathflip": _write_ours,
+    "trident": write_trident,
+    "clam": write_clam,
+    "stamp": write_stamp,
+    "lazyslide": write_lazyslide,
+    "slidechat": write_slidechat,
+    "qupath": write_qupath,
+}
+"""The formats that can be written, and how."""
+
+_OURS_BESIDE = ".excluded.csv"
+"""Tables that extraction leaves beside feature files: no features."""
+_SUFFIXES = (".h5", ".hdf5", ".pt", ".csv", ".geojson", ".zarr")
+
+
+def find_inputs(paths: Sequence[str | Path]) -> list[Path]:
+    """Files as given; folders as the feature files in them (sorted, not recursive).
+
+    Of a CLAM folder with ``h5_files`` and ``pt_files`` the former is taken: it holds the same and coordinates.
+
+    Raises:
+        ConfigError: a folder without any.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir() or path.suffix.lower() == ".zarr" or (path / "zarr.json").is_file():
+            found.append(path)
+            continue
+        inside = _files_of(path) or _files_of(path / "h5_files") or _files_of(path / "pt_files")
+        if not inside:
+            raise ConfigError(f"'{path}': no {', '.join(_SUFFIXES)} in this folder")
+        found += inside
+    return list(dict.fromkeys(found))
+
+
+def _files_of(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    found = (p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))
+    return sorted(p for p in found if not p.name.endswith(_OURS_BESIDE))
+
+
+def convert(
+    paths: Sequence[str | Path],
+    to: str,
+    out: str | Path,
+    asked: Asked | None = None,
+    *,
+    isolated: bool = False,
+    progress: Callable[[int, int, Converted], None] | None = None,
+) -> list[Converted]:
+    """Convert files one by one. One bad file never stops the others, and nothing half-written is ever left.
+
+    One call is one cohort: its first file sets encoder, width, tile size and resolution, and files of another
+    kind are refused, named. ``out/failures.jsonl`` lists what failed (absent when all went well).
+
+    Args:
+        paths: files, or folders of them.
+        to: a key of :data:`TARGETS`.
+        out: folder, created where absent; files of an earlier run are replaced.
+        asked: what files do not say.
+        isolated: read and write in a process of its own. Some damaged HDF5 files crash the HDF5 library, which
+            would take this process and the rest of the batch along. (A script that asks for it needs the
+            ``if __name__ == "__main__":`` guard.)
+        progress: called after every file with the number done, the total, and the outcome.
+
+    Returns:
+        One outcome a file, in the order given.
+
+    Raises:
+        ConfigError: an unknown format, or nothing to convert; before anything is written.
+    """
+    if to not in TARGETS:
+        raise ConfigError(f"convert: no format '{to}'; expected one of {', '.join(TARGETS)}")
+    files, out, cohort = find_inputs(paths), Path(out), _Cohort()
+    outcomes: list[Converted] = []
+    with contextlib.closing(Separately(_attempt)) as separately:
+        attempt = separately if isolated else _attempt
+        for path in files:
+            outcome = attempt(path, to, out, asked or Asked(), cohort)
+            if outcome.error is None:
+                cohort = cohort.joined_by(outcome)
+            outcomes.append(outcome)
+            if progress is not None:
+                progress(len(outcomes), len(files), outcome)
+    _write_failures(out / "failures.jsonl", outcomes)
+    return outcomes
+
+
+class Separately:
+    """A function called in another process (spawned: fork would copy locked threads), started again when one dies.
+
+    Args:
+        function: importable by name; takes the file first and returns an outcome.
+    """
+
+    def __init__(self, function: Callable[..., Converted]) -> None:
+        self._function = function
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __call__(self, path: Path, *rest: Any) -> Converted:
+        """The function's outcome; an outcome that says so if the process died."""
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=follow_parent)
+        try:
+            return self._pool.submit(self._function, path, *rest).result()
+        except BrokenProcessPool:
+            self.close()
+            error = f"{path}: the process reading it died (a damaged file, or out of memory); copy or extract it again"
+            return Converted(path.stem, str(path), error=error)
+
+    def close(self) -> None:
+        """End the process."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+
+def _write_failures(target: Path, outcomes: Sequence[Converted]) -> None:
+    failed = [{"slide_id": o.slide_id, "path": o.source, "error": o.error} for o in outcomes if o.error]
+    if failed:
+        write_text(target, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in failed))
+    else:
+        target.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Cohort:
+    """What the files so far were, so that no two kinds and no slide twice go into one folder."""
+
+    first: tuple[FeatureKind, str] | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def admit(self, path: Path, tiles: Tiles) -> None:
+        """Refuse a second file of one slide, and another kind of features than the first file's."""
+        if tiles.slide_id in self.sources:
+            raise FeatureError(
+                f"{path}: slide '{tiles.slide_id}' was converted from {self.sources[tiles.slide_id]}; names join "
+                "slides with captions: expected each slide once"
+            )
+        if self.first is None or tiles.features is None or tiles.encoder is None:
+            return
+        spec = tiles.grid.spec
+        kind = FeatureKind(tiles.encoder, tiles.features.shape[1], spec.tile_px, spec.mpp)
+        if kind.difference(self.first[0]) is not None:
+            raise FeatureError(
+                f"{path}: features of {kind}, but this cohort began with {self.first[1]}: {self.first[0]}; "
+                "expected one encoder, tile size and resolution: convert each kind into a folder of its own"
+            )
+
+    def joined_by(self, row: Converted) -> "_Cohort":
+        """With one file more."""
+        kind = FeatureKind(row.encoder, row.dim, row.tile_px, row.mpp)
+        first = self.first or ((kind, row.source) if row.dim else None)
+        return _Cohort(first, {**self.sources, row.slide_id: row.source})
+
+
+def _attempt(path: Path, to: str, out: Path, asked: Asked, cohort: _Cohort) -> Converted:
+    try:
+        return _convert_one(path, to, out, asked, cohort)
+    except Exception as error:
+        line = " ".join(str(error).split())
+        text = line if isinstance(error, PathFLIPError) else f"{path}: {type(error).__name__}: {line}"
+        return Converted(path.stem, str(path), to=to, error=text)
+
+
+def _convert_one(path: Path, to: str, out: Path, asked: Asked, cohort: _Cohort) -> Converted:
+    if out.resolve() in path.resolve().parents:
+        raise FeatureError(f"{path}: lies in {out} itself, where its conversion could replace it; give another --out")
+    kind, tiles = read_tiles(path, asked)
+    cohort.admit(path, tiles)
+    written = TARGETS[to](tiles, out)
+    row = Converted(tiles.slide_id, str(path), kind, to, tuple(map(str, written)), len(tiles.grid))
+    spec, features = tiles.grid.spec, tiles.features
+    return replace(
+        row,
+        dim=0 if features is None else int(features.shape[1]),
+        encoder=tiles.encoder or "",
+        tile_px=spec.tile_px,
+        mpp=spec.mpp,
+        tile_px0=tiles.grid.tile_px0,
+        warnings=tiles.warnings,
+    )

@@ -1,0 +1,70 @@
+"""STAMP: ``<extractor>/<slide>.h5`` with ``feats`` in half precision and ``coords`` in microns."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pathflip.errors import FeatureError
+from pathflip.interop.hdf5 import OWN, File, own_attribute, read_own, whole
+from pathflip.interop.tiles import Asked, Stated, Tiles, join, numeric, settle
+from pathflip.io.files import atomic_hdf5
+
+__all__ = ["read_stamp", "write_stamp"]
+
+LAYOUT_VERSION = "2.1.0"
+"""The release that introduced ``tile_size_um``; STAMP refuses files of a release newer than itself."""
+_HISTORIC_UM, _HISTORIC_PX = 256.0, 224
+"""Files of STAMP 1 count in pixels of 256/224 µm and carry no unit."""
+
+
+def read_stamp(file: File, asked: Asked) -> Tiles:
+    """Microns become level-0 pixels by the slide's own resolution, so that must be known."""
+    root = file.attributes[""]
+    if str(root.get("feat_type", "tile")) != "tile":
+        raise FeatureError(f"{file.path}: feat_type is '{root['feat_type']}', expected 'tile' (one row a tile)")
+    own, _ = read_own(file.path, root.get(OWN))
+    tile_um, tile_px, microns = _tile_size(file)
+    stated = Stated(file.path.stem, tile_px=tile_px, mpp=tile_um / tile_px if tile_px else None, own=own)
+    if own is None and tile_px is None and asked.tile_px:
+        stated = Stated(file.path.stem, mpp=tile_um / asked.tile_px)
+    tiles = settle(file.path, stated, asked, numeric(file.path, "coords", file.array("coords"), 2) * microns, "um")
+    encoder = asked.encoder or str(root.get("extractor", "")) or file.path.parent.name
+    return join(file.path, tiles, numeric(file.path, "feats", file.array("feats")), encoder)
+
+
+def _tile_size(file: File) -> tuple[float, int | None, float]:
+    """Side of a tile in microns and in encoded pixels, and microns per coordinate unit."""
+    root = file.attributes[""]
+    tile_px = whole(root.get("tile_size_px"))
+    unit = str(root.get("unit", "um" if "tile_size_um" in root else ""))
+    if unit == "um" and ("tile_size_um" in root or "tile_size" in root):
+        return float(root.get("tile_size_um", root.get("tile_size"))), tile_px, 1.0
+    if unit == "" and round(float(root.get("tile_size", _HISTORIC_PX))) == _HISTORIC_PX:
+        return _HISTORIC_UM, _HISTORIC_PX, _HISTORIC_UM / _HISTORIC_PX
+    raise FeatureError(
+        f"{file.path}: coordinates are in unit '{unit or 'unknown'}' with attributes {sorted(root)}; expected microns "
+        "('unit' um and 'tile_size_um')"
+    )
+
+
+def write_stamp(tiles: Tiles, out: Path) -> list[Path]:
+    """One file; features lose everything beyond half precision.
+
+    Raises:
+        FeatureError: only coordinates, or a feature too large for half precision.
+    """
+    features, encoder = tiles.with_features("STAMP")
+    grid, largest = tiles.grid, float(np.finfo(np.float16).max)
+    if np.abs(features).max() > largest:
+        raise FeatureError(
+            f"slide '{tiles.slide_id}': features reach {np.abs(features).max():g}, STAMP's half precision ends at "
+            f"{largest:g}; expected features within it"
+        )
+    target = out / encoder / f"{tiles.slide_id}.h5"
+    with atomic_hdf5(target) as file:
+        file["coords"] = (grid.coords * grid.info.require_mpp()).astype(np.float32)
+        file["feats"] = features.astype(np.float16)
+        file.attrs.update({"stamp_version": LAYOUT_VERSION, "extractor": encoder, "unit": "um", "feat_type": "tile"})
+        file.attrs.update({"tile_size_um": grid.spec.tile_um, "tile_size_px": grid.spec.tile_px, "code_hash": OWN})
+        file.attrs[OWN] = own_attribute(grid, encoder)
+    return [target]

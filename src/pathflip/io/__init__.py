@@ -1,0 +1,1 @@
+"""Files, tables, names and places on disk or in object stores. No torch."""

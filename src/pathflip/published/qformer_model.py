@@ -1,0 +1,286 @@
+"""The published model, variant 1 (arXiv 2512.17621): slide and region Q-Formers with shared weights, a transformer
+that mixes slide and regions, and text-conditioned attention over regions.
+
+Same values and gradients as the authors' code where that is right, several times faster (docs/performance.md). Where it
+is wrong the default here is right and a setting brings the old behaviour back (docs/published.md).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from pathflip import losses
+from pathflip.errors import ConfigError
+from pathflip.models.cpu import Linear
+from pathflip.models.layers import TextKeyAttention, drop_padding
+from pathflip.models.text_tower import Block, TextConfig, TextLayer, encode
+from pathflip.published.negatives import met_by_blocks, met_in_global_batch
+from pathflip.published.patch_attention import ChunkReader
+from pathflip.published.qformer import QFormer
+from pathflip.types import AlignBatch, AlignOutput, RegionChunks, SlideCode, TextCode
+
+__all__ = ["AS_RELEASED", "AttentionMaps", "PublishedConfig", "PublishedPathFLIP"]
+
+AS_RELEASED: dict[str, Any] = {
+    "raw_logit_scale": True,
+    "normalize": "candidates",
+    "detach_gathered": True,
+    "process_blocks": True,
+    "repeats_are_negatives": True,
+}
+"""The settings that reproduce the released code, defects included: ``PublishedConfig(..., **AS_RELEASED)``."""
+
+
+class PublishedConfig(BaseModel):
+    """Sizes and switches of :class:`PublishedPathFLIP`; the defaults are the published sizes.
+
+    Attributes:
+        feature_dim: D. embed_dim: E. width: W of the Q-Former.
+        cross_every: layers 0, cross_every, … read patches.
+        max_tokens: positions the text path knows.
+        region_head: ``projected`` as published; ``normed``: layer norms instead of the extra projections.
+        temperature, smoothing: of the slide loss.
+        scale: start of the region loss's logit scale. bias: its logit bias (None: no such parameter, as published).
+        candidates: texts a slide meets in the region loss: its own and one random of each other slide (``sampled``,
+            as published), or ``all`` of the global batch.
+        normalize: what the region loss is divided by (:data:`pathflip.losses.Normalize`).
+        raw_logit_scale: use the logarithm of the scale as the scale, as released (2.66 instead of 14.3).
+        detach_gathered: no gradient through other processes' embeddings in the slide loss, as released.
+        process_blocks: each process draws its candidates among its own slides and lends them to the others row by
+            row, as released; else they are drawn from the global batch.
+        repeats_are_negatives: call another slide's statement false even where this slide's caption holds it, as
+            released.
+        checkpoint_layers: recompute Q-Former and text layers in the backward pass (less memory, a third more time).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["published"] = "published"
+    feature_dim: PositiveInt = 512
+    vocab_size: PositiveInt = 28997
+    embed_dim: PositiveInt = 256
+    width: PositiveInt = 768
+    num_layers: PositiveInt = 12
+    num_heads: PositiveInt = 12
+    ffn_width: PositiveInt = 3072
+    max_tokens: PositiveInt = 512
+    num_queries: PositiveInt = 8
+    cross_every: PositiveInt = 2
+    mixing_layers: PositiveInt = 2
+    mixing_heads: PositiveInt = 8
+    region_heads: PositiveInt = 8
+    region_head: Literal["projected", "normed"] = "projected"
+    dropout: float = Field(0.1, ge=0, lt=1)
+    temperature: PositiveFloat = 0.1
+    smoothing: float = Field(0.1, ge=0, lt=1)
+    scale: PositiveFloat = 1 / 0.07
+    bias: float | None = None
+    candidates: Literal["sampled", "all"] = "sampled"
+    normalize: losses.Normalize = "entries"
+    raw_logit_scale: bool = False
+    detach_gathered: bool = False
+    process_blocks: bool = False
+    repeats_are_negatives: bool = False
+    checkpoint_layers: bool = False
+
+    def text(self) -> TextConfig:
+        """The sizes of the Q-Former as a BERT."""
+        return TextConfig(
+            vocab_size=self.vocab_size,
+            width=self.width,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            ffn_width=self.ffn_width,
+            max_tokens=self.max_tokens,
+            token_types=False,
+            dropout=self.dropout,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionMaps:
+    """What the published code shows as heatmaps.
+
+    Attributes:
+        slide: the slide queries over all patches, in the last layer that reads patches.
+        regions: the same of each region over its own patches; every region sums to 1 by itself.
+        text: each text over the regions, mean of the heads.
+    """
+
+    slide: Float[Tensor, "B H Q N"]
+    regions: Float[Tensor, "B H Q L S"]
+    text: Float[Tensor, "B C L"]
+
+
+class PublishedPathFLIP(nn.Module):
+    """Variant 1. Satisfies :class:`~pathflip.types.AlignModel`; keys are regions."""
+
+    keys_are_patches = False
+    captions_are_statements = False
+    patches_at_once = 2**14
+    """Slides of up to so many patches are encoded in one call: a tenth faster than chunk by chunk."""
+
+    def __init__(self, config: PublishedConfig) -> None:
+        super().__init__()
+        if config.embed_dim % config.mixing_heads or config.embed_dim % config.region_heads:
+            raise ConfigError(
+                f"embed_dim: got {config.embed_dim}, expected a multiple of mixing_heads {config.mixing_heads} "
+                f"and region_heads {config.region_heads}"
+            )
+        self.config = config
+        self.patch_proj = Linear(config.feature_dim, config.embed_dim)
+        self.query_tokens = nn.Parameter(0.02 * torch.randn(1, config.num_queries, config.width))
+        self.qformer = QFormer(config.text(), config.embed_dim, config.cross_every, config.checkpoint_layers)
+        self.slide_proj = Linear(config.width, config.embed_dim)
+        self.text_proj = Linear(config.width, config.embed_dim)
+        layer = nn.TransformerEncoderLayer(
+            config.embed_dim, config.mixing_heads, 4 * config.embed_dim, config.dropout, batch_first=True
+        )
+        self.mixing = nn.TransformerEncoder(layer, config.mixing_layers, enable_nested_tensor=False)
+        self.region_head = TextKeyAttention(config.embed_dim, config.region_heads, config.region_head)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
+        self.logit_bias = None if config.bias is None else nn.Parameter(torch.tensor(config.bias))
+
+    # ------------------------------------------------------------------------------------------ encoding
+
+    def forward(self, batch: AlignBatch) -> AlignOutput:
+        """Encode both sides of a batch; captions and sub-captions in one pass."""
+        code = self.encode_slides(batch.patches, batch.patch_mask)
+        subs = (batch.sub_ids.flatten(0, 1), batch.sub_token_mask.flatten(0, 1))
+        caption, sub = self.embed_texts([(batch.caption_ids, batch.caption_mask), subs])
+        sub = sub.unflatten(0, batch.sub_mask.shape)
+        return AlignOutput(slide=code.slide, caption=caption, keys=code.keys, key_mask=code.key_mask, subcaptions=sub)
+
+    def embed_texts(self, blocks: list[Block]) -> list[Float[Tensor, "_ E"]]:
+        """Embeddings of several padded blocks of texts, (ids, mask) each."""
+        layers: list[TextLayer] = list(self.qformer.layers)  # type: ignore[arg-type]
+        hidden = encode(self.qformer.embeddings, layers, blocks, checkpointed=self.config.checkpoint_layers)
+        return [self.text_proj(rows) for rows in hidden]
+
+    def encode_slides(
+        self,
+        patches: Float[Tensor, "B L S D"],
+        patch_mask: Bool[Tensor, "B L S"],
+        context: Float[Tensor, "B L S D"] | None = None,
+        position: Float[Tensor, "B L S 2"] | None = None,
+    ) -> SlideCode:
+        """Slides into the shared space (context and position are not read)."""
+        x, mask = self.project_patches(patches, patch_mask)
+        pooled = self.slide_proj(self.qformer(self.query_tokens, x, mask).mean(dim=2))
+        region_mask = patch_mask.any(dim=2)
+        real = torch.cat([torch.ones_like(region_mask[:, :1]), region_mask], dim=1)
+        mixed = self.mixing(pooled, src_key_padding_mask=None if mask is None else ~real)
+        return SlideCode(slide=mixed[:, 0], keys=mixed[:, 1:], key_mask=region_mask)
+
+    @torch.no_grad()
+    def encode_regions(self, chunks: RegionChunks) -> SlideCode:
+        """One slide of any size, some regions at a time: the code of :meth:`encode_slides`, without gradients.
+
+        A region depends on no other until they are mixed. The slide's own queries read all patches, which are kept as
+        projected: E numbers each.
+        """
+        parts, masks, pooled = [], [], []
+        for patches, mask in chunks():
+            x, real = self.project_patches(patches, mask)
+            pooled.append(self.qformer(self.query_tokens, x, real, slide=False).mean(dim=2))
+            parts.append((x.flatten(1, 2), None if real is None else real.flatten(1)))
+            masks.append(mask.any(dim=2))
+        region_mask = torch.cat(masks, dim=1)
+        slide = self.qformer.answer(self.query_tokens, ChunkReader(parts)).mean(dim=2)
+        mixed = self._mix(self.slide_proj(torch.cat([slide, *pooled], dim=1)), region_mask)
+        return SlideCode(slide=mixed[:, 0], keys=mixed[:, 1:], key_mask=region_mask)
+
+    def _mix(self, tokens: Float[Tensor, "B R E"], region_mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B R E"]:
+        """Slide and regions, mixed. Without torch's inference path, which keeps R × R weights of every head."""
+        padding = None if bool(region_mask.all()) else ~F.pad(region_mask, (1, 0), value=True)
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            return self.mixing(tokens, src_key_padding_mask=padding)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+
+    def project_patches(
+        self, patches: Float[Tensor, "B L S D"], patch_mask: Bool[Tensor, "B L S"]
+    ) -> tuple[Float[Tensor, "B L S E"], Bool[Tensor, "B L S"] | None]:
+        """Patches as the Q-Former reads them, and their mask (None where none is padding)."""
+        if patches.shape[-1] != self.config.feature_dim:
+            raise ConfigError(f"patch features are {patches.shape[-1]} wide, expected {self.config.feature_dim}")
+        if patches.device.type == "cpu" and bool(patch_mask.all()):
+            return self.patch_proj(patches), None
+        if torch.is_grad_enabled():  # before the projection, for a NaN in padding would reach its gradient
+            return self.patch_proj(drop_padding(patches, patch_mask)), patch_mask
+        return self.patch_proj(patches).masked_fill_(~patch_mask.unsqueeze(-1), 0.0), patch_mask
+
+    def encode_texts(
+        self, texts: tuple[str, ...], ids: Int[Tensor, "C T"], mask: Bool[Tensor, "C T"], negated: Bool[Tensor, " C"]
+    ) -> TextCode:
+        """Texts into the shared space; one embedding serves slides and regions."""
+        (embedded,) = self.embed_texts([(ids, mask)])
+        return TextCode(texts=texts, caption=embedded, local=embedded, negated=negated)
+
+    # ------------------------------------------------------------------------------------------ scores
+
+    def similarity(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C"]:
+        """Cosine of slide and caption embeddings."""
+        return losses.cosine(slides.slide, texts.caption)
+
+    def presence(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C"]:
+        """The region loss's logit: scaled cosine of a text and what it found among the regions."""
+        attended = self.region_head(texts.local, slides.keys, slides.key_mask)
+        scale, bias = self._scaling()
+        return scale * F.cosine_similarity(attended.float(), texts.local.float(), dim=-1, eps=1e-12) + bias
+
+    def heat(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C M"]:
+        """Attention of each text over the regions, mean of the heads."""
+        weights = self.region_head.weights(texts.local, slides.keys, slides.key_mask).mean(dim=1)
+        return weights.masked_fill(~slides.key_mask.unsqueeze(1), float("-inf"))
+
+    def attention_maps(
+        self, patches: Float[Tensor, "B L S D"], patch_mask: Bool[Tensor, "B L S"], texts: TextCode
+    ) -> AttentionMaps:
+        """The maps the published code shows (a second pass: training and scoring never pay for them)."""
+        x, mask = self.project_patches(patches, patch_mask)
+        last = max(i for i, layer in enumerate(self.qformer.layers) if layer.cross_attention is not None)
+        layer: Any = self.qformer.layers[last]
+        h = layer.self_attention(self.qformer(self.query_tokens, x, mask, stop=last))
+        slide = layer.cross_attention.weights(h[:, 0], x.flatten(1, 2), None if mask is None else mask.flatten(1))
+        regions = layer.cross_attention.weights(h[:, 1:], x, mask)
+        code = self.encode_slides(patches, patch_mask)
+        text = self.region_head.weights(texts.local, code.keys, code.key_mask).mean(dim=1)
+        return AttentionMaps(slide=slide, regions=regions.permute(0, 2, 3, 1, 4), text=text)
+
+    # ------------------------------------------------------------------------------------------ training
+
+    def _scaling(self) -> tuple[Tensor, Tensor | float]:
+        scale = self.logit_scale if self.config.raw_logit_scale else self.logit_scale.exp()
+        return scale, 0.0 if self.logit_bias is None else self.logit_bias
+
+    def losses(
+        self, output: AlignOutput, batch: AlignBatch, candidates: Int[Tensor, "B C"] | None = None
+    ) -> dict[str, Tensor]:
+        """Slide loss and region loss.
+
+        Args:
+            output: what :meth:`forward` gave for ``batch``.
+            batch: the batch.
+            candidates: which sub-captions each slide meets (indices into the B·K of the global batch, or of this
+                process with ``process_blocks``). Default: drawn from torch's random stream, as dropout is.
+        """
+        config = self.config
+        gather = losses.gather_detached if config.detach_gathered else losses.gather_with_grad
+        slide = losses.info_nce(output.slide, output.caption, 1.0 / config.temperature, config.smoothing, gather=gather)
+        if config.process_blocks:
+            texts, labels = met_by_blocks(output, batch, candidates, config.repeats_are_negatives)
+        else:
+            sampled = config.candidates == "sampled"
+            texts, labels = met_in_global_batch(output, batch, candidates, sampled, config.repeats_are_negatives)
+        attended = self.region_head(texts, output.keys, output.key_mask)
+        region = losses.text_conditioned(attended, texts, labels, *self._scaling(), config.normalize)
+        return {"slide": slide, "region": region}

@@ -1,0 +1,166 @@
+"""Alignment recipes: PathFLIP, its baselines and the published models.
+
+Each function returns the whole configuration; its docstring says command, hardware, time and the result to expect.
+Change a setting with ``--set train.optim.lr=5e-4`` or write a function of your own:
+``pathflip train my_lab.py:my_run``.
+"""
+
+import difflib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pathflip.data.align import TextSpec
+from pathflip.data.regions import RegionSpec
+from pathflip.errors import ConfigError
+from pathflip.train import (
+    OptimConfig,
+    TrainConfig,
+)
+from pathflip.train.align_run import AlignRecipe
+
+__all__ = ["align_base", "align_published", "align_published_small", "clip_abmil", "clip_mean", "find_recipe"]
+
+PATCHES_A_STEP = 128
+"""Patches drawn a slide and training step by models whose keys are patches. Context is computed from all of them
+before, so a drawn patch still knows its neighbourhood. Fewer patches pay for more steps, which count for more
+(docs/log.md)."""
+
+SMALL: dict[str, Any] = {
+    "width": 192,
+    "embed_dim": 128,
+    "dropout": 0.2,
+    "word_dropout": 0.1,
+    "feature_noise": 0.2,
+    "slide_noise": 0.2,
+}
+"""Sizes and regularisation for cohorts of hundreds of slides; PathFLIP and the CLIP baselines share them."""
+
+
+def align_base() -> AlignRecipe:
+    """PathFLIP as this project recommends it: patch keys in their neighbourhood, gated statements, late interaction.
+
+    ``pathflip train align_base --features F --captions C --out runs/base``
+
+    The demo's cohort (280 training slides of about 560 tiles), one CPU core: two and a half minutes. What it
+    reaches, and how that varies from seed to seed, is told in docs/log.md.
+    """
+    return AlignRecipe(
+        name="align_base",
+        model={"kind": "pathflip", **SMALL},
+        regions=RegionSpec(side=1),
+        max_regions=PATCHES_A_STEP,
+        train=TrainConfig(
+            steps=900,
+            batch_size=32,
+            eval_every=300,
+            save_every=300,
+            optim=OptimConfig(lr=2.5e-3, weight_decay=0.02, warmup_steps=40),
+        ),
+    )
+
+
+def align_published() -> AlignRecipe:
+    """The paper's model with the paper's hyper-parameters (arXiv 2512.17621; docs/published.md).
+
+    ``pathflip train align_published --features F --captions C --out runs/published``
+
+    177 M parameters: meant for GPUs.
+    """
+    return AlignRecipe(
+        name="align_published",
+        model={"kind": "published"},
+        text=TextSpec(sampler="published", polarity=False, visual_only=False, caption_tokens=512, statement_tokens=256),
+        regions=RegionSpec(side=16),
+        max_regions=24,
+        train=TrainConfig(
+            steps=10_000,
+            batch_size=8,
+            precision="bf16",
+            optim=OptimConfig(lr=1e-4, weight_decay=0.05, warmup_steps=200, warmup_factor=0.01, clip=0.0),
+        ),
+    )
+
+
+def align_published_small() -> AlignRecipe:
+    """The published model at the demo's size: a 2-layer, 128-wide Q-Former over 4 × 4 regions.
+
+    Its steps cost nearly four times those of ``align_base``, so it takes 240: the same processor time.
+
+    ``pathflip train align_published_small --features F --captions C --out runs/published_small``
+    """
+    published, base = align_published(), align_base()
+    model = {
+        "kind": "published",
+        "embed_dim": 128,
+        "width": 128,
+        "num_layers": 2,
+        "num_heads": 4,
+        "ffn_width": 256,
+        "num_queries": 4,
+    }
+    return published.model_copy(
+        update={
+            "name": "align_published_small",
+            "model": model,
+            "text": published.text.model_copy(update={"caption_tokens": 384, "statement_tokens": 128}),
+            "regions": RegionSpec(side=4),
+            "train": _for_steps(240, base.train).model_copy(
+                update={"optim": base.train.optim.model_copy(update={"lr": 1.5e-3})}
+            ),
+        }
+    )
+
+
+def _for_steps(steps: int, train: TrainConfig) -> TrainConfig:
+    """The same training, that many steps long, looked at half-way."""
+    return train.model_copy(update={"steps": steps, "eval_every": steps // 2, "save_every": steps // 2})
+
+
+def clip_mean() -> AlignRecipe:
+    """Mean-pool CLIP, the floor: same stem, text tower and optimiser as ``align_base``; a third of the steps,
+    for the demo's twelve minutes (what more bring: docs/log.md)."""
+    return AlignRecipe(
+        name="clip_mean",
+        model={"kind": "clip", "pool": "mean", **SMALL},
+        text=TextSpec(polarity=False, visual_only=False, num_subcaptions=1),
+        regions=RegionSpec(side=1),
+        max_regions=PATCHES_A_STEP,
+        train=_for_steps(300, align_base().train),
+    )
+
+
+def clip_abmil() -> AlignRecipe:
+    """Attention-pool (ABMIL) CLIP: same stem, text tower and optimiser as ``align_base``, steps as ``clip_mean``."""
+    mean = clip_mean()
+    return mean.model_copy(update={"name": "clip_abmil", "model": {**mean.model, "pool": "abmil"}})
+
+
+RECIPES: dict[str, Callable[[], AlignRecipe]] = {
+    recipe.__name__: recipe for recipe in (align_base, align_published, align_published_small, clip_mean, clip_abmil)
+}
+
+
+def find_recipe(name: str) -> AlignRecipe:
+    """A recipe by name, or ``path/to/file.py:function`` returning an :class:`AlignRecipe`.
+
+    Raises:
+        ConfigError: no such recipe; the closest names are offered.
+    """
+    if name in RECIPES:
+        return RECIPES[name]()
+    file, _, function = name.partition(":")
+    if not function or not Path(file).is_file():
+        close = difflib.get_close_matches(name, RECIPES, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else f"; there is no file '{file}'" if function else ""
+        raise ConfigError(f"recipe: got '{name}', expected {', '.join(RECIPES)} or FILE.py:FUNCTION{hint}")
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"recipe: cannot import '{file}'; expected a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    recipe = getattr(module, function, lambda: None)()
+    if not isinstance(recipe, AlignRecipe):
+        raise ConfigError(f"recipe: {name} gave {type(recipe).__name__}, expected a function returning an AlignRecipe")
+    return recipe

@@ -1,0 +1,208 @@
+"""The job behind ``pathflip simulate``: plan, paint, write and describe a whole cohort."""
+
+import csv
+import io
+import json
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+from pathflip.errors import ConfigError
+from pathflip.geometry import SlideInfo
+from pathflip.io.files import write_json, write_text
+from pathflip.processes import follow_parent
+from pathflip.simulate.cases import plan_cases
+from pathflip.simulate.paint import paint
+from pathflip.simulate.question_writer import Question, write_questions
+from pathflip.simulate.report_writer import write_report
+from pathflip.simulate.truth import evidence_boxes, measure, write_labels, write_polygons
+from pathflip.simulate.world import CONCEPTS, FINDINGS, LABELS, CasePlan, World
+from pathflip.simulate.write import write_slide
+
+__all__ = ["Progress", "paint_case", "simulate"]
+
+FORMAT = 1
+"""Version of what is painted and written; folders of another version are not continued."""
+
+
+class Progress(Protocol):
+    """Told after every slide how many are done."""
+
+    def __call__(self, done: int, total: int, /) -> None:
+        """``done`` of ``total`` slides are complete."""
+        ...
+
+
+def simulate(world: World, out: str | Path, *, num_workers: int = 2, progress: Progress | None = None) -> None:
+    """Write the cohort ``world`` to ``out``: slides, reports, labels, splits, truth, questions.
+
+    ```text
+    world.json          the world and the version of the painter
+    slides/ID.tif       pyramidal JPEG TIFF with resolution tags
+    truth/ID.png        label map, class ids of world.LABELS
+    truth/ID.geojson    its outlines;  truth/ID.json  plan, measured extents, report
+    captions.jsonl      slide, patient, text (test slides also: paraphrase)
+    labels.csv          slide, patient, split, tumour, grade, pattern, benign, one 0/1 column a finding
+    splits.csv          slide, patient, split
+    questions.jsonl     multiple-choice questions with their evidence regions
+    ```
+
+    The same world gives the same bytes, whatever ``num_workers`` (processes; 1 paints in this one). Slides that are
+    complete are kept, so an interrupted run continues.
+
+    Raises:
+        ConfigError: ``out`` holds another world.
+    """
+    out = Path(out)
+    _claim(world, out)
+    plans = plan_cases(world)
+    open_plans = [plan for plan in plans if not _is_complete(plan, out)]
+    if progress is not None:
+        progress(len(plans) - len(open_plans), len(plans))
+    for count, _ in enumerate(_painted(open_plans, world, out, num_workers), start=1):
+        if progress is not None:
+            progress(len(plans) - len(open_plans) + count, len(plans))
+    _summarise([_read_record(out, plan.slide_id) for plan in plans], out)
+
+
+def _claim(world: World, out: Path) -> None:
+    """Write world.json, or check that the one there is the same."""
+    wanted = {"format": FORMAT, **asdict(world)}
+    path = out / "world.json"
+    if not path.exists():
+        write_json(path, wanted)
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found != wanted:
+        different = [
+            f"{key} {found.get(key)!r} (asked: {wanted.get(key)!r})"
+            for key in sorted({*found, *wanted})
+            if found.get(key) != wanted.get(key)
+        ]
+        raise ConfigError(
+            f"'{out}' already holds another world: {', '.join(different)}; give an empty folder or the same world"
+        )
+
+
+def _painted(plans: list[CasePlan], world: World, out: Path, num_workers: int) -> Iterator[None]:
+    """Paint the plans, in this process or in several; yields after each."""
+    if num_workers <= 1 or len(plans) <= 1:
+        for plan in plans:
+            paint_case(plan, world, out)
+            yield None
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker) as pool:
+        running = {pool.submit(paint_case, plan, world, out) for plan in plans}
+        try:
+            while running:
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                for job in finished:
+                    yield job.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    follow_parent()
+    cv2.setNumThreads(1)
+
+
+def paint_case(plan: CasePlan, world: World, out: Path) -> None:
+    """Paint one slide and write everything about it; its record comes last and marks it complete."""
+    painting = paint(plan, world)
+    measured = measure(painting.labels)
+    report = write_report(plan, measured, world.rng("report", plan.slide_id))
+    questions = write_questions(plan, measured, world.rng("questions", plan.slide_id))
+    info = SlideInfo(plan.slide_id, (world.slide_px, world.slide_px), world.mpp)
+    write_slide(_slide_path(out, plan.slide_id), painting.rgb, world.mpp)
+    write_labels(out / "truth" / f"{plan.slide_id}.png", painting.labels)
+    write_polygons(out / "truth" / f"{plan.slide_id}.geojson", painting.labels, info, world.label_px)
+    record = {
+        "slide": plan.slide_id,
+        "plan": asdict(plan),
+        "measured": {concept: asdict(found) for concept, found in measured.items()},
+        "report": asdict(report),
+        "questions": [_question_row(question, painting.labels, world.label_px) for question in questions],
+        "labels": list(LABELS),
+        "concepts": {concept: list(labels) for concept, labels in CONCEPTS.items()},
+        "downsample": world.label_px,
+        "mpp": world.mpp,
+    }
+    write_json(_record_path(out, plan.slide_id), record)
+
+
+def _slide_path(out: Path, slide_id: str) -> Path:
+    return out / "slides" / f"{slide_id}.tif"
+
+
+def _record_path(out: Path, slide_id: str) -> Path:
+    return out / "truth" / f"{slide_id}.json"
+
+
+def _read_record(out: Path, slide_id: str) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(_record_path(out, slide_id).read_text(encoding="utf-8"))
+    return record
+
+
+def _is_complete(plan: CasePlan, out: Path) -> bool:
+    """Whether the record and what it was written after are there."""
+    truth = out / "truth"
+    parts = (_slide_path(out, plan.slide_id), truth / f"{plan.slide_id}.png", truth / f"{plan.slide_id}.geojson")
+    return _record_path(out, plan.slide_id).exists() and all(part.exists() for part in parts)
+
+
+def _question_row(question: Question, labels: np.ndarray, label_px: int) -> dict[str, Any]:
+    row = asdict(question)
+    row["slide"] = row.pop("slide_id")
+    boxes = evidence_boxes(labels, question.evidence, label_px) if question.evidence else []
+    row["evidence_boxes"] = [[box.x, box.y, box.width, box.height] for box in boxes]
+    return row
+
+
+def _summarise(records: list[dict[str, Any]], out: Path) -> None:
+    """The tables over all slides, from the records."""
+    captions, questions = [], []
+    for record in records:
+        plan, report = record["plan"], record["report"]
+        row = {"slide": record["slide"], "patient": plan["patient"], "text": report["text"]}
+        captions.append(row | ({"paraphrase": report["paraphrase"]} if report["paraphrase"] else {}))
+        questions += record["questions"]
+    write_text(out / "captions.jsonl", _lines(captions))
+    write_text(out / "questions.jsonl", _lines(questions))
+    head = ("slide", "patient", "split")
+    write_text(out / "splits.csv", _table(head, [_label_row(record) for record in records]))
+    columns = (*head, "tumour", "grade", "pattern", "benign", *FINDINGS)
+    write_text(out / "labels.csv", _table(columns, [_label_row(record) for record in records]))
+
+
+def _label_row(record: dict[str, Any]) -> dict[str, Any]:
+    plan, measured = record["plan"], record["measured"]
+    return {
+        "slide": record["slide"],
+        "patient": plan["patient"],
+        "split": plan["split"],
+        "tumour": plan["tumour"] or "",
+        "grade": plan["grade"] or "",
+        "pattern": plan["pattern"] or "",
+        "benign": int(plan["tumour"] is None),
+        **{name: int(measured[name]["present"]) for name in FINDINGS},
+    }
+
+
+def _lines(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,214 @@
+"""Train an alignment model: features and captions in, a run directory with checkpoints and metrics out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+from pathflip.checkpoint import Checkpoint, InputContract, save_checkpoint
+from pathflip.data.align import AlignDataset, TextSpec, pair_by_slide
+from pathflip.data.regions import RegionSpec
+from pathflip.data.splits import read_splits
+from pathflip.errors import ConfigError
+from pathflip.evaluate import metrics
+from pathflip.features import read_features
+from pathflip.features.store import check_cohort
+from pathflip.inference import Aligned, encode_slide, retrieve
+from pathflip.models import build_model
+from pathflip.text.captions import read_captions
+from pathflip.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from pathflip.train import (
+    AlignStep,
+    BatchSampler,
+    Evaluator,
+    SampledBatches,
+    TrainConfig,
+    TrainResult,
+    fit,
+)
+from pathflip.types import Caption
+
+__all__ = ["AlignRecipe", "feature_statistics", "read_split", "train_align"]
+
+
+class AlignRecipe(BaseModel):
+    """Everything an alignment run needs beside the data.
+
+    Attributes:
+        name: of the recipe, written into the checkpoint.
+        model: ``kind`` and the fields of that model's configuration; ``feature_dim`` and ``vocab_size`` come from
+            the data.
+        text, regions: how captions and slides become batches.
+        max_regions: regions a slide and step, a seeded subset; None takes all.
+        tokenizer: folder (or cached name) of a Hugging Face tokenizer; empty trains one on the cohort's captions,
+            with ``vocab_size`` word pieces.
+        train: the loop's settings.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    model: dict[str, Any]
+    text: TextSpec = TextSpec()
+    regions: RegionSpec = RegionSpec()
+    max_regions: int | None = Field(None, ge=1)
+    tokenizer: str = ""
+    vocab_size: int = Field(2000, ge=64)
+    train: TrainConfig = TrainConfig()
+
+
+def read_split(
+    files: Sequence[Path], captions: Path, splits: Path | None
+) -> dict[str, tuple[list[Path], list[Caption]]]:
+    """Feature files and captions by split; everything is "train" where no splits are given.
+
+    Slides are left out only where the splits file does not name them. A slide with a caption but without features,
+    or the reverse, is an error later, by name.
+
+    Raises:
+        CaptionError, ConfigError: unreadable captions or splits, or a patient in two splits.
+    """
+    known = read_captions(captions)
+    split_of = {caption.slide_id: "train" for caption in known}
+    if splits is not None:
+        split_of = read_splits(splits)
+        if not any(split_of.get(caption.slide_id) for caption in known):
+            raise ConfigError(f"'{splits.name}' names none of the slides of '{captions.name}'; expected the same ids")
+    parts: dict[str, tuple[list[Path], list[Caption]]] = {name: ([], []) for name in ("train", "val", "test")}
+    homes: dict[str, str] = {}
+    for caption in known:
+        part = split_of.get(caption.slide_id)
+        if part in parts:
+            if homes.setdefault(caption.patient, part) != part:
+                raise ConfigError(
+                    f"patient '{caption.patient}' has slides in {homes[caption.patient]} and {part}; "
+                    "expected every patient in one split"
+                )
+            parts[part][1].append(caption)
+    if files and not any(file.stem in split_of for file in files):
+        raise ConfigError(
+            f"features and captions share no slide: features are named '{files[0].stem}' and the like, captions "
+            f"'{known[0].slide_id}'; expected the same ids (a slide's id is its file name without the ending)"
+        )
+    for file in files:
+        if (part := split_of.get(file.stem)) in parts:
+            parts[part][0].append(file)
+    return parts
+
+
+def train_align(
+    recipe: AlignRecipe,
+    files: Sequence[Path],
+    captions: Sequence[Caption],
+    out: Path,
+    *,
+    val_files: Sequence[Path] = (),
+    val_captions: Sequence[Caption] = (),
+    resume: bool = False,
+    note: str = "",
+    on_step: Callable[[Mapping[str, float]], None] | None = None,
+) -> TrainResult:
+    """Train an alignment model and leave ``out/last`` (and ``out/best``), metrics and a resumable state.
+
+    Args:
+        recipe: what to train.
+        files: feature files of the training slides. captions: theirs.
+        val_files, val_captions: slides to retrieve on during training; with them, ``best/`` is kept by mean R@1.
+        resume, on_step: see :func:`pathflip.train.fit`.
+        note: a caution kept in the checkpoint and printed on every picture made with it.
+
+    Raises:
+        CaptionError, FeatureError, ContractError: the data do not fit together (slides of several kinds, say).
+        TrainingError: see :func:`pathflip.train.fit`.
+    """
+    if not files:
+        raise ConfigError(f"train: got no feature file for {len(captions)} captions; expected one a training slide")
+    contract = InputContract.of(check_cohort([*files, *val_files]))
+    tokenizer = _tokenizer(recipe, captions)
+    data = AlignDataset(
+        files,
+        captions,
+        tokenizer,
+        text=recipe.text,
+        regions=recipe.regions,
+        max_regions=recipe.max_regions,
+        context=bool(recipe.model.get("context", recipe.model.get("kind") == "pathflip")),
+        check=contract.check,
+    )
+    model = _build(recipe, data, contract.dim, tokenizer.vocab_size)
+    what_was_run = {**recipe.model_dump(mode="json"), "note": note, "num_slides": len(data)}
+
+    def save(path: Path, numbers: Mapping[str, float]) -> None:
+        words: dict[str, Any] = {"tokenizer": tokenizer, "text": recipe.text}
+        save_checkpoint(path, model, contract=contract, recipe=what_was_run, metrics=numbers, **words)
+
+    config, evaluators = recipe.train, {}
+    if val_files:
+        evaluators["val"] = _validation(recipe, tokenizer, contract, pair_by_slide(val_files, val_captions))
+        config = config if config.best else config.model_copy(update={"best": "val/mean_r1"})
+    return fit(
+        AlignStep(model, config.grad_cache_chunk),
+        SampledBatches(data.batch, BatchSampler(len(data), config.batch_size, config.seed), config.seed),
+        config=config,
+        out=Path(out),
+        evaluators=evaluators,
+        save=save,
+        resume=resume,
+        on_step=on_step,
+    )
+
+
+def _tokenizer(recipe: AlignRecipe, captions: Sequence[Caption]) -> Tokenizer:
+    if recipe.tokenizer:
+        return load_tokenizer(recipe.tokenizer)
+    return train_tokenizer(_words(captions, recipe.text), recipe.vocab_size)
+
+
+def _validation(
+    recipe: AlignRecipe, tokenizer: Tokenizer, contract: InputContract, pairs: Sequence[tuple[Path, Caption]]
+) -> Evaluator:
+    """Retrieval among the validation slides, both ways."""
+    slides = [read_features(file) for file, _ in pairs]
+    texts = [caption.text for _, caption in pairs]
+
+    def evaluate(trained: nn.Module) -> dict[str, float]:
+        device = next(trained.parameters()).device
+        model = Aligned(Checkpoint(trained, tokenizer, contract, {}), recipe.text, recipe.regions, device)
+        found = retrieve(model, [encode_slide(model, slide) for slide in slides], texts)
+        to_text, to_slide = metrics.recall_at_k(found.scores, 1), metrics.recall_at_k(found.scores.T, 1)
+        return {"text_r1": to_text, "slide_r1": to_slide, "mean_r1": (to_text + to_slide) / 2}
+
+    return evaluate
+
+
+def _words(captions: Sequence[Caption], text: TextSpec) -> list[str]:
+    """What the tokenizer is trained on: captions, and statements as the text encoder will see them."""
+    contents = [s.content for c in captions for s in c.subcaptions] if text.polarity else []
+    return [c.text for c in captions] + contents
+
+
+def _build(recipe: AlignRecipe, data: AlignDataset, feature_dim: int, vocab_size: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        model = build_model({**recipe.model, "feature_dim": feature_dim, "vocab_size": vocab_size})
+    if hasattr(model, "set_feature_statistics"):
+        mean, std = feature_statistics(data, recipe.train.seed)
+        model.set_feature_statistics(torch.from_numpy(mean), torch.from_numpy(std))
+    return model
+
+
+def feature_statistics(data: AlignDataset, seed: int, num_slides: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and spread of every feature over the patches of (a seeded sample of) the training slides."""
+    chosen = np.random.default_rng(seed).permutation(len(data))[:num_slides]
+    width = data.slide(0).patches.shape[1]
+    total, square, count = np.zeros(width), np.zeros(width), 0
+    for item in sorted(chosen):
+        slide = data.slide(int(item))
+        rows = slide.patches[slide.index[slide.mask]].astype(np.float64)
+        total, square, count = total + rows.sum(0), square + (rows**2).sum(0), count + len(rows)
+    mean = total / count
+    return mean.astype(np.float32), np.sqrt(np.maximum(square / count - mean**2, 0)).astype(np.float32)

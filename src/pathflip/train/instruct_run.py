@@ -1,0 +1,340 @@
+"""Teach an assistant: an aligned model and a language model in, an assistant that answers with evidence out."""
+
+import difflib
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import nn
+
+from pathflip.assistant import (
+    LanguageModelSpec,
+    LoadedAssistant,
+    Looker,
+    Prompt,
+    load_assistant,
+    open_language_model,
+    option_probabilities,
+    prompt,
+    save_assistant,
+)
+from pathflip.assistant.language_model import open_tokenizer, prepare_language_model
+from pathflip.data.instruct import CAPTION_PROMPTS, Example, InstructDataset, InstructSpec
+from pathflip.data.splits import read_splits
+from pathflip.errors import CaptionError, ConfigError
+from pathflip.features import read_features
+from pathflip.inference import Aligned, load
+from pathflip.models.assistant import Assistant, AssistantConfig
+from pathflip.text.chat import SLIDE_MARK, ChatTemplate
+from pathflip.text.questions import GRAMMAR, MOST_OPTIONS
+from pathflip.text.sentences import split_sentences
+from pathflip.train import (
+    BatchSampler,
+    Evaluator,
+    InstructStep,
+    SampledBatches,
+    Save,
+    TrainConfig,
+    TrainResult,
+    fit,
+)
+
+__all__ = ["InstructRecipe", "key_phrases", "split_examples", "train_instruct"]
+
+STATISTICS_FROM = 256
+"""Examples looked at to standardise the measured numbers."""
+
+VAL_QUESTIONS = 400
+
+
+class InstructRecipe(BaseModel):
+    """Everything an instruction run needs beside the data.
+
+    Attributes:
+        name: of the recipe, written into the checkpoint.
+        learn: kinds of examples it takes: captions, questions (multiple choice), conversations.
+        assistant: fields of :class:`~pathflip.models.assistant.AssistantConfig`; ``embed_dim`` comes from the aligned
+            model.
+        num_probes: frequent phrases of the training texts that are looked for on every slide asked about openly.
+        language: the language model and what of it is trained.
+        data: how examples become rows.
+        epochs: passes over the data; 0 takes ``train.steps``. warmup_share: of the steps, where epochs are given.
+        train: the loop's settings; ``batch_size`` counts conversations.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    learn: tuple[Literal["caption", "question", "conversation"], ...] = ("caption", "question", "conversation")
+    assistant: dict[str, Any] = {}
+    num_probes: int = Field(48, ge=0)
+    language: LanguageModelSpec
+    data: InstructSpec = InstructSpec()
+    epochs: float = Field(0, ge=0)
+    warmup_share: float = Field(0.05, ge=0, lt=1)
+    train: TrainConfig = TrainConfig()
+
+
+def split_examples(examples: Sequence[Example], splits: Path | None) -> dict[str, list[Example]]:
+    """Examples by split; everything is "train" where no splits are given, and slides not named there are left out.
+
+    Raises:
+        ConfigError: no columns slide and split, a patient in two splits, or an example across splits.
+    """
+    parts: dict[str, list[Example]] = {"train": [], "val": [], "test": []}
+    if splits is None:
+        return {**parts, "train": list(examples)}
+    split_of = read_splits(splits)
+    for example in examples:
+        found = {split_of.get(slide_id) for slide_id in example.slide_ids}
+        if len(found) > 1:
+            raise ConfigError(f"{example.name}: its slides are in different splits; expected one split")
+        if (part := found.pop()) in parts:
+            parts[part].append(example)
+    return parts
+
+
+def train_instruct(
+    recipe: InstructRecipe,
+    examples: Sequence[Example],
+    files: Sequence[Path],
+    out: Path,
+    *,
+    aligned: Path | None = None,
+    start: Path | None = None,
+    language_model: Path | None = None,
+    val_examples: Sequence[Example] = (),
+    resume: bool = False,
+    note: str = "",
+    on_step: Callable[[Mapping[str, float]], None] | None = None,
+) -> TrainResult:
+    """Train an assistant and leave ``out/last`` (and ``out/best``), metrics and a resumable state.
+
+    Args:
+        recipe: what to train.
+        examples: what to learn from: of training patients only.
+        files: feature files of all slides the examples speak of.
+        out: the run's directory.
+        aligned: checkpoint of the alignment model; not needed with ``start``.
+        start: an assistant to go on from (the second stage from the first).
+        language_model: where the recipe's language model lies, if not under its name.
+        val_examples: questions to answer during training; with them ``best/`` is kept by their accuracy.
+        resume: go on where a killed run stopped.
+        note: a caution kept in the checkpoint.
+        on_step: called with every line of ``metrics.jsonl``, and the number of steps.
+
+    Raises:
+        CaptionError: an example about a slide without features, or no example of a kind the recipe learns.
+        ConfigError: neither ``aligned`` nor ``start``, or a language model that is not there.
+    """
+    learned = _of_kinds(examples, recipe.learn)
+    by_id = _files_by_id([*learned, *val_examples], files)
+    made = _begin(recipe, learned, by_id, aligned, start, language_model)
+    data = InstructDataset(learned, made.looker, made.template, recipe.data, made.model.config.embed_dim)
+    if not made.model.config.blind:
+        made.looker.expect(_asked_of_slides(made.looker, [*learned, *val_examples]))
+    if not made.model.config.blind:
+        _set_statistics(made.model, data, recipe.train.seed)
+    config = _train_config(recipe, len(data))
+    evaluators: dict[str, Evaluator] = {}
+    questions = [example for example in val_examples if example.options][:VAL_QUESTIONS]
+    if questions:
+        evaluators["val"] = _validation(made, questions)
+        config = config if config.best else config.model_copy(update={"best": "val/accuracy"})
+    what_was_run = {**recipe.model_dump(mode="json"), "note": note, "num_examples": len(data)}
+    return fit(
+        InstructStep(made.model),
+        SampledBatches(data.batch, BatchSampler(len(data), config.batch_size, config.seed), config.seed),
+        config=config,
+        out=Path(out),
+        evaluators=evaluators,
+        save=_saver(made, what_was_run),
+        resume=resume,
+        on_step=None if on_step is None else lambda row: on_step({**row, "steps": config.steps}),
+    )
+
+
+def _saver(made: LoadedAssistant, what_was_run: Mapping[str, Any]) -> Save:
+    where = made.aligned.checkpoint.path
+    if where is None:
+        raise ConfigError("train: the aligned model was not opened from a directory; save it first")
+
+    def save(path: Path, numbers: Mapping[str, float]) -> None:
+        words: dict[str, Any] = {"language": made.language, "template": made.template, "aligned": where}
+        save_assistant(path, made.model, recipe=what_was_run, metrics=numbers, **words)
+
+    return save
+
+
+def _of_kinds(examples: Sequence[Example], kinds: Sequence[str]) -> list[Example]:
+    def kind(example: Example) -> str:
+        return "question" if example.options else ("caption" if example.category == "caption" else "conversation")
+
+    found = [example for example in examples if kind(example) in kinds]
+    if not found:
+        raise CaptionError(f"train: none of {len(examples)} examples is a {' or a '.join(kinds)}; give files of such")
+    return found
+
+
+def _files_by_id(examples: Sequence[Example], files: Sequence[Path]) -> dict[str, Path]:
+    by_id = {file.stem: file for file in files}
+    lonely = sorted({slide for example in examples for slide in example.slide_ids} - by_id.keys())
+    if lonely:
+        raise CaptionError(
+            f"examples speak of {len(lonely)} slides without features ({', '.join(lonely[:3])}); "
+            "extract them, or leave their examples out"
+        )
+    return by_id
+
+
+def _begin(
+    recipe: InstructRecipe,
+    examples: Sequence[Example],
+    by_id: Mapping[str, Path],
+    aligned: Path | None,
+    start: Path | None,
+    language_model: Path | None,
+) -> LoadedAssistant:
+    """The assistant before its first step."""
+    if start is not None:
+        before = load_assistant(start, "cpu", language_model)
+        return _go_on(recipe, before, by_id)
+    if aligned is None:
+        raise ConfigError("train: give the aligned model (--aligned), or an assistant to go on from (--start)")
+    looks = load(aligned)
+    language = recipe.language.model_copy(update={"source": str(language_model or recipe.language.source)})
+    if not language.source:
+        raise ConfigError(
+            f"train {recipe.name}: give the folder of a language model (--language-model); "
+            "pathflip train language_small  makes a small one"
+        )
+    tokenizer, lm = open_tokenizer(language.source), open_language_model(language)
+    shown = _shown(recipe, examples, looks.checkpoint.config["model"]["embed_dim"])
+    template = ChatTemplate(tokenizer, language.template)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.train.seed)
+        model = Assistant(shown, lm, [ids[-1] for ids in template.letter_ids(MOST_OPTIONS)])
+    return _assembled(model, looks, template, language, by_id)
+
+
+def _shown(recipe: InstructRecipe, examples: Sequence[Example], embed_dim: int) -> AssistantConfig:
+    probes = key_phrases(_answers(examples), recipe.num_probes)
+    try:
+        return AssistantConfig(**{"probes": probes, **recipe.assistant, "embed_dim": embed_dim})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        close = difflib.get_close_matches(where, AssistantConfig.model_fields, n=1)
+        hint = f"; did you mean 'assistant.{close[0]}'?" if close else ""
+        raise ConfigError(f"assistant.{where}: {first['msg']} (got {first['input']!r}){hint}") from None
+
+
+def _go_on(recipe: InstructRecipe, before: LoadedAssistant, by_id: Mapping[str, Path]) -> LoadedAssistant:
+    """The next stage: same parts, other weights trained."""
+    had = before.language
+    kept = {"source": had.source, "template": had.template, "stored": had.stored or had.train == "full"}
+    language = recipe.language.model_copy(update=kept)
+    model = before.model
+    model.projector.requires_grad_(True)
+    if had.train != "lora":
+        prepare_language_model(model.lm, language)
+    elif language.train != "lora" or language.lora != had.lora:
+        raise ConfigError("train: the assistant to go on from has LoRA adapters; expected the same language.lora")
+    else:
+        for name, parameter in model.lm.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+    return _assembled(model, before.aligned, before.template, language, by_id)
+
+
+def _assembled(
+    model: Assistant, aligned: Aligned, template: ChatTemplate, language: LanguageModelSpec, by_id: Mapping[str, Path]
+) -> LoadedAssistant:
+    looker = Looker(aligned, model.config, lambda slide_id: read_features(by_id[slide_id]), evidence=False)
+    return LoadedAssistant(model, aligned, template, looker, language, {})
+
+
+def _train_config(recipe: InstructRecipe, num_examples: int) -> TrainConfig:
+    """Steps and warm-up from epochs, where those are given."""
+    if not recipe.epochs:
+        return recipe.train
+    batch = min(recipe.train.batch_size, num_examples) * recipe.train.accumulation
+    steps = max(1, math.ceil(recipe.epochs * num_examples / batch))
+    optim = recipe.train.optim.model_copy(update={"warmup_steps": round(recipe.warmup_share * steps)})
+    return recipe.train.model_copy(update={"steps": steps, "optim": optim})
+
+
+def _set_statistics(model: Assistant, data: InstructDataset, seed: int) -> None:
+    """Standardise what is measured by a sample of the training examples."""
+    rng = np.random.default_rng(seed)
+    rows = [data.row(data.examples[i], rng) for i in rng.permutation(len(data))[:STATISTICS_FROM]]
+    slides = [slide for row in rows for slide in row.slides]
+    model.projector.set_statistics(torch.cat([s.numbers for s in slides]), torch.cat([s.kind for s in slides]))
+
+
+def _validation(made: LoadedAssistant, questions: Sequence[Example]) -> Evaluator:
+    """Accuracy on multiple-choice questions of slides not trained on, by the likelihood of the letters."""
+    known: list[Prompt] = []
+
+    def evaluate(trained: nn.Module) -> dict[str, float]:
+        if not known:
+            known.extend(prompt(made, q.question, made.looker.view(q.slide_ids[0]), q.options) for q in questions)
+        chosen = [int(p.argmax()) for p in option_probabilities(made, known)]
+        right = np.array([c == q.answer for c, q in zip(chosen, questions, strict=True)])
+        seen = np.array([q.needs_slide for q in questions])
+        return {"accuracy": float(right.mean()), "needs_slide": float(right[seen].mean()) if seen.any() else math.nan}
+
+    return evaluate
+
+
+def _asked_of_slides(looker: Looker, examples: Sequence[Example]) -> dict[str, list[str]]:
+    """Every text that the examples will have looked for on each slide."""
+    out: dict[str, list[str]] = {}
+    for example in examples:
+        said = [turn.text.replace(SLIDE_MARK, " ") for turn in example.turns if turn.role == "user"]
+        questions = [example.question] if example.question else [text for text in said if text.strip()]
+        asked = [one.text for question in questions for one in looker.asked(question, example.options)]
+        asked += [one.text for request in CAPTION_PROMPTS if not questions for one in looker.asked(request)]
+        for slide_id in example.slide_ids:
+            out.setdefault(slide_id, []).extend(asked)
+    return out
+
+
+def _answers(examples: Sequence[Example]) -> list[str]:
+    return [turn.text for example in examples for turn in example.turns if turn.role == "assistant"]
+
+
+def key_phrases(texts: Iterable[str], count: int) -> tuple[str, ...]:
+    """Phrases of one to three words that stand in many of ``texts``, most frequent first.
+
+    A phrase that nearly always stands within a longer one gives way to it; words of grammar stand in none.
+    """
+    found: Counter[str] = Counter()
+    num_texts = 0
+    for text in texts:
+        num_texts += 1
+        found.update({p for sentence in split_sentences(text.lower()) for p in _phrases(sentence)})
+    often = {p: n for p, n in found.items() if max(3, 0.02 * num_texts) <= n <= 0.8 * num_texts}
+    chosen = [
+        p
+        for p, n in often.items()
+        if not any(f" {p} " in f" {q} " and m >= 0.6 * n for q, m in often.items() if q != p)
+    ]
+    return tuple(sorted(chosen, key=lambda p: (-often[p], p))[:count])
+
+
+def _phrases(sentence: str) -> set[str]:
+    out = set()
+    for run in re.split(r"[^\w\s'-]", sentence):
+        words = run.split()
+        for size in (1, 2, 3):
+            for start in range(len(words) - size + 1):
+                part = words[start : start + size]
+                if not GRAMMAR.intersection(part) and all(w.isalpha() or "-" in w for w in part):
+                    out.add(" ".join(part))
+    return out
