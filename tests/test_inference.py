@@ -160,7 +160,7 @@ def test_a_heatmap_on_another_slide_says_so(model, tmp_path, monkeypatch):
     def opened(path, slide_mpp=None):
         yield SimpleNamespace(info=found.info, thumbnail=lambda most: np.full((40, 40, 3), 250, np.uint8))
 
-    monkeypatch.setattr(inference, "open_slide", opened)
+    monkeypatch.setattr(inference.grounding, "open_slide", opened)
     encoded = pathflip.encode_slide(model, found)
 
     def note(name):
@@ -174,17 +174,17 @@ def test_a_heatmap_on_another_slide_says_so(model, tmp_path, monkeypatch):
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 def test_chunked_equals_whole(model, chunk, monkeypatch):
     found, reads_patches = slide("a"), hasattr(model.net, "encode_stream")
-    monkeypatch.setattr(inference, "PATCHES_A_CHUNK", chunk)
-    monkeypatch.setattr(inference, "REGION_PATCHES_A_CHUNK", chunk)
+    monkeypatch.setattr(inference.encoding, "PATCHES_A_CHUNK", chunk)
+    monkeypatch.setattr(inference.encoding, "REGION_PATCHES_A_CHUNK", chunk)
     monkeypatch.setattr(type(model.net), "patches_at_once", 0, raising=False)
     streamed = pathflip.encode_slide(model, found)
     monkeypatch.setattr(type(model.net), "patches_at_once", 10**9)
     whole = _whole(model, found) if reads_patches else pathflip.encode_slide(model, found).code
     torch.testing.assert_close(streamed.code.slide, whole.slide, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(streamed.code.keys, whole.keys, atol=1e-5, rtol=1e-5)
-    monkeypatch.setattr(inference, "PAIRS_PER_CALL", 1)
+    monkeypatch.setattr(inference.encoding, "PAIRS_PER_CALL", 1)
     few = inference.presence_scores(model, [streamed], WORDS)
-    monkeypatch.setattr(inference, "PAIRS_PER_CALL", 10**9)
+    monkeypatch.setattr(inference.encoding, "PAIRS_PER_CALL", 10**9)
     np.testing.assert_allclose(few, inference.presence_scores(model, [streamed], WORDS), atol=1e-5)
 
 
