@@ -163,7 +163,7 @@ def test_the_cache_is_bounded(tmp_path, texture, monkeypatch):
     path = write_pyramid(tmp_path / "a.tif", [texture], compression="jpeg", compressionargs={"level": 85})
     with open_slide(path) as slide:
         whole = slide.read_region_px(0, 0, 0, 1008, 720)
-        assert len(slide._source._tiles) == 16
+        assert len(slide._source._cache) == 16
         assert np.array_equal(slide.read_region_px(0, 0, 0, 300, 300), whole[:300, :300])
 
 

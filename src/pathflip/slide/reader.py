@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from pathflip.errors import ConfigError, PathFLIPError, SlideError
 from pathflip.geometry import SlideInfo, TileSpec, best_level
-from pathflip.slide.resample import resample
-from pathflip.slide.sources import Pixels, Reader, Source, open_source
+from pathflip.slide.batch import Job, images_in_order, run_job
+from pathflip.slide.sources import Pixels, Reader, Rectangle, Source, open_source
 
 __all__ = ["Slide", "normal_name", "open_slide", "slide_id", "slide_info_row"]
 
@@ -75,12 +75,43 @@ class Slide:
         """
         return self._source.read(level, x, y, width, height)[0]
 
+    def read_regions(
+        self,
+        level: int,
+        corners: Iterable[tuple[int, int]] | NDArray[np.int64],
+        width: int,
+        height: int,
+        *,
+        workers: int | None = None,
+    ) -> Iterator[Pixels]:
+        """:meth:`read_region_px` at many corners, in their order, by several threads.
+
+        Stored tiles that several regions need are decoded once; a few regions at most wait in memory.
+
+        Args:
+            level: pyramid level.
+            corners: (x, y) of every region, in pixels of that level.
+            width, height: of every region, in pixels of that level.
+            workers: threads; None takes one for every processor this process may use, 8 at most.
+
+        Raises:
+            SlideError: at the first region that cannot be decoded.
+            ConfigError: ``workers`` is below 1.
+        """
+        rectangles = (Rectangle(level, int(x), int(y), width, height) for x, y in corners)
+        jobs = (Job(rectangle, None, (width, height)) for rectangle in rectangles)
+        return images_in_order(jobs, self._source.reader_of, workers)
+
     def read_box(self, x0: float, y0: float, width0: float, height0: float, out: tuple[int, int]) -> Pixels:
         """Any rectangle of level 0, resampled to ``out = (columns, rows)`` pixels from the best level.
 
         Raises:
             SlideError: the file's data there cannot be decoded.
         """
+        return run_job(self._box(x0, y0, width0, height0, out), lambda rectangle: self._source.read(*rectangle))
+
+    def _box(self, x0: float, y0: float, width0: float, height0: float, out: tuple[int, int]) -> Job:
+        """Which pixels :meth:`read_box` reads, and what it makes of them."""
         downsample = min(width0 / out[0], height0 / out[1])
         level = best_level(self.info.downsamples, downsample)
         scale = self.info.downsamples[level]
@@ -92,8 +123,8 @@ class Slide:
         step = 1 << halvings
         left, top = floor(x / step), floor(y / step)
         right, bottom = ceil((x + width) / step - 1e-9), ceil((y + height) / step - 1e-9)
-        pixels, dx, dy = self._source.read(level, left, top, right - left, bottom - top, halvings)
-        return resample(pixels, x / step - left - dx, y / step - top - dy, width / step, height / step, out)
+        rectangle = Rectangle(level, left, top, right - left, bottom - top, halvings)
+        return Job(rectangle, (x / step - left, y / step - top, width / step, height / step), out)
 
     def read_tile(self, x0: int, y0: int, spec: TileSpec) -> Pixels:
         """One tile: uint8 (tile_px, tile_px, 3), its top-left corner at level-0 pixel ``(x0, y0)``.
@@ -109,14 +140,25 @@ class Slide:
         side0 = spec.tile_px0(self.info)
         return self.read_box(x0, y0, side0, side0, (spec.tile_px, spec.tile_px))
 
-    def read_tiles(self, coords: Iterable[tuple[int, int]] | NDArray[np.int64], spec: TileSpec) -> Iterator[Pixels]:
-        """Tiles in the order of ``coords``; neighbours in that order share decoding work.
+    def read_tiles(
+        self, coords: Iterable[tuple[int, int]] | NDArray[np.int64], spec: TileSpec, *, workers: int | None = None
+    ) -> Iterator[Pixels]:
+        """:meth:`read_tile` at many corners, in their order, by several threads; neighbours share decoding work.
+
+        Args:
+            coords: (x0, y0) of every tile, level-0 pixels.
+            spec: side and resolution of the tiles.
+            workers: threads; None takes one for every processor this process may use, 8 at most.
 
         Raises:
             SlideError: at the first tile that cannot be decoded. Use :meth:`read_tile` to go on past it.
+            MissingMPPError, ResolutionError: as :meth:`read_tile`.
+            ConfigError: ``workers`` is below 1.
         """
-        for x0, y0 in coords:
-            yield self.read_tile(int(x0), int(y0), spec)
+        side0 = spec.tile_px0(self.info)
+        out = (spec.tile_px, spec.tile_px)
+        jobs = (self._box(int(x0), int(y0), side0, side0, out) for x0, y0 in coords)
+        return images_in_order(jobs, self._source.reader_of, workers)
 
     def thumbnail(self, max_px: int) -> Pixels:
         """The whole slide in uint8 RGB, its longer side at most ``max_px`` pixels (never enlarged)."""

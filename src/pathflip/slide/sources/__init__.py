@@ -10,10 +10,10 @@ from typing import Literal
 
 from pathflip.slide.sources.openslide import open_openslide
 from pathflip.slide.sources.plain_image import open_image
-from pathflip.slide.sources.source import Color, Pixels, Source
+from pathflip.slide.sources.source import Color, Pixels, Rectangle, Source
 from pathflip.slide.sources.tiff_header import check_tiff_header
 
-__all__ = ["Pixels", "Reader", "Source", "open_source"]
+__all__ = ["Pixels", "Reader", "Rectangle", "Source", "open_source"]
 
 Reader = Literal["auto", "openslide"]
 

@@ -1,7 +1,9 @@
 """What every way of reading a slide has in common: pixels by pyramid level, and the errors of a read."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,10 +11,24 @@ from numpy.typing import NDArray
 from pathflip.errors import SlideError, SlideLostError
 from pathflip.geometry import SlideInfo
 
-__all__ = ["Color", "Pixels", "Source", "flatten", "read_error", "snapped_downsamples"]
+__all__ = ["Color", "Pixels", "Read", "Rectangle", "Source", "flatten", "read_error", "snapped_downsamples"]
 
 Pixels = NDArray[np.uint8]
 Color = tuple[int, int, int]
+
+
+class Rectangle(NamedTuple):
+    """What :meth:`Source.read` takes."""
+
+    level: int
+    x: int
+    y: int
+    width: int
+    height: int
+    halvings: int = 0
+
+
+Read = Callable[[Rectangle], tuple[Pixels, float, float]]
 
 
 class Source(ABC):
@@ -37,6 +53,13 @@ class Source(ABC):
             uint8 (height, width, 3), background beyond the edge; and by how much (x, y) the first pixel's corner
             lies beyond the corner asked for, in those pixels (0 for sources that store exact levels).
         """
+
+    def reader_of(self, rectangles: Sequence[Rectangle]) -> Read:
+        """:meth:`read` for each of these rectangles once, from any thread, in about this order.
+
+        Knowing them all, a source keeps what several of them need, and no longer than they do.
+        """
+        return lambda rectangle: self.read(*rectangle)
 
     def halvings(self, level: int, downsample: float) -> int:
         """How often this source can halve a level while decoding, when it is wanted ``downsample`` times smaller."""

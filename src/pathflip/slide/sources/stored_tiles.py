@@ -5,16 +5,18 @@ What the ways of reading that decode a file's own tiles have in common. A subcla
 
 import threading
 from abc import abstractmethod
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from pathflip.errors import SlideError, SlideLostError
 from pathflip.geometry import SlideInfo
-from pathflip.slide.sources.source import Color, Pixels, Source, read_error
+from pathflip.slide.sources.source import Color, Pixels, Read, Rectangle, Source, read_error
+from pathflip.slide.sources.tile_cache import CachedTile, TileCache
 
 __all__ = ["StoredLevel", "StoredTiles"]
 
@@ -54,9 +56,7 @@ class StoredTiles(Source):
         self.background = background
         self._levels = tuple(levels)
         self._path = path
-        self._lock = threading.Lock()
-        self._tiles: OrderedDict[tuple[int, int, int], Pixels] = OrderedDict()
-        self._pending: dict[tuple[int, int, int], threading.Lock] = {}
+        self._cache = TileCache(CACHE_BYTES)
 
     @abstractmethod
     def _decoded(self, level: int, index: int, halvings: int) -> Pixels:
@@ -68,8 +68,7 @@ class StoredTiles(Source):
         """
 
     def close(self) -> None:
-        with self._lock:
-            self._tiles.clear()
+        self._cache.clear()
 
     def halvings(self, level: int, downsample: float) -> int:
         if not self._levels[level].can_halve:
@@ -82,53 +81,63 @@ class StoredTiles(Source):
     def read(
         self, level: int, x: int, y: int, width: int, height: int, halvings: int = 0
     ) -> tuple[Pixels, float, float]:
+        return self._painted(Rectangle(level, x, y, width, height, halvings), None), 0.0, 0.0
+
+    def reader_of(self, rectangles: Sequence[Rectangle]) -> Read:
+        needs = _BatchNeeds()
+        for rectangle in rectangles:
+            for part in self._parts(rectangle):
+                needs.add(part)
+        return lambda rectangle: (self._painted(rectangle, needs), 0.0, 0.0)
+
+    def _parts(self, rectangle: Rectangle) -> Iterator["_Part"]:
+        """The stored tiles under a rectangle, and which part of each."""
+        level, x, y, width, height, halvings = rectangle
         stored = self._levels[level]
         tile_w, tile_h = stored.tile[0] >> halvings, stored.tile[1] >> halvings
         full_w, full_h = stored.size[0] >> halvings, stored.size[1] >> halvings
         left, top, right, bottom = max(0, x), max(0, y), min(full_w, x + width), min(full_h, y + height)
-        canvas = np.empty((height, width, 3), np.uint8)
-        if right - left < width or bottom - top < height:
-            canvas[:] = self.background
         if left >= right or top >= bottom:
-            return canvas, 0.0, 0.0
+            return
         for row in range(top // tile_h, (bottom - 1) // tile_h + 1):
             y0, y1 = max(top, row * tile_h), min(bottom, (row + 1) * tile_h)
+            seen_h = min(full_h - row * tile_h, tile_h)
             for column in range(left // tile_w, (right - 1) // tile_w + 1):
                 x0, x1 = max(left, column * tile_w), min(right, (column + 1) * tile_w)
-                pixels = self._tile(level, row * stored.columns + column, halvings)
-                part = pixels[y0 - row * tile_h : y1 - row * tile_h, x0 - column * tile_w : x1 - column * tile_w]
-                canvas[y0 - y : y1 - y, x0 - x : x1 - x] = part
-        return canvas, 0.0, 0.0
+                key = level, row * stored.columns + column, halvings
+                num_pixels = seen_h * min(full_w - column * tile_w, tile_w)
+                yield _Part(key, (x0, y0, x1, y1), (column * tile_w, row * tile_h), num_pixels)
 
-    def _tile(self, level: int, index: int, halvings: int) -> Pixels:
-        """One stored tile; if another thread is decoding it, its result is awaited rather than made twice."""
-        key = (level, index, halvings)
-        while True:
-            with self._lock:
-                known = self._tiles.get(key)
-                if known is not None:
-                    self._tiles.move_to_end(key)
-                    return known
-                busy = self._pending.get(key)
-                if busy is None:
-                    mine = self._pending[key] = threading.Lock()
-                    mine.acquire()
-                    break
-            with busy:  # then look again: what failed there is tried again here, as a share may come back
-                pass
+    def _painted(self, rectangle: Rectangle, needs: "_BatchNeeds | None") -> Pixels:
+        _, x, y, width, height, _ = rectangle
+        canvas = np.empty((height, width, 3), np.uint8)
+        parts = list(self._parts(rectangle))
+        if sum(part.area for part in parts) < width * height:
+            canvas[:] = self.background
+        for part in parts:
+            x0, y0, x1, y1 = part.box
+            left, top = part.corner
+            tile = self._tile(*part.key)
+            try:
+                canvas[y0 - y : y1 - y, x0 - x : x1 - x] = tile.pixels[y0 - top : y1 - top, x0 - left : x1 - left]
+            finally:
+                self._cache.let_go(tile, forget=needs is not None and needs.done_with(part))
+        return canvas
+
+    def _tile(self, level: int, index: int, halvings: int) -> CachedTile:
+        tile_w, tile_h = self._levels[level].tile
+        shape = (tile_h >> halvings, tile_w >> halvings, 3)
+
+        def decode(out: Pixels) -> None:
+            pixels = self._decoded(level, index, halvings)
+            if pixels.shape != shape or pixels.dtype != np.uint8:
+                raise ValueError(f"got {pixels.dtype} {pixels.shape}, expected uint8 {shape}")
+            out[:] = pixels
+
         try:
-            pixels = self._checked(level, index, halvings)
+            return self._cache.hold((level, index, halvings), shape, decode)
         except Exception as error:
             raise self._failure(level, index, error) from None
-        else:
-            with self._lock:
-                self._tiles[key] = pixels
-                self._forget_oldest(level, halvings)
-        finally:
-            with self._lock:
-                del self._pending[key]
-            mine.release()
-        return pixels
 
     def _failure(self, level: int, index: int, error: Exception) -> SlideError:
         if isinstance(error, OSError):  # the share or the disk, not the tile
@@ -136,16 +145,50 @@ class StoredTiles(Source):
         message = f"slide '{self.info.slide_id}': cannot decode tile {index} of level {level}: {error}"
         return read_error(self._path, message)
 
-    def _forget_oldest(self, level: int, halvings: int) -> None:
-        tile_w, tile_h = self._levels[level].tile
-        keep = max(16, CACHE_BYTES // (3 * tile_w * tile_h >> 2 * halvings))
-        while len(self._tiles) > keep:
-            self._tiles.popitem(last=False)
 
-    def _checked(self, level: int, index: int, halvings: int) -> Pixels:
-        tile_w, tile_h = self._levels[level].tile
-        pixels = self._decoded(level, index, halvings)
-        expected = (tile_h >> halvings, tile_w >> halvings, 3)
-        if pixels.shape != expected or pixels.dtype != np.uint8:
-            raise ValueError(f"got {pixels.dtype} {pixels.shape}, expected uint8 {expected}")
-        return pixels
+_Key = tuple[int, int, int]
+
+
+class _Part(NamedTuple):
+    """The part of one stored tile that lies in a rectangle.
+
+    Attributes:
+        key: level, index, halvings of the tile.
+        box: left, top, right, bottom of the part, in pixels of the (halved) level.
+        corner: the tile's own corner there.
+        num_pixels: pixels the tile has within the level.
+    """
+
+    key: _Key
+    box: tuple[int, int, int, int]
+    corner: tuple[int, int]
+    num_pixels: int
+
+    @property
+    def area(self) -> int:
+        """Pixels of the part."""
+        x0, y0, x1, y1 = self.box
+        return (x1 - x0) * (y1 - y0)
+
+
+class _BatchNeeds:
+    """How often the rectangles of a batch still need each stored tile, and how much of it they leave unread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._reads: Counter[_Key] = Counter()
+        self._unread: dict[_Key, int] = {}
+
+    def add(self, part: _Part) -> None:
+        """Before reading: one more rectangle needs this part."""
+        self._reads[part.key] += 1
+        self._unread[part.key] = self._unread.get(part.key, part.num_pixels) - part.area
+
+    def done_with(self, part: _Part) -> bool:
+        """After a part was read: whether the batch does not need its tile again and has read all of it.
+
+        A tile read in part is kept: its other part may be asked for by the next batch.
+        """
+        with self._lock:
+            self._reads[part.key] -= 1
+            return self._reads[part.key] == 0 and self._unread[part.key] <= 0

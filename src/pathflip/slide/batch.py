@@ -1,0 +1,124 @@
+"""Many rectangles of a slide at once: read by several threads, handed over in order, a few at a time."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import NamedTuple
+
+from pathflip.errors import ConfigError
+from pathflip.slide.resample import resample
+from pathflip.slide.sources.source import Pixels, Read, Rectangle
+
+__all__ = ["Job", "images_in_order", "run_job"]
+
+MAX_WORKERS = 8
+"""Threads unless more are asked for: beyond that the interpreter's lock is in the way."""
+_PLANNED = 1024
+"""Jobs looked at together to see which stored tiles they share."""
+_CHUNK_BYTES = 2**22
+_CHUNK = 16
+
+
+class Job(NamedTuple):
+    """A rectangle of a level, and what is made of it.
+
+    Attributes:
+        rectangle: pixels to read.
+        box: x, y, width, height of what is wanted, in pixels of the rectangle's level, from the rectangle's corner;
+            None hands the rectangle over as it is stored.
+        out: columns and rows of the image.
+    """
+
+    rectangle: Rectangle
+    box: tuple[float, float, float, float] | None
+    out: tuple[int, int]
+
+
+def run_job(job: Job, read: Read) -> Pixels:
+    """Read and resample: uint8 (rows, columns, 3)."""
+    pixels, dx, dy = read(job.rectangle)
+    if job.box is None:
+        return pixels
+    x, y, width, height = job.box
+    return resample(pixels, x - dx, y - dy, width, height, job.out)
+
+
+def images_in_order(
+    jobs: Iterable[Job], reader_of: Callable[[Sequence[Rectangle]], Read], workers: int | None
+) -> Iterator[Pixels]:
+    """The images of all jobs, in order; a few dozen at most are in memory at a time.
+
+    Args:
+        jobs: what to read.
+        reader_of: as :meth:`~pathflip.slide.sources.source.Source.reader_of`.
+        workers: threads; None takes one for every processor this process may use, 8 at most.
+
+    Raises:
+        ConfigError: ``workers`` is below 1.
+        SlideError: at the first job that fails; the images before it are handed over first.
+    """
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers: got {workers}, expected 1 or more")
+    return _images(_chunks(iter(jobs), reader_of), _usable_processors() if workers is None else workers)
+
+
+_Chunk = tuple[list[Job], Read]
+_Images = tuple[list[Pixels], Exception | None]
+
+
+def _images(chunks: Iterator[_Chunk], workers: int) -> Iterator[Pixels]:
+    first = next(chunks, None)
+    second = next(chunks, None) if first is not None and workers > 1 else None
+    if first is None:
+        return
+    if second is None:  # nothing to share among threads
+        for jobs, read in _again(first, chunks):
+            for job in jobs:
+                yield run_job(job, read)
+        return
+    pool = ThreadPoolExecutor(workers, "pathflip-read")
+    try:
+        waiting: deque[Future[_Images]] = deque(pool.submit(_run, *chunk) for chunk in (first, second))
+        while waiting:
+            for chunk in islice(chunks, max(0, workers + 2 - len(waiting))):
+                waiting.append(pool.submit(_run, *chunk))
+            images, error = waiting.popleft().result()
+            yield from images
+            if error is not None:
+                raise error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _again(first: _Chunk, rest: Iterator[_Chunk]) -> Iterator[_Chunk]:
+    yield first
+    yield from rest
+
+
+def _run(jobs: list[Job], read: Read) -> _Images:
+    """The images up to the first that fails, and its error."""
+    images: list[Pixels] = []
+    for job in jobs:
+        try:
+            images.append(run_job(job, read))
+        except Exception as error:
+            return images, error
+    return images, None
+
+
+def _chunks(jobs: Iterator[Job], reader_of: Callable[[Sequence[Rectangle]], Read]) -> Iterator[_Chunk]:
+    """Jobs in runs of neighbours, each with a reader that knows what comes before and after."""
+    while planned := list(islice(jobs, _PLANNED)):
+        read = reader_of([job.rectangle for job in planned])
+        largest = max(job.out[0] * job.out[1] * 3 for job in planned)
+        size = max(1, min(_CHUNK, _CHUNK_BYTES // largest))
+        for start in range(0, len(planned), size):
+            yield planned[start : start + size], read
+
+
+def _usable_processors() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)  # containers and schedulers hand out fewer than the machine has
+    count = len(affinity(0)) if affinity else os.cpu_count()
+    return max(1, min(MAX_WORKERS, count or 1))
