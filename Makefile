@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format clean workbench
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,9 @@ lint: $(VENV)/.installed
 format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+workbench:  ## build the page of the workbench into the package (needs node 20 or newer)
+	cd workbench && npm ci --no-audit --no-fund && npm run build
 
 clean:
 	rm -rf $(VENV) demo runs

@@ -19,7 +19,7 @@ LAYERS = [
     {"evaluate"},
     {"train"},
     {"recipes"},
-    {"demo"},
+    {"demo", "workbench"},
     {"cli"},
 ]
 """Bottom to top. The first layer is ordered within itself."""

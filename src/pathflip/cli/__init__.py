@@ -4,13 +4,13 @@ Nothing heavy is imported until a verb runs. The verbs stand in files by what th
 they share.
 """
 
-from pathflip.cli import alignment, ask, slides, verify, words
+from pathflip.cli import alignment, ask, slides, verify, view, words
 from pathflip.cli.app import app, main
 
-__all__ = ["alignment", "app", "ask", "main", "slides", "verify", "words"]
+__all__ = ["alignment", "app", "ask", "main", "slides", "verify", "view", "words"]
 
 ROAD = (
-    "demo", "simulate", "info", "qc", "tile", "encoders", "extract", "convert", "decompose", "train", "import",
+    "demo", "view", "simulate", "info", "qc", "tile", "encoders", "extract", "convert", "decompose", "train", "import",
     "export", "zero-shot", "retrieve", "ground", "calibrate", "verify", "ask", "caption", "chat",
 )  # fmt: skip
 """The order of the verbs in ``--help``."""

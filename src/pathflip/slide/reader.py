@@ -65,6 +65,18 @@ class Slide:
         """Width and height of every pyramid level as stored."""
         return self._source.sizes
 
+    def stored_tile_px(self, level: int) -> tuple[int, int] | None:
+        """Width and height of a level's stored JPEG tiles; None where they cannot be handed on as they are."""
+        return self._source.stored_tile_px(level)
+
+    def stored_jpeg(self, level: int, column: int, row: int) -> bytes | None:
+        """One stored JPEG tile, whole (at the edge it is padded), without a loss of quality; None where there is none.
+
+        Raises:
+            SlideError: it cannot be decoded.
+        """
+        return self._source.stored_jpeg(level, column, row)
+
     def read_region_px(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         """Pixels of one pyramid level as stored: uint8 (height, width, 3), background beyond the edge.
 

@@ -65,6 +65,14 @@ class Source(ABC):
         """How often this source can halve a level while decoding, when it is wanted ``downsample`` times smaller."""
         return 0
 
+    def stored_tile_px(self, level: int) -> tuple[int, int] | None:
+        """Width and height of the tiles a level is stored in, where they can be handed on as they are."""
+        return None
+
+    def stored_jpeg(self, level: int, column: int, row: int) -> bytes | None:
+        """One stored tile as a JPEG file of its own, not decoded and compressed again; None where there is none."""
+        return None
+
     def close(self) -> None:
         """Release the file."""
         return None

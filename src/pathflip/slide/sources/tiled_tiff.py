@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathflip.geometry import SlideInfo
-from pathflip.slide.sources.jpeg import JPEGDecoder
+from pathflip.slide.sources.jpeg import JPEGDecoder, canonical_header
 from pathflip.slide.sources.source import Color, Pixels, Source, snapped_downsamples
 from pathflip.slide.sources.stored_tiles import StoredLevel, StoredTiles
 
@@ -60,6 +60,23 @@ class TiledTIFFSource(StoredTiles):
         if len(data) < count:
             raise ValueError(f"the file ends inside it ({len(data)} of {count} bytes)")
         return stored.decode(data, halvings)
+
+    def stored_tile_px(self, level: int) -> tuple[int, int] | None:
+        return self._levels[level].tile if isinstance(self._levels[level].decode, JPEGDecoder) else None
+
+    def stored_jpeg(self, level: int, column: int, row: int) -> bytes | None:
+        """A tile that cannot be decoded raises SlideError as :meth:`read` does: a viewer would show it as grey."""
+        stored = self._levels[level]
+        if not isinstance(stored.decode, JPEGDecoder):
+            return None
+        index = row * stored.columns + column
+        try:
+            self._decoded(level, index, 0)
+            data = os.pread(self._file.fileno(), int(stored.counts[index]), int(stored.offsets[index]))
+            seen, header, _, _ = canonical_header(data, stored.decode.tables, stored.decode.ycbcr)
+        except Exception as error:
+            raise self._failure(level, index, error) from None
+        return header + data[len(seen) :]
 
 
 def open_tiled_tiff(path: Path, through_openslide: Source) -> tuple[TiledTIFFSource | None, str]:

@@ -1,0 +1,189 @@
+"""The slides a workbench may show: found under the folders named at start, and under no others.
+
+A slide is known to the browser by a key that is a hash of its path, so that no request can name a file. Links are
+followed only where they end inside the same folder; the check is repeated every time a file is opened.
+"""
+
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pathflip.errors import ConfigError, SlideError
+from pathflip.slide import open_slide, slide_id
+from pathflip.workbench.tiles import DeepZoom
+
+__all__ = ["Library", "SlideFile"]
+
+MOST_OPEN = 6
+"""Slides kept open. Each may hold 96 MB of decoded tiles."""
+MOST_FILES = 20_000
+DEEPEST = 6
+"""Folders within folders that are looked into."""
+
+
+@dataclass(frozen=True)
+class SlideFile:
+    """One slide file. ``key`` stands for it in addresses; ``folder`` is its place below the folder named."""
+
+    key: str
+    slide_id: str
+    path: Path = field(repr=False)
+    root: Path = field(repr=False)
+    folder: str = ""
+
+    def check(self) -> None:
+        """Refuse a file that is reached through a link out of the folder named at start.
+
+        Raises:
+            SlideError: it lies elsewhere.
+        """
+        if not Path(os.path.realpath(self.path)).is_relative_to(os.path.realpath(self.root)):
+            raise SlideError(
+                f"slide '{self.path.name}': a link to a file outside the folder that was named; name that folder too"
+            )
+
+    def version(self) -> str:
+        """Changes when the file does, so that a browser never shows tiles of the file it replaced."""
+        try:
+            state = self.path.stat()
+        except OSError as error:
+            raise SlideError(f"slide '{self.path.name}': cannot be reached: {error.strerror or error}") from None
+        return hashlib.sha256(f"{state.st_size}/{state.st_mtime_ns}".encode()).hexdigest()[:10]
+
+
+class _OpenSlide:
+    """An open slide, the requests reading from it, and whether it is to be closed after them."""
+
+    def __init__(self, zoom: DeepZoom) -> None:
+        self.zoom = zoom
+        self.readers = 0
+        self.retired = False
+
+
+class Library:
+    """Slides under the folders and files named.
+
+    Args:
+        paths: slide files, or folders of them (searched with their subfolders).
+        suffixes: endings of slide files, lower case.
+        slide_mpp: microns per level-0 pixel for files that do not say.
+
+    Raises:
+        ConfigError: a path does not exist or holds no slide.
+    """
+
+    def __init__(self, paths: Sequence[Path], suffixes: Collection[str], slide_mpp: float | None = None) -> None:
+        self._suffixes = set(suffixes)
+        self._slide_mpp = slide_mpp
+        self._lock = threading.Lock()
+        self._opening: dict[str, threading.Lock] = {}
+        self._open: OrderedDict[tuple[str, str], _OpenSlide] = OrderedDict()
+        self.roots = tuple(path if path.is_dir() else path.parent for path in paths)
+        files: dict[str, SlideFile] = {}
+        for path in paths:
+            if not os.path.lexists(path):
+                raise ConfigError(f"'{path}': no such file or folder; check the path")
+            found = list(self._below(path, path)) if path.is_dir() else [_slide_file(path, path.parent)]
+            if not found:
+                raise ConfigError(f"'{path}': no slide in this folder; expected files such as .svs, .ndpi, .tif, .dcm")
+            files |= {file.key: file for file in found}
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def _below(self, folder: Path, root: Path, depth: int = 0) -> Iterator[SlideFile]:
+        """Slide files of a folder, then of its subfolders; links to folders are not followed."""
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            if depth:
+                return  # a subfolder that may not be read hides its own slides only
+            raise ConfigError(f"'{folder}': this folder cannot be read: {error.strerror or error}") from None
+        count = 0
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                if depth < DEEPEST:
+                    yield from self._below(Path(entry.path), root, depth + 1)
+            elif Path(entry.name).suffix.lower() in self._suffixes:
+                count += 1
+                if count > MOST_FILES:
+                    raise ConfigError(f"'{folder}': more than {MOST_FILES} slides; name a smaller folder")
+                yield _slide_file(Path(entry.path), root)
+
+    def by_slide_id(self, name: str) -> SlideFile | None:
+        """The first slide of that name."""
+        return next((file for file in self.files.values() if file.slide_id == name), None)
+
+    @contextmanager
+    def opened(self, file: SlideFile) -> Iterator[DeepZoom]:
+        """The slide as a pyramid (``.slide`` is the slide itself); it stays open until others were used more recently.
+
+        Raises:
+            SlideError: it cannot be opened, or lies outside the folders named.
+        """
+        entry = self._acquire(file)
+        try:
+            yield entry.zoom
+        finally:
+            with self._lock:
+                entry.readers -= 1
+                done = entry.retired and entry.readers == 0
+            if done:
+                entry.zoom.slide.close()
+
+    def _acquire(self, file: SlideFile) -> _OpenSlide:
+        file.check()
+        key = (file.key, file.version())
+        with self._lock:
+            opening = self._opening.setdefault(file.key, threading.Lock())
+        with opening:  # many requests for a new slide open it once
+            with self._lock:
+                entry = self._open.get(key)
+                if entry is not None:
+                    self._open.move_to_end(key)
+                    entry.readers += 1
+                    return entry
+            entry = _OpenSlide(DeepZoom(open_slide(file.path, slide_mpp=self._slide_mpp)))
+            entry.readers = 1
+            with self._lock:
+                self._open[key] = entry
+                self._retire_oldest()
+            return entry
+
+    def _retire_oldest(self) -> None:
+        while len(self._open) > MOST_OPEN:
+            _, oldest = self._open.popitem(last=False)
+            oldest.retired = True
+            if oldest.readers == 0:
+                oldest.zoom.slide.close()
+
+    def close(self) -> None:
+        """Close every slide that nobody reads."""
+        with self._lock:
+            entries = list(self._open.values())
+            self._open.clear()
+            for entry in entries:
+                entry.retired = True
+        for entry in entries:
+            if entry.readers == 0:
+                entry.zoom.slide.close()
+
+
+def _slide_file(path: Path, root: Path) -> SlideFile:
+    place = os.fsencode(os.path.relpath(path, root)) + b"\0" + os.fsencode(os.path.abspath(root))
+    folder = os.path.relpath(path.parent, root)
+    return SlideFile(
+        key=hashlib.sha256(place).hexdigest()[:16],
+        slide_id=slide_id(path),
+        path=path,
+        root=root,
+        folder="" if folder == "." else folder,
+    )

@@ -1,0 +1,153 @@
+"""Start the workbench: bind a port, print its address, open the page, serve until stopped."""
+
+import socket
+import sys
+import threading
+import webbrowser
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pathflip.errors import ConfigError, MissingExtraError
+
+__all__ = ["Running", "Settings", "open_workbench"]
+
+SHORTEST_PASSWORD = 12
+MOST_VIEWERS = 200
+"""Open connections; beyond that the server answers 503."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to show, and to whom.
+
+    Attributes:
+        slides: files and folders. suffixes: endings of slide files.
+        slide_mpp: microns per level-0 pixel, for files that do not say.
+        host, port: where to listen; port 0 takes a free one.
+        password: needed where ``host`` is not this machine.
+        framed_by_notebooks: a notebook's page may show the workbench in a frame.
+    """
+
+    slides: Sequence[Path]
+    suffixes: Collection[str]
+    slide_mpp: float | None = None
+    host: str = "127.0.0.1"
+    port: int = 0
+    password: str | None = None
+    framed_by_notebooks: bool = False
+
+
+@dataclass(eq=False)
+class Running:
+    """A workbench that is being served. ``url`` opens it; ``slides`` is how many it shows."""
+
+    url: str
+    slides: int
+    _serve: Callable[[], None]
+    _stop: Callable[[], None]
+
+    def serve(self) -> None:
+        """Serve until interrupted."""
+        self._serve()
+
+    def start(self) -> None:
+        """Serve beside the caller, in a thread of its own."""
+        threading.Thread(target=self._serve, name="pathflip-view", daemon=True).start()
+
+    def stop(self) -> None:
+        """End it."""
+        self._stop()
+
+
+def open_workbench(settings: Settings) -> Running:
+    """Make a workbench ready to be served; its port is bound, so its address works as soon as it is served.
+
+    Raises:
+        ConfigError: no slides, a host without a password, a port in use. MissingExtraError: no web server installed.
+    """
+    try:
+        import starlette  # noqa: F401
+        import uvicorn
+    except ImportError as error:
+        raise MissingExtraError(error.name or "uvicorn", "workbench", "pathflip view") from None
+    from pathflip.workbench.app import Workbench, create_app
+    from pathflip.workbench.guard import Access
+    from pathflip.workbench.library import Library
+
+    _check_host(settings)
+    library = Library(settings.slides, settings.suffixes, settings.slide_mpp)
+    listening = _bind(settings.host, settings.port)
+    port = listening.getsockname()[1]
+    access = Access(settings.host, port, settings.password, settings.framed_by_notebooks)
+    bench = Workbench(library, access)
+    config = uvicorn.Config(
+        create_app(bench),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=1,
+        limit_concurrency=MOST_VIEWERS,
+        backlog=256,
+    )
+    server = uvicorn.Server(config)
+    stopping = threading.Event()
+
+    def end_streams() -> None:  # a page's open event stream would hold up the end
+        while not (stopping.wait(0.2) or server.should_exit):
+            pass
+        bench.events.close()
+
+    def serve() -> None:
+        threading.Thread(target=end_streams, daemon=True).start()
+        try:
+            server.run(sockets=[listening])
+        finally:
+            stopping.set()
+            listening.close()
+            library.close()
+
+    def stop() -> None:
+        server.should_exit = True
+
+    return Running(_address(settings, port, access.token), len(library), serve, stop)
+
+
+def _check_host(settings: Settings) -> None:
+    local = settings.host in ("127.0.0.1", "localhost", "::1")
+    if not local and settings.password is None:
+        raise ConfigError(
+            f"--host {settings.host}: others could reach this server, so it needs a password; set it in the "
+            "environment variable PATHFLIP_PASSWORD"
+        )
+    if settings.password is not None and len(settings.password) < SHORTEST_PASSWORD:
+        raise ConfigError(
+            f"the password has {len(settings.password)} characters, expected {SHORTEST_PASSWORD} or more: it guards "
+            "every slide named"
+        )
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+        if sys.platform != "win32":
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"cannot listen on {host}:{port}: {error}; choose another --port or --host") from None
+    return listening
+
+
+def _address(settings: Settings, port: int, token: str) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    if host in ("0.0.0.0", "[::]"):
+        host = socket.gethostname()
+    return f"http://{host}:{port}/" + ("" if settings.password is not None else f"?token={token}")
+
+
+def show_page(url: str) -> None:
+    """Open the address in the person's browser, if there is one."""
+    threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()

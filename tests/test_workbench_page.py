@@ -1,0 +1,133 @@
+"""The workbench's page in a real browser: what a person does, and what they must then see."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slide_files import halved, smooth_picture, write_pyramid
+from workbench_server import browser_page, served
+
+MPP = 0.5
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("slides")
+    for number, name in enumerate(("first", "second")):
+        picture = smooth_picture(1536, 2048, seed=number)
+        write_pyramid(folder / f"{name}.tif", [picture, halved(picture, 4)], compression="jpeg", mpp=MPP)
+    (folder / "broken.svs").write_bytes(b"II*\0 this is no slide")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def running(slides):
+    with served(slides) as bench:
+        yield bench
+
+
+@pytest.fixture
+def page(running):
+    with browser_page() as opened:
+        opened.goto(running.url)
+        yield opened
+
+
+def open_slide_card(page, name: str) -> None:
+    page.click(f".card:has-text('{name}')")
+    page.wait_for_selector(".pane[data-state=shown]")
+
+
+def canvas_mean(page) -> list[float]:
+    """The mean colour of what the viewer shows."""
+    return page.evaluate("""() => {
+        const canvas = document.querySelector(".pane .openseadragon-canvas canvas");
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        const sum = [0, 0, 0];
+        for (let i = 0; i < data.length; i += 4) for (let c = 0; c < 3; c++) sum[c] += data[i + c];
+        return sum.map((s) => s / (data.length / 4));
+    }""")
+
+
+def scale(page) -> float:
+    """Microns a screen pixel spans, from the bar: its label over its length."""
+    label, px = page.evaluate("""() => {
+        const bar = document.querySelector(".pane .scale-bar");
+        return [bar.innerText, bar.querySelector(".scale-line").getBoundingClientRect().width];
+    }""")
+    value, unit = label.split()
+    return float(value) * {"µm": 1, "mm": 1000}[unit] / px
+
+
+def test_a_slide_opens_and_is_looked_at_with_the_keyboard_alone(page):
+    page.wait_for_selector(".card .thumb img")
+    page.keyboard.press("Tab")
+    while "first" not in (page.evaluate("document.activeElement.innerText") or ""):
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".pane[data-state=shown]")
+    whole = scale(page)
+    assert 2048 * MPP / 1280 * 0.9 < whole < 2048 * MPP / 500, "the whole slide fits"
+    for _ in range(3):
+        page.keyboard.press("+")
+    page.wait_for_timeout(600)
+    assert scale(page) == pytest.approx(whole / 1.5**3, rel=0.05)
+    before = canvas_mean(page)
+    page.keyboard.press("Shift+ArrowRight")
+    page.wait_for_timeout(900)
+    assert np.abs(np.subtract(canvas_mean(page), before)).max() > 1, "another field shows other colours"
+    page.keyboard.press("r")
+    page.wait_for_timeout(600)
+    assert "15°" in page.inner_text(".pane .status")
+    page.keyboard.press("0")
+    page.wait_for_timeout(900)
+    assert scale(page) == pytest.approx(whole, rel=0.05)
+
+
+def test_two_slides_beside_each_other_move_together_until_unlinked(page):
+    open_slide_card(page, "first")
+    page.keyboard.press("s")
+    page.wait_for_selector(".pane[data-state=shown] >> nth=1")
+    page.wait_for_timeout(500)
+    bars = lambda: page.evaluate("[...document.querySelectorAll('.pane .status')].map(s => s.innerText)")  # noqa: E731
+    page.click(".pane:first-child .stage")
+    page.keyboard.press("+")
+    page.keyboard.press("r")
+    page.wait_for_timeout(900)
+    left, right = bars()
+    assert left == right
+    assert "15°" in right
+    page.uncheck(".link input")
+    page.click(".pane:first-child .stage")
+    page.keyboard.press("+")
+    page.wait_for_timeout(900)
+    left, right = bars()
+    assert left != right
+
+
+def test_a_broken_slide_is_a_card_with_the_reason_and_the_rest_works(page):
+    card = page.wait_for_selector(".card.broken")
+    assert "broken.svs" in card.inner_text()
+    card.click()
+    page.wait_for_selector(".pane[data-state=failed]")
+    assert "broken.svs" in page.inner_text(".card-error")
+    page.keyboard.press("g")
+    open_slide_card(page, "first")
+    assert page.locator(".tab").count() == 2
+
+
+def test_the_address_brings_a_slide_back_after_a_reload(page):
+    open_slide_card(page, "second")
+    assert "token" not in page.url
+    page.reload()
+    page.wait_for_selector(".pane[data-state=shown]")
+    assert "second" in page.title()
+
+
+def test_nothing_is_cut_off_on_a_phone(running):
+    with browser_page(390, 780) as page:
+        page.goto(running.url)
+        open_slide_card(page, "first")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert page.locator(".pane .scale-bar").is_visible()

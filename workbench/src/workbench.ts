@@ -1,0 +1,212 @@
+// What is open, where, and which keys do what.
+import { address, type SlideEntry, type State } from "./api";
+import { fill, h, iconButton } from "./dom";
+import { Grid } from "./grid";
+import { lettersWork, showHelp } from "./help";
+import { Link } from "./linked";
+import { notice } from "./notice";
+import { Pane } from "./pane";
+
+export class Workbench {
+  readonly element: HTMLElement;
+  readonly left = new Pane("Slide");
+  readonly right = new Pane("Slide beside it");
+  active: Pane = this.left;
+  private readonly slides: Map<string, SlideEntry>;
+  private readonly grid: Grid;
+  private readonly tabs = h("div", { class: "tabs", role: "tablist", "aria-label": "Open slides" });
+  private readonly panes = h("div", { class: "panes" });
+  private readonly desk: HTMLElement;
+  private readonly open = new Map<Pane, string>();
+  private readonly opened: string[] = [];
+  private readonly link = new Link(() => (this.split ? [this.left, this.right] : [this.left]));
+  private readonly gridButton: HTMLButtonElement;
+  private readonly splitButton: HTMLButtonElement;
+  private readonly linkBox = h("label", { class: "check link", hidden: true });
+  private split = false;
+
+  constructor(readonly state: State) {
+    this.slides = new Map(state.slides.map((slide) => [slide.key, slide]));
+    this.grid = new Grid(
+      state.slides,
+      (key) => this.show(key),
+      (key) => this.showBeside(key),
+    );
+    this.gridButton = iconButton("grid", "All slides (g)", () => this.toGrid());
+    this.splitButton = iconButton("split", "Side by side (s)", () => this.setSplit(!this.split), { "aria-pressed": "false" });
+    const linked = h("input", { type: "checkbox", checked: true });
+    linked.addEventListener("change", () => (this.link.enabled = linked.checked));
+    this.linkBox.append(linked, "Move together");
+    for (const pane of [this.left, this.right]) {
+      pane.onfocus = () => this.activate(pane);
+      pane.onview = (moved) => this.link.moved(moved);
+      pane.onopen = () => {
+        if (pane === this.right) this.link.opened(pane);
+        this.changed();
+      };
+    }
+    this.panes.append(this.left.element);
+    this.desk = h("div", { class: "desk", hidden: true }, this.panes);
+    this.element = h("div", { class: "workbench" }, this.topBar(), this.grid.element, this.desk);
+    document.addEventListener("keydown", (event) => this.key(event));
+    window.addEventListener("hashchange", () => this.fromAddress());
+    this.listen();
+    this.fromAddress(state.slides.length === 1 ? state.slides[0]!.key : undefined);
+  }
+
+  private topBar(): HTMLElement {
+    return h(
+      "header",
+      { class: "top" },
+      h("a", { class: "brand", href: "#", title: "All slides", onclick: (event: Event) => (event.preventDefault(), this.toGrid()) }, "PathFLIP"),
+      this.gridButton,
+      this.tabs,
+      h(
+        "div",
+        { class: "tools", role: "toolbar", "aria-label": "View" },
+        this.linkBox,
+        this.splitButton,
+        iconButton("minus", "Zoom out (−)", () => this.active.zoom(1 / 1.5)),
+        iconButton("plus", "Zoom in (+)", () => this.active.zoom(1.5)),
+        iconButton("rotate", "Rotate by 90° (r: by 15°)", () => this.active.rotate(90)),
+        iconButton("home", "Whole slide (0)", () => this.active.home()),
+        iconButton("help", "Keys (?)", () => showHelp(this.state.version)),
+      ),
+    );
+  }
+
+  // --- Slides -------------------------------------------------------------------------------------------------------
+
+  show(key: string): void {
+    if (!this.slides.has(key)) return notice("That slide is not among those named at start.", "error");
+    if (!this.opened.includes(key)) this.opened.push(key);
+    this.grid.element.hidden = true;
+    this.desk.hidden = false;
+    if (this.open.get(this.active) !== key) {
+      this.open.set(this.active, key);
+      void this.active.open(key);
+    }
+    this.changed();
+    this.active.focus();
+  }
+
+  showBeside(key: string): void {
+    if (this.opened.length === 0) return this.show(key);
+    this.setSplit(true);
+    this.activate(this.right);
+    this.show(key);
+  }
+
+  private close(key: string): void {
+    this.opened.splice(this.opened.indexOf(key), 1);
+    for (const [pane, shown] of this.open) {
+      if (shown !== key) continue;
+      const next = this.opened.at(-1);
+      if (next) {
+        this.open.set(pane, next);
+        void pane.open(next);
+      } else {
+        this.open.delete(pane);
+        pane.close();
+      }
+    }
+    this.changed();
+    if (this.opened.length === 0) this.toGrid();
+  }
+
+  private toGrid(): void {
+    this.grid.element.hidden = false;
+    this.desk.hidden = true;
+    this.changed();
+    this.grid.element.querySelector("input")?.focus();
+  }
+
+  private setSplit(split: boolean): void {
+    if (this.split === split || this.opened.length === 0) return;
+    this.split = split;
+    this.linkBox.hidden = !split;
+    if (split) {
+      this.panes.append(this.right.element);
+      const key = this.opened.find((other) => other !== this.open.get(this.left)) ?? this.open.get(this.left)!;
+      this.open.set(this.right, key);
+      void this.right.open(key);
+    } else {
+      this.right.element.remove();
+      this.right.close();
+      this.open.delete(this.right);
+      this.activate(this.left);
+    }
+    this.changed();
+  }
+
+  private activate(pane: Pane): void {
+    if (this.active === pane) return;
+    this.active = pane;
+    this.changed();
+  }
+
+  private fromAddress(otherwise?: string): void {
+    const key = new URLSearchParams(location.hash.slice(1)).get("slide") ?? otherwise;
+    if (key && this.open.get(this.active) !== key) this.show(key);
+  }
+
+  /** Bring tabs, buttons and address in line with what is shown. */
+  private changed(): void {
+    const inGrid = !this.grid.element.hidden;
+    this.gridButton.setAttribute("aria-pressed", String(inGrid));
+    this.splitButton.setAttribute("aria-pressed", String(this.split));
+    this.left.element.classList.toggle("active", this.split && this.active === this.left);
+    this.right.element.classList.toggle("active", this.split && this.active === this.right);
+    fill(this.tabs, ...this.opened.map((key) => this.tab(key, !inGrid && this.open.get(this.active) === key)));
+    const shown = inGrid ? undefined : this.open.get(this.active);
+    const name = shown && this.slides.get(shown)?.id;
+    document.title = name ? `${name} · PathFLIP` : "PathFLIP workbench";
+    const hash = shown ? `#slide=${shown}` : "#";
+    if (location.hash !== hash && !(hash === "#" && !location.hash)) history.replaceState(null, "", hash);
+  }
+
+  private tab(key: string, selected: boolean): HTMLElement {
+    const name = this.slides.get(key)!.id;
+    return h(
+      "div",
+      { class: selected ? "tab selected" : "tab" },
+      h(
+        "button",
+        {
+          type: "button",
+          role: "tab",
+          "aria-selected": String(selected),
+          title: name,
+          onclick: () => this.show(key),
+        },
+        name,
+      ),
+      iconButton("close", `Close ${name}`, () => this.close(key)),
+    );
+  }
+
+  // --- Keys and messages ---------------------------------------------------------------------------------------------
+
+  private key(event: KeyboardEvent): void {
+    const target = event.target as HTMLElement;
+    const typing = target.matches("input, textarea, select, [contenteditable]");
+    if (typing || event.ctrlKey || event.metaKey || event.altKey || !lettersWork() || document.querySelector("dialog[open]")) return;
+    const actions: Record<string, () => void> = {
+      g: () => (this.grid.element.hidden ? this.toGrid() : this.opened.length && this.show(this.opened.at(-1)!)),
+      s: () => this.setSplit(!this.split),
+      "?": () => showHelp(this.state.version),
+    };
+    const action = actions[event.key];
+    if (!action) return;
+    action();
+    event.preventDefault();
+  }
+
+  private listen(): void {
+    const events = new EventSource(address("/api/events"));
+    events.addEventListener("unreadable", (event) => {
+      const { slide, message } = JSON.parse((event as MessageEvent<string>).data) as { slide: string; message: string };
+      if ([...this.open.values()].includes(slide)) notice(`A place on this slide cannot be read and is hatched: ${message}`, "error");
+    });
+  }
+}
