@@ -31,8 +31,7 @@ from pathflip.errors import CaptionError, CheckpointError, ConfigError
 from pathflip.features import write_features
 from pathflip.geometry import Box
 from pathflip.inference import ground
-from pathflip.simulate.question_writer import CANNOT_TELL as SIMULATED
-from pathflip.text.questions import CANNOT_TELL, cannot_tell
+from pathflip.text.refusals import CANNOT_TELL, cannot_tell
 from pathflip.types import Answer, Evidence
 from test_assistant import assemble
 from tiny_assistant import tiny_slide
@@ -54,12 +53,8 @@ def saved(tmp_path, assistant):
     return folder
 
 
-def calibrated(monkeypatch, **values):
-    monkeypatch.setattr(answers_module, "read_calibration", lambda _: Calibration(**values))
-
-
-def test_the_words_of_a_refusal_are_the_simulators_own():
-    assert CANNOT_TELL == SIMULATED
+def calibrated(assistant, **values):
+    return replace(assistant, calibration=Calibration(**values))
 
 
 @pytest.mark.parametrize(
@@ -78,8 +73,8 @@ def test_refusals_are_recognised(text, refused):
     assert cannot_tell(text) is refused
 
 
-def test_a_choice_is_the_likeliest_letter_at_the_calibrated_temperature(assistant, monkeypatch):
-    calibrated(monkeypatch, temperature=2.5, refuse_above=1.0)
+def test_a_choice_is_the_likeliest_letter_at_the_calibrated_temperature(assistant):
+    assistant = calibrated(assistant, temperature=2.5, refuse_above=1.0)
     view = view_slide(assistant.aligned, tiny_slide("a"))
     given = ask(assistant, QUESTION, view, OPTIONS)
     letters = log_likelihood(assistant, prompt(assistant, QUESTION, view, OPTIONS), ["A", "B", "C"], ended=False)
@@ -90,8 +85,8 @@ def test_a_choice_is_the_likeliest_letter_at_the_calibrated_temperature(assistan
     assert not given.abstained
 
 
-def test_evidence_of_a_choice_is_what_was_shown_for_it(assistant, monkeypatch):
-    calibrated(monkeypatch, refuse_above=1.0)
+def test_evidence_of_a_choice_is_what_was_shown_for_it(assistant):
+    assistant = calibrated(assistant, refuse_above=1.0)
     view = view_slide(assistant.aligned, tiny_slide("a"))
     asked = prompt(assistant, QUESTION, view, OPTIONS)
     given = answer(assistant, asked, (view,), refusal=0.0, most_evidence=4)
@@ -114,13 +109,13 @@ def test_an_open_question_is_refused_from_the_threshold_on(assistant, monkeypatc
     soft = {"refusal_slope": 0.01}  # brings the odds of an untrained model into reach
     chance = Calibration(**soft).refusal(refusal_logit(assistant, prompt(assistant, QUESTION, view)))
     assert 0.05 < chance < 0.95
-    calibrated(monkeypatch, **soft, refuse_above=chance - 1e-9)
+    assistant = calibrated(assistant, **soft, refuse_above=chance - 1e-9)
     refused = ask(assistant, QUESTION, view)
     assert refused.abstained
     assert refused.text == CANNOT_TELL
     assert refused.evidence == ()
     assert refused.confidence == pytest.approx(chance)
-    calibrated(monkeypatch, **soft, refuse_above=chance + 1e-6)
+    assistant = calibrated(assistant, **soft, refuse_above=chance + 1e-6)
     monkeypatch.setattr(answers_module, "generate", lambda *_, **__: "upper left")
     told = ask(assistant, QUESTION, view)
     assert (told.text, told.abstained) == ("upper left", False)
@@ -133,8 +128,8 @@ def test_the_log_odds_of_refusing_are_those_of_the_words(assistant):
     assert refusal_logit(assistant, asked) == pytest.approx(math.log(chance) - math.log1p(-chance), rel=1e-5)
 
 
-def test_where_refusing_is_an_option_the_options_decide(assistant, monkeypatch):
-    calibrated(monkeypatch, refuse_above=0.0)  # would refuse everything
+def test_where_refusing_is_an_option_the_options_decide(assistant):
+    assistant = calibrated(assistant, refuse_above=0.0)  # would refuse everything
     view = view_slide(assistant.aligned, tiny_slide("a"))
     given = ask(assistant, QUESTION, view, (*OPTIONS, CANNOT_TELL))
     chances = option_probabilities(assistant, [prompt(assistant, QUESTION, view, (*OPTIONS, CANNOT_TELL))])[0]
@@ -155,7 +150,7 @@ def test_every_sentence_of_a_caption_names_its_places(assistant, monkeypatch):
 
 def test_a_conversation_remembers_and_forgets(assistant, monkeypatch):
     heard = []
-    calibrated(monkeypatch, refuse_above=1.0)
+    assistant = calibrated(assistant, refuse_above=1.0)
     monkeypatch.setattr(answers_module, "generate", lambda _, asked, **__: heard.append(asked) or f"reply {len(heard)}")
     talk = replace(Conversation.about(assistant, tiny_slide("a")), most_turns=2)
     for question in ("One?", "Two?", "Three?", "Four?"):
@@ -186,13 +181,22 @@ def test_bad_questions_and_calibrations_get_one_line(assistant, saved):
         ask(assistant, "word " * 401, tiny_slide("a"))
     (saved / "calibration.json").write_text('{"temperature": -1}')
     with pytest.raises(CheckpointError, match="damaged"):
-        ask(package.load_assistant(saved), QUESTION, tiny_slide("a"))
+        package.load_assistant(saved)
 
 
 def test_a_calibration_is_read_beside_the_weights(saved):
     Calibration(refuse_above=0.0, fitted_on="a test").write(saved)
     given = ask(package.load_assistant(saved), QUESTION, tiny_slide("a"))
     assert given.abstained
+
+
+def test_the_calibration_is_read_once_and_not_for_each_answer(saved):
+    Calibration(refuse_above=1.0).write(saved)
+    loaded = package.load_assistant(saved)
+    Calibration(refuse_above=0.0).write(saved)
+    assert not ask(loaded, QUESTION, tiny_slide("a"), OPTIONS).abstained
+    (saved / "calibration.json").write_text("{")
+    ask(loaded, QUESTION, tiny_slide("a"), OPTIONS)
 
 
 def test_out_of_memory_is_one_line(assistant, monkeypatch):
@@ -240,6 +244,15 @@ def test_a_file_of_questions_goes_on_after_a_bad_one(saved, features, tmp_path):
     status, rows = rows_of(*words)
     assert status == 1
     assert [(row["slide_id"], "error" in row) for row in rows] == [("a", False), ("b", False), ("x", True)]
+
+
+def test_questions_nobody_has_answered_can_be_asked(saved, features, tmp_path):
+    rows = [{"slide": "a", "question": "What is seen?"}, {"slide": "b", "question": QUESTION, "options": list(OPTIONS)}]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    words = ["ask", "--assistant", saved, "--features", features, "--questions", tmp_path / "q.jsonl", "--json"]
+    status, rows = rows_of(*words)
+    assert status == 0
+    assert ["options" in row for row in rows] == [False, True]
 
 
 def test_chat_answers_line_by_line(saved, features):

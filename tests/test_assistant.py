@@ -39,7 +39,8 @@ from pathflip.models.measurements import (
     compare_options,
 )
 from pathflip.text.chat import ChatTemplate, Turn
-from pathflip.text.questions import CANNOT_TELL, AskedText, asked_texts, format_question, question_content
+from pathflip.text.questions import AskedText, asked_texts, format_question, question_content
+from pathflip.text.refusals import CANNOT_TELL
 from pathflip.types import SlideFeatures
 from tiny_assistant import save_aligned, save_language_model, tiny_slide
 

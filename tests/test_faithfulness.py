@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pathflip.assistant import view_slide
+from pathflip.data.questions import VQAQuestion
 from pathflip.evaluate import answering as assistant_module
 from pathflip.evaluate import faithfulness
 from pathflip.evaluate.answering import answer_questions, calibrate_assistant
@@ -17,7 +18,6 @@ from pathflip.evaluate.faithfulness import (
     point_at,
     pointing_measures,
 )
-from pathflip.evaluate.vqa import VQAQuestion
 from pathflip.features import write_features
 from pathflip.types import Answer, Evidence
 from test_assistant import assemble

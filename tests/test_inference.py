@@ -11,10 +11,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import pathflip
 from pathflip import inference
 from pathflip.checkpoint import InputContract, save_checkpoint
+from pathflip.cli import app
 from pathflip.data.align import TextSpec
 from pathflip.data.regions import neighbour_context, relative_positions
 from pathflip.errors import CaptionError, ConfigError, ContractError
@@ -139,6 +141,44 @@ def test_empty_texts_are_refused(model):
         pathflip.ground(model, slide("a"), "  ")
     with pytest.raises(CaptionError, match="no sentence"):
         pathflip.retrieve(model, [slide("a")], ["..."])
+
+
+def test_one_text_is_one_caption_and_not_its_letters(model):
+    alone = pathflip.retrieve(model, [slide("a"), slide("b", 1)], WORDS[0])
+    assert alone.captions == (WORDS[0],)
+    np.testing.assert_array_equal(alone.scores, pathflip.retrieve(model, [slide("a"), slide("b", 1)], WORDS[:1]).scores)
+    names = {"keratin": "keratin pearls", "mucin": "mucin"}
+    by_name = pathflip.zero_shot(model, [slide("a")], names, "There is {}.")
+    by_list = pathflip.zero_shot(model, [slide("a")], {c: [n] for c, n in names.items()}, ["There is {}."])
+    np.testing.assert_array_equal(by_name.scores, by_list.scores)
+
+
+def test_a_heatmap_is_of_one_text(model):
+    with pytest.raises(TypeError, match="expected one text"):
+        pathflip.ground(model, slide("a"), WORDS[:2])
+
+
+def test_nothing_to_score_is_said(model):
+    for ask in (
+        lambda: pathflip.retrieve(model, [], WORDS),
+        lambda: pathflip.retrieve(model, [slide("a")], []),
+        lambda: pathflip.zero_shot(model, [], {"a": ["x"], "b": ["y"]}),
+        lambda: inference.presence_scores(model, [], WORDS),
+    ):
+        with pytest.raises(ConfigError, match=r"got (no|0|1) slide"):
+            ask()
+
+
+def test_the_verb_lists_files_it_could_not_read_even_if_they_are_all(model, tmp_path):
+    (tmp_path / "features").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "features" / f"{name}.h5").write_bytes(b"no feature file")
+    words = ["retrieve", "--model", str(tmp_path / "model"), "--features", str(tmp_path / "features"), "--json"]
+    done = CliRunner().invoke(app, [*words, "--text", "necrosis"])
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.exit_code == 1
+    assert [row["slide_id"] for row in rows] == ["a", "b"]
+    assert all(row["error"] for row in rows)
 
 
 def test_files_of_a_grounded_phrase(model, tmp_path):

@@ -16,15 +16,8 @@ from typer.testing import CliRunner
 import tiny_assistant
 from pathflip.assistant import Looker, generate, load_assistant, option_probabilities, prompt
 from pathflip.cli import app
-from pathflip.data.instruct import (
-    Example,
-    InstructDataset,
-    InstructSpec,
-    pack,
-    read_examples,
-    rows_to_batch,
-    with_slides,
-)
+from pathflip.data.examples import Example, read_examples
+from pathflip.data.instruct import InstructDataset, InstructSpec, pack, rows_to_batch, with_slides
 from pathflip.errors import CaptionError, ConfigError, TrainingError
 from pathflip.features import read_features
 from pathflip.models import measurements
@@ -101,13 +94,29 @@ def test_llava_conversations_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.json", "{}", "got dict, expected a list"),
-        ("a.json", '[{"conversations": []}]', "entry 0: no image"),
+        ("a.json", "{}", "got a JSON dict, expected a list"),
+        ("a.json", '[{"conversations": []}]', "entry 1: no image"),
         ("a.json", '[{"image": "x"}]', "neither conversations nor caption"),
         ("a.json", '[{"image": "x", "conversations": [{"from": "cat", "value": "m"}]}]', "a turn is from 'cat'"),
-        ("a.json", "[", "cannot be read"),
+        ("a.json", '[{"image": "x", "conversations": [{"from": "gpt", "value": "m"}]}]', "entry 1: nobody asks"),
+        ("a.json", '[{"image": "x", "conversations": [{"from": "human", "value": "m"}]}]', "entry 1: nobody answers"),
+        ("a.json", '[{"image": "x", "conversations": "hello"}]', "conversations are a str"),
+        ("a.json", '[{"image": "x", "conversations": ["hello"]}]', "a turn is a str"),
+        ("a.json", '[{"image": "x", "conversations": [{"from": "human"}]}]', "a turn of human holds a NoneType"),
+        ("a.json", '[{"image": "x", "conversations": [{"from": "system"}]}]', "a turn of system holds a NoneType"),
+        ("a.json", '[{"image": [3], "conversations": [{"from": "human", "value": "m"}]}]', "the slide is a int"),
+        (
+            "a.json",
+            '[{"image": "x", "conversations": [{"from": "gpt", "value": "m"}, {"from": "human", "value": "m"}]}]',
+            "the first turn is an answer",
+        ),
+        ("a.json", "[", "not JSON"),
+        ("a.jsonl", '["hello"]', "row 1 is a list"),
+        ("a.jsonl", '{"slide": "s", "question": "q", "options": {"A": "x"}, "answer": "A"}', "options are a dict"),
+        ("a.jsonl", '{"slide": "s", "question": "q", "options": ["a", ""], "answer": "A"}', "option B is empty"),
+        ("a.csv", "Slide,Question,A,B,C,Answer\ns,q,x,,y,B\n", "option B is empty"),
         ("a.jsonl", '{"slide": "s", "question": "q", "options": ["a", "b"], "answer": "F"}', "the answer is 'F'"),
-        ("a.jsonl", '{"slide": "s", "question": "q", "options": []}', "line 1: no options"),
+        ("a.jsonl", '{"slide": "s", "question": "q", "options": []}', "question 1: no options"),
     ],
 )
 def test_bad_files_are_one_clear_line(tmp_path, name, text, message):
@@ -124,6 +133,13 @@ def test_slidebench_is_read_whole(real_data):
     assert len({q.slide_ids for q in questions}) == 589
     assert questions[0].slide_ids[0].startswith("TCGA-05-4244-01Z-00-DX1.")
     assert questions[0].options[questions[0].answer] == "Papillary adenocarcinoma"
+
+
+def test_a_conversation_without_question_or_answer_is_refused_before_training(tmp_path, cohort):
+    assistant = assemble(tmp_path)
+    for turns, who in (((Turn("assistant", "B"),), "asks"), ((Turn("user", "Q"),), "answers"), ((), "asks")):
+        with pytest.raises(CaptionError, match=f"lonely: nobody {who}"):
+            InstructDataset([Example("lonely", ("slide-0",), turns)], None, assistant.template, InstructSpec(), 8)
 
 
 def test_marks_of_slides():

@@ -11,8 +11,8 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "pathflip"
 
 LAYERS = [
     {"errors", "processes", "geometry", "io", "types"},
-    {"slide", "text", "losses", "simulate"},
-    {"features", "models"},
+    {"slide", "text", "losses"},
+    {"features", "models", "simulate"},
     {"data", "checkpoint", "plots", "interop"},
     {"inference", "published"},
     {"assistant", "verify"},

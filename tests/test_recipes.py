@@ -36,6 +36,14 @@ def test_settings_reach_deep():
         ("train.steps=-3", "train.steps"),
         ("train.steps", "expected KEY=VALUE"),
         ("text.sampler=dice", "text.sampler"),
+        ("name.base=1", "'name' is a single value"),
+        ("train.steps.x=1", "'train.steps' is a single value"),
+        ("max_regions.x=1", "'max_regions' is a single value"),
+        ("model.foo.bar=1", "unknown setting 'model.foo.bar'"),
+        ("model.width.bar=1", "'model.width' is a single value"),
+        ("model.=1", "unknown setting 'model.'"),
+        ("train..steps=1", "unknown setting 'train..steps'"),
+        ("=1", "unknown setting ''"),
     ],
 )
 def test_wrong_settings_are_named(setting, said):

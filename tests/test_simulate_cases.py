@@ -26,7 +26,7 @@ from pathflip.simulate.phrases import (
     TYPES_SAID,
     prompts,
 )
-from pathflip.simulate.question_writer import CANNOT_TELL, write_questions
+from pathflip.simulate.question_writer import write_questions
 from pathflip.simulate.report_writer import ERROR_KINDS, corrupt_report, write_report
 from pathflip.simulate.world import (
     CONCEPTS,

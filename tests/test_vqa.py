@@ -8,20 +8,17 @@ from string import ascii_uppercase
 import numpy as np
 import pytest
 
+from pathflip.data.questions import VQAQuestion, read_questions
 from pathflip.errors import CaptionError
-from pathflip.evaluate import vqa
 from pathflip.evaluate.answer_parsing import parse_answer
 from pathflip.evaluate.vqa import (
-    CANNOT_TELL,
     VQAPrediction,
-    VQAQuestion,
     letter_floors,
     match_predictions,
     read_predictions,
-    read_questions,
     vqa_measures,
 )
-from pathflip.simulate import question_writer as simulated
+from pathflip.text.refusals import CANNOT_TELL
 
 OPTIONS = ("squamous cell carcinoma", "small cell carcinoma", "papillary adenocarcinoma", "adenocarcinoma")
 STAGES = ("Stage I", "Stage II", "Stage IIIA", "Stage IV")
@@ -180,10 +177,6 @@ def test_abstention_is_measured_where_it_is_offered():
     assert not [row for row in vqa_measures(plain, predictions[20:], num=10) if row["measure"] != "accuracy"]
 
 
-def test_the_words_for_cannot_tell_are_the_cohorts():
-    assert vqa.CANNOT_TELL == simulated.CANNOT_TELL
-
-
 def test_the_constant_letter_can_be_chosen_elsewhere():
     questions, train = [question(i, "B") for i in range(4)], [question(i, "D") for i in range(3)]
     assert letter_floors(questions)["constant"].mean() == 1
@@ -236,7 +229,8 @@ def test_files_of_slidechat(tmp_path):
         ([{"id": 1, "slide": "s", "question": "q", "options": ["a", "b"], "answer": "C"}], "from A to B"),
         ([{"id": 1, "slide": "s", "question": "q", "answer": "A"}], "no options"),
         ([{"id": 1, "question": "q", "options": ["a", "b"], "answer": "A", "slide": ""}], "no slide"),
-        ([{"id": 1, "slide": "s", "options": ["a", "b"], "answer": "A"}] * 2, "same id"),
+        ([{"id": 1, "slide": "s", "question": "q", "options": ["a", "b"], "answer": "A"}] * 2, "same id"),
+        ([{"id": 1, "slide": "s", "options": ["a", "b"], "answer": "A"}], "no question"),
     ],
 )
 def test_bad_questions_are_one_line(tmp_path, rows, said):

@@ -144,7 +144,7 @@ def save_cohort(folder: Path, num_slides: int = 6) -> Path:
 
 def train(cohort: Path, out: Path) -> None:
     """A few steps of the small recipe: what one process does, and two must do together."""
-    from pathflip.data.instruct import read_examples
+    from pathflip.data.examples import read_examples
     from pathflip.train.instruct_run import train_instruct
     from test_instruct import small
 

@@ -1,15 +1,7 @@
 """An assistant ready to use: an aligned model that looks, a language model that speaks, and both on disk."""
 
-from pathflip.assistant.answers import (
-    Calibration,
-    Conversation,
-    Writing,
-    answer,
-    ask,
-    caption,
-    read_calibration,
-    refusal_logit,
-)
+from pathflip.assistant.answers import Conversation, Writing, answer, ask, caption, refusal_logit
+from pathflip.assistant.calibration import Calibration, read_calibration
 from pathflip.assistant.evidence import evidence_rows, evidence_to_files, tiles_of
 from pathflip.assistant.generation import Prompt, generate, log_likelihood, option_probabilities, prompt, slide_tokens
 from pathflip.assistant.language_model import LanguageModelSpec, LoraSpec, build_language_model, open_language_model

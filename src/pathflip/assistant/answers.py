@@ -4,31 +4,27 @@ An answer that a slide cannot give is not invented: how likely the assistant fin
 slide" is weighed first, by a calibration fitted on questions of both kinds (``calibration.json`` beside the weights).
 """
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pathflip.assistant.calibration import Calibration
 from pathflip.assistant.evidence import option_evidence, statement_evidence
 from pathflip.assistant.generation import Prompt, Slide, generate, log_likelihood, option_probabilities, prompt
 from pathflip.assistant.store import LoadedAssistant
 from pathflip.assistant.visual_tokens import SlideView, view_slide
 from pathflip.data.instruct import CAPTION_PROMPTS
-from pathflip.errors import CaptionError, CheckpointError, ConfigError
-from pathflip.io.files import write_json
+from pathflip.errors import CaptionError, ConfigError
 from pathflip.text.chat import Turn
-from pathflip.text.questions import CANNOT_TELL, cannot_tell, question_content
+from pathflip.text.questions import question_content
+from pathflip.text.refusals import CANNOT_TELL, cannot_tell
 from pathflip.text.sentences import split_sentences
 from pathflip.types import Answer, Evidence, SlideFeatures
 
-__all__ = ["Calibration", "Conversation", "Writing", "answer", "ask", "caption", "read_calibration", "refusal_logit"]
+__all__ = ["Conversation", "Writing", "answer", "ask", "caption", "refusal_logit"]
 
-CALIBRATION_FILE = "calibration.json"
 MOST_QUESTION_WORDS = 400
 
 
@@ -43,57 +39,6 @@ class Writing:
 
 
 GREEDY = Writing()
-
-
-class Calibration(BaseModel):
-    """How far an assistant's probabilities can be trusted, fitted on questions whose answers are known.
-
-    Attributes:
-        temperature: logits of the options are divided by it.
-        refusal_slope, refusal_intercept: P(the slide cannot tell) = σ(slope · logit + intercept), of the log-odds of
-            the words "cannot be determined from this slide" as the answer to the question without options.
-        refuse_above: probability from which an answer is withheld.
-        fitted_on: on what, in words; empty where nothing was fitted.
-        measured: what it showed there (calibration error before and after, shares of both kinds withheld).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    temperature: float = Field(1.0, gt=0)
-    refusal_slope: float = 1.0
-    refusal_intercept: float = 0.0
-    refuse_above: float = Field(0.5, ge=0, le=1)
-    fitted_on: str = ""
-    measured: dict[str, float] = {}
-
-    def scaled(self, probabilities: np.ndarray) -> np.ndarray:
-        """Probabilities of options at this temperature."""
-        logits = np.log(np.maximum(probabilities, 1e-12)) / self.temperature
-        weights = np.exp(logits - logits.max())
-        return np.asarray(weights / weights.sum())
-
-    def refusal(self, logit: float) -> float:
-        """Probability that the slide cannot tell."""
-        return 1 / (1 + math.exp(-max(-60.0, min(60.0, self.refusal_slope * logit + self.refusal_intercept))))
-
-    def write(self, assistant: str | Path) -> None:
-        """Keep it beside an assistant's weights."""
-        write_json(Path(assistant) / CALIBRATION_FILE, self.model_dump(mode="json"))
-
-
-def read_calibration(assistant: LoadedAssistant) -> Calibration:
-    """The calibration beside an assistant's weights; one that changes nothing where there is none.
-
-    Raises:
-        CheckpointError: the file is damaged.
-    """
-    path = None if assistant.path is None else assistant.path / CALIBRATION_FILE
-    if path is None or not path.is_file():
-        return Calibration()
-    try:
-        return Calibration.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, ValidationError) as error:
-        raise CheckpointError(f"'{path}': damaged ({str(error).splitlines()[0]}); fit it again or delete it") from None
 
 
 def ask(
@@ -146,7 +91,7 @@ def answer(
     stream: Callable[[str], None] | None = None,
 ) -> Answer:
     """:func:`ask` for a prompt made before, with its :func:`refusal_logit`."""
-    calibration = read_calibration(assistant)
+    calibration = assistant.calibration
     cannot = calibration.refusal(refusal)
     if asked.options:
         return _choice(assistant, asked, views, cannot, calibration, most_evidence)

@@ -14,7 +14,7 @@ A pretrained language model that is frozen, or trained through LoRA, is named an
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pathflip import __version__
+from pathflip.assistant.calibration import Calibration, read_calibration
 from pathflip.assistant.language_model import (
     LanguageModelSpec,
     open_language_model,
@@ -55,7 +56,8 @@ class LoadedAssistant:
         aligned: the alignment model that looks.
         template: tokenizer and chat template.
         looker: looks at slides with words.
-        language: which language model. config: the whole of ``config.json``.
+        language: which language model. config: the whole of ``config.json``. path: its directory.
+        calibration: of its probabilities, read once (``calibration.json``); by default one that changes nothing.
     """
 
     model: Assistant
@@ -65,6 +67,7 @@ class LoadedAssistant:
     language: LanguageModelSpec
     config: Mapping[str, Any]
     path: Path | None = None
+    calibration: Calibration = field(default_factory=Calibration)
 
     @property
     def device(self) -> torch.device:
@@ -165,7 +168,16 @@ def load_assistant(
     _fill(path, model, language)
     aligned = load(path / "aligned", chosen)
     model.to(chosen).eval().requires_grad_(False)
-    return LoadedAssistant(model, aligned, template, Looker(aligned, shown), language, config, path)
+    return LoadedAssistant(
+        model=model,
+        aligned=aligned,
+        template=template,
+        looker=Looker(aligned, shown),
+        language=language,
+        config=config,
+        path=path,
+        calibration=read_calibration(path),
+    )
 
 
 def _language_model(path: Path, language: LanguageModelSpec, moved: str | Path | None) -> Any:

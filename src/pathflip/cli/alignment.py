@@ -167,6 +167,9 @@ def retrieve(
     slides = list(encoded_slides(loaded, features, rows))
     known = read_captions(captions) if captions else []
     asked = [c.text for c in known] if captions else list(text or ())
+    if not slides:
+        finish(rows, json, _retrieval_line)
+        return
     found = inference.retrieve(loaded, slides, asked)
     for column, query in enumerate(asked):
         ranked = [{"slide_id": s, "score": round(v, 4)} for s, v in found.slides_for(column, k)]

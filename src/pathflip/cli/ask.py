@@ -142,17 +142,15 @@ def _batch(loaded: Any, features: list[Path], questions: Path, writing: Any) -> 
     """Every question of a file; a bad slide or question is a row with an error, and the rest goes on."""
     from pathflip.assistant import ask as answer_to
     from pathflip.assistant import view_slide
-    from pathflip.data.instruct import read_examples
+    from pathflip.data.questions import read_questions
     from pathflip.features import read_features
 
     files = {path.stem: path for path in files_in(features, {".h5"})}
-    asked = [one for one in read_examples(questions) if one.question]
-    if not asked:
-        raise ConfigError(f"'{questions}': no question in this file; expected the columns slide and question")
+    asked = read_questions(questions, labelled=False)
     view = None
     with progress_bar("questions") as advance:
-        for done, one in enumerate(sorted(asked, key=lambda e: e.slide_ids[0]), start=1):
-            slide_id = one.slide_ids[0]
+        for done, one in enumerate(sorted(asked, key=lambda q: q.slide_id), start=1):
+            slide_id = one.slide_id
             try:
                 if slide_id not in files:
                     raise ConfigError(f"no feature file '{slide_id}.h5' among those given")

@@ -59,7 +59,7 @@ def train_words(
 
 def _examples(recipe: str, texts: Sequence[Path], splits: Path | None) -> dict[str, Any]:
     """What the files hold, by split."""
-    from pathflip.data.instruct import read_examples
+    from pathflip.data.examples import read_examples
     from pathflip.train.instruct_run import split_examples
 
     if not texts:

@@ -214,7 +214,8 @@ def vqa(
     json: Json = False,
 ) -> None:
     """Accuracy of multiple-choice answers, by writing and by likelihood, beside answers that look at no slide."""
-    from pathflip.evaluate.vqa import read_predictions, read_questions, vqa_measures
+    from pathflip.data.questions import read_questions
+    from pathflip.evaluate.vqa import read_predictions, vqa_measures
 
     rows = vqa_measures(
         read_questions(questions, split),

@@ -1,11 +1,8 @@
-"""Captions, questions and conversations about slides, as what a language model learns from."""
+"""Batches for instruction tuning: examples as conversations, conversations as rows of tokens with visual ones."""
 
-import csv
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,22 +10,19 @@ from jaxtyping import Int
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from pathflip.data.examples import Example
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.models.measurements import NUM_NUMBERS
-from pathflip.text.captions import read_captions
 from pathflip.text.chat import SLIDE_MARK, ChatPiece, ChatTemplate, Turn
 from pathflip.text.questions import format_question, refers_to_options
 from pathflip.types import IGNORED, InstructBatch, SlideTokens
 
 __all__ = [
     "CAPTION_PROMPTS",
-    "Example",
     "InstructDataset",
     "InstructSpec",
     "Row",
-    "captions_as_examples",
     "pack",
-    "read_examples",
     "rows_to_batch",
     "splice_row",
     "with_slides",
@@ -50,7 +44,7 @@ class InstructSpec(BaseModel):
         pack_tokens: conversations share rows of at most this many tokens, without seeing each other; 0 gives each its
             own row.
         shuffle_options: options come in a new order each time.
-        open_share: share of multiple-choice questions asked without their options, where that makes sense.
+        open_share: fraction of multiple-choice questions asked without their options, where that makes sense.
         learn: ``answers`` alone, each with its end, or ``everything`` that is said (to teach a language model words).
     """
 
@@ -61,176 +55,6 @@ class InstructSpec(BaseModel):
     shuffle_options: bool = True
     open_share: float = Field(0.1, ge=0, le=1)
     learn: Literal["answers", "everything"] = "answers"
-
-
-@dataclass(frozen=True)
-class Example:
-    """Something to learn about one slide or several.
-
-    Attributes:
-        name: for messages. slide_ids: in the order of their marks.
-        turns: a conversation; empty for a multiple-choice question, whose turns are made when it is asked.
-        question, options, answer: of a multiple-choice question; ``answer`` counts from 0.
-        category, needs_slide, answerable: for measuring.
-    """
-
-    name: str
-    slide_ids: tuple[str, ...]
-    turns: tuple[Turn, ...] = ()
-    question: str = ""
-    options: tuple[str, ...] = ()
-    answer: int = -1
-    category: str = ""
-    needs_slide: bool = True
-    answerable: bool = True
-
-
-# ------------------------------------------------------------------------------------------------------- reading
-
-
-def captions_as_examples(rows: Iterable[tuple[str, str]]) -> list[Example]:
-    """(slide id, caption) pairs as answers to a request for one."""
-    return [
-        Example(f"caption of {slide_id}", (slide_id,), (Turn("user", ""), Turn("assistant", text)), category="caption")
-        for slide_id, text in rows
-        if text.strip()
-    ]
-
-
-def read_examples(path: str | Path) -> list[Example]:
-    """Examples from a file, whatever kind it is.
-
-    - ``captions.jsonl`` or a CSV with slide, patient, text: captions.
-    - ``questions.jsonl``: question, options, answer (a letter) and slide a line.
-    - JSON in the style of LLaVA and SlideInstruct: image, conversations; ``<image>`` marks the slides.
-    - SlideBench's CSV: columns Slide, Question, A to D and Answer, or Slide, Question and Caption.
-
-    A slide's id is the stem of the path it is given by.
-
-    Raises:
-        CaptionError: none of these, or a row that lacks something; the row is named.
-    """
-    path = Path(path)
-    try:
-        if path.suffix.lower() == ".json":
-            return _from_llava(path)
-        if path.suffix.lower() == ".csv":
-            return _from_csv(path)
-        first = next((line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()), "{}")
-        if "question" in json.loads(first):
-            return _from_questions(path)
-    except (OSError, ValueError, UnicodeDecodeError) as error:
-        raise CaptionError(f"'{path}': cannot be read ({' '.join(str(error).split())[:120]})") from None
-    return captions_as_examples((c.slide_id, c.text) for c in read_captions(path))
-
-
-def _from_questions(path: Path) -> list[Example]:
-    out = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not line.strip():
-            continue
-        row = json.loads(line)
-        absent = [key for key in ("slide", "question", "options", "answer") if not row.get(key)]
-        if absent:
-            raise CaptionError(
-                f"'{path.name}', line {number}: no {absent[0]}; expected slide, question, options, answer"
-            )
-        options = tuple(str(option) for option in row["options"])
-        out.append(
-            Example(
-                f"{path.name} line {number}",
-                (str(row["slide"]),),
-                question=str(row["question"]),
-                options=options,
-                answer=_letter(row["answer"], len(options), f"'{path.name}', line {number}"),
-                category=str(row.get("category", "")),
-                needs_slide=bool(row.get("needs_slide", True)),
-                answerable=bool(row.get("answerable", True)),
-            )
-        )
-    return out
-
-
-def _from_csv(path: Path) -> list[Example]:
-    with open(path, newline="", encoding="utf-8-sig") as handle:
-        rows = list(csv.DictReader(handle))
-    columns = set(rows[0]) if rows else set()
-    if {"Slide", "Question", "Answer", "A", "B"} <= columns:
-        return [_benchmark_question(row, f"'{path.name}', row {number}") for number, row in enumerate(rows, start=2)]
-    if {"Slide", "Question", "Caption"} <= columns:
-        return [
-            Example(
-                f"{path.name} row {number}",
-                (_slide_id(row["Slide"]),),
-                (Turn("user", row["Question"]), Turn("assistant", row["Caption"])),
-                category="caption",
-            )
-            for number, row in enumerate(rows, start=2)
-        ]
-    return captions_as_examples((c.slide_id, c.text) for c in read_captions(path))
-
-
-def _benchmark_question(row: Mapping[str, str], where: str) -> Example:
-    options = tuple(row[letter] for letter in "ABCDEFGH" if (row.get(letter) or "").strip())
-    return Example(
-        where,
-        (_slide_id(row["Slide"]),),
-        question=row["Question"],
-        options=options,
-        answer=_letter(row["Answer"], len(options), where),
-        category=row.get("Narrow Category") or row.get("Broad Category") or "",
-    )
-
-
-def _from_llava(path: Path) -> list[Example]:
-    rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    if not isinstance(rows, list):
-        raise CaptionError(f"'{path.name}': got {type(rows).__name__}, expected a list of conversations")
-    out = []
-    for number, row in enumerate(rows):
-        where = f"'{path.name}', entry {number}"
-        images = row.get("image") or row.get("images") or []
-        slide_ids = tuple(_slide_id(one) for one in ([images] if isinstance(images, str) else images))
-        if not slide_ids:
-            raise CaptionError(f"{where}: no image; expected the path of a slide, or a list of them")
-        if row.get("conversations"):
-            out.append(Example(where, slide_ids, _llava_turns(row["conversations"], where), category="conversation"))
-        elif row.get("caption"):
-            out += [replace(e, name=where) for e in captions_as_examples([(slide_ids[0], str(row["caption"]))])]
-        else:
-            raise CaptionError(f"{where}: neither conversations nor caption")
-    return out
-
-
-def _llava_turns(said: Sequence[Mapping[str, str]], where: str) -> tuple[Turn, ...]:
-    roles: dict[str, Any] = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
-    turns = []
-    for one in said:
-        role = roles.get(one.get("from", one.get("role", "")))
-        if role is None:
-            if one.get("from") == "system":
-                turns.append(Turn("system", one["value"]))
-                continue
-            raise CaptionError(f"{where}: a turn is from {one.get('from')!r}; expected human or gpt")
-        text = str(one.get("value", one.get("content", "")))
-        turns.append(Turn(role, text.replace("<image>", SLIDE_MARK)))
-    if not any(turn.role == "assistant" for turn in turns):
-        raise CaptionError(f"{where}: nobody answers; expected a turn from gpt")
-    return tuple(turns)
-
-
-def _slide_id(path: str) -> str:
-    return Path(path.replace("\\", "/")).stem
-
-
-def _letter(value: str, count: int, where: str) -> int:
-    place = "ABCDEFGHIJKLMNOPQRSTUVWXYZ".find(str(value).strip().upper()[:1] or "?")
-    if not 0 <= place < count:
-        raise CaptionError(f"{where}: the answer is {value!r}, expected the letter of one of {count} options")
-    return place
-
-
-# ------------------------------------------------------------------------------------------------------- rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -345,8 +169,6 @@ def rows_to_batch(rows: Sequence[Row], embed_dim: int, pack_tokens: int = 0) -> 
 _FILL = {"ids": 0, "visual": -1, "conversation": -1, "position_ids": 0, "labels": IGNORED}
 
 
-# ------------------------------------------------------------------------------------------------------- the data set
-
 Look = Callable[[str, Sequence[str], Sequence[str], int], SlideTokens]
 """Slide id, questions, options, number of slides in the conversation -> what the language model is shown."""
 
@@ -362,7 +184,7 @@ class InstructDataset:
         embed_dim: E.
 
     Raises:
-        ConfigError: no example.
+        ConfigError: no example. CaptionError: a conversation without a question or an answer.
     """
 
     def __init__(
@@ -370,6 +192,8 @@ class InstructDataset:
     ) -> None:
         if not examples:
             raise ConfigError("instruct: got no example, expected captions, questions or conversations")
+        for example in examples:
+            _check(example)
         self.examples, self.look, self.template, self.spec = list(examples), look, template, spec
         self.embed_dim = embed_dim
 
@@ -397,7 +221,7 @@ class InstructDataset:
     def _turns(self, example: Example, rng: np.random.Generator) -> tuple[list[Turn], tuple[str, ...]]:
         if not example.options:
             turns = list(example.turns)
-            if not turns[0].text:
+            if turns[0].role == "user" and not turns[0].text.strip():
                 turns[0] = Turn("user", CAPTION_PROMPTS[int(rng.integers(len(CAPTION_PROMPTS)))])
             return turns, ()
         right = example.options[example.answer]
@@ -407,3 +231,19 @@ class InstructDataset:
         options = tuple(example.options[i] for i in order)
         letter = chr(ord("A") + options.index(right))
         return [Turn("user", format_question(example.question, options)), Turn("assistant", letter)], options
+
+
+def _check(example: Example) -> None:
+    """Refuse what no language model can learn from.
+
+    Raises:
+        CaptionError: a conversation in which nobody asks or nobody answers, or no slide.
+    """
+    if not example.slide_ids:
+        raise CaptionError(f"{example.name}: no slide; expected the id of at least one")
+    if example.options:
+        return
+    roles = {turn.role for turn in example.turns}
+    for role, who in (("user", "asks"), ("assistant", "answers")):
+        if role not in roles:
+            raise CaptionError(f"{example.name}: nobody {who}; expected a question and an answer")

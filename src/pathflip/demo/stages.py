@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from pathflip.assistant import load_assistant, read_calibration
-from pathflip.data.instruct import Example, read_examples
+from pathflip.assistant import load_assistant
+from pathflip.data.examples import Example, read_examples
 from pathflip.demo.jobs import Done, Job, run_jobs
 from pathflip.evaluate.answering import Faithfulness, answer_questions, calibrate_assistant, explain_answers
 from pathflip.evaluate.simulated.answered_questions import (
@@ -175,7 +175,7 @@ def _spoken(demo: Demo, done: Mapping[str, Done]) -> tuple[AssistantStudy, Cohor
         done["answers"].result,
         done["blind"].result,
         explained,
-        read_calibration(load_assistant(demo.run(ASSISTANT))),
+        load_assistant(demo.run(ASSISTANT)).calibration,
         captions,
         num=demo.resamples,
     )

@@ -20,10 +20,11 @@ from pathflip.assistant import (
     refusal_logit,
     view_slide,
 )
+from pathflip.data.questions import VQAQuestion
 from pathflip.errors import CaptionError
 from pathflip.evaluate import metrics
 from pathflip.evaluate.faithfulness import Deletion, Pointing, delete_evidence, point_at
-from pathflip.evaluate.vqa import VQAPrediction, VQAQuestion
+from pathflip.evaluate.vqa import VQAPrediction
 from pathflip.features import read_features
 from pathflip.simulate import truth as slide_truth
 from pathflip.types import Answer

@@ -6,7 +6,6 @@ finds *likeliest*. Beside every accuracy stands what one gets without looking: a
 chance, and the same model without the slide.
 """
 
-import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,51 +15,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pathflip.data.questions import ID_KEYS, SLIDE_KEYS, VQAQuestion
 from pathflip.errors import CaptionError
 from pathflip.evaluate import metrics
 from pathflip.evaluate.answer_parsing import parse_answer
 from pathflip.evaluate.bootstrap import PatientBootstrap, bounds
 from pathflip.io.tables import first_of, read_table
-from pathflip.text.captions import PATIENT_KEYS, SLIDE_KEYS, patient_of, slide_id_of
+from pathflip.text.captions import slide_id_of
 
 __all__ = [
     "VQAPrediction",
-    "VQAQuestion",
     "letter_floors",
     "match_predictions",
     "read_predictions",
-    "read_questions",
     "vqa_measures",
 ]
 
-CANNOT_TELL = "cannot be determined from this slide"
-"""The option that says nothing on the slide answers the question, as the synthetic cohort words it."""
-_SLIDE_KEYS = tuple(key for key in SLIDE_KEYS if key != "id")  # here "id" names the question
-_ID_KEYS = ("id", "question_id", "qid")
 _ANSWER_KEYS = ("output", "prediction", "pred", "response", "model_answer", "generated", "text", "answer")
 _PROBABILITY_KEYS = ("probabilities", "option_probabilities", "probs")
-
-
-@dataclass(frozen=True)
-class VQAQuestion:
-    """A question. ``question_id`` is unique in its file; ``answer`` is a letter; ``subcategory`` may be empty."""
-
-    question_id: str
-    slide_id: str
-    patient: str
-    question: str
-    options: tuple[str, ...]
-    answer: str
-    category: str
-    subcategory: str = ""
-    answerable: bool = True
-    needs_slide: bool = True
-
-    @property
-    def cannot_tell(self) -> str | None:
-        """The letter of the option :data:`CANNOT_TELL`, where it is offered."""
-        place = next((i for i, option in enumerate(self.options) if option.strip().lower() == CANNOT_TELL), None)
-        return None if place is None else ascii_uppercase[place]
 
 
 @dataclass(frozen=True)
@@ -75,72 +47,6 @@ class VQAPrediction:
 
 
 # --- Files -----------------------------------------------------------------------------------------------------------
-
-
-def read_questions(path: Path, split: str | None = None) -> list[VQAQuestion]:
-    """Questions of a synthetic cohort (``questions.jsonl``) or in SlideBench's columns (CSV or JSON).
-
-    Args:
-        split: only questions on slides of this split, which ``splits.csv`` beside the file tells (patients too).
-
-    Raises:
-        CaptionError: the file cannot be read, or a row is no question.
-    """
-    known = _splits_beside(path)
-    if split is not None and not known:
-        raise CaptionError(
-            f"no splits.csv beside '{path.name}', so the split '{split}' is not known; leave --split out"
-        )
-    questions = []
-    count: dict[str, int] = {}
-    for number, row in enumerate(read_table(path), 1):
-        try:
-            slide_id = slide_id_of(first_of(row, _SLIDE_KEYS))
-            count[slide_id] = count.get(slide_id, 0) + 1
-            patient = str(first_of(row, PATIENT_KEYS) or known.get(slide_id, {}).get("patient") or patient_of(slide_id))
-            named = first_of(row, _ID_KEYS)
-            identity = f"{slide_id}#{count[slide_id]}" if named is None else str(named)
-            question = _question(row, identity, slide_id, patient)
-        except CaptionError as error:
-            raise CaptionError(f"{path.name}: question {number}: {error}") from None
-        if split is None or known.get(slide_id, {}).get("split") == split:
-            questions.append(question)
-    if not questions:
-        raise CaptionError(f"{path.name}: no question on a slide of the split '{split}'")
-    if len({question.question_id for question in questions}) < len(questions):
-        raise CaptionError(f"{path.name}: two questions bear the same id; expected an id of its own for each")
-    return questions
-
-
-def _question(row: Mapping[str, Any], identity: str, slide_id: str, patient: str) -> VQAQuestion:
-    options = row.get("options")
-    if options is None:
-        options = [row[letter.lower()] for letter in ascii_uppercase if str(row.get(letter.lower()) or "").strip()]
-    if not isinstance(options, list) or len(options) < 2:
-        raise CaptionError("no options; expected a list 'options' or columns A, B, …")
-    answer = str(row.get("answer") or "").strip().upper().rstrip(".")
-    if len(answer) != 1 or answer not in ascii_uppercase[: len(options)]:
-        raise CaptionError(f"the answer is '{answer}', expected a letter from A to {ascii_uppercase[len(options) - 1]}")
-    return VQAQuestion(
-        question_id=identity,
-        slide_id=slide_id,
-        patient=patient,
-        question=str(row.get("question") or "").strip(),
-        options=tuple(str(option).strip() for option in options),
-        answer=answer,
-        category=str(first_of(row, ("category", "broad category")) or "all questions"),
-        subcategory=str(first_of(row, ("narrow category", "subcategory")) or ""),
-        answerable=row.get("answerable", True) not in (False, "False", "false", "0"),
-        needs_slide=row.get("needs_slide", True) not in (False, "False", "false", "0"),
-    )
-
-
-def _splits_beside(path: Path) -> dict[str, dict[str, str]]:
-    beside = path.with_name("splits.csv")
-    if not beside.is_file():
-        return {}
-    with open(beside, encoding="utf-8-sig", newline="") as handle:
-        return {slide_id_of(row.get("slide")): row for row in csv.DictReader(handle)}
 
 
 def read_predictions(path: Path) -> list[VQAPrediction]:
@@ -159,12 +65,12 @@ def read_predictions(path: Path) -> list[VQAPrediction]:
         chances = _probabilities(first_of(row, _PROBABILITY_KEYS), f"{path.name}: row {number}")
         if words is None and chances is None:
             raise CaptionError(f"{path.name}: row {number} holds no answer; expected one of {', '.join(_ANSWER_KEYS)}")
-        slide = first_of(row, _SLIDE_KEYS)
+        slide = first_of(row, SLIDE_KEYS)
         predictions.append(
             VQAPrediction(
                 text=None if words is None else str(words),
                 probabilities=chances,
-                question_id=None if (found := first_of(row, _ID_KEYS)) is None else str(found),
+                question_id=None if (found := first_of(row, ID_KEYS)) is None else str(found),
                 slide_id=None if slide is None else slide_id_of(slide),
                 question=None if row.get("question") is None else str(row["question"]).strip(),
             )

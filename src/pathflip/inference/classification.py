@@ -40,8 +40,8 @@ class ZeroShot:
 def zero_shot(
     model: Aligned,
     slides: Sequence[SlideFeatures | EncodedSlide],
-    classnames: Mapping[str, Sequence[str]],
-    templates: Sequence[str] = TEMPLATES,
+    classnames: Mapping[str, str | Sequence[str]],
+    templates: str | Sequence[str] = TEMPLATES,
 ) -> ZeroShot:
     """Classify slides by words alone.
 
@@ -49,12 +49,14 @@ def zero_shot(
     ``SIMILARITY_WEIGHT`` times the whole-slide cosine.
 
     Args:
-        classnames: class -> its names (synonyms). At least two classes.
-        templates: sentences with one ``{}``.
+        classnames: class -> its name, or its names (synonyms). At least two classes.
+        templates: sentences with one ``{}``, or one sentence.
 
     Raises:
-        ConfigError: fewer than two classes, a class without names, a template without ``{}``.
+        ConfigError: no slide, fewer than two classes, a class without names, a template without ``{}``.
     """
+    if not len(slides):
+        raise ConfigError("zero_shot: got no slide, expected at least one")
     prompts = _prompts(classnames, templates)
     code = encode_text(model, [text for texts in prompts.values() for text in texts])
     encoded = list(encoded_slides(model, slides))
@@ -67,7 +69,10 @@ def zero_shot(
     )
 
 
-def _prompts(classnames: Mapping[str, Sequence[str]], templates: Sequence[str]) -> dict[str, list[str]]:
+def _prompts(classnames: Mapping[str, str | Sequence[str]], templates: str | Sequence[str]) -> dict[str, list[str]]:
+    if not isinstance(classnames, Mapping):
+        raise TypeError(f"zero_shot: got a {type(classnames).__name__} of classes, expected {{class: its names}}")
+    templates = _as_list(templates)
     if len(classnames) < 2:
         raise ConfigError(f"zero_shot: got {len(classnames)} class, expected at least two to choose from")
     if bad := [t for t in templates if t.count("{}") != 1]:
@@ -76,7 +81,13 @@ def _prompts(classnames: Mapping[str, Sequence[str]], templates: Sequence[str]) 
         )
     if empty := [name for name, names in classnames.items() if not names]:
         raise ConfigError(f"zero_shot: class '{empty[0]}' has no names; expected at least one")
-    return {c: [t.format(name) for name in names for t in templates] for c, names in classnames.items()}
+    if not templates:
+        raise ConfigError("zero_shot: got no template, expected at least one, for example 'A slide of {}.'")
+    return {c: [t.format(name) for name in _as_list(names) for t in templates] for c, names in classnames.items()}
+
+
+def _as_list(texts: str | Sequence[str]) -> list[str]:
+    return [texts] if isinstance(texts, str) else list(texts)
 
 
 def _class_scores(model: Aligned, slide: EncodedSlide, code: TextCode) -> np.ndarray:

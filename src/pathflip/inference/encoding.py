@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from pathflip.data.align import text_to_encode
 from pathflip.data.regions import Neighbourhood, group_regions, relative_positions
-from pathflip.errors import CaptionError, FeatureError
+from pathflip.errors import CaptionError, ConfigError, FeatureError
 from pathflip.geometry import TileGrid
 from pathflip.inference.aligned import Aligned
 from pathflip.text.statements import parse_statement
@@ -143,7 +143,13 @@ def presence_scores(
     model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide], texts: Sequence[str] | TextCode
 ) -> Float[np.ndarray, "B C"]:
     """A logit for every slide and statement (texts, or encoded already): does the slide show it? 0 means the model
-    cannot say."""
+    cannot say.
+
+    Raises:
+        ConfigError: no slide. ContractError, FeatureError, CaptionError: a slide or text that cannot be encoded.
+    """
+    if not len(slides):
+        raise ConfigError("presence_scores: got no slide, expected at least one")
     code = texts if isinstance(texts, TextCode) else encode_text(model, texts)
     return np.stack([presence_of(model, slide, code) for slide in encoded_slides(model, slides)])
 

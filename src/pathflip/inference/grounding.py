@@ -28,7 +28,10 @@ def ground(model: Aligned, features: SlideFeatures | EncodedSlide, text: str) ->
 
     Raises:
         ContractError, FeatureError, CaptionError: see :func:`encode_slide` and :func:`encode_text`.
+        TypeError: several texts; there is one heatmap a text.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"ground: got a {type(text).__name__}, expected one text; call it once for each")
     slide = features if isinstance(features, EncodedSlide) else encode_slide(model, features)
     code = encode_text(model, text)
     heat = model.net.heat(slide.code, code)[0, 0].float().cpu().numpy()

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from pathflip.errors import CaptionError
+from pathflip.errors import CaptionError, ConfigError
 from pathflip.inference.aligned import Aligned
 from pathflip.inference.encoding import EncodedSlide, encode_text, encoded_slides, presence_of
 from pathflip.text.sentences import split_sentences
@@ -44,16 +44,21 @@ class Retrieval:
 
 
 @torch.no_grad()
-def retrieve(model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide], captions: Sequence[str]) -> Retrieval:
+def retrieve(
+    model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide], captions: str | Sequence[str]
+) -> Retrieval:
     """Score every slide against every caption, both ways at once.
 
     Args:
         slides: at least one.
-        captions: whole reports or single sentences.
+        captions: whole reports or single sentences; a text alone is one caption.
 
     Raises:
-        CaptionError: a caption without a sentence.
+        CaptionError: a caption without a sentence. ConfigError: no slide, or no caption.
     """
+    captions = (captions,) if isinstance(captions, str) else tuple(captions)
+    if not captions or not len(slides):
+        raise ConfigError(f"retrieve: got {len(slides)} slides and {len(captions)} captions, expected one at least")
     sentences = [_counted_statements(model, caption, place) for place, caption in enumerate(captions)]
     unique = sorted({sentence for parts in sentences for sentence in parts})
     row_of = {sentence: row for row, sentence in enumerate(unique)}
@@ -68,7 +73,7 @@ def retrieve(model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide], cap
         statements.append([float(logits[rows].mean()) for rows in rows_of])
     whole_scores, statement_scores = np.stack(whole), np.array(statements)
     return Retrieval(
-        tuple(ids), tuple(captions), whole_scores, statement_scores, retrieval_scores(whole_scores, statement_scores)
+        tuple(ids), captions, whole_scores, statement_scores, retrieval_scores(whole_scores, statement_scores)
     )
 
 

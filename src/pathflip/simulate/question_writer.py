@@ -23,10 +23,10 @@ from pathflip.simulate.world import (
     extent_of,
     far_places,
 )
+from pathflip.text.refusals import CANNOT_TELL
 
-__all__ = ["CANNOT_TELL", "QUESTION_CATEGORIES", "Question", "write_questions"]
+__all__ = ["QUESTION_CATEGORIES", "Question", "write_questions"]
 
-CANNOT_TELL = "cannot be determined from this slide"
 QUESTION_CATEGORIES = (
     "malignancy",
     "type",

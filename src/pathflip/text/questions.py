@@ -6,30 +6,20 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 
 from pathflip.errors import CaptionError
+from pathflip.text.refusals import cannot_tell
 from pathflip.text.statements import parse_statement
 
 __all__ = [
-    "CANNOT_TELL",
     "GRAMMAR",
     "MOST_OPTIONS",
     "AskedText",
     "asked_texts",
-    "cannot_tell",
     "format_question",
     "question_content",
     "refers_to_options",
 ]
 
 MOST_OPTIONS = len(ascii_uppercase)
-
-CANNOT_TELL = "cannot be determined from this slide"
-"""The answer to what a slide cannot show; training questions word it so."""
-_CANNOT_TELL = re.compile(
-    r"\b(cannot|can not|can't|could not|impossible to|unable to|not possible to)\b[^.;]{0,24}"
-    r"\b(determine|determined|tell|told|see|seen|assess|assessed|say|said|judge|judged|evaluate|evaluated|answer|answered)\b"
-    r"|\bnot (visible|assessable|evaluable|determinable)\b|\bindeterminate\b",
-    re.IGNORECASE,
-)
 
 GRAMMAR = frozenset(
     """what which where who when why how is are was were be do does did has have can could would should will a an the of
@@ -67,11 +57,6 @@ def format_question(question: str, options: Sequence[str] = ()) -> str:
         raise CaptionError("options: got an empty one, expected words in each")
     lines = [f"{letter}. {option.strip()}" for letter, option in zip(ascii_uppercase, options, strict=False)]
     return "\n".join([question.strip(), *lines])
-
-
-def cannot_tell(answer: str) -> bool:
-    """Whether an answer says that the slide cannot tell ("cannot be determined …", "not visible on this slide")."""
-    return bool(_CANNOT_TELL.search(answer))
 
 
 def refers_to_options(question: str) -> bool:

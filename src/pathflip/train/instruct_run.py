@@ -25,7 +25,8 @@ from pathflip.assistant import (
     save_assistant,
 )
 from pathflip.assistant.language_model import open_tokenizer, prepare_language_model
-from pathflip.data.instruct import CAPTION_PROMPTS, Example, InstructDataset, InstructSpec
+from pathflip.data.examples import Example
+from pathflip.data.instruct import CAPTION_PROMPTS, InstructDataset, InstructSpec
 from pathflip.data.splits import read_splits
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.features import read_features

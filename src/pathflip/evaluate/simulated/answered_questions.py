@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathflip.assistant import Calibration, LoadedAssistant, caption, view_slide
+from pathflip.data.questions import VQAQuestion, read_questions
 from pathflip.evaluate.answering import Faithfulness
 from pathflip.evaluate.compare import Estimate, estimate_all
 from pathflip.evaluate.faithfulness import deletion_measures, pointing_measures
 from pathflip.evaluate.simulated.measures import Measure
-from pathflip.evaluate.vqa import VQAPrediction, VQAQuestion, read_questions, vqa_measures
+from pathflip.evaluate.vqa import VQAPrediction, vqa_measures
 from pathflip.features import read_features
 from pathflip.geometry import Box
 from pathflip.io.tables import read_table
