@@ -81,7 +81,7 @@ def test_what_a_batch_read_of_a_tile_in_part_waits_for_the_next(path, decoded):
 def test_images_before_a_damaged_tile_come_first(tmp_path):
     path = write_pyramid(tmp_path / "a.tif", [smooth_picture(256, 2048)], **JPEG)
     with open_slide(path) as slide:
-        offset, count = int(slide._source._levels[0].offsets[24]), int(slide._source._levels[0].counts[24])
+        offset, count = int(slide._source._levels[0].offsets[0, 24]), int(slide._source._levels[0].counts[0, 24])
     data = bytearray(path.read_bytes())
     data[offset : offset + count] = bytes(count)
     path.write_bytes(data)

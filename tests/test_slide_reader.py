@@ -284,7 +284,7 @@ def test_whole_downsamples_are_recovered():
 
 def test_info_rows_are_plain_data(pyramid, tmp_path):
     row = slide_info_row(pyramid)
-    assert list(row) == ["slide_id", "vendor", "size0", "mpp0", "levels", "reader"]
+    assert list(row) == ["slide_id", "vendor", "size0", "mpp0", "levels", "reader", "notes"]
     assert json.loads(json.dumps(row))["levels"] == [[1024, 768], [512, 384], [256, 192]]
     bad = slide_info_row(tmp_path / "nothing.svs")
     assert "no such file" in bad["error"]

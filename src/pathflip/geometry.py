@@ -46,6 +46,8 @@ class SlideInfo:
         reader: how pixels are read, and why that way; shown by ``pathflip info``.
         bounds0: the scanned part of level 0 (MRXS and others leave black space around it). Viewers such as
             QuPath put their origin at its corner.
+        notes: what a person should know of how the slide is read; shown by ``pathflip info``.
+        mpp_stated: the resolution in the file's own words, for the error where it is not believed.
     """
 
     slide_id: str
@@ -55,6 +57,8 @@ class SlideInfo:
     vendor: str = "unknown"
     reader: str = ""
     bounds0: Box | None = None
+    notes: tuple[str, ...] = ()
+    mpp_stated: str = ""
 
     @property
     def levels(self) -> tuple[tuple[int, int], ...]:
@@ -68,8 +72,11 @@ class SlideInfo:
             MissingMPPError: the file does not say; the message names ``--slide-mpp``.
         """
         if self.mpp0 is None:
+            says = (
+                f"says '{self.mpp_stated}', which is no scanner's resolution" if self.mpp_stated else "does not say it"
+            )
             raise MissingMPPError(
-                f"slide '{self.slide_id}': the file does not say how many microns a pixel spans; expected a vendor "
+                f"slide '{self.slide_id}': how many microns does a pixel span? The file {says}; expected a vendor "
                 "property or a TIFF resolution tag; give the slide's own resolution with --slide-mpp "
                 "(for example --slide-mpp 0.5 for a 20x scan)"
             )
@@ -126,7 +133,8 @@ class TileSpec:
         if self.mpp < mpp0 * (1 - MPP_TOLERANCE):
             raise ResolutionError(
                 f"slide '{info.slide_id}': tiles at {self.mpp:g} mpp asked, but its finest level has {mpp0:.4g} mpp; "
-                f"expected --mpp {mpp0:.3g} or coarser (up to {MPP_TOLERANCE:.0%} finer is accepted)"
+                f"expected --mpp {mpp0:.3g} or coarser (up to {MPP_TOLERANCE:.0%} finer is accepted); if the file is "
+                "wrong about it, give the slide's own resolution with --slide-mpp"
             )
         return self.mpp / mpp0
 

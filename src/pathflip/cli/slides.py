@@ -71,7 +71,7 @@ def _info_line(row: Mapping[str, Any]) -> str:
     mpp = "unknown mpp (give --slide-mpp)" if row["mpp0"] is None else f"{row['mpp0']:.4g} mpp"
     width, height = row["size0"]
     size = f"{width} × {height} px, {mpp}, {len(row['levels'])} levels"
-    return f"{row['slide_id']}: {row['vendor']}, {size}; {row['reader']}"
+    return f"{row['slide_id']}: {row['vendor']}, {size}; {'; '.join([row['reader'], *row['notes']])}"
 
 
 @app.command()

@@ -6,8 +6,8 @@ pixels. Sources know pyramid levels only; everything about microns, tiles and re
 
 import os
 import unicodedata
+import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from math import ceil, floor
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathflip.errors import ConfigError, PathFLIPError, SlideError
-from pathflip.geometry import SlideInfo, TileSpec, best_level
+from pathflip.geometry import Box, SlideInfo, TileSpec, best_level
 from pathflip.slide.batch import Job, images_in_order, run_job
 from pathflip.slide.sources import Pixels, Reader, Rectangle, Source, open_source
 
@@ -43,7 +43,7 @@ class Slide:
         self.path = path
         self._source = source
         self._reopen = (path, slide_mpp, source.background, reader)
-        self.info: SlideInfo = source.info if slide_mpp is None else replace(source.info, mpp0=float(slide_mpp))
+        self.info: SlideInfo = source.info
 
     def __enter__(self) -> "Slide":
         return self
@@ -76,6 +76,10 @@ class Slide:
             SlideError: it cannot be decoded.
         """
         return self._source.stored_jpeg(level, column, row)
+
+    def absent_boxes(self) -> list[Box]:
+        """Rectangles of level 0, in its pixels, that the file leaves out: shown as background, but not white glass."""
+        return self._source.absent_boxes()
 
     def read_region_px(self, level: int, x: int, y: int, width: int, height: int) -> Pixels:
         """Pixels of one pyramid level as stored: uint8 (height, width, 3), background beyond the edge.
@@ -229,7 +233,11 @@ def open_slide(
     if slide_mpp is not None and not 0.01 <= slide_mpp <= 1000:
         raise ConfigError(f"slide_mpp: got {slide_mpp}, expected 0.01 to 1000 microns per level-0 pixel")
     _check_file(path)
-    return Slide(path, open_source(path, slide_id(path), background, reader), slide_mpp, reader)
+    slide_mpp = None if slide_mpp is None else float(slide_mpp)
+    source = open_source(path, slide_id(path), background, reader, slide_mpp)
+    for question in (note for note in source.info.notes if "--slide-mpp" in note):
+        warnings.warn(f"slide '{source.info.slide_id}': {question}", stacklevel=2)
+    return Slide(path, source, slide_mpp, reader)
 
 
 def _check_file(path: Path) -> None:
@@ -274,14 +282,14 @@ def slide_info_row(path: str | Path, *, slide_mpp: float | None = None) -> dict[
     """One slide as plain data for ``pathflip info``.
 
     Returns:
-        slide_id, vendor, size0, mpp0, levels (sizes), reader; and, where the slide cannot be opened, ``error`` with
-        the other values None.
+        slide_id, vendor, size0, mpp0, levels (sizes), reader, notes; and, where the slide cannot be opened, ``error``
+        with the other values None.
     """
     try:
         with open_slide(path, slide_mpp=slide_mpp) as slide:
             info, sizes = slide.info, slide.level_sizes
     except PathFLIPError as error:
-        empty = dict.fromkeys(("vendor", "size0", "mpp0", "levels", "reader"))
+        empty = dict.fromkeys(("vendor", "size0", "mpp0", "levels", "reader", "notes"))
         return {"slide_id": slide_id(path), **empty, "error": str(error)}
     return {
         "slide_id": info.slide_id,
@@ -290,4 +298,5 @@ def slide_info_row(path: str | Path, *, slide_mpp: float | None = None) -> dict[
         "mpp0": info.mpp0,
         "levels": [list(size) for size in sizes],
         "reader": info.reader,
+        "notes": list(info.notes),
     }

@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from pathflip.slide.sources.openslide import open_openslide
+from pathflip.errors import SlideError
+from pathflip.slide.sources.openslide import open_openslide, openslide_vendor
+from pathflip.slide.sources.oriented import OrientedSource
 from pathflip.slide.sources.plain_image import open_image
 from pathflip.slide.sources.source import Color, Pixels, Rectangle, Source
 from pathflip.slide.sources.tiff_header import check_tiff_header
@@ -18,24 +20,40 @@ __all__ = ["Pixels", "Reader", "Rectangle", "Source", "open_source"]
 Reader = Literal["auto", "openslide"]
 
 
-def open_source(path: Path, name: str, background: Color, reader: Reader) -> Source:
+_TIFF_VENDORS = ("aperio", "generic-tiff", "philips")
+"""TIFFs of these kinds, and those OpenSlide does not know, hold their levels as plain pages."""
+
+
+def open_source(path: Path, name: str, background: Color, reader: Reader, slide_mpp: float | None = None) -> Source:
     """The way of reading that suits the file at ``path``, for the slide called ``name``.
 
     Raises:
-        SlideError: nothing can read it.
+        SlideError: nothing can read it, or it would be read wrongly.
     """
-    check_tiff_header(path)
-    through_openslide = open_openslide(path, name, background)
-    if through_openslide is None:
-        return open_image(path, name, background)
-    if reader == "openslide":
+    is_tiff = check_tiff_header(path)
+    vendor = openslide_vendor(path)
+    if not is_tiff and vendor is None:
+        return open_image(path, name, background, slide_mpp)
+    through_openslide = None
+    if vendor is not None and (vendor == "philips" or vendor not in _TIFF_VENDORS or not is_tiff):
+        through_openslide = open_openslide(path, name, background, slide_mpp)
+    if not is_tiff or vendor not in (None, *_TIFF_VENDORS):
+        assert through_openslide is not None
         return through_openslide
-    from pathflip.slide.sources.tiled_tiff import open_tiled_tiff
+    from pathflip.slide.sources.tiled_tiff import NotHereError, open_tiled_tiff
 
-    fast, why = open_tiled_tiff(path, through_openslide)
-    if fast is not None:
-        through_openslide.close()
-        return fast
+    try:
+        source = open_tiled_tiff(path, name, vendor or "tiff", background, slide_mpp, through_openslide)
+    except NotHereError as reason:
+        why = str(reason)
+    else:
+        if reader == "auto" or vendor is None or isinstance(source, OrientedSource):
+            return source
+        source.close()
+        why = "as asked"
+    if vendor is None:
+        raise SlideError(f"slide '{path}': a TIFF that cannot be read: {why}; copy or export it again")
+    through_openslide = through_openslide or open_openslide(path, name, background, slide_mpp)
     info = through_openslide.info
-    through_openslide.info = replace(info, reader=f"{info.reader.split(':')[0]}: {why}")
+    through_openslide.info = replace(info, reader=f"{info.reader.partition(':')[0]}: {why}")
     return through_openslide

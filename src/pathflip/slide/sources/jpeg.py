@@ -1,42 +1,75 @@
-"""JPEG tiles as TIFF stores them: tables kept apart, the colour space stated by the TIFF."""
+"""JPEG tiles as TIFF stores them: tables kept apart, the colour space stated by the TIFF.
 
+Decoded by libjpeg-turbo in strict mode: libjpeg alone only warns of a stream that ends early, and paints the rest grey.
+"""
+
+import re
 import struct
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pathflip.slide.sources.source import Pixels
+__all__ = ["JPEGDecoder", "canonical_header", "decode_strictly"]
 
-__all__ = ["JPEGDecoder", "canonical_header"]
+_SPACES = {1: "GRAY", 3: "RGB", 4: "CMYK"}
+_PADDING = 64
+"""Some writers fill tiles up with a few zeros before the end mark, which a strict decoder takes for lost data."""
 
 
 class JPEGDecoder:
-    """JPEG tiles, with the tables TIFF keeps apart, in the colour space TIFF states."""
+    """JPEG tiles, with the tables TIFF keeps apart, in the colour space TIFF states.
 
-    def __init__(self, tables: bytes | None, tile: tuple[int, int], ycbcr: bool) -> None:
+    Args:
+        tables: TIFF tag 347, or None where every tile has its own.
+        tile: columns and rows of a tile.
+        ycbcr: whether three components are YCbCr (rather than RGB).
+        components: numbers a pixel has: 1, 3, or 4 (as stored: CMYK, or colour and alpha).
+    """
+
+    def __init__(self, tables: bytes | None, tile: tuple[int, int], ycbcr: bool, components: int = 3) -> None:
         self.tables = tables
         self.tile = tile
         self.ycbcr = ycbcr
+        self.components = components
         self._seen = (b"", b"", 0, 0)  # the last header: all tiles of a level usually begin alike
 
-    def __call__(self, data: bytes, halvings: int) -> Pixels:
+    def __call__(self, data: bytes, halvings: int) -> NDArray[np.uint8]:
+        """A whole tile, halved ``halvings`` times: uint8 (rows, columns, components).
+
+        Raises:
+            ValueError: the stream is damaged, ends early, or is not of the tile's size.
+        """
+        return self.decode(data, self.tile[1], halvings)
+
+    def decode(self, data: bytes, rows: int, halvings: int) -> NDArray[np.uint8]:
+        """As a call; a strip may have ``rows`` or more rows, up to those of a whole one."""
         seen, head, width, height = self._seen
         if not (seen and data.startswith(seen)):
             seen, head, width, height = self._seen = canonical_header(data, self.tables, self.ycbcr)
+        columns, full = self.tile
+        if width != columns or not rows <= height <= full:  # before decoding: a damaged header may claim gigabytes
+            raise ValueError(f"a JPEG of {width} × {height} px, expected {columns} × {rows}")
         stream = head + data[len(seen) :]
-        if (width, height) != self.tile:  # before decoding: a damaged header may claim gigabytes
-            raise ValueError(f"a JPEG of {width} × {height} px, expected {self.tile[0]} × {self.tile[1]}")
-        if halvings == 0:
-            import imagecodecs
+        wanted = (height >> halvings, width >> halvings) if halvings else (0, 0)
+        pixels = decode_strictly(stream, _SPACES[self.components], *wanted)
+        return pixels.reshape(*pixels.shape[:2], -1)
 
-            space = "YCBCR" if self.ycbcr else "RGB"
-            return np.asarray(imagecodecs.jpeg8_decode(stream, colorspace=space, outcolorspace="RGB"))
-        import cv2
 
-        flags = (0, cv2.IMREAD_REDUCED_GRAYSCALE_2, cv2.IMREAD_REDUCED_GRAYSCALE_4, cv2.IMREAD_REDUCED_GRAYSCALE_8)
-        pixels = cv2.imdecode(np.frombuffer(stream, np.uint8), flags[halvings] | cv2.IMREAD_COLOR_RGB)
-        if pixels is None:
-            raise ValueError("not a JPEG stream")
-        return np.asarray(pixels, np.uint8)
+def decode_strictly(stream: bytes, space: str, height: int = 0, width: int = 0) -> NDArray[np.uint8]:
+    """A whole JPEG, or a ValueError; shrunk while decoding to at least ``height × width`` where these are given."""
+    import simplejpeg
+
+    options: dict[str, Any] = {"colorspace": space, "min_factor": 1, "strict": True}
+    options |= {"min_height": height, "min_width": width} if height else {}
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(stream, **options))
+    except ValueError as error:
+        end = stream.rfind(b"\xff\xd9")
+        whole = stream[: max(0, end)].rstrip(b"\x00")
+        if not re.search("extraneous bytes before marker 0xd9", str(error)) or end - len(whole) > _PADDING:
+            raise
+        return np.asarray(simplejpeg.decode_jpeg(whole + b"\xff\xd9", **options))
 
 
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"

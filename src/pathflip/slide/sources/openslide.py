@@ -9,18 +9,20 @@ import numpy as np
 
 from pathflip.errors import SlideError
 from pathflip.geometry import Box, SlideInfo
-from pathflip.slide.sources.resolution import mpp_from_properties
-from pathflip.slide.sources.source import Color, Pixels, Source, flatten, read_error, snapped_downsamples
+from pathflip.slide.sources.resolution import resolution_from_properties
+from pathflip.slide.sources.source import Color, Pixels, Source, flatten, read_error
+from pathflip.slide.sources.tiff_pages import level_factor
 
-__all__ = ["OpenSlideSource", "open_openslide"]
+__all__ = ["OpenSlideSource", "open_openslide", "openslide_vendor"]
 
 
 class OpenSlideSource(Source):
     """Any format OpenSlide reads."""
 
-    def __init__(self, path: Path, handle: Any, info: SlideInfo, background: Color) -> None:
+    def __init__(self, path: Path, handle: Any, info: SlideInfo, background: Color, levels: tuple[int, ...]) -> None:
         self.info = info
-        self.sizes = handle.level_dimensions
+        self.sizes = tuple(handle.level_dimensions[level] for level in levels)
+        self._levels = levels
         self.background = background
         self._path = path
         self._handle = handle
@@ -32,10 +34,11 @@ class OpenSlideSource(Source):
         # OpenSlide takes level-0 corners and divides by its own downsample (the mean ratio of sizes, 3.9996 for a
         # true 4): the rectangle starts at a fraction of a level pixel, which is handed on rather than lost.
         handle = self._opened()
-        ratio = handle.level_downsamples[level]
+        stored = self._levels[level]
+        ratio = handle.level_downsamples[stored]
         x0, y0 = round(x * ratio), round(y * ratio)
         try:
-            region = handle.read_region((x0, y0), level, (width, height))
+            region = handle.read_region((x0, y0), stored, (width, height))
         except Exception as error:
             self._forget(handle)
             where = f"level {level}, x {x}, y {y}, {width} × {height} px"
@@ -59,30 +62,49 @@ class OpenSlideSource(Source):
             self._handle.close()
 
 
-def open_openslide(path: Path, slide_id: str, background: Color) -> OpenSlideSource | None:
-    """The slide through OpenSlide, or None where OpenSlide does not know the format.
+def openslide_vendor(path: Path) -> str | None:
+    """What OpenSlide calls the format of a file; None where it does not know it."""
+    import openslide
+
+    try:
+        return openslide.OpenSlide.detect_format(path)
+    except openslide.OpenSlideError:
+        return None
+
+
+def open_openslide(path: Path, slide_id: str, background: Color, slide_mpp: float | None) -> OpenSlideSource:
+    """The slide through OpenSlide, which must know the format.
 
     Raises:
         SlideError: OpenSlide knows the format, but the file is damaged.
     """
     import openslide
 
-    try:
-        handle = _openslide_handle(path)
-    except openslide.OpenSlideUnsupportedFormatError:
-        return None
+    handle = _openslide_handle(path)
     properties = handle.properties
     vendor = properties.get("openslide.vendor", "unknown")
+    stated = resolution_from_properties(properties)
+    levels = {0: 1.0}
+    for level, size in enumerate(handle.level_dimensions):
+        factor = level_factor(handle.dimensions, size)
+        if level and factor is not None:
+            levels[level] = factor
+    left_out = len(handle.level_dimensions) - len(levels)
+    notes: tuple[str, ...] = (stated.question,) if stated.question and not slide_mpp else ()
+    if left_out:
+        notes += (f"leaves out {left_out} levels that are no whole level of the slide",)
     info = SlideInfo(
         slide_id=slide_id,
         size0=handle.dimensions,
-        mpp0=mpp_from_properties(properties),
-        downsamples=snapped_downsamples(handle.level_dimensions),
+        mpp0=slide_mpp or stated.mpp(slide_id),
+        downsamples=tuple(levels.values()),
         vendor=vendor,
         reader=f"openslide {openslide.__library_version__}: {vendor} files are read through OpenSlide",
         bounds0=_bounds(properties),
+        notes=notes,
+        mpp_stated=stated.stated,
     )
-    return OpenSlideSource(path, handle, info, background)
+    return OpenSlideSource(path, handle, info, background, tuple(levels))
 
 
 def _openslide_handle(path: Path) -> Any:
@@ -90,8 +112,6 @@ def _openslide_handle(path: Path) -> Any:
 
     try:
         return openslide.OpenSlide(path)
-    except openslide.OpenSlideUnsupportedFormatError:
-        raise
     except (openslide.OpenSlideError, OSError) as error:
         reason = " ".join(str(error).split())
         raise SlideError(f"slide '{path}': damaged or incomplete: {reason}; copy or export it again") from None

@@ -9,9 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathflip.errors import SlideError, SlideLostError
-from pathflip.geometry import SlideInfo
+from pathflip.geometry import Box, SlideInfo
 
-__all__ = ["Color", "Pixels", "Read", "Rectangle", "Source", "flatten", "read_error", "snapped_downsamples"]
+__all__ = [
+    "Color",
+    "NotHereError",
+    "Pixels",
+    "Read",
+    "Rectangle",
+    "Source",
+    "flatten",
+    "read_error",
+    "snapped_downsamples",
+]
 
 Pixels = NDArray[np.uint8]
 Color = tuple[int, int, int]
@@ -29,6 +39,10 @@ class Rectangle(NamedTuple):
 
 
 Read = Callable[[Rectangle], tuple[Pixels, float, float]]
+
+
+class NotHereError(Exception):
+    """Why another way of reading is to be tried; the text is shown by ``pathflip info``."""
 
 
 class Source(ABC):
@@ -72,6 +86,10 @@ class Source(ABC):
     def stored_jpeg(self, level: int, column: int, row: int) -> bytes | None:
         """One stored tile as a JPEG file of its own, not decoded and compressed again; None where there is none."""
         return None
+
+    def absent_boxes(self) -> list[Box]:
+        """Rectangles of level 0 that the file leaves out, and which are shown as background."""
+        return []
 
     def close(self) -> None:
         """Release the file."""

@@ -54,8 +54,11 @@ class _Layout:
         return self.order + ("Q" if self.big else "H")
 
 
-def check_tiff_header(path: Path) -> None:
+def check_tiff_header(path: Path) -> bool:
     """Refuse a TIFF whose directories contradict themselves; other files pass.
+
+    Returns:
+        Whether it is a TIFF.
 
     Raises:
         SlideError: the directories run in a circle or leave the file, or a page's sizes and tiles do not agree.
@@ -64,10 +67,12 @@ def check_tiff_header(path: Path) -> None:
         head = os.pread(file.fileno(), 16, 0)
         order = {b"II": "<", b"MM": ">"}.get(head[:2])
         if order is None or len(head) < 16:
-            return
+            return False
         (version,) = struct.unpack_from(f"{order}H", head, 2)
-        if version not in (42, 43) or (version == 42 and os.fstat(file.fileno()).st_size >= 2**32):
-            return  # Hamamatsu writes larger files with 64-bit places under the old version number
+        if version not in (42, 43):
+            return False
+        if version == 42 and os.fstat(file.fileno()).st_size >= 2**32:
+            return True  # Hamamatsu writes larger files with 64-bit places under the old version number
         layout = _Layout(order, version == 43)
         (start,) = struct.unpack_from(layout.pointer, head, 8 if layout.big else 4)
         try:
@@ -75,6 +80,7 @@ def check_tiff_header(path: Path) -> None:
                 _check_page(number, page)
         except _DamagedError as why:
             raise SlideError(f"slide '{path}': its TIFF header is damaged: {why}; copy or export it again") from None
+    return True
 
 
 def _pages(file: int, layout: _Layout, start: int) -> Iterator[dict[int, int]]:

@@ -1,191 +1,274 @@
-"""The fast reader: tiles of a TIFF pyramid, decoded straight from the file.
+"""The TIFF reader: tiles and strips of a TIFF pyramid, decoded straight from the file.
 
 OpenSlide's ``read_region`` spends most of its time outside the JPEG decoder: painting, premultiplying, converting. Here
-a stored tile is decoded once, by libjpeg-turbo through imagecodecs, at half or quarter size in the DCT domain where no
-more is wanted (through OpenCV), and kept while its neighbours are read. The pixels are OpenSlide's: same decoder
-settings, and the colour space is taken from the TIFF photometric tag, whatever markers the stream carries.
+a stored tile is decoded once, at half or quarter size in the DCT domain where no more is wanted, and kept while its
+neighbours are read. The pixels are OpenSlide's: same decoder settings, and the colour space is taken from the TIFF
+photometric tag, whatever markers the stream carries.
 """
 
+import logging
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pathflip.geometry import SlideInfo
-from pathflip.slide.sources.jpeg import JPEGDecoder, canonical_header
-from pathflip.slide.sources.source import Color, Pixels, Source, snapped_downsamples
-from pathflip.slide.sources.stored_tiles import StoredLevel, StoredTiles
+from pathflip.errors import SlideError
+from pathflip.geometry import Box, SlideInfo
+from pathflip.slide.sources.jpeg import canonical_header
+from pathflip.slide.sources.oriented import oriented
+from pathflip.slide.sources.resolution import (
+    Resolution,
+    first_plausible,
+    ome_resolution,
+    resolution_from_description,
+    resolution_from_tags,
+)
+from pathflip.slide.sources.source import Color, NotHereError, Pixels, Source
+from pathflip.slide.sources.stored_tiles import StoredTiles
+from pathflip.slide.sources.tiff_codecs import CODEC_NAMES, Samples
+from pathflip.slide.sources.tiff_colours import RGB, UNSPECIFIED
+from pathflip.slide.sources.tiff_layout import Level, level_of
+from pathflip.slide.sources.tiff_pages import Pyramid, find_levels, known_levels, text_of
 
-__all__ = ["TiledTIFFSource", "open_tiled_tiff"]
+__all__ = ["NotHereError", "TiledTIFFSource", "open_tiled_tiff"]
 
-VENDORS = ("aperio", "generic-tiff", "philips")
-_MAX_PAGES = 64
-_MAX_TILE_BYTES = 2**28
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # its remarks on odd headers are no user's concern
 
-
-class _UnsupportedError(Exception):
-    """Why a file must go through OpenSlide; the text is shown by ``pathflip info``."""
-
-
-@dataclass(frozen=True, eq=False)
-class Level(StoredLevel):
-    """One stored level: where its tiles lie in the file, and how they are decoded."""
-
-    offsets: NDArray[np.int64]
-    counts: NDArray[np.int64]
-    decode: Callable[[bytes, int], Pixels]
+_SAMPLED_TILES = 48
+"""How many tiles of the coarsest level are looked at to learn whether alpha and all bits are used."""
 
 
 class TiledTIFFSource(StoredTiles):
-    """Stored tiles of a TIFF, decoded once each."""
+    """Stored tiles or strips of a TIFF, decoded once each."""
 
     _levels: tuple[Level, ...]
 
     def __init__(self, path: Path, levels: tuple[Level, ...], info: SlideInfo, background: Color) -> None:
         super().__init__(path, levels, info, background)
+        self._absent = [level.is_absent for level in levels]
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115  # closed by close(), or with the source
 
     def close(self) -> None:
         self._file.close()
         super().close()
 
+    def samples(self, level: int, index: int, halvings: int = 0) -> Samples:
+        """One stored tile before its colours are made: (rows, columns, samples).
+
+        Raises:
+            ValueError: it is damaged (or whatever its decoder raises).
+        """
+        stored, planes = self._levels[level], []
+        for offset, count in zip(stored.offsets[:, index].tolist(), stored.counts[:, index].tolist(), strict=True):
+            data = os.pread(self._file.fileno(), count, offset)
+            if len(data) < count:
+                raise ValueError(f"the file ends inside it ({len(data)} of {count} bytes)")
+            planes.append(stored.codec.decode(data, stored.rows_of(index), halvings))
+        return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
+
+    def absent_boxes(self) -> list[Box]:
+        stored = self._levels[0]
+        (tile_w, tile_h), (width, height) = stored.tile, stored.size
+        corners = ((int(c) * tile_w, int(r) * tile_h) for r, c in np.argwhere(self._absent[0]))
+        return [
+            Box(x, y, min(tile_w, width - x), min(tile_h, height - y)) for x, y in corners if x < width and y < height
+        ]
+
+    def _is_absent(self, level: int, index: int) -> bool:
+        return bool(self._absent[level].flat[index])
+
+    def _is_empty(self, level: int, index: int) -> bool:
+        """No tile of any finer level is stored under this one."""
+        stored = self._levels[level]
+        row, column = divmod(index, stored.columns)
+        for finer in range(level):
+            scale = self.info.downsamples[level] / self.info.downsamples[finer]
+            (tile_w, tile_h), (step_w, step_h) = self._levels[finer].tile, (v * scale for v in stored.tile)
+            rows = slice(int(row * step_h / tile_h), ceil((row + 1) * step_h / tile_h))
+            columns = slice(int(column * step_w / tile_w), ceil((column + 1) * step_w / tile_w))
+            if not self._absent[finer][rows, columns].all():
+                return False
+        return True
+
     def _decoded(self, level: int, index: int, halvings: int) -> Pixels:
         stored = self._levels[level]
-        offset, count = int(stored.offsets[index]), int(stored.counts[index])
-        data = os.pread(self._file.fileno(), count, offset)
-        if len(data) < count:
-            raise ValueError(f"the file ends inside it ({len(data)} of {count} bytes)")
-        return stored.decode(data, halvings)
+        samples = self.samples(level, index, halvings)
+        pixels = stored.colours.to_rgb(samples)
+        rows = stored.tile[1] >> halvings
+        if len(pixels) == rows:
+            return pixels
+        below = np.broadcast_to(np.asarray(self.background, np.uint8), (rows - len(pixels), pixels.shape[1], 3))
+        return np.concatenate([pixels, below])  # the last strip
 
     def stored_tile_px(self, level: int) -> tuple[int, int] | None:
-        return self._levels[level].tile if isinstance(self._levels[level].decode, JPEGDecoder) else None
+        stored = self._levels[level]
+        plain = stored.colours.photometric == RGB and stored.sample_count == 3 and len(stored.offsets) == 1
+        return stored.tile if stored.codec.jpeg is not None and plain and not stored.image_rows else None
 
     def stored_jpeg(self, level: int, column: int, row: int) -> bytes | None:
         """A tile that cannot be decoded raises SlideError as :meth:`read` does: a viewer would show it as grey."""
         stored = self._levels[level]
-        if not isinstance(stored.decode, JPEGDecoder):
-            return None
         index = row * stored.columns + column
+        if self.stored_tile_px(level) is None or stored.codec.jpeg is None or self._is_absent(level, index):
+            return None
         try:
             self._decoded(level, index, 0)
-            data = os.pread(self._file.fileno(), int(stored.counts[index]), int(stored.offsets[index]))
-            seen, header, _, _ = canonical_header(data, stored.decode.tables, stored.decode.ycbcr)
         except Exception as error:
+            if level and not isinstance(error, OSError):
+                return None  # it is made from the next finer level
             raise self._failure(level, index, error) from None
+        data = os.pread(self._file.fileno(), int(stored.counts[0, index]), int(stored.offsets[0, index]))
+        seen, header, _, _ = canonical_header(data, stored.codec.jpeg.tables, stored.codec.jpeg.ycbcr)
         return header + data[len(seen) :]
 
 
-def open_tiled_tiff(path: Path, through_openslide: Source) -> tuple[TiledTIFFSource | None, str]:
-    """The fast source for a slide that OpenSlide has opened, or None and the reason.
+def open_tiled_tiff(
+    path: Path, name: str, vendor: str, background: Color, slide_mpp: float | None, known: Source | None = None
+) -> Source:
+    """The slide in a TIFF of tiles or strips.
 
-    The levels are those OpenSlide found, so that nothing but the way of reading changes; OME-TIFF gains the levels
-    OpenSlide does not see.
+    Args:
+        path: the file.
+        name: the slide's name.
+        vendor: as OpenSlide names it, or "tiff".
+        background: what lies beyond the slide and shows through transparent pixels.
+        slide_mpp: microns per pixel where the user says it, which overrules the file.
+        known: the slide through OpenSlide, which knows this vendor's levels and resolution better (Philips).
+
+    Raises:
+        SlideError: it holds no slide, or one stored in a way that is not read, which the line names.
+        NotHereError: OpenSlide is to be tried.
     """
-    info = through_openslide.info
-    try:
-        if info.vendor not in VENDORS:
-            raise _UnsupportedError(f"{info.vendor} files are not plain tiled TIFFs")
-        levels = _levels(path, through_openslide.sizes)
-    except _UnsupportedError as why:
-        return None, str(why)
-    except Exception as error:  # tifffile raises many kinds on headers OpenSlide accepts
-        return None, f"its TIFF structure is unusual ({type(error).__name__}: {' '.join(str(error).split())[:80]})"
-    codecs = ", ".join(dict.fromkeys(kind for _, kind in levels))
-    reader = f"tiled-tiff: {codecs} tiles of {info.vendor} files are decoded directly, each once"
-    stored = tuple(level for level, _ in levels)
-    downsamples = snapped_downsamples(tuple(level.size for level in stored))
-    known = replace(info, reader=reader, downsamples=downsamples)
-    return TiledTIFFSource(path, stored, known, through_openslide.background), reader
-
-
-def _levels(path: Path, sizes: tuple[tuple[int, int], ...]) -> list[tuple[Level, str]]:
     import tifffile
 
-    found: dict[tuple[int, int], tuple[Level, str]] = {}
-    file_size = path.stat().st_size
-    with tifffile.TiffFile(path) as file:
-        for number in range(_MAX_PAGES):
+    try:
+        with tifffile.TiffFile(path) as file:
+            first: Any = file.pages[0]
+            description = text_of(first.tags.get(270))
+            pyramid = known_levels(file, known) if known else find_levels(path, file, vendor, description)
+            levels, downsamples, notes = _levels(path, file, pyramid, background, vendor)
+            stated = _stated_resolution(pyramid, description)
+            orientation = _orientation(pyramid.levels[0].pages[0])
+    except (SlideError, NotHereError, OSError):
+        raise
+    except Exception as error:  # tifffile raises many kinds on headers OpenSlide accepts
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
+        raise NotHereError(f"its TIFF structure is unusual ({what})") from None
+    info = SlideInfo(
+        slide_id=name,
+        size0=levels[0].size,
+        mpp0=slide_mpp or (known.info.mpp0 if known else stated.mpp(name)),
+        downsamples=downsamples,
+        vendor=vendor,
+        reader=_reader(levels, vendor),
+        notes=pyramid.notes + notes + ((stated.question,) if stated.question and not slide_mpp else ()),
+        mpp_stated=stated.stated,
+    )
+    source = _with_known_samples(path, levels, info, background)
+    return oriented(source, orientation)
+
+
+def _reader(levels: Sequence[Level], vendor: str) -> str:
+    codecs = ", ".join(dict.fromkeys(CODEC_NAMES[level.codec.compression] for level in levels))
+    parts = "tiles" if not levels[0].image_rows else "strips"
+    return f"tiled-tiff: {codecs} {parts} of {vendor} files are decoded directly, each once"
+
+
+def _levels(
+    path: Path, file: Any, pyramid: Pyramid, background: Color, vendor: str
+) -> tuple[tuple[Level, ...], tuple[float, ...], tuple[str, ...]]:
+    """The levels that can be read, their downsamples, and what is left out; the first must be readable."""
+    levels: list[Level] = []
+    downsamples, notes = [], []
+    orientation = _orientation(pyramid.levels[0].pages[0])
+    for picture, size, downsample in zip(pyramid.levels, pyramid.sizes, pyramid.downsamples, strict=True):
+        bits = picture.image.significant_bits if picture.image else 0
+        try:
+            level = level_of(path, picture.pages, file.byteorder, size, bits, background, vendor)
+            if _orientation(picture.pages[0]) != orientation:
+                raise SlideError("turned otherwise than the full resolution")
+        except SlideError as error:
+            if not levels:
+                raise
+            notes.append(f"leaves out {picture.name}: {str(error).partition(': ')[2] or error}")
+            continue
+        levels.append(level)
+        downsamples.append(downsample)
+    absent = int(levels[0].is_absent.sum())
+    if absent:
+        notes.append(f"leaves out {absent} of {levels[0].is_absent.size} tiles (background is shown there)")
+    return tuple(levels), tuple(downsamples), tuple(notes)
+
+
+def _orientation(page: Any) -> int:
+    value = getattr(page.tags.get(274), "value", 1)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _stated_resolution(pyramid: Pyramid, description: str) -> Resolution:
+    """In the header's words first, then in the tags of the full resolution, then in those of a smaller level."""
+    described = [resolution_from_description(text_of(pyramid.levels[0].pages[0].tags.get(270)))]
+    described.append(resolution_from_description(description))
+    image = pyramid.levels[0].image
+    if image is not None:
+        described.append(ome_resolution(image.xml))
+    tags = []
+    for picture, downsample in zip(pyramid.levels, pyramid.downsamples, strict=True):
+        x, y = (rational(picture.pages[0].tags.get(tag)) for tag in (282, 283))
+        unit = getattr(picture.pages[0].tags.get(296), "value", 2)
+        tags.append(resolution_from_tags(x and x * downsample, y and y * downsample, int(unit)))
+    return first_plausible(*described, *tags)
+
+
+def rational(tag: Any) -> float | None:
+    """A tag's fraction, or None where it has none that is a number."""
+    value = getattr(tag, "value", None)
+    if isinstance(value, tuple) and len(value) == 2 and value[1]:
+        return float(value[0] / value[1])
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _with_known_samples(path: Path, levels: tuple[Level, ...], info: SlideInfo, background: Color) -> TiledTIFFSource:
+    """The source, after a look at some tiles where the header does not say all: is alpha used, are all 16 bits?"""
+    source = TiledTIFFSource(path, levels, info, background)
+    colours = levels[0].colours
+    has_alpha = colours.alpha != UNSPECIFIED
+    notes = list(info.notes)
+    if not has_alpha and colours.palette is None and colours.has_further(levels[0].sample_count):
+        notes.append("its fourth sample is not marked as alpha and is ignored")
+    if has_alpha or colours.largest == 65535:
+        seen = list(_sampled(source))
+        if has_alpha and seen and not any(s[..., -1].any() for s in seen) and any(s[..., :-1].any() for s in seen):
+            levels = tuple(replace(level, colours=level.colours.without_alpha()) for level in levels)
+            notes.append("its alpha is 0 everywhere, so it is ignored")
+        largest = max((int(s.max()) for s in seen), default=65535)
+        if colours.largest == 65535 and 0 < largest < 2**14:
+            source.close()
+            raise SlideError(
+                f"slide '{path}': 16-bit samples that reach {largest} only (fewer bits are used, and the file does not "
+                "say how many), expected the full range, or MaxSampleValue or SignificantBits; export it in 8 bits"
+            )
+    source.close()
+    return TiledTIFFSource(path, levels, replace(info, notes=tuple(notes)), background)
+
+
+def _sampled(source: TiledTIFFSource) -> Iterator[Samples]:
+    """Some tiles of the coarsest level that can be decoded."""
+    for level in reversed(range(len(source.sizes))):
+        present = np.flatnonzero(~source._absent[level].ravel())
+        chosen = present[np.linspace(0, len(present) - 1, min(len(present), _SAMPLED_TILES)).astype(int)]
+        decoded = 0
+        for index in chosen.tolist():
             try:
-                page: Any = file.pages[number]
-            except IndexError:
-                break
-            size = (int(page.imagewidth), int(page.imagelength))
-            if size in sizes and size not in found and page.is_tiled:
-                found[size] = _level(page, file_size)
-        if len(set(sizes)) < len(sizes) or set(sizes) - set(found):
-            raise _UnsupportedError("its levels are not one tiled page each")
-        levels = [found[size] for size in sizes]
-        return levels + (_ome_levels(file, sizes[0], file_size) if file.is_ome and len(sizes) == 1 else [])
-
-
-def _ome_levels(file: Any, size0: tuple[int, int], file_size: int) -> list[tuple[Level, str]]:
-    """OME-TIFF keeps the smaller levels as sub-directories of the first page, where OpenSlide does not look."""
-    levels: list[tuple[Level, str]] = []
-    width, height = size0
-    for page in file.pages[0].pages or ():
-        same_shape = abs(page.imagewidth * size0[1] / (page.imagelength * size0[0]) - 1) < 0.02
-        if page.is_tiled and same_shape and page.imagewidth < width and page.imagelength < height:
-            levels.append(_level(page, file_size))
-            width, height = int(page.imagewidth), int(page.imagelength)
-    return levels
-
-
-def _level(page: Any, file_size: int) -> tuple[Level, str]:
-    if page.samplesperpixel != 3 or page.bitspersample != 8 or int(page.planarconfig) != 1 or int(page.imagedepth) != 1:
-        raise _UnsupportedError("it holds other pixels than interleaved 8-bit RGB")
-    size, tile = (int(page.imagewidth), int(page.imagelength)), (int(page.tilewidth), int(page.tilelength))
-    offsets, counts = np.asarray(page.dataoffsets, np.int64), np.asarray(page.databytecounts, np.int64)
-    expected = -(-size[0] // tile[0]) * -(-size[1] // tile[1])
-    if len(offsets) != expected or len(counts) != expected:
-        raise _UnsupportedError(f"it lists {len(offsets)} tiles where {expected} are needed")
-    if (counts <= 0).any() or (offsets <= 0).any():
-        raise _UnsupportedError("it leaves out tiles")
-    if tile[0] * tile[1] * 3 > _MAX_TILE_BYTES or counts.max() > min(file_size, _MAX_TILE_BYTES):
-        raise _UnsupportedError("its tiles are too large")
-    decode, kind = _decoder(page, tile)
-    can_halve = kind == "JPEG" and tile[0] % 8 == 0 and tile[1] % 8 == 0
-    return Level(size, tile, can_halve, offsets, counts, decode), kind
-
-
-def _decoder(page: Any, tile: tuple[int, int]) -> tuple[Callable[[bytes, int], Pixels], str]:
-    compression, photometric, predictor = int(page.compression), int(page.photometric), int(page.predictor)
-    if compression == 7 and photometric in (2, 6):
-        return JPEGDecoder(page.jpegtables, tile, ycbcr=photometric == 6), "JPEG"
-    if photometric != 2:
-        raise _UnsupportedError(f"its colours are stored as {page.photometric.name}")
-    if compression == 33005:
-        return _decode_jpeg2000, "JPEG 2000"
-    if predictor not in (1, 2):
-        raise _UnsupportedError(f"its pixels are predicted by rule {predictor}")
-    kinds = {1: "uncompressed", 5: "LZW", 8: "deflate", 32946: "deflate"}
-    if compression not in kinds:
-        raise _UnsupportedError(f"its tiles are compressed as {page.compression.name}")
-    return _PlainDecoder(kinds[compression], tile, predictor == 2), kinds[compression]
-
-
-@dataclass(frozen=True)
-class _PlainDecoder:
-    """Lossless tiles; ``size`` bounds what a damaged stream can unpack to."""
-
-    kind: str
-    tile: tuple[int, int]
-    differences: bool
-
-    def __call__(self, data: bytes, halvings: int) -> Pixels:
-        import imagecodecs
-
-        size = self.tile[0] * self.tile[1] * 3
-        unpack = {"LZW": imagecodecs.lzw_decode, "deflate": imagecodecs.zlib_decode}.get(self.kind)
-        raw = unpack(data, out=size) if unpack else data
-        pixels = np.frombuffer(raw, np.uint8, count=size).reshape(self.tile[1], self.tile[0], 3)
-        return np.add.accumulate(pixels, axis=1, dtype=np.uint8) if self.differences else pixels
-
-
-def _decode_jpeg2000(data: bytes, halvings: int) -> Pixels:
-    import imagecodecs
-
-    return np.asarray(imagecodecs.jpeg2k_decode(data))
+                yield source.samples(level, index)
+            except OSError:
+                raise
+            except Exception:
+                continue
+            decoded += 1
+        if decoded:
+            return
