@@ -13,7 +13,7 @@ Every mask is boolean and True means real. Everything is a frozen dataclass; not
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -74,12 +74,18 @@ class SubCaption:
     """One statement of a report.
 
     Attributes:
-        text: the sentence as written.
+        text: the sentence, or the clause, as written.
         content: what it speaks of, negation cues removed ("no necrosis seen" -> "necrosis seen").
         visual: whether this slide can show it (margins, node counts, stage, history cannot be seen).
         negated: whether it states an absence.
         concept: a short name for the finding, where known.
         box: where it is, where known.
+        undecided: whether it leaves open if the finding is there, or could not be understood. Never trains.
+        reason: why it is not visible, or why it is undecided.
+        part: the part of the report it belongs to ("A"), where there are parts.
+        section: the kind of section it stands in ("microscopy", "diagnosis", …), where there are sections.
+        language: two-letter code of its language, or "mixed".
+        place: start and end in the report's text, in characters.
     """
 
     text: str
@@ -88,6 +94,22 @@ class SubCaption:
     negated: bool = False
     concept: str | None = None
     box: Box | None = None
+    undecided: bool = False
+    reason: str | None = None
+    part: str | None = None
+    section: str | None = None
+    language: str | None = None
+    place: tuple[int, int] | None = None
+
+    @property
+    def polarity(self) -> Literal["affirmed", "denied", "undecided"]:
+        """Whether the finding is there, is not there, or neither can be told from the words."""
+        return "undecided" if self.undecided else "denied" if self.negated else "affirmed"
+
+    @property
+    def decided(self) -> bool:
+        """Whether a slide can show it and it says yes or no: what may train and may be judged."""
+        return self.visual and not self.undecided
 
 
 @dataclass(frozen=True)

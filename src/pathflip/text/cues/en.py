@@ -1,0 +1,262 @@
+"""English.
+
+Denials and pseudo-denials: NegEx (Chapman et al. 2001, J Biomed Inform 34:301) with the termination words of ConText
+(Harkema et al. 2009, J Biomed Inform 42:839), and wordings of pathology reports. Doubts: ConText's uncertainty
+modifiers and Lindley et al. 2014, Arch Pathol Lab Med 138:1585 (phrases of diagnostic uncertainty in reports).
+What a slide cannot show follows the headings of the College of American Pathologists' cancer protocols (procedure,
+size, margins, regional nodes, pTNM, special studies, clinical history).
+"""
+
+from pathflip.text.cues import Cues
+
+_COUNTED = r"(?:\d+|one|two|three|four|five|six|seven|eight|nine|ten|twelve|none|all|both|several|multiple)"
+_NODE_WORDS = (
+    r"(?:analys[ie]s|assessments?|examination|evaluation|involvement|metastas[ie]s|status|dissections?|biops\w+|"
+)
+_NODE_WORDS += r"sampling|excisions?|specimens?|positivity|negativity)"
+NOT_VISUAL: dict[str, tuple[str, ...]] = {
+    "margins": (
+        r"\bmargins?\b|\bmarginal status\b",
+        r"\b(?:resection|surgical|excision|inked) (?:\w+ )?(?:edges?|lines?|planes?)\b",
+        r"\bstaple line\b|\binked\b|\bink\b",
+        r"\bcomplete(?:ly)? (?:resect|excis|remov)\w*",
+        r"\b(?:resect|excis|remov)\w+ (?:is |was |were )?(?:in)?complete(?:ly)?\b",
+        r"\bcompleteness of (?:excision|resection)\b|\b(?:resection|excision) (?:status|is complete)\b",
+    ),
+    "nodes": (
+        r"\bnodes\b|\bnodal\b|\blymphadenectomy\b|\bextra(?:nodal|capsular) (?!extension of the tumou?r into)",
+        r"\bextra(?:nodal|capsular)\b",
+        rf"\bnode (?:\w+ )?{_NODE_WORDS}\b|\bnode[- ](?:positive|negative)\b|\bnode\s*:",
+        r"\b(?:sentinel|regional|axillary|hilar|pelvic|inguinal|mediastinal|cervical|peribronchial|intrapulmonary|"
+        r"para-?aortic|examined|sampled) (?:\w+ )?node\b",
+        rf"\b{_COUNTED} (?:(?:/|of|out of) ?(?:the )?\w+ )?(?:\w+ )?(?:lymph )?node\b|\bneck dissection\b",
+        r"\(\d+/\d+\)",
+    ),
+    "stage": (r"\bstag(?:e|ed|es|ing)\b", r"\b(?:TNM|AJCC|UICC|FIGO|Dukes)\b", r"\bdistant (?:metasta\w+|spread)"),
+    "size": (
+        r"\d\s*(?:cm|centimet\w+|mm|millimet\w+|g|gm|grams?|kg|ml|cc)\b(?!\s*(?:2|²|\^2))",
+        r"\bweigh(?:s|ed|t|ing)\b|\bmeasur(?:es|ed|ing|ement)\b",
+        r"\b(?:greatest|largest|maxim(?:um|al)) (?:dimension|diameter|extent)\b|\bBreslow\b",
+        r"\b(?:tumou?r|lesion) size\b|\bsize\s*[:=]",
+    ),
+    "gross": (
+        r"\bgross(?:ly)?\b|\bmacroscop\w+|\bformalin\b|\bfixed in\b|\breceived (?:fresh|in|for|and|as)\b",
+        r"\bcassettes?\b|\bsubmitted\b|\bbisected\b|\bserially\b|\blabel+ed\b|\bblocks?\b",
+        r"\b(?:rubbery|friable|firm|tan|soft-elastic)\b|\bto the naked eye\b|\bcut surfaces?\b",
+        r"\bfrozen sections?\b|\bintra-?operativ\w+",
+    ),
+    "clinical": (
+        r"\bclinical(?:ly)?\b|\bhistory of\b|\b(?:medical|family|past|surgical|smoking) history\b",
+        r"\bpatients?\b(?!['’]s)|\b\d+[- ]year[- ]old\b|\bsmok(?:er|ing)\b|\bsymptom\w*",
+        r"\bpresent(?:s|ed) with (?:an? )?(?:pain|cough|fever|bleeding|mass|lump)\b|\bunderwent\b",
+        r"\b(?:\w*therap(?:y|ies|eutic\w*)|chemoradi\w+|neo-?adjuvant|adjuvant|treatments?|management)\b",
+        r"\b(?:pre|post)-?operativ\w+|\bfollow[- ]?up\b|\brecommend\w*|\bcorrelat\w+|\bprogno\w+|\bsurviv\w+",
+        r"\brecurrence\b|\brecurrent (?:tumou?r|disease|carcinoma)\b|\bradiolog\w+|\bimaging\b|\bMRI\b|\bmammogra\w+",
+        r"(?<!unable )(?<!impossible )(?<!difficult )(?<!hard )(?<!failed )\bto (?:rule out|exclude)\b",
+    ),
+    "receptors": (
+        r"\b(?:o?estrogen|progesterone|hormone|androgen)\b|\breceptors?\b|\bHER-?2\b|\bERBB2\b",
+        r"\btriple[- ]negative\b|\bluminal [AB]\b|\bimmuno-?(?:histo)?(?:chem|stain|reactiv|pheno|positiv)\w*",
+        r"\bKi-?67\b|\bMIB-?1\b|\bp(?:16|40|53|57|63|120)\b|\bTTF-?1\b|\bCK ?\d+|\bcytokeratins?\b|\bCD ?\d+\w?\b",
+        r"\bGFAP\b|\bS-?100\b|\bsynaptophysin\b|\bchromogranin\b|\bPD-?L1\b|\bCDX-?2\b|\bHMB-?45\b|\bMelan-?A\b",
+        r"\bNapsin\b|\bNeuN\b|\bGATA-?3\b|\bE-cadherin\b|\bstain(?:s|ed|ing)? (?:positive|negative|for|with)\b",
+        r"\b(?:mucin|special|gram|GMS|AFB|Congo red|Ziehl\W+Neelsen|repair) stain\w*|\bSOX-?1[01]\b|\bPAX-?8\b",
+    ),
+    "molecular": (
+        r"\bmolecular\b|\bgen(?:e|es|etic|etics|omic)\b|\bmutat(?:ed|ions?|ional)\b|\bmutant\b|\bwild[- ]?type\b",
+        r"\bamplifi\w+|\b(?:un|hyper)?methylat\w+|\b(?:co-?)?delet(?:ed|ions?)\b|\brearrange\w+|\b1p\b|\b19q\b",
+        r"\bheterozygo\w+|\bmicrosatellite\b|\bmismatch repair\b|\b[dp]MMR\b|\bM(?:LH1|SH[26])\b|\bPMS2\b",
+        r"\bMSI-[HL]\b",
+        r"\bin situ hybridi[sz]ation\b|\bIDH[- ]?[12]?\b|\bEGFR\b|\b[KN]-?RAS\b|\bBRAF\b|\bROS-?1\b|\bPIK3CA\b",
+        r"\bBRCA[12]\b|\bTP53\b|\bHPV\b|\bEBV\b|\bEBER\b|\boverexpress\w*|\bflow cytometry\b",
+    ),
+    "administration": (
+        r"\b\d{1,2}[/.-]\d{1,2}[/.-](?:19|20)?\d\d\b|\b(?:19|20)\d\d-\d\d-\d\d\b|\bdated\b|\breceived on\b",
+        r"\b(?:dr|prof)\b\.? |\b(?:previous|prior|earlier) (?:report|biops\w+|specimen)\b(?! (?:site|cavity|tract|scar))",
+        r"\bcopy of\b|\bby telephone\b|\b(?:outside|external|intradepartmental|expert) (?:consult\w*|opinion|review)\b",
+        r"\bdiscussed with\b|\b(?:informed|notified) (?:of|about|by)\b|\bsecond opinion\b",
+        r"\bsigned\b|\bpathologist\b|\bsurgeon\b|\baccession\b|\breport(?:ed)? (?:by|date)\b|\bICD-?O?\b|\bSNOMED\b",
+        r"\bpreviously reported\b|\b(?:report|result)s? to follow\b|\bMRN\b|\bdate of birth\b|\bDOB\b",
+    ),
+    "no information": (
+        r"\bnot (?:\w+ly )?(?:applicable|performed|assessed|assessable|evaluated|reported|specified|provided|mentioned|"
+        r"stated|given|submitted|available|detailed|documented|done|known|discussed|addressed)\b",
+        r"\b(?:do|does|did) not (?:\w+ly )?(?:specify|mention|state|report|describe|detail|address|provide)\b",
+        r"\bun(?:known|specified)\b|\bpending\b|\bdeferred\b|(?<=[:=])\s*n/?a\s*[.;]?$",
+        r"\bcannot be (?:\w+ly )?(?:assessed|determined|evaluated|graded)\b|\b(?:insufficient|inadequate) (?:material|for)\b",
+        r"\bno (?:\w+ )?(?:mention|information|details?|data|comment)\b|\bsee (?:below|above|comment|note|synoptic)\W*$",
+    ),
+    "interpretation": (
+        r"\b(?:these|the|such)(?: \w+)? (?:findings?|features|results|characteristics) (?:\w+ly )?(?:highlight|"
+        r"underscore|underline|emphasi[sz]e|support|suggest|provide|warrant|necessitate|reflect|contribute|align|point)\w*",
+        r"\b(?:aggressive|malignant) (?:nature|behaviou?r|potential)\b|\bcritical (?:for|in|to)\b",
+        r"\bfurther (?:evaluation|investigation|assessment|stud(?:y|ies)|workup)\b",
+    ),
+}
+# Told from ordinary words by their capitals: "ER" but not "er", "pT2b N0", "(L1)", "V0"; "T cell" is none.
+STAGE_TOKEN = r"[ycrma]{0,2}p?s?(?:T(?:[0-4][a-d]?|is|[Xx])|N(?:[0-3][a-c]?|[Xx])|M[01Xx])|L[01]|V[012]|Pn[01]|R[012Xx]"
+NOT_VISUAL_CASED: dict[str, str] = {
+    "stage": rf"(?<![\w-])(?:{STAGE_TOKEN})(?:\(\w+\))?(?:p?[NMLVR][0-3OXx][a-c]?)*\b(?!-)",
+    "receptors": r"\b(?:ERs?|PR|PAS|PSA|IHC)\b",
+    "molecular": r"\b(?:ALK|FISH|MSI|MSS)\b",
+}
+_VISIBLE_ANYWAY = (
+    r"\b(?:ill|poorly|well|sharply)[- ](?:defined|circumscribed|demarcated) (?:\w+ )?margins?\b",
+    r"\b(?:infiltrat\w+|invasive|pushing|irregular|smooth|scalloped|expansile|circumscribed|tumou?r)(?: tumou?r)? "
+    r"(?:margins?|edges?|borders?)\b(?! (?:is|are|was|were) (?:free|clear|negative|positive|involved|uninvolved))",
+    r"\bmargins? of the (?:nests?|islands?|glands?|section|tissue|slide|fragments?)\b",
+    r"\bper (?:\d+ ?)?(?:mm|square mm)\b|\b(?:H ?& ?E|ha?ematoxylin)[- ]stain\w*|\bgrossly cystic\b",
+    r"\bpatient (?:was|is|has been) diagnosed with\b|\bdisease stage of maturation\b",
+)
+
+# --- Polarity --------------------------------------------------------------------------------------------------------
+SEEN = (
+    r"(?:identified|seen|present|observed|noted|detected|found|evident|demonstrated|appreciated|visible|visuali[sz]ed|"
+)
+SEEN += r"recogni[sz]ed|apparent|shown|encountered|discernible|recogni[sz]able|involved|infiltrated|invaded)"
+AUXILIARY = r"(?:is|are|was|were|be|been|being)"
+_BE = rf"\b{AUXILIARY}"
+# {be} is the auxiliary that was met, {s} its third person; <verb> gives the verb after "does not" its ending back.
+_DENIALS: tuple[tuple[str, str], ...] = (
+    (r"\b(?:there (?:is|are|was|were) )?(?:an? )?(?:complete |total )?(?:absence|lack) of\b", "presence of"),
+    (r"\b(?:do|does|did)(?: not|n['’]t) (?=\w)", "<verb>"),
+    (r"\bfail(?:s|ed|ing)? to (?=\w)", "<verb>"),
+    (_BE + r" (?:\w+ly )?not (?=\w)|\b(?:is|are|was|were)n['’]t ", "{be} "),
+    (_BE + r" (?:\w+ly )?(?:ruled out|excluded)\b", "{be} present"),
+    (r"\b(?:(?:has|have|had) )?(?:rules|ruled|ruling) out\b|\b(?:has|have) excluded\b|\bexcludes\b", "shows"),
+    (r"(?:^|(?<=s ))(?:rule out|exclude)\b", "show"),
+    (r"\b(?:cannot|can ?not|can['’]t|could not|couldn['’]t) (?=\w)", "can "),
+    (_BE + r" (?:\w+ly )?(?:devoid of|free (?:of|from)|clear of|without)\b(?: any)?", "contain{s}"),
+    (_BE + r" (?:\w+ly )?(?:uninvolved|unaffected|spared)\b", "{be} involved"),
+    (_BE + r" (?:\w+ly )?free(?=\s*(?:$|[.,;(]|at\b|by\b))", "{be} involved"),
+    (r"(?:(?<=margins )|(?<=margin ))(?:is|are|was|were) (?:\w+ly )?clear\b(?! of)", "{be} involved"),
+    (r"\bunable to (?=\w)", "able to "),
+    (r"\bnothing\b", "something"),
+    (r"\bnever\b|\bnowhere\b", ""),
+    (r"\b(?:0|zero) ?(?:/|of|out of) ?(?=\d)", ""),
+    (r"\bneither\b", ""),
+    (r"\bnor\b", "and"),
+    (r"\bwithout (?:any |definite )?(?:evidence|signs?|indication) of\b", "with"),
+    (r"\bwithout(?: any)?\b", "with"),
+    (r"\b(?:devoid of|free (?:of|from)|clear of)\b", "with"),
+    (r"\b(?:negative|neg\.?|-ve) for\b", "positive for"),
+    (r"\blacks\b", "shows"),
+    (r"\black\b(?! of)", "show"),
+    (r"\black(?:ing|ed)\b", "showing"),
+    (r"\babsent\b", "present"),
+    (r"\babsence\b", "presence"),
+    (r"(?<=[:=])\s*(?:none|no|nil|negative|neg|zero|\(-\)|\(−\))\.?(?=\s*(?:$|[.,;(]))", " present"),
+    (r"(?<=[:=])\s*0(?: ?%|/\d+| ?(?:/|per) ?(?:\d+ )?hpf)?(?=\s*(?:$|[.,;(]))", " present"),
+    (r"(?:(?<=is)|(?<=are)|(?<=was)|(?<=were))\s+negative(?=\s*(?:$|[.,;(]))", " positive"),
+    (r"\bnil(?: evidence of)?\b", "present"),
+    (r"\bnone of\b", ""),
+    (r"\bnone\b", "some"),
+    (r"\bnot\b", ""),
+    (r"\bno\b", ""),
+)
+_RARE = r"(?:infrequent\w*|uncommon\w*|unusual\w*|rare\w*|insignificant\w*)"
+_GONE = r"(?:without|absent|absence|devoid of|free of|free from|negative|lack(?:ing)?|missing)"
+_PSEUDO = (
+    r"\bno (?:significant |definite |appreciable |further |obvious )?(?:increase|decrease|change|progression|"
+    r"difference|doubt)s?\b",
+    r"\bno (?:longer|more than|less than|fewer than)\b|\bnot more than\b|\bno\. ?(?:[A-Z]{1,4}-?)?\d+",
+    rf"\bnot (?:only|just|merely|simply|necessarily|always|entirely|{_RARE}|"
+    r"certain|clear|limited to|restricted to|confined to)\b|\bnot un\w+",
+    r"\b(?:not|nothing|no) (?:otherwise|further) (?:specified|classified|categori[sz]ed)\b",
+    r"\b(?:of )?no (?:special|specific|particular) (?:histologic(?:al)? )?(?:sub)?type\b|\bnot of special type\b",
+    rf"\b(?:not|no|never|nowhere|none) (?:completely |entirely |wholly )?{_GONE}\b",
+    rf"\b(?:no|none|not a|neither)\b[^,;.]{{1,40}}? (?:is|are|was|were) (?:\w+ly )?{_GONE}\b",
+    r"\b(?:do|does|did) not lack\b|\bno (?:lack|absence|shortage) of\b|\bnot fail to\b|\bwithout exception\b",
+    r",\s*(?:though|although|albeit|but|if) not (?:\w+ )?\w+\s*(?=,)",
+    r"\bwith or without\b|\bwhether or not\b|\b(?:gram|triple)[- ]negative\b|\bwithout (?:difficulty|delay)\b",
+)
+_OUT = r"(?:exclude[ds]?|rule[ds]? out|ruling out|excluding)"
+_DOUBTS = (
+    rf"\b(?:cannot|can ?not|can['’]t|could not|couldn['’]t|unable to|impossible to|difficult to|hard to|(?:do|does|did|"
+    rf"has|have|had|is|are|was|were) not|(?:is|are|was|were|has|have|do|does)n['’]t|not) (?:be )?(?:been )?"
+    rf"(?:\w+ly )?(?:be )?{_OUT}\b",
+    r"\bno (?:\w+ )?exclusion\b|\bwithout (?:\w+ )?excluding\b",
+    rf"\bto {_OUT}\b|\br/o\b|\?\s*(?=\w+\W*$)|^\W*\?(?=\s*\w)|\w ?\?\W*$",
+    r"\bno(?:t)? (?:definit\w+|convincing\w*|unequivocal\w*|certain\w*|clear[- ]cut|conclusive\w*)\b",
+    r"\bwithout (?:definite|convincing|unequivocal|clear[- ]cut|conclusive)\b",
+    r"\b(?:not|non-?|neither) (?:\w+ly )?(?:diagnostic|specific|sufficient|typical|characteristic|pathognomonic)\b",
+    r"\bfalls? short of\b|\binsufficient for\b|\bnot (?:amount\w*|unlikely)\b|\brather than\b|\bas opposed to\b",
+    r"\b(?:equivocal|indeterminate|inconclusive|uncertain\w*|questionabl[ey]|doubtful|borderline features)\b",
+    r"\bun(?:certain|clear|likely)\b|\bnot (?:certain|clear|sure)\b",
+)
+_HEDGES = (
+    r"\bsuspicio\w+|\bsuspect\w*|\bconcerning for\b|\bworrisome\b|\bpossib(?:le|ly|ility)\b|\bprobabl[ey]\b|\blikely\b",
+    r"\bfavou?r(?:s|ed|ing)?\b(?! (?:the|a) \w+ (?:location|site))|\bsuggest\w*|\braises?\b.{0,20}\b(?:possibility|question)",
+    r"\b(?:may|might|could) (?:\w+ly )?(?:be|represent|reflect|indicate|have|contain|correspond|also)\b|\bpresum\w+",
+    r"\bdifferential diagnos[ie]s\b|\bDDx?\b|\bversus\b|\bvs\b\.?|\bseems? to\b|\bprovisional(?:ly)?\b|\bqueried\b|\bquery\b",
+)
+_BREAKS = (
+    r"\s*;\s*",
+    r",?\s+\b(?:but|although|though|while|whereas|however|except(?:ing)?(?: for)?|despite|yet|otherwise|apart from|"
+    r"aside from|other than|with the exception of|save for)\b,?\s+",
+    r",\s+(?=with\b|no\b(?!\.)|not\b|neither\b|nor\b|none\b)",
+    r",\s+and\s+(?=(?:there|the|this|these|it|its|all|some|no|focal|both|surgical|margins?)\b)",
+    r"(?<!not),?\s+(?=without\b|with (?:no|an? absence|absence|lack)\b|in the absence of\b)",
+    r",\s+(?=measuring\b)|\s+and\s+(?=(?:measures|weighs|shows|exhibits|contains|extends|is accompanied)\b)",
+    r"\s+and\s+(?=(?:no|without|absent|lacks?|lacking)\b|(?:is|are) (?:negative|free)\b)",
+    # What hangs behind a noun: "carcinoma lacking mucin", "nests showing no keratin", "a tumour that does not invade".
+    r"(?<!\bis)(?<!\bare)(?<!\bwas)(?<!\bwere)(?<!ly),?\s+(?=(?:lacking|devoid of|free (?:of|from)|not \w+ing)\b)",
+    r",?\s+(?=(?:showing|demonstrating|exhibiting|displaying|containing|having|revealing) (?:no|little|neither|an absence)\b)",
+    r",?\s+(?=(?:which|that) (?:\w+ly )?(?:do|does|did|is|are|was|were|has|have|lacks?|shows?)\b)",
+    r"\s+(?=(?:rules out|excludes|(?:has|have|had) (?:now |thus |also )?(?:ruled out|excluded))\b)",
+    r"(?<=\ws) (?=(?:rule out|exclude)\b)",
+    r"(?:,|\band|\bwith)\s+(?=(?:possibl[ey]|probabl[ey]|suspected|suspicious|questionable|equivocal|features? suspicious|"
+    r"suggest\w+|favou?r\w+|rather than)\b)|\s+(?=rather than\b)",
+)
+_FRAME = frozenset(
+    """a an the this that these those there that it its is are was were be been has have had shows show showed showing
+    reveals revealed reveal demonstrates demonstrated exhibits displays in on of at by for from to and or with all any
+    section sections slide slides sample samples specimen biopsy tissue lesion tumor tumour tumors tumours examined
+    material however also furthermore moreover otherwise examination evaluation analysis pathological microscopic
+    histological histologic evidence sign signs present seen identified noted observed found detected as well here
+    both which either contains extends diagnosis background remaining area areas field fields image region none no not
+    neither nor we i deeper levels level further additional serial cuts work-up workup findings finding
+    nothing""".split()  # noqa: SIM905
+)
+_DEGREES = frozenset(
+    """frequent numerous prominent conspicuous extensive marked brisk diffuse widespread significant severe high many
+    abundant plentiful pronounced striking well fully complete completely entirely wholly common particularly very
+    especially overly excessively so uniformly everywhere always""".split()  # noqa: SIM905
+)
+_PREDICATES = frozenset(
+    """absent present seen identified noted observed found evident nil none positive negative frequent brisk scarce
+    rare marked mild moderate severe high low numerous few inconspicuous prominent conspicuous extensive focal diffuse
+    scant scanty abundant increased unremarkable preserved intact normal""".split()  # noqa: SIM905
+)
+
+CUES = Cues(
+    not_visual=NOT_VISUAL,
+    not_visual_cased=NOT_VISUAL_CASED,
+    visible_anyway=_VISIBLE_ANYWAY,
+    denials=_DENIALS,
+    pseudo=_PSEUDO,
+    doubts=_DOUBTS,
+    hedges=_HEDGES,
+    breaks=_BREAKS,
+    dependent=r"(?:with|without|all of|none of|of which|which|that|lacking|devoid|free of|free from|showing|containing)\b|"
+    r"(?:is|are|was|were) (?:also )?(?:negative|free|clear|benign|uninvolved)\b",
+    frame=_FRAME,
+    degrees=_DEGREES,
+    predicates=_PREDICATES,
+    verbs=r"\b(?:is|are|was|were|has|have|had|shows?|reveals?|demonstrates?|exhibits?|displays?|contains?|lacks?|invades?|"
+    r"infiltrates?|involves?|extends?|forms?|occup(?:y|ies)|surrounds?|grows?|predominates?|cannot|does|do)\b",
+    yes=("yes", "y", "present", "positive", "pos", "identified", "seen", "+", "(+)", "detected", "found", "involved"),
+    no=(
+        "no", "n", "none", "nil", "absent", "negative", "neg", "not identified", "not seen", "not present", "not found",
+        "not detected", "not involved", "uninvolved", "(-)", "(−)", "0", "zero", "none identified", "none seen",
+        "not evident", "not observed", "none present", "none found",
+    ),
+    open=(
+        "?", "±", "+/-", "equivocal", "indeterminate", "uncertain", "suspicious", "possible", "probable", "-", "–", "—",
+        "cannot be determined", "cannot be excluded", "not definite", "inconclusive", "suspected", "questionable",
+    ),
+    blank=(
+        "n/a", "na", "not applicable", "unknown", "not assessed", "not assessable", "not evaluated", "not performed",
+        "pending", "not reported", "not specified", "cannot be assessed", "cannot be evaluated", "not known", "see comment",
+    ),
+)  # fmt: skip
