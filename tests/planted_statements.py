@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pathflip.text.flips import flip_statement
 from pathflip.text.sentences import split_sentences
-from pathflip.text.statements import flip_statement, parse_statement
+from pathflip.text.statements import parse_statement
 
 _SWAPS = (
     ("high-grade", "low-grade"), ("left", "right"), ("well", "poorly"), ("moderately", "poorly"),

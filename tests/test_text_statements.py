@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from pathflip.errors import CaptionError
 from pathflip.text.captions import read_captions
-from pathflip.text.statements import flip_statement, not_visual_kind, parse_statement
+from pathflip.text.flips import flip_statement
+from pathflip.text.statements import not_visual_kind, parse_statement
 
 # An assertion and denials of it that must come to the same content.
 SAME_CONTENT = [

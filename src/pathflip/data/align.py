@@ -1,5 +1,6 @@
 """Features and captions to :class:`~pathflip.types.AlignBatch`: what alignment training sees."""
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from torch import Tensor
 from pathflip.data.regions import RegionSpec, group_regions, neighbour_context, relative_positions
 from pathflip.errors import CaptionError, FeatureError
 from pathflip.features.store import read_features
+from pathflip.text.flips import flipped_statement
 from pathflip.text.sampling import sample_published
-from pathflip.text.statements import flip_statement, parse_statement
+from pathflip.text.statements import parse_statement
 from pathflip.text.tokenizer import Tokenizer
 from pathflip.types import AlignBatch, Caption, SlideFeatures, SubCaption
 
@@ -107,7 +109,7 @@ class AlignDataset:
         check: Callable[[SlideFeatures], None] | None = None,
         cache_bytes: int = 6 << 30,
     ) -> None:
-        self.pairs = pair_by_slide(files, captions)
+        self.pairs = _with_something_to_learn(pair_by_slide(files, captions))
         self.tokenizer, self.text, self.regions = tokenizer, text, regions or RegionSpec()
         self.max_regions, self.context, self.check, self.cache_bytes = max_regions, context, check, cache_bytes
         self._cache: OrderedDict[int, _SlideArrays] = OrderedDict()
@@ -154,7 +156,7 @@ class AlignDataset:
 
     def _draw_statements(self, caption: Caption, rng: np.random.Generator) -> list[tuple[SubCaption, bool]]:
         """K (statement, made untrue) pairs, then the flips."""
-        statements = caption.subcaptions
+        statements = [s for s in caption.subcaptions if not s.undecided]
         if self.text.sampler == "published":
             merged = sample_published([s.text for s in statements], self.text.num_subcaptions, rng)
             return [(parse_statement(text), False) for text in merged]
@@ -165,8 +167,8 @@ class AlignDataset:
         for i in rng.permutation(len(statements)):
             if len(flips) == self.text.num_flips:
                 break
-            if statements[i].visual and (flipped := flip_statement(statements[i].text, rng)) is not None:
-                flips.append((parse_statement(flipped), True))
+            if statements[i].visual and (flipped := flipped_statement(statements[i], rng)) is not None:
+                flips.append((flipped, True))
         return drawn + flips
 
     def _caption_tensors(self, texts: list[str]) -> dict[str, Tensor]:
@@ -206,6 +208,20 @@ def pair_by_slide(files: Sequence[Path], captions: Sequence[Caption]) -> list[tu
             "without features; expected one of each; add what is missing or restrict the split"
         )
     return [(by_file[slide_id], by_id[slide_id]) for slide_id in sorted(by_file)]
+
+
+def _with_something_to_learn(pairs: list[tuple[Path, Caption]]) -> list[tuple[Path, Caption]]:
+    """The slides whose report states something; where every sentence is undecided, the slide is left out and named."""
+    usable = [(file, c) for file, c in pairs if not c.subcaptions or any(not s.undecided for s in c.subcaptions)]
+    silent = sorted({caption.slide_id for _, caption in pairs} - {caption.slide_id for _, caption in usable})
+    if silent and not usable:
+        raise CaptionError(
+            f"no report states anything that could be understood: {_some(silent)}; see pathflip decompose"
+        )
+    if silent:
+        line = f"left out of training, every sentence of the report is undecided: {_some(silent)}"
+        warnings.warn(line, stacklevel=3)
+    return usable
 
 
 def _some(names: list[str]) -> str:

@@ -17,7 +17,8 @@ from sklearn.linear_model import LogisticRegression
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.evaluate import metrics
 from pathflip.inference import Aligned, EncodedSlide, presence_scores
-from pathflip.text.statements import flip_statement, parse_statement
+from pathflip.text.flips import flipped_statement
+from pathflip.text.statements import parse_statement
 from pathflip.types import Caption, SubCaption
 from pathflip.verify.calibration import Calibration, Fit, Logistic, weights_digest
 from pathflip.verify.judge import omission_scores
@@ -116,7 +117,7 @@ def calibrate(
     )
     if fitted.findings is None:
         return fitted
-    visible = [[s for s in caption.subcaptions if s.visual] for caption in captions]
+    visible = [[s for s in caption.subcaptions if s.decided] for caption in captions]
     intact = omission_scores(model, slides, visible, fitted)
     return fitted.model_copy(update={"omitted_from": float(np.quantile(intact, safe, method="higher"))})
 
@@ -153,7 +154,7 @@ def heard_alternatives(
     sentences: dict[str, list[str]] = defaultdict(list)
     for caption in captions:
         for statement in caption.subcaptions:
-            if statement.visual and not statement.negated:
+            if statement.decided and not statement.negated:
                 for phrase in exchangeable(statement.content, lexicon):
                     sentences[phrase].append(statement.content)
     heard = {}
@@ -185,7 +186,7 @@ def statement_examples(captions: Sequence[Caption], lexicon: Lexicon, rng: np.ra
     foreign = _affirmed_findings(captions, lexicon)
     found: list[tuple[SubCaption, int, bool]] = []
     for row, caption in enumerate(captions):
-        for statement in (s for s in caption.subcaptions if s.visual):
+        for statement in (s for s in caption.subcaptions if s.decided):
             for _ in range(DRAWS):
                 made = _false_statement(statement, row, captions, lexicon, foreign, rng)
                 if made is not None:
@@ -204,8 +205,8 @@ def _false_statement(
 ) -> SubCaption | None:
     """One false statement by a kind drawn at random among those that can be made here."""
     for kind in rng.permutation(("turned", "exchanged", "foreign")):
-        if kind == "turned" and (text := flip_statement(statement, rng)) is not None:
-            return parse_statement(text)
+        if kind == "turned" and (flipped := flipped_statement(statement, rng)) is not None:
+            return flipped
         if kind == "exchanged" and not statement.negated and (slots := rewordings(statement.content, lexicon)):
             slot = slots[int(rng.integers(len(slots)))]
             return parse_statement(slot[int(rng.integers(len(slot)))])
@@ -221,7 +222,7 @@ def _affirmed_findings(captions: Sequence[Caption], lexicon: Lexicon) -> list[tu
     for row, caption in enumerate(captions):
         for statement in caption.subcaptions:
             words = set(content_words(statement.content))
-            if statement.visual and not statement.negated:
+            if statement.decided and not statement.negated:
                 found += [(row, statement, name) for name in names if name and name <= words][:1]
     return found
 
@@ -233,7 +234,7 @@ def _foreign_finding(
     rng: np.random.Generator,
 ) -> SubCaption | None:
     """A finding another slide's report affirms, none of whose words this report affirms."""
-    affirmed = {word for s in caption.subcaptions if s.visual and not s.negated for word in content_words(s.content)}
+    affirmed = {word for s in caption.subcaptions if s.decided and not s.negated for word in content_words(s.content)}
     usable = [s for other, s, name in foreign if other != row and not name & affirmed]
     return usable[int(rng.integers(len(usable)))] if usable else None
 
@@ -280,7 +281,7 @@ def _spoken_truth(captions: Sequence[Caption], lexicon: Lexicon) -> Int[np.ndarr
     place = {finding.name: i for i, finding in enumerate(lexicon.findings)}
     truth = np.full((len(captions), len(names)), -1)
     for row, caption in enumerate(captions):
-        visual = [s for s in caption.subcaptions if s.visual]
+        visual = [s for s in caption.subcaptions if s.decided]
         denied = {place[p] for s in visual if s.negated for p in denied_phrases(s) if p in place}
         said = [set(content_words(s.content)) for s in visual if not s.negated]
         affirmed = {i for i, name in enumerate(names) if name and any(name <= words for words in said)}

@@ -11,7 +11,7 @@ from pathflip.errors import CaptionError, ConfigError
 from pathflip.inference.aligned import Aligned
 from pathflip.inference.encoding import EncodedSlide, encode_text, encoded_slides, presence_of
 from pathflip.text.sentences import split_sentences
-from pathflip.text.statements import parse_statement
+from pathflip.text.statements import statements_of
 from pathflip.types import SlideFeatures, TextCode
 
 __all__ = ["Retrieval", "retrieval_scores", "retrieve"]
@@ -84,7 +84,8 @@ def _counted_statements(model: Aligned, caption: str, place: int) -> list[str]:
         raise CaptionError(f"caption {place}: no sentence in {caption[:40]!r}; expected at least one")
     if not model.text.visual_only:
         return sentences
-    return [s for s in sentences if parse_statement(s).visual] or sentences
+    stated = [one for sentence in sentences for one in statements_of(sentence)]
+    return [one.text for one in stated if one.visual] or sentences
 
 
 def _whole_captions(model: Aligned, captions: Sequence[str], rows_of: list[list[int]], code: TextCode) -> TextCode:

@@ -10,7 +10,7 @@ _WHERE = {
     "TokenBatch": "tokenizer",
     "Tokenizer": "tokenizer",
     "check_captions": "captions",
-    "flip_statement": "statements",
+    "flip_statement": "flips",
     "load_tokenizer": "tokenizer",
     "merge_sentences": "sampling",
     "parse_statement": "statements",
@@ -20,6 +20,7 @@ _WHERE = {
     "sample_sentences": "sampling",
     "split_published": "sentences",
     "split_sentences": "sentences",
+    "statements_of": "statements",
     "train_tokenizer": "tokenizer",
     "write_captions": "captions",
 }

@@ -19,7 +19,7 @@ from pathflip.geometry import Box
 from pathflip.io.files import write_text
 from pathflip.io.tables import read_utf8
 from pathflip.text.sentences import split_sentences
-from pathflip.text.statements import parse_statement
+from pathflip.text.statements import parse_statement, statements_of
 from pathflip.types import Caption, SubCaption
 
 __all__ = ["check_captions", "patient_of", "read_captions", "slide_id_of", "write_captions"]
@@ -62,7 +62,12 @@ _SUFFIXES += (
     ".zarr",
 )
 _SUFFIXES += (".safetensors", ".txt", ".json")
-_POLARITIES = ("present", "absent")
+_POLARITIES = ("affirmed", "denied", "undecided", "present", "absent", "uncertain")
+# Fields of a ready-made sub-caption that replace what the rules say.
+_GIVEN_FIELDS = (
+    ("content", str), ("concept", str), ("visual", bool), ("negated", bool), ("undecided", bool), ("reason", str),
+    ("part", str), ("section", str), ("language", str),
+)  # fmt: skip
 _TCGA = re.compile(r"^(TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})-")
 _SHOWN = 5
 
@@ -207,7 +212,7 @@ def _caption(row: Mapping[str, Any]) -> Caption:
     if not text:
         raise CaptionError(f"slide '{slide_id}' has an empty caption")
     if not statements:
-        statements = tuple(parse_statement(sentence) for sentence in split_sentences(text))
+        statements = tuple(one for sentence in split_sentences(text) for one in statements_of(sentence))
     if not statements:
         raise CaptionError(f"slide '{slide_id}': the caption holds no sentence (got {text[:40]!r})")
     patient = str(_first(fields, PATIENT_KEYS) or "").strip() or patient_of(slide_id)
@@ -272,7 +277,7 @@ def _statement(item: Any, place: int) -> SubCaption:
     if not isinstance(text, str) or not text.strip():
         raise CaptionError(f"sub-caption {place} has no text")
     given: dict[str, Any] = {}
-    for name, kind in (("content", str), ("concept", str), ("visual", bool), ("negated", bool)):
+    for name, kind in _GIVEN_FIELDS:
         value = fields.get(name)
         if value is None:
             continue
@@ -281,11 +286,17 @@ def _statement(item: Any, place: int) -> SubCaption:
         given[name] = value
     if fields.get("polarity") is not None and "negated" not in given:
         if fields["polarity"] not in _POLARITIES:
-            raise CaptionError(f"sub-caption {place}: 'polarity' is {fields['polarity']!r}, expected {_POLARITIES}")
-        given["negated"] = fields["polarity"] == "absent"
+            raise CaptionError(
+                f"sub-caption {place}: 'polarity' is {fields['polarity']!r}, expected one of {', '.join(_POLARITIES)}"
+            )
+        given["negated"] = fields["polarity"] in ("absent", "denied")
+        given["undecided"] = fields["polarity"] in ("uncertain", "undecided")
     if fields.get("box") is not None:
         given["box"] = _box(fields["box"], place)
-    return replace(parse_statement(text), **given)
+    if isinstance(fields.get("place"), list) and len(fields["place"]) == 2:
+        given["place"] = (int(fields["place"][0]), int(fields["place"][1]))
+    decided = {"undecided": False, "reason": None} if "negated" in given else {}
+    return replace(parse_statement(text), **(decided | given))
 
 
 def _box(value: Any, place: int) -> Box:

@@ -15,10 +15,6 @@ __all__ = ["MIXED", "language_of"]
 MIXED = "mixed"
 """Two languages, or two scripts with words of their own, in one text."""
 
-_DETECTED = (
-    "en de fr es it pt nl da sv no fi pl cs hu ro tr ca sk sl hr lt lv et"  # languages in Latin script of hospitals
-).split()
-
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -34,7 +30,8 @@ _OWN_WORDS: dict[str, frozenset[str]] = {
     "de": _words(
         """der das und ist sind mit ohne kein keine keinen keiner keines nicht eine einer eines einem dem den von zu zum
         zur sich findet finden nachweisbar nachweis weder noch wird werden auf bei liegt vor fehlt sowie aus im vom
-        mäßig anhalt für zeigt zahlreiche schlecht gut wurde wurden nach über nein fehlen fehlend fraglich fragliche verdacht herdförmig herdförmige"""
+        mäßig anhalt für zeigt zahlreiche schlecht gut wurde wurden nach über
+        nein fehlen fehlend fraglich fragliche verdacht herdförmig herdförmige"""
     ),
     "fr": _words(
         """des une du et est sont avec sans pas aucun aucune dans les aux ne présence signe au ce cette par sur on qui
@@ -63,9 +60,10 @@ _FOREIGN_WORDS = _words(
     ei ilman puuttuu todeta ole yok izlenmedi saptanmadı değil görülmedi
     nincs nem nélkül fără absența este lipsa nėra puudub amb"""
 )
+_LATIN_LANGUAGES = _words("en de fr es it pt nl da sv no fi pl cs hu ro tr ca sk sl hr lt lv et")
 _SCRIPTS = {
     "HIRAGANA": "ja", "KATAKANA": "ja", "CJK": "zh", "HANGUL": "ko", "CYRILLIC": "ru", "GREEK": "el", "ARABIC": "ar",
-    "HEBREW": "he", "THAI": "th", "DEVANAGARI": "hi", "BENGALI": "bn", "TAMIL": "ta", "GEORGIAN": "ka", "ARMENIAN": "hy",
+    "HEBREW": "he", "THAI": "th", "DEVANAGARI": "hi", "BENGALI": "bn", "TAMIL": "ta", "GEORGIAN": "ka",
 }  # fmt: skip
 _LATIN_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 _SURE = 0.5
@@ -148,7 +146,7 @@ def _identifier() -> Any:
     from py3langid import langid
 
     identifier = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
-    identifier.set_languages(_DETECTED)
+    identifier.set_languages(sorted(_LATIN_LANGUAGES))
     return identifier
 
 

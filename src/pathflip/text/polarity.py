@@ -13,12 +13,23 @@ from typing import Literal, NamedTuple
 
 from pathflip.text.cues import LANGUAGES, Cues, cues_of
 
-__all__ = ["Clause", "Polarity", "affirmative_form", "clauses_of", "holds_denial_word", "is_request", "only_looks_denied", "polarity_of", "value_polarity"]
+__all__ = [
+    "Clause",
+    "Polarity",
+    "affirmative_form",
+    "clauses_of",
+    "is_request",
+    "only_looks_denied",
+    "polarity_of",
+    "value_polarity",
+]
 
 Polarity = Literal["affirmed", "denied", "undecided"]
 
-# An answer behind its question: "Necrosis: absent", "Necrosis = none", "Necrosis ..... not seen", tables with | or tabs.
-_VALUE = re.compile(r"^(?P<label>[^:：=|\t]{2,90}?)\s*(?:[:：=|\t]|\.{3,}|…+|_{3,}|\s[-–—]\s)\s*(?P<value>\S.*?)[\s.。;,]*$")
+# An answer behind its question: "Necrosis: absent", "Necrosis = none", "Necrosis ..... not seen", "Necrosis | no".
+_VALUE = re.compile(
+    r"^(?P<label>[^:：=|\t]{2,90}?)\s*(?:[:：=|\t]|\.{3,}|…+|_{3,}|\s[-–—]\s)\s*(?P<value>\S.*?)[\s.。;,]*$"
+)
 _ITEM_BREAK = re.compile(r",\s+(?:and\s+|und\s+|et\s+|y\s+)?|\s+(?:and|und|et|y)\s+")
 _LISTED = re.compile(r"\b(?:or|nor|and|oder|noch|und|ou|ni|et|o|u|y)\b|/", re.IGNORECASE)
 # Adjectives that begin a finding of its own: "no granulomas, chronic inflammation" may or may not deny the second.
@@ -30,7 +41,9 @@ _DESCRIPTOR = re.compile(
     re.IGNORECASE,
 )
 _RELATIVE = re.compile(r"(?:which|that|who|whose|where|der|die|das|welche[rs]?|qui|dont|que|cuyo)\b", re.IGNORECASE)
-_SEEN_AT_END = re.compile(r"\b(?:seen|identified|noted|observed|found|present|evident|vorhanden|nachweisbar|presentes?|présente?s?)\W*$", re.I)
+_SEEN_AT_END = re.compile(
+    r"\b(?:seen|identified|noted|observed|found|present|evident|vorhanden|nachweisbar|presentes?|présente?s?)\W*$", re.I
+)
 
 
 class Clause(NamedTuple):
@@ -103,7 +116,12 @@ def value_polarity(value: str, language: str = "en") -> Polarity | Literal["blan
     cues = cues_of(language)
     plain = " ".join(value.lower().replace("’", "'").split()).strip(" .;,:。、")
     head = re.split(r"\s*(?:[,;(（。、]|\s[-–—]\s)", plain)[0] if not plain.startswith(("(", "（")) else plain
-    for words, meaning in ((cues.blank, "blank"), (cues.open, "undecided"), (cues.no, "denied"), (cues.yes, "affirmed")):
+    for words, meaning in (
+        (cues.blank, "blank"),
+        (cues.open, "undecided"),
+        (cues.no, "denied"),
+        (cues.yes, "affirmed"),
+    ):
         if plain in words or head in words:
             return meaning  # type: ignore[return-value]
     return None
@@ -125,11 +143,6 @@ def _answer(clause: str, language: str) -> Polarity | None:
     if said == "denied" and label.denial.search(label.pseudo.sub(_blank, line["label"])):
         return "undecided"  # "Absence of necrosis: no"
     return said  # type: ignore[return-value]
-
-
-def holds_denial_word(text: str, language: str = "en") -> bool:
-    """Whether a denial word stands in the text at all, whatever it does there."""
-    return _compiled(language).denial.search(text) is not None
 
 
 def only_looks_denied(text: str, language: str = "en") -> bool:
@@ -176,9 +189,12 @@ def is_request(text: str) -> bool:
     return _REQUEST.match(text) is not None
 
 
-_REQUEST = re.compile(r"\W*(?:rule out|r/o|exclude|please|query|ausschluss|z\.? ?a\.|éliminer|descartar)\b", re.IGNORECASE)
+_REQUEST = re.compile(
+    r"\W*(?:rule out|r/o|exclude|please|query|ausschluss|z\.? ?a\.|éliminer|descartar)\b", re.IGNORECASE
+)
 _BARE_DENIAL = re.compile(
-    r"(?:none|not|nothing)(?: (?:is|are|was|were|be|been|being))?(?: (?:identified|seen|present|observed|noted|detected|"
+    r"(?:none|not|nothing)(?: (?:is|are|was|were|be|been|being))?(?: (?:identified|seen|present|observed|noted|"
+    r"detected|"
     r"found|evident|demonstrated|appreciated|visible|visuali[sz]ed|recogni[sz]ed|apparent|shown|encountered|discernible|"
     r"recogni[sz]able|involved|infiltrated|invaded))?\W*$",
     re.IGNORECASE,

@@ -9,10 +9,18 @@ from dataclasses import replace
 from functools import lru_cache
 
 from pathflip.errors import CaptionError
-from pathflip.text.checkboxes import CheckedLine, checked_lines
+from pathflip.text.checkboxes import CheckedLine, Option, checked_lines
 from pathflip.text.cues import LANGUAGES
 from pathflip.text.language import language_of
-from pathflip.text.polarity import Clause, Polarity, affirmative_form, clauses_of, is_request, polarity_of, value_polarity
+from pathflip.text.polarity import (
+    Clause,
+    Polarity,
+    affirmative_form,
+    clauses_of,
+    is_request,
+    polarity_of,
+    value_polarity,
+)
 from pathflip.text.visibility import kinds_of, not_visual_kind, without_asides
 from pathflip.types import SubCaption
 
@@ -25,6 +33,7 @@ _OPENING = re.compile(
 )
 _BULLET = re.compile(r"^\s*(?:[•●▪■◦·*–—-]+\s+|[(\[]?(?:\d{1,2}|[A-Za-z]|[ivxIVX]{1,4})[.)\]]\s+)(?=\S)")
 _LEADERS = re.compile(r"\s*(?:\.{3,}|…+|(?<=\s)(?:\.\s){3,}\.?|_{3,})\s*(?=\S)")
+_RESECTION_STATUS = re.compile(r"\bresidual (?:tumou?r|disease|carcinoma)\W+R[012X]\b", re.IGNORECASE)
 _ORDER: tuple[Polarity, ...] = ("affirmed", "denied", "undecided")
 
 
@@ -97,20 +106,27 @@ def _parsed(sentence: str, language: str | None) -> tuple[SubCaption, ...]:
 
 
 def _prose(sentence: str, language: str) -> tuple[SubCaption, ...]:
-    text = without_asides(bare_sentence(sentence), language) or sentence.strip()
+    bare = bare_sentence(sentence)
+    text = without_asides(bare, language) or sentence.strip()
     clauses = clauses_of(text, language)
     kinds = kinds_of([clause.text for clause in clauses], language)
     if text.endswith(":"):  # a bare heading
         kinds = ["no information"] * len(clauses)
     elif is_request(text):
         kinds = ["clinical"] * len(clauses)
+    elif _RESECTION_STATUS.search(bare):
+        kinds = ["margins"] * len(clauses)
     visible = [clause for clause, kind in zip(clauses, kinds, strict=True) if kind is None]
     hidden = [(clause, kind) for clause, kind in zip(clauses, kinds, strict=True) if kind is not None]
     if not visible:
         return (_joined(sentence, text, [clause for clause, _ in hidden], clauses, language, hidden[0][1]),)
     groups = _by_polarity(visible, language)
     whole = len(groups) == 1 and not hidden
-    return tuple(_joined(sentence, text, group, clauses, language, None, whole=whole) for group in groups)
+    stated = [_joined(sentence, text, group, clauses, language, None, whole=whole) for group in groups]
+    if hidden:
+        aside = [clause for clause, _ in hidden]
+        stated.append(_joined(sentence, text, aside, clauses, language, hidden[0][1], whole=False))
+    return tuple(stated)
 
 
 def _by_polarity(clauses: list[Clause], language: str) -> list[list[Clause]]:
@@ -177,7 +193,7 @@ def _tidy(text: str) -> str:
 def _form_line(sentence: str, line: CheckedLine, language: str) -> list[SubCaption]:
     """A ticked line as one sub-caption; a list of boxes without a question as one for each box."""
     if not line.label:
-        return [_box(sentence, option.text, option.ticked, (option.start, option.end), language) for option in line.options]
+        return [_box(sentence, option, language) for option in line.options]
     ticked = [option for option in line.options if option.ticked]
     place = (line.start, line.end)
     text = " ".join(sentence[line.start : line.end].split())
@@ -218,11 +234,12 @@ def _answer(label: str, option: str, language: str) -> SubCaption:
     return replace(first, negated=said == "denied", undecided=said == "undecided", reason=first.reason)
 
 
-def _box(sentence: str, option: str, ticked: bool, place: tuple[int, int], language: str) -> SubCaption:
-    text = " ".join(sentence[place[0] : place[1]].split())
-    if not ticked or not option:
-        return _unticked(text, option or text, place, language)
-    one = _prose(option, language)
+def _box(sentence: str, option: Option, language: str) -> SubCaption:
+    place = (option.start, option.end)
+    text = " ".join(sentence[option.start : option.end].split())
+    if not option.ticked or not option.text:
+        return _unticked(text, option.text or text, place, language)
+    one = _prose(option.text, language)
     first = min(one, key=lambda s: (not s.visual, _ORDER.index(s.polarity)))
     return replace(first, text=text, place=place)
 

@@ -15,7 +15,7 @@ from pathflip import plots
 from pathflip.errors import CaptionError
 from pathflip.inference import Aligned, EncodedSlide
 from pathflip.text.sentences import split_sentences
-from pathflip.text.statements import not_visual_kind, parse_statement
+from pathflip.text.statements import not_visual_kind, statements_of
 from pathflip.types import Evidence, SubCaption
 from pathflip.verify.calibration import Calibration, Fit
 from pathflip.verify.heatmaps import heatmaps
@@ -151,12 +151,12 @@ def verify_report(
     statements = _statements(report)
     knowledge = calibration.knowledge if calibration else _NOTHING_KNOWN
     unknown = [bool(calibration and _is_foreign(s, calibration)) for s in statements]
-    asked = [s for s, foreign in zip(statements, unknown, strict=True) if s.visual and not foreign]
+    asked = [s for s, foreign in zip(statements, unknown, strict=True) if s.decided and not foreign]
     evidence = weigh_statements(model, slide, asked, knowledge)
     regions = _regions(model, slide, [s.text for s in asked])
     weighed = iter(zip(evidence, _probabilities(evidence, calibration), regions, strict=True))
     judged = tuple(
-        _judge(s, *next(weighed), calibration) if s.visual and not foreign else _unjudged(s, foreign)
+        _judge(s, *next(weighed), calibration) if s.decided and not foreign else _unjudged(s, foreign)
         for s, foreign in zip(statements, unknown, strict=True)
     )
     score, omissions = _omissions(model, slide, asked, calibration)
@@ -168,11 +168,15 @@ def verify_report(
 
 
 def _statements(report: str | Sequence[SubCaption]) -> list[SubCaption]:
-    found = [parse_statement(s) for s in split_sentences(report)] if isinstance(report, str) else list(report)
+    found = list(report) if not isinstance(report, str) else _sub_captions(report)
     if not found:
         shown = report[:40] if isinstance(report, str) else ""
         raise CaptionError(f"the report holds no sentence (got {shown!r}); expected at least one")
     return found
+
+
+def _sub_captions(report: str) -> list[SubCaption]:
+    return [one for sentence in split_sentences(report) for one in statements_of(sentence)]
 
 
 def _is_foreign(statement: SubCaption, calibration: Calibration) -> bool:
@@ -215,7 +219,12 @@ def _unjudged(statement: SubCaption, foreign: bool) -> Judgement:
     if foreign and statement.visual:
         reason = "Cannot judge: mostly words that the training captions do not hold."
         return Judgement(statement.text, "uncertain", None, None, statement.negated, reason, "", ())
-    kind = not_visual_kind(statement.text) or ""
+    if statement.visual and statement.undecided:
+        reason = "Cannot judge: the sentence leaves open whether it is there."
+        if statement.reason and statement.reason.startswith("language"):
+            reason = "Cannot judge: not in a language whose denials are known."
+        return Judgement(statement.text, "uncertain", None, None, False, reason, "", ())
+    kind = statement.reason or not_visual_kind(statement.text) or ""
     reason = _WHY_NOT_VISIBLE.get(kind, "nothing a slide can show")
     return Judgement(statement.text, "not visible", None, None, statement.negated, reason, "", ())
 

@@ -93,7 +93,7 @@ class Lexicon(BaseModel):
 
 def learn_lexicon(captions: Sequence[Caption]) -> Lexicon:
     """Read the three lists off captions (training captions: the model knows no other words)."""
-    visual = [s for caption in captions for s in caption.subcaptions if s.visual]
+    visual = [s for caption in captions for s in caption.subcaptions if s.decided]
     words = frozenset(word for statement in visual for word in content_words(statement.content))
     findings = _findings(captions)
     topics = {finding.name for finding in findings}

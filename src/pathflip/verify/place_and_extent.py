@@ -129,7 +129,7 @@ def _fit(described: Float[np.ndarray, " 8"], phrase: str, shapes: Shapes) -> flo
 
 def _phrases(statement: SubCaption, lexicon: Lexicon) -> list[tuple[int, str]]:
     """(finding, phrase) of an affirmative statement that names a finding."""
-    if statement.negated or not statement.visual:
+    if statement.negated or not statement.decided:
         return []
     named = subjects(statement.content, lexicon)
     return [(named[0], phrase) for phrase in exchangeable(statement.content, lexicon)] if named else []

@@ -8,7 +8,9 @@ of routine reports. What a slide cannot show: the sections of the S3 guidelines'
 from pathflip.text.cues import Cues
 from pathflip.text.cues.en import NOT_VISUAL, NOT_VISUAL_CASED
 
-_SEEN = r"(?:nachweisbar|nachgewiesen|erkennbar|sichtbar|vorhanden|gefunden|gesehen|festgestellt|identifiziert|dargestellt|"
+_SEEN = (
+    r"(?:nachweisbar|nachgewiesen|erkennbar|sichtbar|vorhanden|gefunden|gesehen|festgestellt|identifiziert|dargestellt|"
+)
 _SEEN += r"abgrenzbar|darstellbar|auffindbar|ersichtlich|beobachtet|enthalten|erfasst|zu (?:sehen|erkennen|finden))"
 
 CUES = Cues(
@@ -105,12 +107,12 @@ CUES = Cues(
         zeigen findet finden sich im in am an auf aus bei mit von zu zum zur für und oder sowie als auch hier dabei
         nachweis nachweisbar erkennbar sichtbar vorhanden vor liegt liegen präparat material schnitt schnitte
         schnittpräparat gewebe probe befund anteile bereich kein keine keinen keiner keines nicht ohne weder noch
-        weiterhin zudem ferner außerdem übrigen histologisch mikroskopisch lediglich nur""".split()  # noqa: SIM905
+        weiterhin zudem ferner außerdem übrigen histologisch mikroskopisch lediglich nur""".split()
     ),
-    degrees=frozenset("häufig zahlreich ausgeprägt ausgedehnt deutlich stark vermehrt sehr besonders".split()),  # noqa: SIM905
+    degrees=frozenset("häufig zahlreich ausgeprägt ausgedehnt deutlich stark vermehrt sehr besonders".split()),
     predicates=frozenset(
         """nachweisbar vorhanden erkennbar fehlend negativ positiv ja nein keine kein zahlreich selten häufig deutlich
-        gering mäßig stark ausgeprägt unauffällig erhalten""".split()  # noqa: SIM905
+        gering mäßig stark ausgeprägt unauffällig erhalten""".split()
     ),
     verbs=r"\b(?:ist|sind|war|waren|wird|werden|zeigt|zeigen|findet|finden|liegt|liegen|fehlt|fehlen|enthält|enthalten|"
     r"besteht|bestehen|stellt|stellen|erkennt|sieht|lässt|lassen|wurde|wurden|infiltriert|weist|weisen)\b",

@@ -17,6 +17,8 @@ _NODE_WORDS += r"sampling|excisions?|specimens?|positivity|negativity)"
 NOT_VISUAL: dict[str, tuple[str, ...]] = {
     "margins": (
         r"\bmargins?\b|\bmarginal status\b",
+        r"\bresidual (?:tumou?r|disease|carcinoma)\W+R[012X]\b|\b(?:residual tumou?r|R) classification\b",
+        r"\bresidual (?:tumou?r|disease|carcinoma)\W+R[012X]\b|\b(?:residual tumou?r|R) classification\b",
         r"\b(?:resection|surgical|excision|inked) (?:\w+ )?(?:edges?|lines?|planes?)\b",
         r"\bstaple line\b|\binked\b|\bink\b",
         r"\bcomplete(?:ly)? (?:resect|excis|remov)\w*",
@@ -216,17 +218,17 @@ _FRAME = frozenset(
     histological histologic evidence sign signs present seen identified noted observed found detected as well here
     both which either contains extends diagnosis background remaining area areas field fields image region none no not
     neither nor we i deeper levels level further additional serial cuts work-up workup findings finding
-    nothing""".split()  # noqa: SIM905
+    nothing""".split()
 )
 _DEGREES = frozenset(
     """frequent numerous prominent conspicuous extensive marked brisk diffuse widespread significant severe high many
     abundant plentiful pronounced striking well fully complete completely entirely wholly common particularly very
-    especially overly excessively so uniformly everywhere always""".split()  # noqa: SIM905
+    especially overly excessively so uniformly everywhere always""".split()
 )
 _PREDICATES = frozenset(
     """absent present seen identified noted observed found evident nil none positive negative frequent brisk scarce
     rare marked mild moderate severe high low numerous few inconspicuous prominent conspicuous extensive focal diffuse
-    scant scanty abundant increased unremarkable preserved intact normal""".split()  # noqa: SIM905
+    scant scanty abundant increased unremarkable preserved intact normal""".split()
 )
 
 CUES = Cues(

@@ -93,12 +93,12 @@ CUES = Cues(
         """el la los las un una unos unas de del al a en con por para y o se ha han es son está están fue hay existe existen
         observa observan identifica identifican aprecia aprecian evidencia muestra muestran reconoce reconocen presencia
         presente presentes muestra biopsia tejido cortes corte examen fragmentos material datos signos microscópico
-        histológico también no sin ni ausencia que""".split()  # noqa: SIM905
+        histológico también no sin ni ausencia que""".split()
     ),
-    degrees=frozenset("frecuente frecuentes numerosas numerosos extensa extenso abundante abundantes muy".split()),  # noqa: SIM905
+    degrees=frozenset("frecuente frecuentes numerosas numerosos extensa extenso abundante abundantes muy".split()),
     predicates=frozenset(
         """presente presentes ausente ausentes positivo positiva negativo negativa sí si no frecuentes escasas escasos
-        abundantes marcada marcado moderada moderado leve focal difusa nulo nula""".split()  # noqa: SIM905
+        abundantes marcada marcado moderada moderado leve focal difusa nulo nula""".split()
     ),
     verbs=r"\b(?:es|son|está|están|hay|existe|existen|se|muestra|muestran|presenta|presentan|contiene|infiltra|invade|forma|forman)\b",
     yes=("sí", "si", "presente", "presentes", "positivo", "positiva", "+", "(+)", "identificado", "identificada", "se identifica"),

@@ -101,12 +101,12 @@ CUES = Cues(
         cette ces se s n ne pas présence présente présent observe observé observée retrouve retrouvé retrouvée vu vue
         identifié identifiée note noté existe montre montrent prélèvement biopsie tissu coupe coupes examen lame lames
         niveau signe signes foyer foyers microscopique histologique également aucun aucune sans absence ni que
-        qui""".split()  # noqa: SIM905
+        qui""".split()
     ),
-    degrees=frozenset("nombreux nombreuses fréquent fréquentes étendu étendue marqué marquée très".split()),  # noqa: SIM905
+    degrees=frozenset("nombreux nombreuses fréquent fréquentes étendu étendue marqué marquée très".split()),
     predicates=frozenset(
         """présent présente présents présentes absent absente absents absentes négatif négative positif positive nombreux
-        nombreuses rares fréquentes marqué marquée modéré modérée oui non néant nul nulle focale diffuse""".split()  # noqa: SIM905
+        nombreuses rares fréquentes marqué marquée modéré modérée oui non néant nul nulle focale diffuse""".split()
     ),
     verbs=r"\b(?:est|sont|a|ont|montre|montrent|présente|présentent|observe|note|retrouve|existe|infiltre|envahit|comporte|"
     r"comportent|correspond|correspondent|contient|contiennent)\b",

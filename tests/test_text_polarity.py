@@ -1,0 +1,106 @@
+"""Polarity by clause, tick boxes and languages, on sentences written for this test and kept apart from the rules."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pathflip.text.checkboxes import checked_lines
+from pathflip.text.language import MIXED, language_of
+from pathflip.text.statements import parse_statement, statements_of
+
+EXAMPLES = json.loads((Path(__file__).parent / "fixtures" / "text" / "statements.json").read_text(encoding="utf-8"))
+MEANS = {"present": "affirmed", "absent": "denied", "uncertain": "undecided"}
+SUPPORTED = ("en", "de", "fr", "es", "ja")
+
+
+def stated_of(example, finding: str) -> set[str]:
+    return {s.polarity for s in statements_of(example["text"]) if s.visual and finding.lower() in s.text.lower()}
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: e["text"])
+def test_nothing_is_read_as_its_opposite(example):
+    for finding in example["findings"] if example["visible"] else ():
+        said, true = stated_of(example, finding["finding"]), MEANS[finding["polarity"]]
+        assert not {said_one for said_one in said if "undecided" not in (said_one, true)} - {true}, (example, said)
+        if true == "undecided":
+            assert "denied" not in said
+        if example["language"] not in SUPPORTED:
+            assert said == {"undecided"}
+
+
+def test_findings_and_visibility_are_read():
+    findings = [(e, f) for e in EXAMPLES if e["visible"] and e["language"] in SUPPORTED for f in e["findings"]]
+    right = [stated_of(e, f["finding"]) == {MEANS[f["polarity"]]} for e, f in findings]
+    assert len(findings) > 180
+    assert sum(right) >= 0.95 * len(right)
+    visible = [any(s.visual for s in statements_of(e["text"])) == e["visible"] for e in EXAMPLES]
+    assert sum(visible) >= 0.95 * len(visible)
+
+
+def test_two_signs_are_two_sub_captions_with_their_places():
+    text = "Cribriform glands are present but no necrosis."
+    glands, necrosis = statements_of(text)
+    assert (glands.content, glands.polarity, necrosis.content, necrosis.polarity) == (
+        "cribriform glands are present", "affirmed", "necrosis", "denied"
+    )  # fmt: skip
+    assert [text[slice(*one.place)] for one in (glands, necrosis)] == ["Cribriform glands are present", "no necrosis."]
+
+
+def test_what_is_set_aside_has_its_reason():
+    seen, aside = statements_of("Vascular invasion is seen, although margins are free.")
+    assert (seen.visual, aside.visual, aside.reason) == (True, False, "margins")
+    assert parse_statement("Invasion cannot be excluded.").reason == "doubt"
+    assert parse_statement("Non si osserva necrosi.").reason == "language: it"
+    assert not parse_statement("Invasion cannot be excluded.").decided
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "ticked"),
+    [
+        ("Necrosis: [X] Present [ ] Absent", "Necrosis", ["Present"]),
+        ("Necrosis: Present [x] Absent [ ]", "Necrosis", ["Present"]),
+        ("Necrosis: (x) yes ( ) no", "Necrosis", ["yes"]),
+        ("Necrosis: _X_ yes ___ no", "Necrosis", ["yes"]),
+        ("Necrosis: □ yes ■ no", "Necrosis", ["no"]),
+        ("Necrosis: [ ] yes [ ] no", "Necrosis", []),
+        ("☒ Basal cell carcinoma ☐ Squamous cell carcinoma", "", ["Basal cell carcinoma"]),
+    ],
+)
+def test_boxes(text, label, ticked):
+    (line,) = checked_lines(text)
+    assert (line.label, [option.text for option in line.options if option.ticked]) == (label, ticked)
+
+
+def test_two_questions_in_a_row():
+    first, second = statements_of("Necrosis: [x] Present [ ] Absent; Ulceration: [ ] Present [x] Absent")
+    assert (first.content, first.polarity, second.polarity) == ("necrosis: present", "affirmed", "denied")
+    assert "Ulceration" not in first.text
+
+
+@pytest.mark.parametrize("text", ["Factor (x) is given.", "Cells (a few) are seen.", "The name is ____."])
+def test_no_boxes(text):
+    assert checked_lines(text) == []
+
+
+@pytest.mark.parametrize("text", ["Necrosis: [ ] Present [ ] Absent", "Necrosis: [x] Present [x] Absent"])
+def test_no_tick_or_two_are_undecided(text):
+    assert parse_statement(text).undecided
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("No necrosis is seen.", "en"), ("Keine Nekrosen.", "de"), ("Pas de nécrose.", "fr"), ("Sin necrosis.", "es"),
+        ("壊死は認めない。", "ja"), ("未见坏死。", "zh"), ("Некроз не выявлен.", "ru"), ("Er is geen necrose.", "nl"),
+        ("Keine Nekrosen, the tumour is solid.", MIXED), ("壊死は absent", MIXED), ("CK7陽性、壊死なし。", "ja"),
+        ("Carcinoma in situ", "en"), ("ER/PR negative", "en"),
+    ],
+)  # fmt: skip
+def test_languages(text, language):
+    assert language_of(text) == language
+
+
+def test_the_report_decides_where_a_line_tells_nothing():
+    assert language_of("Adenokarzinom", default="de") == "de"
+    assert language_of("脈管侵襲陰性", default="ja") == "ja"
