@@ -284,13 +284,13 @@ def prepared_base(case: Case) -> tuple[Any, Any, None]:
     if case.schedule != "ours":
         ids, mask = (torch.nn.functional.pad(part, (0, limit - part.shape[-1])) for part in (ids, mask))
     real = torch.arange(case.L) < torch.randint(int(0.8 * case.L), case.L + 1, (case.B, 1), generator=draw)
-    slots = (case.B, case.L, case.S)
+    slots = (case.B, case.L * case.S)
     flag = torch.zeros(shape, dtype=torch.bool)
     keys = torch.arange(1, 1 + case.B * case.K).view(shape)
     batch = AlignBatch(
         slide_ids=tuple(str(i) for i in range(case.B)),
         patches=torch.randn(*slots, 255, generator=draw),
-        patch_mask=real.unsqueeze(-1).expand(slots),
+        patch_mask=real,
         context=torch.randn(*slots, 255, generator=draw),
         position=torch.rand(*slots, 2, generator=draw),
         caption_ids=ids[:, 0],
@@ -350,11 +350,11 @@ def prepared(case: Case) -> tuple[Any, Any, Any]:
 
     caption_ids, caption_mask = texts(case.B, CAPTION_TOKENS, case.padded[0])
     sub_ids, sub_token_mask = texts(case.B * case.K, SUB_TOKENS, case.padded[1])
-    flag = torch.zeros(case.B, case.K, dtype=torch.bool)
+    flag, num_patches = torch.zeros(case.B, case.K, dtype=torch.bool), case.L * case.S
     batch = AlignBatch(
         slide_ids=tuple(str(i) for i in range(case.B)),
-        patches=torch.randn(case.B, case.L, case.S, model.config.feature_dim, generator=generator),
-        patch_mask=torch.ones(case.B, case.L, case.S, dtype=torch.bool),
+        patches=torch.randn(case.B, num_patches, model.config.feature_dim, generator=generator),
+        patch_mask=torch.ones(case.B, num_patches, dtype=torch.bool),
         context=None,
         position=None,
         caption_ids=caption_ids,
@@ -367,6 +367,7 @@ def prepared(case: Case) -> tuple[Any, Any, Any]:
         sub_false=flag,
         sub_key=torch.zeros(case.B, case.K, dtype=torch.long),
         caption_keys=torch.zeros(case.B, 1, dtype=torch.long),
+        regions=torch.arange(num_patches).view(case.L, case.S).expand(case.B, -1, -1),
     )
     return model, batch, published_candidates(batch.sub_mask, generator)
 
@@ -399,7 +400,7 @@ def difference(case: Case, model: Any, batch: Any, index: Any) -> float:
     model.zero_grad()
     theirs, code = published.losses(model, padded, index)
     sum(theirs.values()).backward()
-    found = [(output.slide - code.slide), (output.keys - code.regions)]
+    found = [(output.slide - code.slide), (output.patches - code.regions)]
     found += [ours[name] - theirs[name] for name in theirs]
     worst = max(x.abs().max().item() for x in found)
     for name, parameter in model.named_parameters():
@@ -425,19 +426,21 @@ def inferred(case: Case, model: Any, batch: Any, clock: str) -> dict[str, float]
     with torch.inference_mode():
         if case.schedule == "published":
             wide = published.pad_texts(ids, mask, case.padded[1])
-            encode = best(lambda: published.encode_slides(model, batch.patches), case.steps, clock)
-            ground = best(lambda: published.ground(model, batch.patches, *wide), case.steps, clock)
+            by_regions = batch.patches.unflatten(1, (case.L, case.S))
+            encode = best(lambda: published.encode_slides(model, by_regions), case.steps, clock)
+            ground = best(lambda: published.ground(model, by_regions, *wide), case.steps, clock)
             return {"encode": encode, "ground": ground, "peak_gb": peak_gb()}
         keep_memory()
         keep_laid_out(model.requires_grad_(False))
-        code, negated = model.encode_slides(batch.patches, batch.patch_mask), torch.zeros(1, dtype=torch.bool)
+        slide = (batch.patches, batch.patch_mask, batch.regions)
+        code, negated = model.encode_slides(*slide), torch.zeros(1, dtype=torch.bool)
         text = model.encode_texts(("",), ids, mask, negated)
 
         def answer(words: TextCode) -> None:
             model.presence(code, words)
-            model.heat(code, words)
+            model.patch_similarity(code, words)
 
-        encode = best(lambda: model.encode_slides(batch.patches, batch.patch_mask), 2 * case.steps, clock)
+        encode = best(lambda: model.encode_slides(*slide), 2 * case.steps, clock)
         ground = best(lambda: answer(model.encode_texts(("",), ids, mask, negated)), 5 * case.steps, clock)
         beside = best(lambda: answer(text), 20, clock)
         return {"encode": encode, "ground": ground, "beside_text": beside, "peak_gb": peak_gb()}

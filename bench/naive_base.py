@@ -45,27 +45,26 @@ class NaivePathFLIP(PathFLIP):
         self, patches: Tensor, patch_mask: Tensor, context: Tensor | None = None, position: Tensor | None = None
     ) -> SlideCode:
         """All slots, real or not."""
-        mask = patch_mask.flatten(1)
-        parts = [None if part is None else part.flatten(0, 2) for part in (patches, context, position)]
+        mask = patch_mask
+        parts = [None if part is None else part.flatten(0, 1) for part in (patches, context, position)]
         everything = torch.ones_like(mask).flatten().unsqueeze(0)
         hidden = self.stem(*parts, self.stem.draw_shift(everything)).unflatten(0, mask.shape)
         real = hidden * mask.unsqueeze(-1)
         mean = real.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
         weight = self.slide_pool(hidden).squeeze(-1).masked_fill(~mask, float("-inf")).softmax(-1)
         attended = (weight.unsqueeze(-1) * real).sum(1)
-        keys = self.key_head(hidden) * mask.unsqueeze(-1)
-        return SlideCode(self.slide_head(torch.cat([mean, attended], -1)), keys, mask)
+        embeddings = F.normalize(self.key_head(hidden), dim=-1) * mask.unsqueeze(-1)
+        return SlideCode(self.slide_head(torch.cat([mean, attended], -1)), embeddings, mask)
 
-    def _logits(self, keys: Tensor, key_mask: Tensor, texts: TextCode) -> Tensor:
+    def _logits(self, patches: Tensor, patch_mask: Tensor, texts: TextCode) -> Tensor:
         rows = []
-        for own, mask in zip(keys, key_mask, strict=True):
-            own = F.normalize(own, dim=-1)
+        for own, mask in zip(patches, patch_mask, strict=True):
             similarity = F.cosine_similarity(own.unsqueeze(0), texts.local.unsqueeze(1), dim=-1)
             weight = (
                 (self.log_sharpness.exp().clamp(max=100) * similarity).masked_fill(~mask, float("-inf")).softmax(-1)
             )
             pooled = (weight.unsqueeze(-1) * own).sum(dim=1)
             rows.append(F.cosine_similarity(pooled, texts.local, dim=-1, eps=1e-6))
-        sign = 1.0 - 2.0 * texts.negated.to(keys.dtype)
+        sign = 1.0 - 2.0 * texts.negated.to(patches.dtype)
         scale = self.logit_scale.exp().clamp(max=100)
         return texts.gate * scale * sign * (torch.stack(rows) - texts.margin)

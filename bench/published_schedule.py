@@ -97,7 +97,7 @@ def encode_texts(model: PublishedPathFLIP, ids: Tensor, mask: Tensor) -> Tensor:
 
 def losses(model: PublishedPathFLIP, batch: AlignBatch, index: Tensor) -> tuple[dict[str, Tensor], Encoded]:
     """Both losses of an (already padded) batch; ``index`` holds each slide's candidate texts."""
-    code = encode_slides(model, batch.patches)
+    code = encode_slides(model, batch.patches.unflatten(1, batch.regions.shape[1:]))
     caption = encode_texts(model, batch.caption_ids, batch.caption_mask)
     num_slides, num_subs = batch.sub_mask.shape
     subs = encode_texts(model, batch.sub_ids.flatten(0, 1), batch.sub_token_mask.flatten(0, 1))

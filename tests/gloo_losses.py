@@ -98,7 +98,7 @@ def released_parts(variant: str, model: Any) -> list[tuple[str, Any]]:
 
     def soft(positives: Any) -> Any:
         def loss(out: AlignOutput, batch: AlignBatch, index: Tensor) -> Tensor:
-            pooled, _ = losses.soft_top_k_pool(out.subcaptions, out.keys, out.key_mask, TOP_K)
+            pooled, _ = losses.soft_top_k_pool(out.subcaptions, out.patches, out.patch_mask, TOP_K)
             scale, bias = model._scaling()
             return losses.soft_top_k(pooled, out.subcaptions, scale, bias, "entries", positives=positives)
 
@@ -119,8 +119,8 @@ def measured(name: str, loss: Any, model: Any, parts: dict[str, Tensor], index: 
     output = AlignOutput(
         slide=leaves["slide"],
         caption=leaves["text"],
-        keys=leaves["regions"],
-        key_mask=torch.ones(leaves["regions"].shape[:2], dtype=torch.bool),
+        patches=leaves["regions"],
+        patch_mask=torch.ones(leaves["regions"].shape[:2], dtype=torch.bool),
         subcaptions=leaves["subtext"].unflatten(0, (SLIDES, SUBS)),
     )
     model.zero_grad()
@@ -165,7 +165,7 @@ def our_losses(model: Any, world_size: int, rows: slice) -> dict[str, Tensor]:
     whole = {
         "slide": torch.randn(count, WIDTH, generator=generator),
         "caption": torch.randn(count, WIDTH, generator=generator),
-        "keys": torch.randn(count, 5, WIDTH, generator=generator),
+        "patches": torch.randn(count, 5, WIDTH, generator=generator),
         "subcaptions": torch.randn(count, SUBS, WIDTH, generator=generator),
     }
     sub_mask = torch.ones(count, SUBS, dtype=torch.bool)
@@ -178,10 +178,10 @@ def our_losses(model: Any, world_size: int, rows: slice) -> dict[str, Tensor]:
         **{name: getattr(batch, name)[rows] for name in ("sub_mask", "sub_key", "caption_keys")},
     )
     leaves = {key: value[rows].clone().requires_grad_() for key, value in whole.items()}
-    key_mask = torch.ones(leaves["keys"].shape[:2], dtype=torch.bool)
+    patch_mask = torch.ones(leaves["patches"].shape[:2], dtype=torch.bool)
     everything = getattr(model.config, "candidates", "sampled") == "all"
     model.zero_grad()
-    parts = model.losses(AlignOutput(**leaves, key_mask=key_mask), local, None if everything else index[rows])
+    parts = model.losses(AlignOutput(**leaves, patch_mask=patch_mask), local, None if everything else index[rows])
     sum(parts.values()).backward()
     results = {name: value.detach() for name, value in parts.items()}
     results |= {f"grad.{key}": leaf.grad for key, leaf in leaves.items() if leaf.grad is not None}

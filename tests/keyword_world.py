@@ -13,7 +13,6 @@ from torch import nn
 
 from pathflip.checkpoint import Checkpoint, InputContract
 from pathflip.data.align import TextSpec
-from pathflip.data.regions import RegionSpec
 from pathflip.evaluate.simulated.planted_errors import SlideTruth
 from pathflip.geometry import SlideInfo, TileSpec
 from pathflip.inference import Aligned, encode_slide
@@ -32,14 +31,15 @@ NAMES_OF = {said: concept for concept in FINDINGS for said in NAMES[concept].wor
 
 
 class KeywordNet(nn.Module):
-    """Finds the longest finding's name in a text; a key's cosine with it is 1 where the tile shows it."""
+    """Finds the longest finding's name in a text; a patch's cosine with it is 1 where the tile shows it."""
 
-    keys_are_patches = True
+    reads_context = False
+    reads_regions = False
     captions_are_statements = True
 
-    def encode_stream(self, chunks):
-        keys = torch.cat([patches for patches, *_ in chunks])[None]
-        return SlideCode(keys.mean(1), keys, torch.ones(keys.shape[:2], dtype=torch.bool))
+    def encode_slide(self, chunks):
+        patches = torch.cat([chunk.patches for chunk in chunks()])[None]
+        return SlideCode(patches.mean(1), patches, torch.ones(patches.shape[:2], dtype=torch.bool))
 
     def encode_texts(self, texts, ids, mask, negated):
         local = torch.zeros(len(texts), len(AXES))
@@ -51,12 +51,12 @@ class KeywordNet(nn.Module):
     def similarity(self, slides, texts):
         return slides.slide @ texts.caption.T
 
-    def presence(self, slides, texts):
-        top = self.heat(slides, texts).topk(3, dim=-1).values.mean(-1)
+    def presence(self, slides, texts, patch_similarity=None):
+        top = self.patch_similarity(slides, texts).topk(3, dim=-1).values.mean(-1)
         return (8 * top - 4) * (1 - 2 * texts.negated.float())
 
-    def heat(self, slides, texts):
-        return torch.einsum("bme,ce->bcm", slides.keys, texts.local)
+    def patch_similarity(self, slides, texts):
+        return torch.einsum("bme,ce->bcm", slides.patches, texts.local)
 
 
 def features_of(plan, noise: float = 0.2) -> SlideFeatures:
@@ -102,7 +102,7 @@ def keyword_model(captions, features: SlideFeatures, folder: Path) -> Aligned:
     (folder / "model.safetensors").write_bytes(b"no weights: this model looks words up")
     tokenizer = train_tokenizer([caption.text for caption in captions], 400)
     checkpoint = Checkpoint(KeywordNet(), tokenizer, InputContract.of(features), {"recipe": {}}, folder)
-    return Aligned(checkpoint, TextSpec(), RegionSpec(), torch.device("cpu"))
+    return Aligned(checkpoint, TextSpec(), None, torch.device("cpu"))
 
 
 def encoded(model: Aligned, features) -> list:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pathflip.types import AlignBatch
+from pathflip.types import AlignBatch, SlideCode
 
 FIXTURES = Path(__file__).parent / "fixtures"
 ACTIVATION = 5e-5  # absolute; attention maps too
@@ -24,16 +24,28 @@ def numbers(*path: str) -> Any:
     return json.loads(FIXTURES.joinpath(*path).with_suffix(".json").read_text())
 
 
+def flat(patches: Tensor, mask: Tensor | None = None) -> dict[str, Tensor]:
+    """Patches by region (B, L, S, D) as a batch holds them: in one run, their mask, and the regions as an index."""
+    mask = torch.ones(patches.shape[:3], dtype=torch.bool) if mask is None else mask
+    places = torch.arange(mask[0].numel()).view(mask.shape[1:]).expand(mask.shape)
+    return {"patches": patches.flatten(1, 2), "patch_mask": mask.flatten(1), "regions": places}
+
+
+def encode(model: Any, patches: Tensor, mask: Tensor | None = None) -> SlideCode:
+    """Slides whose patches come by region, as variant 1 encodes them."""
+    parts = flat(patches, mask)
+    return model.encode_slides(parts["patches"], parts["patch_mask"], parts["regions"])
+
+
 def align_batch(
     patches: Tensor, caption: tuple[Tensor, Tensor], subs: tuple[Tensor, Tensor], patch_mask: Tensor | None = None
 ) -> AlignBatch:
-    """Patches (B, L, S, D); captions (B, T) and sub-captions (B, K, U) as (ids, mask)."""
+    """Patches by region (B, L, S, D); captions (B, T) and sub-captions (B, K, U) as (ids, mask)."""
     num_slides, num_subs = subs[0].shape[:2]
     flag = torch.zeros(num_slides, num_subs, dtype=torch.bool)
     return AlignBatch(
         slide_ids=tuple(f"slide-{i}" for i in range(num_slides)),
-        patches=patches,
-        patch_mask=torch.ones(patches.shape[:3], dtype=torch.bool) if patch_mask is None else patch_mask,
+        **flat(patches, patch_mask),
         context=None,
         position=None,
         caption_ids=caption[0],

@@ -74,7 +74,7 @@ def test_what_is_seen_equals_a_naive_computation(assistant):
     assert seen.slot.tolist()[:8] == [0, 0, 1, 2, 3, 1, 2, 3]
     net, slide = assistant.aligned.net, encode_slide(assistant.aligned, features)
     code = encode_text(assistant.aligned, ["upper left"])
-    heat = net.heat(slide.code, code)[0, 0].numpy()
+    heat = net.patch_similarity(slide.code, code)[0, 0].numpy()
     rows = np.flatnonzero(features.valid)
     best = rows[np.argsort(-heat, kind="stable")[:3]]
     assert seen.tiles[2].tolist() == best.tolist()
@@ -82,7 +82,7 @@ def test_what_is_seen_equals_a_naive_computation(assistant):
     assert seen.texts[2] == "upper left"
     z = (heat - heat.mean()) / heat.std()
     weight = np.exp(2.5 * z) / np.exp(2.5 * z).sum()
-    keys = F.normalize(slide.code.keys[0], dim=-1).numpy()
+    keys = F.normalize(slide.code.patches[0], dim=-1).numpy()
     pooled = weight @ keys
     expected = pooled / np.linalg.norm(pooled) * np.sqrt(8)
     np.testing.assert_allclose(seen.vectors[2].numpy(), expected, rtol=1e-4, atol=1e-5)
@@ -115,7 +115,7 @@ def test_patches_are_the_hottest_keys_taken_in_turn_and_know_their_place(assista
     assert tiles[0] == seen.tiles[1][0]  # the question's hottest tile comes first
     slide = encode_slide(assistant.aligned, features)
     for i, tile in zip(patches, tiles, strict=True):
-        key = F.normalize(slide.code.keys[0, slide.key_of_tile[tile]], dim=-1) * 8**0.5
+        key = F.normalize(slide.code.patches[0, slide.row_of_tile[tile]], dim=-1) * 8**0.5
         assert torch.allclose(seen.vectors[i], key, atol=1e-5)
     corner = features.coords[features.valid].min(0)
     size = features.coords[features.valid].max(0) + features.grid.tile_px0 - corner
@@ -129,10 +129,10 @@ def test_models_whose_keys_are_regions_stand_for_all_tiles_of_the_region(tmp_pat
     features = tiny_slide("a")
     seen = slide_tokens(assistant, features, QUESTION_TEXT)
     slide = encode_slide(assistant.aligned, features)
-    heat = assistant.aligned.net.heat(slide.code, encode_text(assistant.aligned, ["necrosis"]))[0, 0]
+    heat = assistant.aligned.net.patch_similarity(slide.code, encode_text(assistant.aligned, ["necrosis"]))[0, 0]
     best = int(heat.argmax())
     assert (
-        sorted(seen.tiles[1][: (slide.key_of_tile == best).sum()]) == np.flatnonzero(slide.key_of_tile == best).tolist()
+        sorted(seen.tiles[1][: (slide.row_of_tile == best).sum()]) == np.flatnonzero(slide.row_of_tile == best).tolist()
     )
 
 

@@ -6,8 +6,9 @@ import torch
 
 from pathflip.checkpoint import InputContract
 from pathflip.data.align import AlignDataset, TextSpec, statement_key, text_to_encode
-from pathflip.data.regions import RegionSpec, neighbour_context
-from pathflip.errors import CaptionError, ContractError
+from pathflip.data.patches import Neighbourhood
+from pathflip.data.regions import RegionSpec
+from pathflip.errors import CaptionError, ConfigError, ContractError
 from pathflip.features import write_features
 from pathflip.text.statements import parse_statement
 from pathflip.text.tokenizer import train_tokenizer
@@ -37,7 +38,7 @@ def make(cohort, **kwargs) -> AlignDataset:
     files, captions = cohort
     text = kwargs.pop("text", TextSpec(num_subcaptions=2))
     tokenizer = train_tokenizer([c.text for c in captions], 300)
-    return AlignDataset(files, captions, tokenizer, text=text, regions=RegionSpec(side=2), **kwargs)
+    return AlignDataset(files, captions, tokenizer, text=text, **kwargs)
 
 
 def same(first, second) -> bool:
@@ -48,21 +49,21 @@ def same(first, second) -> bool:
 
 
 def test_a_batch_depends_on_its_arguments_only(cohort):
-    data = make(cohort, max_regions=5, text=TextSpec(num_subcaptions=2, num_flips=1))
+    data = make(cohort, max_patches=5, text=TextSpec(num_subcaptions=2, num_flips=1))
     first = data.batch([2, 0], np.random.default_rng(7))
     data.batch([1, 2], np.random.default_rng(8))
     assert same(first, data.batch([2, 0], np.random.default_rng(7)))
     assert same(
-        first, make(cohort, max_regions=5, cache_bytes=1, text=data.text).batch([2, 0], np.random.default_rng(7))
+        first, make(cohort, max_patches=5, cache_bytes=1, text=data.text).batch([2, 0], np.random.default_rng(7))
     )
     assert not same(first, data.batch([2, 0], np.random.default_rng(9)))
 
 
 def test_a_share_of_a_batch_is_the_rows_of_the_whole(cohort):
-    data = make(cohort, max_regions=5)
+    data = make(cohort, max_patches=5)
     whole, share = data.batch([0, 1, 2], np.random.default_rng(3)), data.batch([1], np.random.default_rng(3))
-    regions = share.patches.shape[1]
-    assert torch.equal(whole.patches[1:2, :regions], share.patches)
+    assert torch.equal(whole.patches[1:2], share.patches)
+    assert torch.equal(whole.context[1:2], share.context)
     assert torch.equal(whole.sub_key[1:2], share.sub_key)
 
 
@@ -70,7 +71,8 @@ def test_patches_context_and_positions_are_those_of_the_slide(cohort):
     data = make(cohort)
     batch = data.batch([1], np.random.default_rng(0))
     features = make_features(scattered_cells(np.random.default_rng(1), 60), seed=1, invalid=(1,))
-    context = neighbour_context(features.features, features.grid.cells(), features.valid)
+    near = Neighbourhood(features.grid.cells(), features.valid)
+    context = near.mean(features.features, np.arange(len(features.valid)))
     valid = np.flatnonzero(features.valid)
     got = {tuple(row.tolist()) for row in batch.patches[batch.patch_mask]}
     assert got == {tuple(row.tolist()) for row in features.features[valid]}
@@ -80,6 +82,32 @@ def test_patches_context_and_positions_are_those_of_the_slide(cohort):
     }
     for row in valid:
         np.testing.assert_allclose(by_patch[tuple(features.features[row].tolist())], context[row], atol=1e-6)
+
+
+def test_drawn_patches_know_tiles_that_were_not_drawn(cohort):
+    whole = make(cohort).batch([2], np.random.default_rng(0))
+    some = make(cohort, max_patches=6).batch([2], np.random.default_rng(0))
+    assert some.patches.shape[1] == 6
+    context_of = {tuple(p.tolist()): c for p, c in zip(whole.patches[0], whole.context[0], strict=True)}
+    for patch, context in zip(some.patches[0], some.context[0], strict=True):
+        assert torch.equal(context_of[tuple(patch.tolist())], context)
+
+
+def test_whole_regions_are_drawn_for_models_that_read_them(cohort):
+    data = make(cohort, regions=RegionSpec(side=2), max_regions=3)
+    batch = data.batch([0, 2], np.random.default_rng(1))
+    assert batch.regions.shape == (2, 3, 4)
+    for row, item in enumerate((0, 2)):
+        grid, features = data.slide(item).regions, data.slide(item).features
+        known = {frozenset(map(tuple, features[r[m]].tolist())) for r, m in zip(grid.index, grid.mask, strict=True)}
+        used = batch.regions[row][batch.regions[row] >= 0]
+        assert sorted(used.tolist()) == list(range(int(batch.patch_mask[row].sum())))
+        for region in batch.regions[row]:
+            assert frozenset(map(tuple, batch.patches[row, region[region >= 0]].tolist())) in known
+    with pytest.raises(ConfigError, match=r"max_patches: got a number with 'regions'; expected max_regions"):
+        make(cohort, regions=RegionSpec(), max_patches=3)
+    with pytest.raises(ConfigError, match=r"max_regions: got a number without 'regions'; expected max_patches"):
+        make(cohort, max_regions=3)
 
 
 def test_equal_statements_have_equal_keys_and_negation_counts(cohort):

@@ -1,9 +1,12 @@
 """Regions, context and positions against naive loops."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from pathflip.data.regions import RegionSpec, group_regions, neighbour_context, relative_positions
+from pathflip.data.patches import Neighbourhood, relative_positions, rows_in_reading_order
+from pathflip.data.regions import RegionSpec, group_regions
 from pathflip.errors import FeatureError
 from pathflip.geometry import SlideInfo, TileSpec
 from pathflip.types import SlideFeatures
@@ -18,6 +21,12 @@ def make_features(cells, dim=5, tile_px=64, mpp0=0.26, invalid=(), seed=0) -> Sl
     valid = np.ones(len(cells), bool)
     valid[list(invalid)] = False
     return SlideFeatures("s", rng.normal(size=(len(cells), dim)).astype(np.float32), coords, valid, info, spec, "test")
+
+
+def neighbour_means(features: SlideFeatures, cells=None, radius: int = 1) -> np.ndarray:
+    """Of every tile."""
+    near = Neighbourhood(features.grid.cells() if cells is None else cells, features.valid, radius)
+    return near.mean(features.features, np.arange(len(features.valid)))
 
 
 def scattered_cells(rng, num=80, size=17):
@@ -59,7 +68,7 @@ def test_no_valid_patch_is_refused():
 def test_context_equals_a_naive_neighbourhood_mean(rng, radius):
     features = make_features(scattered_cells(rng), invalid=(0, 5, 11))
     cells = features.grid.cells()
-    got = neighbour_context(features.features, cells, features.valid, radius)
+    got = neighbour_means(features, radius=radius)
     for row in range(len(cells)):
         near = (np.abs(cells - cells[row]).max(1) <= radius) & features.valid
         expected = features.features[near].mean(0) if near.any() else 0
@@ -70,15 +79,48 @@ def test_context_ignores_the_values_of_invalid_tiles(rng):
     features = make_features(scattered_cells(rng), invalid=(4,))
     changed = features.features.copy()
     changed[4] = 1e6
-    before = neighbour_context(features.features, features.grid.cells(), features.valid)
-    after = neighbour_context(changed, features.grid.cells(), features.valid)
-    np.testing.assert_array_equal(before, after)
+    after = neighbour_means(replace(features, features=changed))
+    np.testing.assert_array_equal(neighbour_means(features), after)
+
+
+def test_context_of_some_rows_is_theirs_among_all(rng):
+    features = make_features(scattered_cells(rng), invalid=(4,))
+    rows = rng.permutation(len(features.valid))[:9]
+    near = Neighbourhood(features.grid.cells(), features.valid)
+    np.testing.assert_array_equal(near.mean(features.features, rows), neighbour_means(features)[rows])
+
+
+def contour_grid(invalid=()) -> SlideFeatures:
+    """Two contours' grids of stride 256, the second shifted by 232 and 100 px: tiles 1 and 2 round to one cell."""
+    info, spec = SlideInfo("s", (4000, 4000), 0.5), TileSpec(256, 0.5)
+    coords = np.array([(768, 0), (1024, 0), (1000, 100), (1256, 100)], np.int64)
+    valid = np.ones(4, bool)
+    valid[list(invalid)] = False
+    return SlideFeatures("s", np.eye(4, dtype=np.float32), coords, valid, info, spec, "test")
+
+
+def test_all_tiles_of_one_lattice_cell_count_in_the_neighbourhood():
+    features = contour_grid()
+    cells = features.grid.cells()
+    assert cells.tolist() == [[0, 0], [1, 0], [1, 0], [2, 0]]
+    expected = np.array([[1, 1, 1, 0], [1, 1, 1, 1], [1, 1, 1, 1], [0, 1, 1, 1]])
+    np.testing.assert_allclose(neighbour_means(features), expected / expected.sum(1, keepdims=True), atol=1e-6)
+    assert rows_in_reading_order(features).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("invalid", [1, 2])
+def test_a_valid_tile_behind_an_invalid_one_is_seen(invalid):
+    expected = np.ones(4)
+    expected[invalid] = 0
+    means = neighbour_means(contour_grid(invalid=(invalid,)))
+    np.testing.assert_allclose(means[1], expected / 3, atol=1e-6)
+    np.testing.assert_allclose(means[2], expected / 3, atol=1e-6)
 
 
 def test_context_needs_no_memory_for_empty_space():
     far = make_features([(0, 0), (1, 0), (900, 900)])
     far_cells = far.grid.cells() * 50_000  # a dense lattice of these would need petabytes
-    got = neighbour_context(far.features, far_cells, far.valid)
+    got = neighbour_means(far, far_cells)
     np.testing.assert_allclose(got, far.features, atol=1e-6)
 
 

@@ -18,11 +18,12 @@ from pathflip import inference
 from pathflip.checkpoint import InputContract, save_checkpoint
 from pathflip.cli import app
 from pathflip.data.align import TextSpec
-from pathflip.data.regions import neighbour_context, relative_positions
+from pathflip.data.patches import relative_positions
+from pathflip.data.regions import group_regions
 from pathflip.errors import CaptionError, ConfigError, ContractError
 from pathflip.models import build_model
 from pathflip.text.tokenizer import train_tokenizer
-from test_data_regions import make_features, scattered_cells
+from test_data_regions import make_features, neighbour_means, scattered_cells
 
 WORDS = ["Keratin pearls are seen in the upper left.", "No necrosis is identified.", "Mucin pools are present."]
 KINDS = {
@@ -69,26 +70,27 @@ def test_a_statement_of_absence_says_so(model):
     assert pathflip.ground(model, slide("a"), "No necrosis is identified.").negated
 
 
-def test_keys_are_where_their_tiles_are(model):
-    if not model.net.keys_are_patches:
+def test_every_tile_knows_its_row(model):
+    if model.net.reads_regions:
         encoded = pathflip.encode_slide(model, slide("a"))
-        cells = slide("a").grid.cells()[encoded.key_of_tile >= 0] // 3
-        for key in np.unique(encoded.key_of_tile[encoded.key_of_tile >= 0]):
-            rows = encoded.key_of_tile[encoded.key_of_tile >= 0] == key
-            assert len(np.unique(cells[rows] - cells[rows].min(0), axis=0)) <= 4
+        shown = encoded.row_of_tile >= 0
+        cells = slide("a").grid.cells()[shown] // 3
+        assert len(np.unique(cells, axis=0)) == encoded.code.patches.shape[1]
+        for row in np.unique(encoded.row_of_tile[shown]):
+            assert len(np.unique(cells[encoded.row_of_tile[shown] == row], axis=0)) == 1
         return
     found = slide("a")
     encoded = pathflip.encode_slide(model, found)
     net, row = model.net, 5
-    context = neighbour_context(found.features, found.grid.cells(), found.valid)
     place = relative_positions(found.coords, found.valid, found.grid.tile_px0)
     alone = net.encode_slides(
-        *(torch.from_numpy(a[row][None, None, None]) if a is not None else None for a in (found.features,)),
-        torch.ones(1, 1, 1, dtype=torch.bool),
-        torch.from_numpy(context[row][None, None, None]),
-        torch.from_numpy(place[row][None, None, None]),
+        torch.from_numpy(found.features[row][None, None]),
+        torch.ones(1, 1, dtype=torch.bool),
+        torch.from_numpy(neighbour_means(found)[row][None, None]),
+        torch.from_numpy(place[row][None, None]),
     )
-    torch.testing.assert_close(encoded.code.keys[0, encoded.key_of_tile[row]], alone.keys[0, 0], atol=1e-5, rtol=1e-4)
+    own = encoded.code.patches[0, encoded.row_of_tile[row]]
+    torch.testing.assert_close(own, alone.patches[0, 0], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -213,15 +215,13 @@ def test_a_heatmap_on_another_slide_says_so(model, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 def test_chunked_equals_whole(model, chunk, monkeypatch):
-    found, reads_patches = slide("a"), hasattr(model.net, "encode_stream")
+    found = slide("a")
     monkeypatch.setattr(inference.encoding, "PATCHES_A_CHUNK", chunk)
     monkeypatch.setattr(inference.encoding, "REGION_PATCHES_A_CHUNK", chunk)
-    monkeypatch.setattr(type(model.net), "patches_at_once", 0, raising=False)
     streamed = pathflip.encode_slide(model, found)
-    monkeypatch.setattr(type(model.net), "patches_at_once", 10**9)
-    whole = _whole(model, found) if reads_patches else pathflip.encode_slide(model, found).code
+    whole = _whole(model, found)
     torch.testing.assert_close(streamed.code.slide, whole.slide, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(streamed.code.keys, whole.keys, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(streamed.code.patches, whole.patches, atol=1e-5, rtol=1e-5)
     monkeypatch.setattr(inference.encoding, "PAIRS_PER_CALL", 1)
     few = inference.presence_scores(model, [streamed], WORDS)
     monkeypatch.setattr(inference.encoding, "PAIRS_PER_CALL", 10**9)
@@ -230,11 +230,15 @@ def test_chunked_equals_whole(model, chunk, monkeypatch):
 
 def _whole(model, found):
     rows = np.flatnonzero(found.valid)
-    context = neighbour_context(found.features, found.grid.cells(), found.valid)
     place = relative_positions(found.coords, found.valid, found.grid.tile_px0)
-    blocks = [torch.from_numpy(values[rows][None, :, None]) for values in (found.features, context, place)]
+    patches, context, place = (torch.from_numpy(v)[None] for v in (found.features, neighbour_means(found), place))
     with torch.no_grad():
-        return model.net.encode_slides(blocks[0], torch.ones(1, len(rows), 1, dtype=torch.bool), *blocks[1:])
+        if model.net.reads_regions:
+            grid = group_regions(found, model.regions)
+            regions = torch.from_numpy(np.where(grid.mask, grid.index, -1))[None]
+            return model.net.encode_slides(patches, torch.ones(patches.shape[:2], dtype=torch.bool), regions)
+        everything = torch.ones(1, len(rows), dtype=torch.bool)
+        return model.net.encode_slides(patches[:, rows], everything, context[:, rows], place[:, rows])
 
 
 LARGE = """
@@ -244,7 +248,6 @@ from pathflip import inference, TileSpec, SlideInfo
 from pathflip.types import SlideFeatures
 from pathflip.checkpoint import Checkpoint, InputContract
 from pathflip.data.align import TextSpec
-from pathflip.data.regions import RegionSpec
 from pathflip.models import build_model
 from pathflip.models.cpu import keep_laid_out
 from pathflip.processes import keep_memory
@@ -267,7 +270,7 @@ net = build_model({"kind": "pathflip", "feature_dim": width, "vocab_size": token
 keep_memory()  # as a verb does
 keep_laid_out(net.requires_grad_(False))
 model = inference.Aligned(
-    Checkpoint(net, tokenizer, InputContract.of(features), {}), TextSpec(), RegionSpec(), torch.device("cpu")
+    Checkpoint(net, tokenizer, InputContract.of(features), {}), TextSpec(), None, torch.device("cpu")
 )
 before = peak_kb()
 heat = inference.ground(model, features, "keratin pearls")

@@ -10,13 +10,13 @@ from pathflip.models import build_model
 from pathflip.models.pathflip import caption_scores, matrix_nce, statement_nce
 from pathflip.types import AlignBatch, TextCode
 
-B, L, S, D, K, T, U, V = 3, 4, 5, 7, 3, 9, 6, 50
+B, N, D, K, T, U, V = 3, 20, 7, 3, 9, 6, 50
 
 
 def make_batch(seed=0) -> AlignBatch:
     g = torch.Generator().manual_seed(seed)
-    patch_mask = torch.rand(B, L, S, generator=g) > 0.3
-    patch_mask[:, 0, 0] = True
+    patch_mask = torch.rand(B, N, generator=g) > 0.3
+    patch_mask[:, 0] = True
     lengths = torch.randint(2, U + 1, (B, K, 1), generator=g)
     caption_lengths = torch.randint(3, T + 1, (B, 1), generator=g)
     sub_mask = torch.ones(B, K, dtype=torch.bool)
@@ -24,10 +24,10 @@ def make_batch(seed=0) -> AlignBatch:
     token_mask = (torch.arange(U) < lengths) & sub_mask[..., None]
     return AlignBatch(
         slide_ids=tuple("abc"),
-        patches=torch.randn(B, L, S, D, generator=g),
+        patches=torch.randn(B, N, D, generator=g),
         patch_mask=patch_mask,
-        context=torch.randn(B, L, S, D, generator=g),
-        position=torch.rand(B, L, S, 2, generator=g),
+        context=torch.randn(B, N, D, generator=g),
+        position=torch.rand(B, N, 2, generator=g),
         caption_ids=torch.randint(4, V, (B, T), generator=g),
         caption_mask=torch.arange(T) < caption_lengths,
         sub_ids=torch.randint(4, V, (B, K, U), generator=g),
@@ -76,7 +76,7 @@ def test_padded_values_are_never_seen(model):
     first, second = model(batch), model(noisy)
     for name in ("slide", "caption"):
         torch.testing.assert_close(getattr(first, name), getattr(second, name))
-    torch.testing.assert_close(first.keys[first.key_mask], second.keys[second.key_mask])
+    torch.testing.assert_close(first.patches[first.patch_mask], second.patches[second.patch_mask])
     torch.testing.assert_close(first.subcaptions[batch.sub_mask], second.subcaptions[batch.sub_mask])
     for name, loss in model.losses(first, batch).items():
         torch.testing.assert_close(loss, model.losses(second, noisy)[name], msg=name)
@@ -86,10 +86,10 @@ def test_wider_padding_changes_nothing(model):
     batch = make_batch()
     wider = replace(
         batch,
-        patches=F.pad(batch.patches, (0, 0, 0, 2, 0, 3)),
-        patch_mask=F.pad(batch.patch_mask, (0, 2, 0, 3)),
-        context=F.pad(batch.context, (0, 0, 0, 2, 0, 3)),
-        position=F.pad(batch.position, (0, 0, 0, 2, 0, 3)),
+        patches=F.pad(batch.patches, (0, 0, 0, 5)),
+        patch_mask=F.pad(batch.patch_mask, (0, 5)),
+        context=F.pad(batch.context, (0, 0, 0, 5)),
+        position=F.pad(batch.position, (0, 0, 0, 5)),
         caption_ids=F.pad(batch.caption_ids, (0, 4)),
         caption_mask=F.pad(batch.caption_mask, (0, 4)),
         sub_ids=F.pad(batch.sub_ids, (0, 4)),
@@ -105,7 +105,7 @@ def test_a_slide_does_not_depend_on_its_company(model):
     together = model.encode_slides(batch.patches, batch.patch_mask, batch.context, batch.position)
     alone = model.encode_slides(batch.patches[1:2], batch.patch_mask[1:2], batch.context[1:2], batch.position[1:2])
     torch.testing.assert_close(together.slide[1:2], alone.slide)
-    torch.testing.assert_close(together.keys[1:2], alone.keys)
+    torch.testing.assert_close(together.patches[1:2], alone.patches)
 
 
 def texts_of(model, batch, negated=False) -> TextCode:
@@ -120,22 +120,25 @@ def test_presence_equals_a_naive_loop(flip):
     got = flip.presence(slides, texts)
     scale, sharpness = flip.logit_scale.exp().item(), flip.log_sharpness.exp().item()
     for b in range(B):
-        keys = F.normalize(slides.keys[b][slides.key_mask[b]], dim=-1)
+        keys = slides.patches[b][slides.patch_mask[b]]
+        torch.testing.assert_close(keys.norm(dim=-1), torch.ones(len(keys)))
         for c in range(B):
             text = F.normalize(texts.local[c], dim=0)
             weight = torch.softmax(sharpness * (keys @ text), 0)
             pooled = sum(w * k for w, k in zip(weight, keys, strict=True))
             expected = texts.gate[c] * scale * (F.cosine_similarity(pooled, text, dim=0) - texts.margin[c])
             torch.testing.assert_close(got[b, c], expected, atol=1e-5, rtol=1e-5)
+    again = flip.presence(slides, texts, flip.patch_similarity(slides, texts))
+    torch.testing.assert_close(again, got, atol=1e-5, rtol=1e-5)
 
 
-def test_heat_is_the_cosine_of_each_patch_and_hides_padding(flip):
+def test_patch_similarity_is_the_cosine_of_each_patch_and_hides_padding(flip):
     batch = make_batch()
     slides = flip.encode_slides(batch.patches, batch.patch_mask, batch.context, batch.position)
-    heat = flip.heat(slides, texts_of(flip, batch))
-    assert torch.isinf(heat[(~slides.key_mask)[:, None].expand_as(heat)]).all()
-    expected = F.cosine_similarity(slides.keys[2, 0], texts_of(flip, batch).local[1], dim=0)
-    torch.testing.assert_close(heat[2, 1, 0], expected)
+    similarity = flip.patch_similarity(slides, texts_of(flip, batch))
+    assert torch.isinf(similarity[(~slides.patch_mask)[:, None].expand_as(similarity)]).all()
+    expected = F.cosine_similarity(slides.patches[2, 0], texts_of(flip, batch).local[1], dim=0)
+    torch.testing.assert_close(similarity[2, 1, 0], expected)
 
 
 def test_negation_is_a_sign(flip):
@@ -161,7 +164,7 @@ def test_region_loss_knows_what_is_true_of_whom(flip):
         (), output.subcaptions.flatten(0, 1), output.subcaptions.flatten(0, 1), batch.sub_negated.flatten(),
         output.gate.flatten(), output.margin.flatten(),
     )  # fmt: skip
-    logits = flip._logits(output.keys, output.key_mask, texts)
+    logits = flip._logits(output.patches, output.patch_mask, texts)
     positive, negative = [], []
     for b in range(B):
         for owner in range(B):
@@ -205,7 +208,7 @@ def test_statement_contrast_equals_a_naive_loop():
 
 
 def test_slide_noise_shifts_whole_slides_and_only_in_training(flip):
-    mask = make_batch().patch_mask.flatten(1)
+    mask = make_batch().patch_mask
     noisy = tiny("pathflip", slide_noise=0.5)
     assert noisy.eval().stem.draw_shift(mask) is None
     assert flip.train().stem.draw_shift(mask) is None

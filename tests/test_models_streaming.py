@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from parity import assert_close
+from pathflip.errors import ConfigError
 from pathflip.models import build_model
 from pathflip.models.layers import MultiHeadAttention
+from pathflip.types import PatchChunk, SlideChunks
 
 SIZES: dict[str, dict[str, Any]] = {
     "published": {"embed_dim": 16, "width": 32, "num_layers": 3, "num_heads": 4, "ffn_width": 64},
@@ -31,40 +33,59 @@ def build(name: str) -> Any:
     return model
 
 
-def regions(padded: bool) -> tuple[Tensor, Tensor]:
+def slide(padded: bool) -> tuple[Tensor, Tensor]:
+    """Patches (N, D), and their regions (L, S): with empty slots, and some regions of one patch, if ``padded``."""
     generator = torch.Generator().manual_seed(1)
-    patches, mask = torch.randn(1, 11, 6, 8, generator=generator), torch.ones(1, 11, 6, dtype=torch.bool)
+    real = torch.ones(11, 6, dtype=torch.bool)
     if padded:
-        mask = torch.rand(1, 11, 6, generator=generator) < 0.6
-        mask[0, :2] = False  # the first chunk of two holds no patch at all
-        mask[0, 7, 1:] = False
-        patches[~mask] = 1e4
-    return patches, mask
+        real = torch.rand(11, 6, generator=generator) < 0.6
+        real[[0, 1, 7]] = torch.tensor([True, False, False, False, False, False])
+    regions = torch.full((11, 6), -1)
+    regions[real] = torch.arange(int(real.sum()))
+    return torch.randn(int(real.sum()), 8, generator=generator), regions
+
+
+def in_chunks(patches: Tensor, regions: Tensor, size: int) -> SlideChunks:
+    """``size`` regions at a time, with the patches that are theirs."""
+
+    def chunks() -> Iterator[PatchChunk]:
+        for start in range(0, len(regions), size):
+            some = regions[start : start + size]
+            first, last = some[some >= 0].min(), some.max()
+            yield PatchChunk(patches[first : last + 1], regions=torch.where(some >= 0, some - first, -1))
+
+    return chunks
 
 
 @pytest.mark.parametrize("name", list(SIZES))
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("chunk", [1, 2, 4, 11])
 def test_chunks_equal_whole(name: str, padded: bool, chunk: int) -> None:
-    model, (patches, mask) = build(name), regions(padded)
-
-    def chunks() -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(0, 11, chunk):
-            yield patches[:, start : start + chunk], mask[:, start : start + chunk]
-
+    model, (patches, regions) = build(name), slide(padded)
+    everything = torch.ones(1, len(patches), dtype=torch.bool)
     with torch.no_grad():
-        whole, streamed = model.encode_slides(patches, mask), model.encode_regions(chunks)
-    assert torch.equal(streamed.key_mask, whole.key_mask)
+        if model.reads_regions:
+            whole = model.encode_slides(patches[None], everything, regions[None])
+        else:
+            whole = model.encode_slides(patches[None], everything)
+        streamed = model.encode_slide(in_chunks(patches, regions, chunk))
+    assert torch.equal(streamed.patch_mask, whole.patch_mask)
     assert_close(streamed.slide, whole.slide, 1e-5)
-    assert_close(streamed.keys[streamed.key_mask], whole.keys[whole.key_mask], 1e-5)
+    assert_close(streamed.patches, whole.patches, 1e-5)
 
 
 def test_a_published_slide_in_chunks_never_has_half_a_gradient() -> None:
-    model, (patches, mask) = build("published"), regions(padded=False)
-    code = model.encode_regions(lambda: iter([(patches[:, :4], mask[:, :4]), (patches[:, 4:], mask[:, 4:])]))
+    model, (patches, regions) = build("published"), slide(padded=False)
+    code = model.encode_slide(in_chunks(patches, regions, 4))
     assert torch.is_grad_enabled()
     assert not code.slide.requires_grad
-    assert not code.keys.requires_grad
+    assert not code.patches.requires_grad
+
+
+def test_the_published_model_refuses_patches_without_regions() -> None:
+    model, (patches, _) = build("published"), slide(padded=False)
+    with pytest.raises(ConfigError, match="reads regions, got none"):
+        model.encode_slides(patches[None], torch.ones(1, len(patches), dtype=torch.bool), None)
 
 
 def test_attention_over_chunks_of_growing_logits() -> None:
@@ -72,9 +93,8 @@ def test_attention_over_chunks_of_growing_logits() -> None:
     torch.manual_seed(0)
     attention, query = MultiHeadAttention(8, 2), torch.randn(1, 3, 8)
     rows = torch.randn(1, 40, 8) * torch.linspace(0.1, 60, 40)[:, None]
-    mask = torch.ones(1, 40, dtype=torch.bool)
     for order in (rows, rows.flip(1)):
-        parts = [(order[:, i : i + 8], mask[:, i : i + 8]) for i in range(0, 40, 8)]
+        parts = [order[:, i : i + 8] for i in range(0, 40, 8)]
         with torch.no_grad():
             assert_close(attention.over_chunks(query, parts), attention(query, order, order), 1e-4)
 
@@ -100,7 +120,7 @@ def peak_kb():  # not ru_maxrss: a new program inherits that from whoever starte
 
 num, width = int(sys.argv[2]), 512
 spec, info = TileSpec(256, 0.5), SlideInfo("large", (200_000, 150_000), 0.5)
-coords = np.stack(np.meshgrid(np.arange(500), np.arange(400)), -1).reshape(-1, 2).astype(np.int64) * 256
+coords = np.stack(np.meshgrid(np.arange(500), np.arange(400)), -1).reshape(-1, 2).astype(np.int64)[:num] * 256
 values = np.random.default_rng(0).standard_normal((num, width), np.float32)
 features = SlideFeatures("large", values, coords, np.ones(num, bool), info, spec, "x")
 tokenizer = train_tokenizer(["keratin pearls are seen"], 100)
@@ -114,7 +134,7 @@ model = inference.Aligned(
 before = peak_kb()
 code = inference.encode_slide(model, features).code
 after = peak_kb()
-assert code.slide.isfinite().all() and code.keys.isfinite().all() and code.key_mask.any()
+assert code.slide.isfinite().all() and code.patches.isfinite().all() and code.patch_mask.any()
 print((after - before) / 2**20)
 """
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from parity import assert_close
+from parity import assert_close, encode
 from pathflip.errors import ConfigError
 from pathflip.models import build_config, build_model
 from pathflip.models import cpu as product_module
@@ -253,9 +253,9 @@ def test_bfloat16_is_close_to_float32() -> None:
     )
     model.eval()
     patches, mask = torch.randn(2, 3, 5, 8), torch.ones(2, 3, 5, dtype=torch.bool)
-    plain = model.encode_slides(patches, mask).slide
+    plain = encode(model, patches, mask).slide
     with torch.autocast("cpu", torch.bfloat16):
-        assert_close(model.encode_slides(patches, mask).slide.float(), plain, 0.1)
+        assert_close(encode(model, patches, mask).slide.float(), plain, 0.1)
 
 
 # ------------------------------------------------------------------------------------------ configs
@@ -273,7 +273,7 @@ def test_configs_are_built_by_kind_and_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"embed_dim: got 20, expected a multiple of mixing_heads 8"):
         build_model({"kind": "published", **sizes, **small, "embed_dim": 20})
     with pytest.raises(ConfigError, match="patch features are 9 wide, expected 8"):
-        model.encode_slides(torch.zeros(1, 1, 2, 9), torch.ones(1, 1, 2, dtype=torch.bool))
+        encode(model, torch.zeros(1, 1, 2, 9))
 
 
 # ------------------------------------------------------------------------------------------ the whole step

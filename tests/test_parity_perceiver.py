@@ -60,14 +60,14 @@ def batch() -> AlignBatch:
 @torch.no_grad()
 def test_image(batch: AlignBatch) -> None:
     model = load()
-    x, _ = model._project(batch.patches, batch.patch_mask)
+    x = model._project(batch.patches, batch.patch_mask)
     assert_close(x, EXPECTED["image_proj"], name="image_proj")
-    tokens, features, _ = model.encode_patches(batch.patches, batch.patch_mask)
+    tokens, features = model.encode_patches(batch.patches, batch.patch_mask)
     assert_close(tokens, EXPECTED["tokens"], name="tokens")
     assert_close(features, EXPECTED["patch_features"], name="patch_features")
     code = model.encode_slides(batch.patches, batch.patch_mask)
     assert_close(code.slide, EXPECTED["image_global"], name="image_global")
-    assert_close(code.keys, EXPECTED["image_local"], name="image_local")
+    assert_close(code.patches, EXPECTED["image_local"], name="image_local")
 
 
 @torch.no_grad()
@@ -142,14 +142,14 @@ def test_text_conditioned_head(batch: AlignBatch) -> None:
     output = model(batch)
     texts, index = output.subcaptions, EXPECTED["caption_indices"]
     assert model.region_head is not None
-    found = model.region_head(texts.flatten(0, 1)[index], output.keys, output.key_mask)
+    found = model.region_head(texts.flatten(0, 1)[index], output.patches, output.patch_mask)
     unit = torch.nn.functional.normalize(found, dim=-1)
     assert_close(unit, EXPECTED["flair_local_image_normalised_cls"], name="normalised")
     logits = 7.5 * torch.cosine_similarity(found, texts.flatten(0, 1)[index], dim=-1) - 2.4
     assert_close(logits, EXPECTED["flair_logits_cls"], name="flair_logits")
-    own = model.region_head(texts, output.keys, output.key_mask)
+    own = model.region_head(texts, output.patches, output.patch_mask)
     assert_close(own, EXPECTED["fg_head_out_own_cls"], name="fg_head_out_own")
-    weights = model.region_head.weights(texts, output.keys, output.key_mask).mean(dim=1)
+    weights = model.region_head.weights(texts, output.patches, output.patch_mask).mean(dim=1)
     assert_close(weights, EXPECTED["fg_head_weights_own_cls"], name="fg_head_weights_own")
     assert_close(weights, EXPECTED["flair_ret_weights_cls"], name="flair_ret_weights_cls")
 
@@ -159,10 +159,10 @@ def test_weights_returned_with_the_loss_under_mean_pooling(batch: AlignBatch) ->
     model = load("siglip_flair_mean")
     output = model(batch)
     assert model.region_head is not None
-    weights = model.region_head.weights(output.subcaptions, output.keys, output.key_mask).mean(dim=1)
+    weights = model.region_head.weights(output.subcaptions, output.patches, output.patch_mask).mean(dim=1)
     assert_close(weights, EXPECTED["flair_ret_weights_mean"])
     soft = load("siglip_softtopk_mean")(batch)
-    _, weights = losses.soft_top_k_pool(soft.subcaptions, soft.keys, soft.key_mask, 6)
+    _, weights = losses.soft_top_k_pool(soft.subcaptions, soft.patches, soft.patch_mask, 6)
     assert_close(weights, EXPECTED["softtopk_ret_weights_mean"])
 
 
@@ -176,7 +176,7 @@ def test_slide_level_term(batch: AlignBatch) -> None:
 @torch.no_grad()
 def test_soft_top_k(batch: AlignBatch) -> None:
     output = load("siglip_softtopk_cls")(batch)
-    pooled, weights = losses.soft_top_k_pool(output.subcaptions, output.keys, output.key_mask, 6)
+    pooled, weights = losses.soft_top_k_pool(output.subcaptions, output.patches, output.patch_mask, 6)
     assert_close(weights, EXPECTED["softtopk_selection_weights_cls"])
     assert_close(weights, EXPECTED["softtopk_ret_weights_cls"])
     kept = weights.topk(6).indices.sort().values
@@ -185,24 +185,21 @@ def test_soft_top_k(batch: AlignBatch) -> None:
 
 
 @torch.no_grad()
-def test_attention_maps_and_released_grounding(batch: AlignBatch) -> None:
-    """The released grounding path feeds the head features it was not trained on; our heat uses the trained space."""
+def test_released_grounding(batch: AlignBatch) -> None:
+    """The released grounding path feeds the head features it was not trained on; ours uses the trained space."""
     model = load()
     ids, mask = batch.sub_ids.flatten(0, 1), batch.sub_token_mask.flatten(0, 1)
     texts = model.encode_texts(("",) * 12, ids, mask, torch.zeros(12, dtype=torch.bool))
-    maps = model.attention_maps(batch.patches, batch.patch_mask, texts)
-    assert_close(maps.read, EXPECTED["attn.layer_0_cross_attn"])
-    assert_close(maps.read[:, 0], EXPECTED["forward_attn_global"])
-    assert_close(maps.among, EXPECTED["attn.layer_0_self_attn"])
-    assert_close(maps.write, EXPECTED["attn.decoder_cross_attn"])
-    assert maps.text is not None
-    assert_close(own_rows(maps.text), EXPECTED["forward_attn_text"])
     assert model.region_head is not None
     features = model.encode_patches(batch.patches, batch.patch_mask)[1]
-    out = model.region_head(texts.local.unflatten(0, (3, 4)), features, torch.ones(3, 20, dtype=torch.bool))
+    everything = torch.ones(3, 20, dtype=torch.bool)
+    assert_close(
+        own_rows(model.region_head.weights(texts.local, features, everything).mean(1)), EXPECTED["forward_attn_text"]
+    )
+    out = model.region_head(texts.local.unflatten(0, (3, 4)), features, everything)
     assert_close(out, EXPECTED["forward_query_out"])
-    heat = model.heat(model.encode_slides(batch.patches, batch.patch_mask), texts)
-    assert_close(own_rows(heat), EXPECTED["fg_head_weights_own_cls"])
+    similarity = model.patch_similarity(model.encode_slides(batch.patches, batch.patch_mask), texts)
+    assert_close(own_rows(similarity), EXPECTED["fg_head_weights_own_cls"])
 
 
 def own_rows(table: Tensor) -> Tensor:
@@ -214,8 +211,8 @@ def own_rows(table: Tensor) -> Tensor:
 @pytest.mark.parametrize("tag", ["siglip_flair_cls", "siglip_softtopk_cls"])
 def test_padding_never_matters(batch: AlignBatch, tag: str) -> None:
     model = load(tag, pooling="mean")
-    patch_mask = torch.ones(3, 1, 20, dtype=torch.bool)
-    patch_mask[0, 0, 11:] = False
+    patch_mask = torch.ones(3, 20, dtype=torch.bool)
+    patch_mask[0, 11:] = False
     clean = replace(batch, patch_mask=patch_mask)
     dirty = replace(
         clean,
@@ -227,9 +224,9 @@ def test_padding_never_matters(batch: AlignBatch, tag: str) -> None:
     assert torch.equal(a.slide, b.slide)
     for name, loss in model.losses(a, clean, EXPECTED["caption_indices"]).items():
         assert torch.equal(loss, model.losses(b, dirty, EXPECTED["caption_indices"])[name]), name
-    fewer = model.encode_slides(batch.patches[:1, :, :11], patch_mask[:1, :, :11])
+    fewer = model.encode_slides(batch.patches[:1, :11], patch_mask[:1, :11])
     assert_close(a.slide[:1], fewer.slide, 1e-5)
-    assert_close(a.keys[:1, :11], fewer.keys, 1e-5)
+    assert_close(a.patches[:1, :11], fewer.patches, 1e-5)
 
 
 def test_second_skip_is_an_option(batch: AlignBatch) -> None:

@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from parity import LOSS, align_batch, assert_close, assert_gradients, numbers, tensors
+from parity import LOSS, align_batch, assert_close, assert_gradients, encode, numbers, tensors
 from pathflip.errors import CheckpointError
 from pathflip.losses import published_candidates, sort_candidates, text_conditioned
 from pathflip.published.negatives import met_in_global_batch
 from pathflip.published.parameter_names import from_published, published_name, to_published
 from pathflip.published.qformer_model import AS_RELEASED, PublishedConfig, PublishedPathFLIP
+from pathflip.published.regions import by_region
 from pathflip.types import AlignBatch
 
 INPUTS, EXPECTED, WEIGHTS = (tensors("pf1_align", name) for name in ("inputs", "expected", "weights"))
@@ -70,12 +71,12 @@ def recorded(module: nn.Module, run: Callable[[], object]) -> tuple[list[Tensor]
 
 @torch.no_grad()
 def test_slide_and_region_queries(model: PublishedPathFLIP, batch: AlignBatch) -> None:
-    x, mask = model.project_patches(batch.patches, batch.patch_mask)
+    x, mask = model.project_patches(*by_region(batch.patches, batch.patch_mask, batch.regions))
     assert_close(x, EXPECTED["path_embed"], name="path_embed")
-    states = [model.qformer(model.query_tokens, x, mask, stop=i)[:, 0] for i in range(4)]
+    for i, layer in enumerate(model.qformer.layers):
+        _, (state,) = recorded(layer.query_ffn, lambda: model.qformer(model.query_tokens, x, mask))
+        assert_close(state[:, 0].contiguous(), EXPECTED["slide_hidden_all"][i + 1], name=f"slide_hidden_all[{i + 1}]")
     final = model.qformer(model.query_tokens, x, mask)
-    for i, state in enumerate([*states, final[:, 0]]):
-        assert_close(state.contiguous(), EXPECTED["slide_hidden_all"][i], name=f"slide_hidden_all[{i}]")
     assert_close(final[:, 0], EXPECTED["slide_query_hidden"], name="slide_query_hidden")
     assert_close(final[:, 1:], EXPECTED["region_query_hidden"], name="region_query_hidden")
     pooled = model.slide_proj(final.mean(dim=2))
@@ -84,21 +85,10 @@ def test_slide_and_region_queries(model: PublishedPathFLIP, batch: AlignBatch) -
 
 
 @torch.no_grad()
-def test_attention_of_every_layer(model: PublishedPathFLIP, batch: AlignBatch) -> None:
-    x, mask = model.project_patches(batch.patches, batch.patch_mask)
-    for i, layer in enumerate(model.qformer.layers):
-        h = model.qformer(model.query_tokens, x, mask, stop=i)[:, 0]
-        assert_close(layer.self_attention.weights(h), EXPECTED["slide_self_attn"][i], name=f"self attention {i}")
-        if layer.cross_attention is not None:
-            weights = layer.cross_attention.weights(layer.self_attention(h), x.flatten(1, 2))
-            assert_close(weights, EXPECTED["slide_cross_attn"][i // 2], name=f"cross attention {i}")
-
-
-@torch.no_grad()
 def test_embeddings(model: PublishedPathFLIP, batch: AlignBatch) -> None:
     output = model(batch)
     assert_close(output.slide, EXPECTED["slide_embed"], name="slide_embed")
-    assert_close(output.keys, EXPECTED["region_embed"], name="region_embed")
+    assert_close(output.patches, EXPECTED["region_embed"], name="region_embed")
     assert_close(output.caption, EXPECTED["text_embed"], name="text_embed")
     assert_close(output.subcaptions.flatten(0, 1), EXPECTED["subtext_embed"], name="subtext_embed")
     assert_close(model.similarity(*codes(model, batch)) / 0.1, EXPECTED["sim_i2t"], 5e-4, name="sim_i2t")
@@ -106,7 +96,7 @@ def test_embeddings(model: PublishedPathFLIP, batch: AlignBatch) -> None:
 
 
 def codes(model: PublishedPathFLIP, batch: AlignBatch) -> tuple[Any, Any]:
-    slides = model.encode_slides(batch.patches, batch.patch_mask)
+    slides = model.encode_slides(batch.patches, batch.patch_mask, batch.regions)
     unnegated = torch.zeros(3, dtype=torch.bool)
     return slides, model.encode_texts(("a", "b", "c"), batch.caption_ids, batch.caption_mask, unnegated)
 
@@ -148,19 +138,19 @@ def test_losses_and_every_gradient(model: PublishedPathFLIP, batch: AlignBatch) 
 def test_region_head(model: PublishedPathFLIP, batch: AlignBatch) -> None:
     output = model(batch)
     texts, index = output.subcaptions.flatten(0, 1), EXPECTED["caption_indices"]
-    attended = model.region_head(texts[index], output.keys, output.key_mask)
+    attended = model.region_head(texts[index], output.patches, output.patch_mask)
     assert_close(attended, EXPECTED["fg_attended"], name="fg_attended")
     logits = model.logit_scale * torch.cosine_similarity(attended, texts[index], dim=-1)
     assert_close(logits, EXPECTED["fg_logits"], name="fg_logits")
-    everything = model.region_head(texts, output.keys, output.key_mask)
+    everything = model.region_head(texts, output.patches, output.patch_mask)
     assert_close(everything, EXPECTED["fg_all_attended"], name="fg_all_attended")
-    weights = model.region_head.weights(texts, output.keys, output.key_mask)
+    weights = model.region_head.weights(texts, output.patches, output.patch_mask)
     assert_close(weights, EXPECTED["fg_all_weights_per_head"], name="fg_all_weights_per_head")
     score = torch.cosine_similarity(everything, texts.expand(3, -1, -1), dim=-1)
     assert_close(score, EXPECTED["region_text_score"], name="region_text_score")
     mask = INPUTS["region_mask_example"].bool()
-    assert_close(model.region_head(texts, output.keys, mask), EXPECTED["fg_masked_out"], name="fg_masked_out")
-    masked = model.region_head.weights(texts, output.keys, mask).mean(dim=1)
+    assert_close(model.region_head(texts, output.patches, mask), EXPECTED["fg_masked_out"], name="fg_masked_out")
+    masked = model.region_head.weights(texts, output.patches, mask).mean(dim=1)
     assert_close(masked, EXPECTED["fg_masked_weights"], name="fg_masked_weights")
 
 
@@ -172,9 +162,9 @@ def test_optional_head_with_norms(model: PublishedPathFLIP, batch: AlignBatch) -
     normed.load_state_dict(from_published(released, normed, "published"))
     output = normed(batch)
     texts = output.subcaptions.flatten(0, 1)
-    out = normed.region_head(texts, output.keys, output.key_mask)
+    out = normed.region_head(texts, output.patches, output.patch_mask)
     assert_close(out, EXPECTED["pure_head_out"], name="pure_head_out")
-    weights = normed.region_head.weights(texts, output.keys, output.key_mask).mean(dim=1)
+    weights = normed.region_head.weights(texts, output.patches, output.patch_mask).mean(dim=1)
     assert_close(weights, EXPECTED["pure_head_weights"], name="pure_head_weights")
 
 
@@ -183,7 +173,7 @@ def test_optional_head_with_norms(model: PublishedPathFLIP, batch: AlignBatch) -
 def test_region_loss_with_bias(model: PublishedPathFLIP, batch: AlignBatch, bias: float) -> None:
     output = model(batch)
     texts = output.subcaptions.flatten(0, 1)[EXPECTED["caption_indices"]]
-    attended = model.region_head(texts, output.keys, output.key_mask)
+    attended = model.region_head(texts, output.patches, output.patch_mask)
     loss = text_conditioned(attended, texts, EXPECTED["fg_labels"].long(), 10.0, bias, "candidates")
     torch.testing.assert_close(loss, EXPECTED[f"loss_fg_bias{bias:.0f}"], rtol=LOSS, atol=0)
 
@@ -200,17 +190,13 @@ def test_region_loss_of_one_slide(model: PublishedPathFLIP) -> None:
 
 
 @torch.no_grad()
-def test_attention_maps(model: PublishedPathFLIP, batch: AlignBatch) -> None:
+def test_attention_of_texts_over_regions(model: PublishedPathFLIP, batch: AlignBatch) -> None:
     ids, mask = batch.sub_ids.flatten(0, 1), batch.sub_token_mask.flatten(0, 1)
     texts = model.encode_texts(("",) * 12, ids, mask, torch.zeros(12, dtype=torch.bool))
-    maps = model.attention_maps(batch.patches, batch.patch_mask, texts)
-    assert_close(maps.slide, EXPECTED["global_attn"], name="global_attn")
-    assert_close(maps.regions, EXPECTED["local_attn"], name="local_attn")
-    own = torch.stack([maps.text[i, 4 * i : 4 * i + 4] for i in range(3)])
+    weights = model.patch_similarity(codes(model, batch)[0], texts)
+    own = torch.stack([weights[i, 4 * i : 4 * i + 4] for i in range(3)])
     assert_close(own, EXPECTED["region_attn"], name="region_attn")
     assert_close(own, EXPECTED["ret_region_attn"], name="ret_region_attn")
-    heat = model.heat(model.encode_slides(batch.patches, batch.patch_mask), texts)
-    assert_close(heat, maps.text, name="heat")
 
 
 # ------------------------------------------------------------------------------------------ ours beside theirs
@@ -261,32 +247,33 @@ def test_padding_never_matters(model: PublishedPathFLIP, batch: AlignBatch) -> N
     patch_mask[1, 3:] = False
     sub_mask = torch.ones(3, 4, dtype=torch.bool)
     sub_mask[2, 3] = False
-    clean = replace(batch, patch_mask=patch_mask, sub_mask=sub_mask)
+    clean = replace(batch, patch_mask=patch_mask.flatten(1), sub_mask=sub_mask)
     dirty = replace(
         clean,
-        patches=batch.patches.masked_fill(~patch_mask.unsqueeze(-1), float("nan")),
+        patches=batch.patches.masked_fill(~patch_mask.flatten(1).unsqueeze(-1), float("nan")),
         caption_ids=batch.caption_ids.masked_fill(~batch.caption_mask, 11),
         sub_ids=batch.sub_ids.masked_fill(~(batch.sub_token_mask & sub_mask.unsqueeze(-1)), 13),
     )
     index = published_candidates(sub_mask, torch.Generator().manual_seed(1))
     a, b = model(clean), model(dirty)
-    real_keys = a.key_mask.unsqueeze(-1)
+    real_keys = a.patch_mask.unsqueeze(-1)
     assert torch.equal(a.slide, b.slide)
     assert torch.equal(a.caption, b.caption)
-    assert torch.equal(a.keys * real_keys, b.keys * real_keys)
+    assert torch.equal(a.patches * real_keys, b.patches * real_keys)
     for name, loss in model.losses(a, clean, index).items():
         assert torch.equal(loss, model.losses(b, dirty, index)[name]), name
-    whole = model.encode_slides(clean.patches[1:2, :3], patch_mask[1:2, :3])
+    by_regions = clean.patches.view(*patch_mask.shape, -1)
+    whole = encode(model, by_regions[1:2, :3], patch_mask[1:2, :3])
     assert_close(a.slide[1:2], whole.slide, 1e-5, "slide without its padded regions")
-    fewer = model.encode_slides(clean.patches[0:1, :, :5], patch_mask[0:1, :, :5])
-    assert_close(a.keys[0:1], fewer.keys, 1e-5, "regions without their padded patches")
+    fewer = encode(model, by_regions[0:1, :, :5], patch_mask[0:1, :, :5])
+    assert_close(a.patches[0:1], fewer.patches, 1e-5, "regions without their padded patches")
 
 
 def test_padding_never_reaches_gradients(model: PublishedPathFLIP, batch: AlignBatch) -> None:
     patch_mask = torch.ones(3, 5, 7, dtype=torch.bool)
     patch_mask[0, 2:] = False
-    patches = batch.patches.masked_fill(~patch_mask.unsqueeze(-1), float("nan"))
-    holes = replace(batch, patches=patches, patch_mask=patch_mask)
+    patches = batch.patches.masked_fill(~patch_mask.flatten(1).unsqueeze(-1), float("nan"))
+    holes = replace(batch, patches=patches, patch_mask=patch_mask.flatten(1))
     model.zero_grad()
     sum(model.losses(model(holes), holes, EXPECTED["caption_indices"]).values()).backward()  # type: ignore[union-attr]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from parity import LOSS, assert_close, assert_gradients, numbers, tensors
+from parity import LOSS, assert_close, assert_gradients, encode, numbers, tensors
 from pathflip.errors import ConfigError
 from pathflip.published.latent_model import AS_RELEASED as PERCEIVER_AS_RELEASED
 from pathflip.published.latent_model import PerceiverConfig, PerceiverPathFLIP
@@ -113,11 +113,11 @@ class CaptionTuning(nn.Module):
         self.llm = language_model("pf1_llm", LORA_PREFIX, W1)
 
     def slides(self) -> SlideCode:
-        return self.visual.encode_slides(IN1["path"], torch.ones(3, 5, 7, dtype=torch.bool))
+        return encode(self.visual, IN1["path"])
 
     def embeds(self) -> Tensor:
         code = self.slides()
-        return self.prefix(code.slide, code.keys)
+        return self.prefix(code.slide, code.patches)
 
     def splice(self, **settings: Any) -> Spliced:
         texts = IN1["text_ids"], IN1["text_mask"].bool()
@@ -138,7 +138,7 @@ def tuning() -> CaptionTuning:
 @torch.no_grad()
 def test_variant_1_sequence(tuning: CaptionTuning) -> None:
     code = tuning.slides()
-    feats = torch.cat([code.slide.unsqueeze(1), code.keys], dim=1)
+    feats = torch.cat([code.slide.unsqueeze(1), code.patches], dim=1)
     assert_close(feats, OUT1["path_feats"], name="path_feats")
     assert_close(tuning.embeds(), OUT1["image_embeds"], name="image_embeds")
     spliced = tuning.splice(**AS_RELEASED)
@@ -250,9 +250,7 @@ class Assistant(nn.Module):
 
     def encode(self) -> tuple[Tensor, Tensor, Tensor]:
         """Question, patches, latents."""
-        tokens, features, _ = self.visual.encode_patches(
-            IN2["image"].unsqueeze(1), torch.ones(3, 1, 20, dtype=torch.bool)
-        )
+        tokens, features = self.visual.encode_patches(IN2["image"], torch.ones(3, 20, dtype=torch.bool))
         texts = ("", "", ""), IN2["input_ids_query"], IN2["attn_mask_query"].bool()
         query = self.visual.encode_texts(*texts, torch.zeros(3, dtype=torch.bool)).local
         return query, self.visual.key_head(features), tokens[:, 1:]

@@ -52,7 +52,7 @@ def test_gradient_caching_by_hand_with_the_same_dropout(batch):
             parts.append(model(part))
     joined = AlignOutput.cat(parts)
     leaves = {
-        name: getattr(joined, name).detach().requires_grad_() for name in ("slide", "caption", "keys", "subcaptions")
+        name: getattr(joined, name).detach().requires_grad_() for name in ("slide", "caption", "patches", "subcaptions")
     }
     model.zero_grad()
     sum(model.losses(dataclasses.replace(joined, **leaves), batch).values()).backward()

@@ -258,9 +258,9 @@ def test_a_wrong_slide_finds_nothing(study):
 
 def test_a_deaf_model_finds_nothing_and_is_sure_of_nothing(cohort, tmp_path):
     class Deaf(KeywordNet):
-        def heat(self, slides, texts):
-            generator = torch.Generator().manual_seed(int(1e6 * slides.keys.abs().sum()) % 2**31)
-            return torch.rand(1, len(texts.texts), slides.keys.shape[1], generator=generator)
+        def patch_similarity(self, slides, texts):
+            generator = torch.Generator().manual_seed(int(1e6 * slides.patches.abs().sum()) % 2**31)
+            return torch.rand(1, len(texts.texts), slides.patches.shape[1], generator=generator)
 
     train, val, test = cohort["train"], cohort["val"], cohort["test"]
     known = keyword_model(train[1], train[2][0], tmp_path)

@@ -25,8 +25,6 @@ DIM, VOCABULARY, WIDTH = 6, 20, 8
 class TinyAlign(nn.Module):
     """Mean-pooled patches against mean-pooled tokens, with a norm, a bias, a scale and dropout to train."""
 
-    keys_are_patches = True
-
     def __init__(self, dropout: float = 0.0, seed: int = 0) -> None:
         super().__init__()
         with torch.random.fork_rng():
@@ -38,10 +36,10 @@ class TinyAlign(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(2.0))
 
     def forward(self, batch: AlignBatch) -> AlignOutput:
-        keys = self.dropout(self.patch(batch.patches.flatten(1, 2)))
-        mask = batch.patch_mask.flatten(1)
-        slide = (keys * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        return AlignOutput(slide, self._read(batch.caption_ids), keys, mask, self._read(batch.sub_ids))
+        patches = self.dropout(self.patch(batch.patches))
+        mask = batch.patch_mask
+        slide = (patches * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return AlignOutput(slide, self._read(batch.caption_ids), patches, mask, self._read(batch.sub_ids))
 
     def _read(self, ids: Tensor) -> Tensor:
         return self.text(self.dropout(self.words(ids).mean(-2)))
@@ -49,7 +47,7 @@ class TinyAlign(nn.Module):
     def losses(self, output: AlignOutput, batch: AlignBatch) -> dict[str, Tensor]:
         slide = info_nce(output.slide, output.caption, self.logit_scale.exp())
         subs = F.normalize(gather_with_grad(output.subcaptions).mean(1), dim=-1)
-        region = info_nce(output.keys.mean(1), output.subcaptions.mean(1), self.logit_scale.exp())
+        region = info_nce(output.patches.mean(1), output.subcaptions.mean(1), self.logit_scale.exp())
         return {"slide": slide, "region": region + 0.1 * subs.square().sum(-1).mean()}
 
 
@@ -79,9 +77,9 @@ def make_batch(indices: list[int], rng: np.random.Generator) -> AlignBatch:
 
 def _slide(index: int, root: int) -> dict[str, Tensor]:
     own, noise = np.random.default_rng([7, index]), np.random.default_rng([root, index])
-    patches = own.standard_normal((2, 3, DIM)) + 0.1 * noise.standard_normal((2, 3, DIM))
-    mask = own.random((2, 3)) < 0.7
-    mask[0, 0] = True
+    patches = own.standard_normal((6, DIM)) + 0.1 * noise.standard_normal((6, DIM))
+    mask = own.random(6) < 0.7
+    mask[0] = True
     return {
         "patches": torch.from_numpy(patches * mask[..., None]).float(),
         "patch_mask": torch.from_numpy(mask),
@@ -111,7 +109,7 @@ def save(path: Path, metrics: dict[str, float]) -> None:
 def poison(batch: AlignBatch, row: int) -> AlignBatch:
     """NaN in one slide's features."""
     patches = batch.patches.clone()
-    patches[row, 0, 0, 0] = float("nan")
+    patches[row, 0, 0] = float("nan")
     return replace(batch, patches=patches)
 
 

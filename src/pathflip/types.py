@@ -1,8 +1,8 @@
 """Tensors that cross package borders, and the letters their shapes are written in.
 
 ```text
-B slides in a batch      L regions of a slide      S patch slots of a region     N patches of a slide (L·S flattened)
-K sub-captions           T text tokens             C candidate texts             M keys a text attends to
+B slides in a batch      N patches of a slide      L regions of a slide          S patch slots of a region
+K sub-captions           T text tokens             C candidate texts             M rows a text attends to
 D patch-feature width    E shared-embedding width  W model width                 Q query tokens
 V visual tokens          F numbers of one          H language-model width
 ```
@@ -11,7 +11,7 @@ Every mask is boolean and True means real. Everything is a frozen dataclass; not
 (No ``from __future__ import annotations`` here: it would hide the shapes from the run-time check in the tests.)
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol
 
@@ -34,8 +34,8 @@ __all__ = [
     "Heatmap",
     "InstructBatch",
     "PatchChunk",
-    "RegionChunks",
     "RegionGrid",
+    "SlideChunks",
     "SlideCode",
     "SlideFeatures",
     "SlideTokens",
@@ -124,7 +124,7 @@ class Caption:
 
 @dataclass(frozen=True, eq=False)
 class RegionGrid:
-    """Which patches make up which region. ``index`` rows point into the slide's patches; unused slots hold 0."""
+    """Which patches make up which region. ``index`` holds rows of the slide's patches; unused slots hold 0."""
 
     index: Int[np.ndarray, "L S"]
     mask: Bool[np.ndarray, "L S"]
@@ -164,6 +164,8 @@ class AlignBatch(_Tensors):
 
     ``context`` is the mean of a patch's 3×3 neighbourhood on the tile lattice (itself included, missing
     neighbours left out); ``position`` is the patch's place in the tissue's bounding box, x and y in [0, 1].
+    ``regions`` groups the patches for the published models: row l holds the places of its patches in N, -1 where
+    a slot is empty; None where the batch knows no regions.
 
     ``sub_*`` describe K statements a slide: single sentences or merges of some. ``sub_false`` marks statements
     made by rule to be untrue of the slide (hard negatives). ``sub_key`` identifies a statement across slides and
@@ -172,10 +174,10 @@ class AlignBatch(_Tensors):
     """
 
     slide_ids: tuple[str, ...]
-    patches: Float[Tensor, "B L S D"]
-    patch_mask: Bool[Tensor, "B L S"]
-    context: Float[Tensor, "B L S D"] | None
-    position: Float[Tensor, "B L S 2"] | None
+    patches: Float[Tensor, "B N D"]
+    patch_mask: Bool[Tensor, "B N"]
+    context: Float[Tensor, "B N D"] | None
+    position: Float[Tensor, "B N 2"] | None
     caption_ids: Int[Tensor, "B T"]
     caption_mask: Bool[Tensor, "B T"]
     sub_ids: Int[Tensor, "B K U"]
@@ -186,20 +188,22 @@ class AlignBatch(_Tensors):
     sub_false: Bool[Tensor, "B K"]
     sub_key: Int[Tensor, "B K"]
     caption_keys: Int[Tensor, "B J"]
+    regions: Int[Tensor, "B L S"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class AlignOutput(_Tensors):
-    """Both sides of a batch in the shared space, before any normalisation.
+    """Both sides of a batch in the shared space.
 
-    ``keys`` are what texts attend to: patches in the default model, regions in the published one.
+    ``patches`` are what texts are compared with, of unit length (0 where padded). Of the published models they are as
+    long as the model makes them, and of its first variant they are regions: M is the number of these.
     ``gate`` and ``margin`` are predicted from the text alone (None in the published models).
     """
 
     slide: Float[Tensor, "B E"]
     caption: Float[Tensor, "B E"]
-    keys: Float[Tensor, "B M E"]
-    key_mask: Bool[Tensor, "B M"]
+    patches: Float[Tensor, "B M E"]
+    patch_mask: Bool[Tensor, "B M"]
     subcaptions: Float[Tensor, "B K E"]
     gate: Float[Tensor, "B K"] | None = None
     margin: Float[Tensor, "B K"] | None = None
@@ -210,13 +214,13 @@ class SlideCode(_Tensors):
     """Encoded slides: the image half of :class:`AlignOutput`."""
 
     slide: Float[Tensor, "B E"]
-    keys: Float[Tensor, "B M E"]
-    key_mask: Bool[Tensor, "B M"]
+    patches: Float[Tensor, "B M E"]
+    patch_mask: Bool[Tensor, "B M"]
 
 
 @dataclass(frozen=True, eq=False)
 class TextCode(_Tensors):
-    """Encoded texts. ``caption`` meets whole slides, ``local`` meets keys; both ``E`` wide."""
+    """Encoded texts. ``caption`` meets whole slides, ``local`` meets patches; both ``E`` wide."""
 
     texts: tuple[str, ...]
     caption: Float[Tensor, "C E"]
@@ -226,19 +230,29 @@ class TextCode(_Tensors):
     margin: Float[Tensor, " C"] | None = None
 
 
-PatchChunk = tuple[Float[Tensor, "V D"], Float[Tensor, "V D"] | None, Float[Tensor, "V 2"] | None]
-"""Some patches of one slide: features, neighbourhood means, positions."""
+@dataclass(frozen=True, eq=False)
+class PatchChunk(_Tensors):
+    """Some patches of one slide, all of them real; fields as in :class:`AlignBatch`. A region is never cut in two."""
+
+    patches: Float[Tensor, "V D"]
+    context: Float[Tensor, "V D"] | None = None
+    position: Float[Tensor, "V 2"] | None = None
+    regions: Int[Tensor, "l S"] | None = None
 
 
-RegionChunks = Callable[[], Iterator[tuple[Float[Tensor, "1 l S D"], Bool[Tensor, "1 l S"]]]]
-"""Some regions of one slide at a time: patches and which are real. Can be asked for more than once."""
+SlideChunks = Callable[[], Iterable[PatchChunk]]
+"""A whole slide, chunk by chunk. Can be asked for more than once."""
 
 
 class AlignModel(Protocol):
-    """What training and inference ask of an alignment model (all models in ``pathflip.models`` are such)."""
+    """What training and inference ask of an alignment model: everything that callers use stands here."""
 
-    keys_are_patches: bool
-    """True: one key a patch slot, in (L, S) order. False: one key a region."""
+    reads_context: bool
+    """It uses the neighbourhood mean of each patch."""
+
+    reads_regions: bool
+    """It needs patches grouped into regions, and compares texts with these: ``SlideCode.patches`` has a row a region,
+    not a patch."""
 
     captions_are_statements: bool
     """True: a caption's embedding is the mean over its statements' ``TextCode.caption``. False: it is encoded whole."""
@@ -251,14 +265,8 @@ class AlignModel(Protocol):
         """Named scalar losses of the (global) batch; their sum is what training minimises."""
         ...
 
-    def encode_slides(
-        self,
-        patches: Float[Tensor, "B L S D"],
-        patch_mask: Bool[Tensor, "B L S"],
-        context: Float[Tensor, "B L S D"] | None = None,
-        position: Float[Tensor, "B L S 2"] | None = None,
-    ) -> SlideCode:
-        """Slides into the shared space."""
+    def encode_slide(self, chunks: SlideChunks) -> SlideCode:
+        """One slide of any size into the shared space, in the memory of a chunk and of what comes out."""
         ...
 
     def encode_texts(
@@ -271,12 +279,22 @@ class AlignModel(Protocol):
         """Global score: cosine of slide and caption embeddings."""
         ...
 
-    def presence(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C"]:
-        """Text-conditioned score: a logit that the slide shows what the text states."""
+    def patch_similarity(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C M"]:
+        """How much each patch shows what the text speaks of (higher is more); padded ones hold -inf."""
         ...
 
-    def heat(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C M"]:
-        """How much each key shows what the text speaks of (higher is more); padded keys hold -inf."""
+    def presence(
+        self, slides: SlideCode, texts: TextCode, patch_similarity: Float[Tensor, "B C M"] | None = None
+    ) -> Float[Tensor, "B C"]:
+        """Text-conditioned score: a logit that the slide shows what the text states.
+
+        ``patch_similarity``: what the method of that name gave for the same slides and texts, lest it be computed
+        twice; models whose logit rests on something else leave it unused.
+        """
+        ...
+
+    def set_feature_statistics(self, mean: Float[Tensor, " D"], std: Float[Tensor, " D"]) -> None:
+        """Standardise patch features by these; models that take features as they come leave them unused."""
         ...
 
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pathflip.data.regions import relative_positions
+from pathflip.data.patches import relative_positions
 from pathflip.errors import ConfigError, FeatureError
 from pathflip.inference import Aligned, EncodedSlide, encode_slide, encode_text
 from pathflip.models.assistant import AssistantConfig
@@ -73,13 +73,13 @@ def view_slide(model: Aligned, features: SlideFeatures, keep: Bool[np.ndarray, "
         features = replace(features, valid=features.valid & keep)
     encoded = encode_slide(model, features)
     place = relative_positions(whole.coords, whole.valid, whole.grid.tile_px0)
-    rows = np.flatnonzero(encoded.key_of_tile >= 0)
-    key = encoded.key_of_tile[rows]
+    rows = np.flatnonzero(encoded.row_of_tile >= 0)
+    key = encoded.row_of_tile[rows]
     rows = rows[np.argsort(key, kind="stable")]
-    num_keys = encoded.code.keys.shape[1]
+    num_keys = encoded.code.patches.shape[1]
     count = np.bincount(key, minlength=num_keys)
     tiles = tuple(np.split(rows, np.cumsum(count)[:-1]))
-    total = np.stack([np.bincount(encoded.key_of_tile[rows], place[rows, axis], num_keys) for axis in (0, 1)], axis=1)
+    total = np.stack([np.bincount(encoded.row_of_tile[rows], place[rows, axis], num_keys) for axis in (0, 1)], axis=1)
     middle = total / np.maximum(count, 1)[:, None]
     return SlideView(whole, encoded, torch.from_numpy(middle).float().to(model.device), tiles)
 
@@ -209,7 +209,7 @@ class Looker:
 
     def _num_best(self, view: SlideView) -> int:
         wanted = max(self.config.tiles_per_text, self.config.num_patches)
-        return min(wanted, view.encoded.code.keys.shape[1])
+        return min(wanted, view.encoded.code.patches.shape[1])
 
 
 def _tokens(
@@ -232,7 +232,7 @@ def _tokens(
     origin = torch.tensor([text for text, _, _ in patches], dtype=torch.long)
     heat = torch.tensor([score for _, _, score in patches])
     margin = margins(found)[origin]
-    vectors = torch.cat([unit(code.slide), found.pooled, unit(code.keys[0, chosen.to(code.keys.device)])])
+    vectors = torch.cat([unit(code.slide), found.pooled, unit(code.patches[0, chosen.to(code.patches.device)])])
     tiles: tuple[np.ndarray, ...] = ()
     scores: tuple[np.ndarray, ...] = ()
     if tiles_per_text:
@@ -286,5 +286,5 @@ def _row(code: TextCode, row: int) -> TextCode:
 
 
 def _size(view: SlideView) -> int:
-    keys = view.encoded.code.keys
+    keys = view.encoded.code.patches
     return keys.nbytes + view.features.features.nbytes

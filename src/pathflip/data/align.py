@@ -10,18 +10,19 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from pathflip.data.regions import RegionSpec, group_regions, neighbour_context, relative_positions
-from pathflip.errors import CaptionError, FeatureError
+from pathflip.data.patches import DrawnPatches, Neighbourhood, relative_positions, rows_in_reading_order
+from pathflip.data.regions import RegionSpec, group_regions
+from pathflip.errors import CaptionError, ConfigError, FeatureError
 from pathflip.features.store import read_features
 from pathflip.text.flips import flipped_statement
 from pathflip.text.sampling import sample_published
 from pathflip.text.statements import parse_statement
 from pathflip.text.tokenizer import Tokenizer
-from pathflip.types import AlignBatch, Caption, SlideFeatures, SubCaption
+from pathflip.types import AlignBatch, Caption, RegionGrid, SlideFeatures, SubCaption
 
 __all__ = ["AlignDataset", "TextSpec", "statement_key", "text_to_encode"]
 
@@ -63,18 +64,26 @@ def statement_key(text: str, negated: bool) -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class _SlideArrays:
-    """One slide, ready to be sliced into regions."""
+class SlidePatches:
+    """One slide, ready to draw patches from.
 
-    patches: Float[np.ndarray, "N D"]
-    context: Float[np.ndarray, "N D"] | None
+    Attributes:
+        features: of all tiles, as read.
+        rows: valid tiles in reading order: what is drawn from.
+        neighbourhood, position: of all tiles.
+        regions: blocks of valid tiles, where the model reads these.
+    """
+
+    features: Float[np.ndarray, "N D"]
+    rows: Int[np.ndarray, " V"]
+    neighbourhood: Neighbourhood
     position: Float[np.ndarray, "N 2"]
-    index: Int[np.ndarray, "L S"]
-    mask: Bool[np.ndarray, "L S"]
+    regions: RegionGrid | None
 
     @property
     def nbytes(self) -> int:
-        return self.patches.nbytes + (0 if self.context is None else self.context.nbytes)
+        """What it takes in memory, but for a few numbers a tile."""
+        return self.features.nbytes
 
 
 class AlignDataset:
@@ -85,15 +94,17 @@ class AlignDataset:
         captions: captions; matched to files by slide id (the file's stem).
         tokenizer: words to ids.
         text: how captions become statements.
-        regions: how patches become regions.
-        max_regions: regions kept a slide and step, a seeded random subset; None keeps all.
-        context: also compute the 3×3 neighbourhood mean of every patch.
+        max_patches: patches drawn a slide and step, a seeded random subset; None takes all.
+        regions: how patches form regions, for models that read these: then whole regions are drawn.
+        max_regions: regions drawn a slide and step; None takes all.
+        context: also compute the 3×3 neighbourhood mean of every drawn patch (over all tiles, drawn or not).
         check: called with the features of every slide as it is read; raises what it does not like (mixed encoders).
         cache_bytes: slides are kept in memory up to this size, least recently used ones leave.
 
     Raises:
         CaptionError: a feature file without a caption or the reverse (both lists are named, nothing is dropped
             silently), or a caption without a statement.
+        ConfigError: ``max_patches`` with regions, or ``max_regions`` without.
     """
 
     def __init__(
@@ -103,30 +114,36 @@ class AlignDataset:
         tokenizer: Tokenizer,
         *,
         text: TextSpec,
+        max_patches: int | None = None,
         regions: RegionSpec | None = None,
         max_regions: int | None = None,
         context: bool = True,
         check: Callable[[SlideFeatures], None] | None = None,
         cache_bytes: int = 6 << 30,
     ) -> None:
+        wrong, other = ("max_regions", "max_patches") if regions is None else ("max_patches", "max_regions")
+        if {"max_regions": max_regions, "max_patches": max_patches}[wrong] is not None:
+            with_or_without = "without" if regions is None else "with"
+            raise ConfigError(f"{wrong}: got a number {with_or_without} 'regions'; expected {other}, or none of both")
         self.pairs = _with_something_to_learn(pair_by_slide(files, captions))
-        self.tokenizer, self.text, self.regions = tokenizer, text, regions or RegionSpec()
-        self.max_regions, self.context, self.check, self.cache_bytes = max_regions, context, check, cache_bytes
-        self._cache: OrderedDict[int, _SlideArrays] = OrderedDict()
+        self.tokenizer, self.text, self.regions = tokenizer, text, regions
+        self.max_patches, self.max_regions = max_patches, max_regions
+        self.context, self.check, self.cache_bytes = context, check, cache_bytes
+        self._cache: OrderedDict[int, SlidePatches] = OrderedDict()
         self._keys = [_caption_keys(caption, text) for _, caption in self.pairs]
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def slide(self, item: int) -> _SlideArrays:
-        """The arrays of one slide, read once and cached."""
+    def slide(self, item: int) -> SlidePatches:
+        """One slide, read once and cached."""
         if item in self._cache:
             self._cache.move_to_end(item)
             return self._cache[item]
         features = read_features(self.pairs[item][0])
         if self.check is not None:
             self.check(features)
-        loaded = prepare_slide(features, self.regions, self.context)
+        loaded = prepare_slide(features, self.regions)
         self._cache[item] = loaded
         while sum(entry.nbytes for entry in self._cache.values()) > self.cache_bytes and len(self._cache) > 1:
             self._cache.popitem(last=False)
@@ -138,21 +155,20 @@ class AlignDataset:
         seed = int(rng.integers(2**62))
         own = [np.random.default_rng([seed, i]) for i in indices]
         slides = [self.slide(i) for i in indices]
-        picked = [self._pick_regions(slide, generator) for slide, generator in zip(slides, own, strict=True)]
+        patches = [self._draw_patches(slide, generator) for slide, generator in zip(slides, own, strict=True)]
         drawn = [self._draw_statements(self.pairs[i][1], generator) for i, generator in zip(indices, own, strict=True)]
         return AlignBatch(
             slide_ids=tuple(self.pairs[i][1].slide_id for i in indices),
-            **_pad_slides(slides, picked),
+            **_pad_slides(slides, patches, self.context),
             **self._caption_tensors([self.pairs[i][1].text for i in indices]),
             **self._statement_tensors(drawn),
             caption_keys=_pad_keys([self._keys[i] for i in indices]),
         )
 
-    def _pick_regions(self, slide: _SlideArrays, rng: np.random.Generator) -> np.ndarray:
-        count = len(slide.index)
-        if self.max_regions is None or count <= self.max_regions:
-            return np.arange(count)
-        return np.sort(rng.choice(count, self.max_regions, replace=False))
+    def _draw_patches(self, slide: SlidePatches, rng: np.random.Generator) -> DrawnPatches:
+        if slide.regions is not None:
+            return DrawnPatches.of_regions(slide.regions, _some_of(len(slide.regions.index), self.max_regions, rng))
+        return DrawnPatches(slide.rows[_some_of(len(slide.rows), self.max_patches, rng)])
 
     def _draw_statements(self, caption: Caption, rng: np.random.Generator) -> list[tuple[SubCaption, bool]]:
         """K (statement, made untrue) pairs, then the flips."""
@@ -228,24 +244,29 @@ def _some(names: list[str]) -> str:
     return f"{len(names)} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else "0"
 
 
-def prepare_slide(features: SlideFeatures, regions: RegionSpec, context: bool) -> _SlideArrays:
-    """Group, and compute context and positions once.
+def prepare_slide(features: SlideFeatures, regions: RegionSpec | None = None) -> SlidePatches:
+    """What of a slide's geometry does not depend on the rows drawn, computed once.
 
     Raises:
         FeatureError: no valid patch.
     """
-    grid = group_regions(features, regions)
-    cells = features.grid.cells()
-    patches = features.features.astype(np.float32, copy=False)
-    if not np.isfinite(patches[features.valid]).all():
+    rows = rows_in_reading_order(features)
+    if not np.isfinite(features.features[rows]).all():
         raise FeatureError(f"slide '{features.slide_id}': features hold NaN or infinity; extract it again")
-    return _SlideArrays(
-        patches=patches,
-        context=neighbour_context(patches, cells, features.valid) if context else None,
+    return SlidePatches(
+        features=features.features,
+        rows=rows,
+        neighbourhood=Neighbourhood(features.grid.cells(), features.valid),
         position=relative_positions(features.coords, features.valid, features.grid.tile_px0),
-        index=grid.index,
-        mask=grid.mask,
+        regions=None if regions is None else group_regions(features, regions),
     )
+
+
+def _some_of(count: int, most: int | None, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
+    """``most`` of the numbers below ``count`` (all of them where there are no more), ascending."""
+    if most is None or count <= most:
+        return np.arange(count)
+    return np.sort(rng.choice(count, most, replace=False))
 
 
 def _caption_keys(caption: Caption, spec: TextSpec) -> np.ndarray:
@@ -264,23 +285,33 @@ def _pad_keys(keys: list[np.ndarray]) -> Tensor:
     return torch.as_tensor(out)
 
 
-def _pad_slides(slides: list[_SlideArrays], picked: list[np.ndarray]) -> dict[str, Any]:
-    num_regions, slots = max(len(p) for p in picked), slides[0].index.shape[1]
-    shape = (len(slides), num_regions, slots)
-    width = slides[0].patches.shape[1]
-    patches, position = np.zeros((*shape, width), np.float32), np.zeros((*shape, 2), np.float32)
-    context = np.zeros_like(patches) if slides[0].context is not None else None
-    mask = np.zeros(shape, bool)
-    for b, (slide, rows) in enumerate(zip(slides, picked, strict=True)):
-        keep, where = slide.mask[rows], slide.index[rows]
-        mask[b, : len(rows)] = keep
-        patches[b, : len(rows)][keep] = slide.patches[where[keep]]
-        position[b, : len(rows)][keep] = slide.position[where[keep]]
-        if context is not None and slide.context is not None:
-            context[b, : len(rows)][keep] = slide.context[where[keep]]
+def _pad_slides(slides: list[SlidePatches], drawn: list[DrawnPatches], context: bool) -> dict[str, Any]:
+    """The drawn patches of every slide as one padded block."""
+    shape = (len(slides), max(len(one.rows) for one in drawn))
+    patches = np.zeros((*shape, slides[0].features.shape[1]), np.float32)
+    around = np.zeros_like(patches) if context else None
+    position, mask = np.zeros((*shape, 2), np.float32), np.zeros(shape, bool)
+    for b, (slide, one) in enumerate(zip(slides, drawn, strict=True)):
+        count = len(one.rows)
+        mask[b, :count] = True
+        patches[b, :count] = slide.features[one.rows]
+        position[b, :count] = slide.position[one.rows]
+        if around is not None:
+            around[b, :count] = slide.neighbourhood.mean(slide.features, one.rows)
     return {
         "patches": torch.from_numpy(patches),
         "patch_mask": torch.from_numpy(mask),
-        "context": None if context is None else torch.from_numpy(context),
+        "context": None if around is None else torch.from_numpy(around),
         "position": torch.from_numpy(position),
+        "regions": _pad_regions([one.regions for one in drawn if one.regions is not None]),
     }
+
+
+def _pad_regions(regions: list[Int[np.ndarray, "_ S"]]) -> Int[Tensor, "B L S"] | None:
+    """Region tables of one length; a missing region has empty slots only. None where no slide has regions."""
+    if not regions:
+        return None
+    out = np.full((len(regions), max(len(one) for one in regions), regions[0].shape[1]), -1, np.int64)
+    for row, one in zip(out, regions, strict=True):
+        row[: len(one)] = one
+    return torch.from_numpy(out)

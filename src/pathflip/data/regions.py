@@ -1,18 +1,16 @@
-"""Patches to regions, neighbourhood context and positions: all that a slide's geometry tells the model."""
+"""Patches to regions: blocks of neighbouring tiles, which only the published models read."""
 
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from pydantic import BaseModel, ConfigDict, Field
 
 from pathflip.errors import FeatureError
 from pathflip.geometry import lattice_cells
 from pathflip.types import RegionGrid, SlideFeatures
 
-__all__ = ["Neighbourhood", "RegionSpec", "group_regions", "neighbour_context", "relative_positions"]
-
-CHUNK_ROWS = 16_384
+__all__ = ["RegionSpec", "group_regions"]
 
 
 class RegionSpec(BaseModel):
@@ -92,67 +90,3 @@ def _boxes(
     low = np.where(mask[..., None], corners, np.iinfo(np.int64).max).min(axis=1)
     high = np.where(mask[..., None], corners, -1).max(axis=1) + features.grid.tile_px0
     return np.concatenate([low, high - low], axis=1)
-
-
-class Neighbourhood:
-    """Who is near whom on the tile lattice, found once a slide, so that context can be computed chunk by chunk.
-
-    Args:
-        cells: column and row of every tile.
-        valid: tiles that may be looked at.
-        radius: 1 is the 3×3 neighbourhood.
-    """
-
-    def __init__(self, cells: Int[np.ndarray, "N 2"], valid: Bool[np.ndarray, " N"], radius: int = 1) -> None:
-        shifted = cells - (cells.min(axis=0) if len(cells) else 0) + radius
-        width = int(shifted[:, 0].max(initial=0)) + radius + 1
-        self._key = shifted[:, 1] * width + shifted[:, 0]
-        self._order = np.argsort(self._key, kind="stable")
-        self._sorted = self._key[self._order]
-        self._valid = valid
-        self._steps = [dy * width + dx for dy in range(-radius, radius + 1) for dx in range(-radius, radius + 1)]
-
-    def mean(
-        self, features: Float[np.ndarray, "N D"], rows: Int[np.ndarray, " V"] | slice = slice(None)
-    ) -> Float[np.ndarray, "V D"]:
-        """Mean feature of the valid tiles around each of ``rows``, itself included.
-
-        Missing and invalid neighbours are left out of the mean, so the tissue's border is not diluted with zeros.
-        Rows of invalid tiles that have no valid neighbour are zero.
-        """
-        here = self._key[rows]
-        total = np.zeros((len(here), features.shape[1]), np.float32)
-        count = np.zeros(len(here), np.float32)
-        for step in self._steps:
-            place = np.minimum(np.searchsorted(self._sorted, here + step), len(self._sorted) - 1)
-            neighbour = self._order[place]
-            found = (self._sorted[place] == here + step) & self._valid[neighbour]
-            total[found] += features[neighbour[found]]
-            count += found
-        return total / np.maximum(count, 1)[:, None]
-
-
-def neighbour_context(
-    features: Float[np.ndarray, "N D"],
-    cells: Int[np.ndarray, "N 2"],
-    valid: Bool[np.ndarray, " N"],
-    radius: int = 1,
-) -> Float[np.ndarray, "N D"]:
-    """:meth:`Neighbourhood.mean` of every row; memory: a chunk of rows beyond the result."""
-    near = Neighbourhood(cells, valid, radius)
-    out = np.zeros(features.shape, np.float32)
-    for start in range(0, len(features), CHUNK_ROWS):
-        part = slice(start, start + CHUNK_ROWS)
-        out[part] = near.mean(features, part)
-    return out
-
-
-def relative_positions(
-    coords: Int[np.ndarray, "N 2"], valid: Bool[np.ndarray, " N"], tile_px0: int
-) -> Float[np.ndarray, "N 2"]:
-    """Centre of each tile in the bounding box of the valid tiles: x and y in [0, 1], (0, 0) top-left."""
-    if not valid.any():
-        return np.zeros(coords.shape, np.float32)
-    low = coords[valid].min(axis=0)
-    extent = np.maximum(coords[valid].max(axis=0) + tile_px0 - low, 1)
-    return np.clip((coords + tile_px0 / 2 - low) / extent, 0, 1).astype(np.float32)

@@ -21,7 +21,8 @@ class Aligned:
 
     checkpoint: Checkpoint
     text: TextSpec
-    regions: RegionSpec
+    regions: RegionSpec | None
+    """How tiles form regions, for models that read these."""
     device: torch.device
 
     @property
@@ -47,5 +48,6 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Aligned:
     checkpoint.model.to(chosen).eval().requires_grad_(False)
     if chosen.type == "cpu":
         keep_laid_out(checkpoint.model)
-    regions = RegionSpec(**checkpoint.config["recipe"].get("regions", {}))
+    given = checkpoint.config["recipe"].get("regions")
+    regions = None if given is None else RegionSpec(**given)
     return Aligned(checkpoint, TextSpec(**checkpoint.config["text"]), regions, chosen)

@@ -8,98 +8,87 @@ import torch
 from jaxtyping import Float, Int
 
 from pathflip.data.align import text_to_encode
-from pathflip.data.regions import Neighbourhood, group_regions, relative_positions
+from pathflip.data.patches import DrawnPatches, Neighbourhood, relative_positions
+from pathflip.data.regions import group_regions
 from pathflip.errors import CaptionError, ConfigError, FeatureError
 from pathflip.geometry import TileGrid
 from pathflip.inference.aligned import Aligned
 from pathflip.text.statements import parse_statement
-from pathflip.types import PatchChunk, RegionGrid, SlideCode, SlideFeatures, TextCode
+from pathflip.types import PatchChunk, SlideChunks, SlideCode, SlideFeatures, TextCode
 
 __all__ = ["EncodedSlide", "encode_slide", "encode_text", "presence_scores"]
 
 TEXTS_PER_CALL = 256
 
 PATCHES_A_CHUNK = 2**11
-"""Of models that read single patches: what one core's cache holds."""
+"""What one core's cache holds."""
 
 REGION_PATCHES_A_CHUNK = 2**12
 """Of models that read regions: their queries share a product, so more at a time are faster."""
 
 PAIRS_PER_CALL = 2**24
-"""Keys times texts compared at once: three float32 arrays of that size."""
+"""Patches times texts compared at once: three float32 arrays of that size."""
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedSlide:
-    """A slide in the shared space, and which tile each key stands for (``key_of_tile`` is -1 where invalid)."""
+    """A slide in the shared space.
+
+    ``row_of_tile``: which row of ``code.patches`` stands for a tile (several share one where the model reads regions);
+    -1 where the tile is invalid.
+    """
 
     slide_id: str
     code: SlideCode
     grid: TileGrid
-    key_of_tile: Int[np.ndarray, " N"]
+    row_of_tile: Int[np.ndarray, " N"]
 
 
 @torch.no_grad()
 def encode_slide(model: Aligned, features: SlideFeatures) -> EncodedSlide:
-    """One slide into the shared space.
+    """One slide into the shared space, chunk by chunk, whatever its size.
 
     Raises:
         ContractError: features of another encoder, width, tile size or resolution than the model's.
         FeatureError: no valid patch.
     """
     model.checkpoint.contract.check(features)
-    rows = np.flatnonzero(features.valid)
-    if len(rows) == 0:
+    if not features.valid.any():
         raise FeatureError(
             f"slide '{features.slide_id}': no valid patch among {len(features.valid)}; nothing to encode"
         )
-    if hasattr(model.net, "encode_stream"):
-        code = model.net.encode_stream(_chunks(features, rows, model.device))
-        key_of_tile = np.full(len(features.valid), -1, np.int64)
-        key_of_tile[rows] = np.arange(len(rows))
-        return EncodedSlide(features.slide_id, code.to(model.device), features.grid, key_of_tile)
-    return _encode_regions(model, features)
-
-
-def _chunks(features: SlideFeatures, rows: Int[np.ndarray, " V"], device: torch.device) -> Iterator[PatchChunk]:
-    """The valid patches of a slide, thousands at a time, with their context and positions."""
-    near = Neighbourhood(features.grid.cells(), features.valid)
-    place = relative_positions(features.coords, features.valid, features.grid.tile_px0)
-    for start in range(0, len(rows), PATCHES_A_CHUNK):
-        part = rows[start : start + PATCHES_A_CHUNK]
-        patches = features.features[part].astype(np.float32, copy=False)
-        yield (
-            torch.from_numpy(patches).to(device),
-            torch.from_numpy(near.mean(features.features, part)).to(device),
-            torch.from_numpy(place[part]).to(device),
-        )
-
-
-def _region_chunks(
-    features: SlideFeatures, grid: RegionGrid, device: torch.device
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Whole regions of a slide, thousands of patches at a time; unused slots hold zeros."""
-    step = max(1, REGION_PATCHES_A_CHUNK // grid.mask.shape[1])
-    for start in range(0, len(grid.mask), step):
-        mask = grid.mask[start : start + step]
-        patches = features.features[grid.index[start : start + step]].astype(np.float32, copy=False)
-        patches[~mask] = 0
-        yield torch.from_numpy(patches[None]).to(device), torch.from_numpy(mask[None]).to(device)
-
-
-def _encode_regions(model: Aligned, features: SlideFeatures) -> EncodedSlide:
-    """Models that read whole regions get some of them at a time if they can and there are many, else all at once."""
-    grid = group_regions(features, model.regions)
-    if hasattr(model.net, "encode_regions") and grid.mask.size > getattr(model.net, "patches_at_once", 0):
-        code = model.net.encode_regions(lambda: _region_chunks(features, grid, model.device))
+    row_of_tile = np.full(len(features.valid), -1, np.int64)
+    if model.net.reads_regions:
+        grid = group_regions(features, model.regions)
+        step = max(1, REGION_PATCHES_A_CHUNK // grid.mask.shape[1])
+        drawn = [DrawnPatches.of_regions(grid, slice(start, start + step)) for start in range(0, len(grid.index), step)]
+        row_of_tile[grid.index[grid.mask]] = np.nonzero(grid.mask)[0]
     else:
-        patches, masks = zip(*_region_chunks(features, grid, model.device), strict=True)
-        code = model.net.encode_slides(torch.cat(patches, dim=1), torch.cat(masks, dim=1))
-    key_of_tile = np.full(len(features.valid), -1, np.int64)
-    region, slot = np.nonzero(grid.mask)
-    key = region * grid.mask.shape[1] + slot if model.net.keys_are_patches else region
-    key_of_tile[grid.index[region, slot]] = key
-    return EncodedSlide(features.slide_id, code, features.grid, key_of_tile)
+        rows = np.flatnonzero(features.valid)
+        drawn = [DrawnPatches(rows[i : i + PATCHES_A_CHUNK]) for i in range(0, len(rows), PATCHES_A_CHUNK)]
+        row_of_tile[rows] = np.arange(len(rows))
+    code = model.net.encode_slide(_chunks(model, features, drawn))
+    return EncodedSlide(features.slide_id, code.to(model.device), features.grid, row_of_tile)
+
+
+def _chunks(model: Aligned, features: SlideFeatures, drawn: Sequence[DrawnPatches]) -> SlideChunks:
+    """The patches of a slide, thousands at a time, with what the model reads of their surroundings."""
+    near = Neighbourhood(features.grid.cells(), features.valid) if model.net.reads_context else None
+    place = relative_positions(features.coords, features.valid, features.grid.tile_px0)
+
+    def tensor(values: np.ndarray | None) -> torch.Tensor | None:
+        return None if values is None else torch.from_numpy(values).to(model.device)
+
+    def chunks() -> Iterator[PatchChunk]:
+        for one in drawn:
+            yield PatchChunk(
+                patches=torch.from_numpy(features.features[one.rows].astype(np.float32, copy=False)).to(model.device),
+                context=tensor(None if near is None else near.mean(features.features, one.rows)),
+                position=tensor(place[one.rows]),
+                regions=tensor(one.regions),
+            )
+
+    return chunks
 
 
 @torch.no_grad()
@@ -156,7 +145,7 @@ def presence_scores(
 
 def presence_of(model: Aligned, slide: EncodedSlide, code: TextCode) -> np.ndarray:
     """Presence of every text, some texts at a time: large slides times many texts would not fit in memory at once."""
-    step = max(1, PAIRS_PER_CALL // slide.code.keys.shape[1])
+    step = max(1, PAIRS_PER_CALL // slide.code.patches.shape[1])
     parts = [model.net.presence(slide.code, _some_texts(code, i, i + step))[0] for i in range(0, len(code.texts), step)]
     return torch.cat(parts).float().cpu().numpy()
 

@@ -11,7 +11,7 @@ import torch
 from pathflip import plots
 from pathflip.errors import ContractError
 from pathflip.inference.aligned import Aligned
-from pathflip.inference.encoding import EncodedSlide, encode_slide, encode_text, presence_of
+from pathflip.inference.encoding import EncodedSlide, encode_slide, encode_text
 from pathflip.slide import open_slide, slide_id
 from pathflip.types import Heatmap, SlideFeatures
 
@@ -34,11 +34,11 @@ def ground(model: Aligned, features: SlideFeatures | EncodedSlide, text: str) ->
         raise TypeError(f"ground: got a {type(text).__name__}, expected one text; call it once for each")
     slide = features if isinstance(features, EncodedSlide) else encode_slide(model, features)
     code = encode_text(model, text)
-    heat = model.net.heat(slide.code, code)[0, 0].float().cpu().numpy()
-    scores = np.where(slide.key_of_tile >= 0, heat[slide.key_of_tile], np.nan).astype(np.float32)
-    return Heatmap(
-        slide.grid, scores, text, presence=float(presence_of(model, slide, code)[0]), negated=bool(code.negated[0])
-    )
+    similarity = model.net.patch_similarity(slide.code, code)
+    presence = float(model.net.presence(slide.code, code, similarity)[0, 0])
+    of_patch = similarity[0, 0].float().cpu().numpy()
+    scores = np.where(slide.row_of_tile >= 0, of_patch[slide.row_of_tile], np.nan).astype(np.float32)
+    return Heatmap(slide.grid, scores, text, presence=presence, negated=bool(code.negated[0]))
 
 
 def ground_to_files(

@@ -5,7 +5,6 @@ ICML 2018, eq. 9). Same patch stem, text tower and optimiser as :class:`~pathfli
 a difference is the method's.
 """
 
-from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -14,10 +13,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pathflip.losses import info_nce
-from pathflip.models.cpu import Linear
+from pathflip.models.cpu import Linear, linear
 from pathflip.models.pathflip import PatchStem, TowerConfig
 from pathflip.models.text_tower import TextEncoder
-from pathflip.types import AlignBatch, AlignOutput, PatchChunk, SlideCode, TextCode
+from pathflip.types import AlignBatch, AlignOutput, SlideChunks, SlideCode, TextCode
 
 __all__ = ["ClipConfig", "SlideCLIP"]
 
@@ -32,14 +31,15 @@ class ClipConfig(TowerConfig):
 
 
 class SlideCLIP(nn.Module):
-    """Whole-slide CLIP. Patch keys live in the same space, so that patch-text similarity gives a heatmap."""
+    """Whole-slide CLIP. Patches live in the same space, so that their similarity to a text gives a heatmap."""
 
-    keys_are_patches = True
+    reads_regions = False
     captions_are_statements = False
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
         self.config = config
+        self.reads_context = config.context
         self.stem = PatchStem(config)
         self.attention_value = Linear(config.width, config.width // 2)
         self.attention_gate = Linear(config.width, config.width // 2)
@@ -58,7 +58,7 @@ class SlideCLIP(nn.Module):
         (pooled,) = self.text([(batch.caption_ids, batch.caption_mask)], "mean")
         caption = self.caption_head(pooled)
         unused = caption.new_zeros(*batch.sub_mask.shape, self.config.embed_dim)
-        return AlignOutput(slides.slide, caption, slides.keys, slides.key_mask, unused)
+        return AlignOutput(slides.slide, caption, slides.patches, slides.patch_mask, unused)
 
     def losses(self, output: AlignOutput, batch: AlignBatch) -> dict[str, Tensor]:
         """Symmetric InfoNCE (CLIP; Radford et al. 2021) over the global batch, learned temperature."""
@@ -67,31 +67,30 @@ class SlideCLIP(nn.Module):
 
     def encode_slides(
         self,
-        patches: Float[Tensor, "B L S D"],
-        patch_mask: Bool[Tensor, "B L S"],
-        context: Float[Tensor, "B L S D"] | None = None,
-        position: Float[Tensor, "B L S 2"] | None = None,
+        patches: Float[Tensor, "B N D"],
+        mask: Bool[Tensor, "B N"],
+        context: Float[Tensor, "B N D"] | None = None,
+        position: Float[Tensor, "B N 2"] | None = None,
     ) -> SlideCode:
-        """Slides into the shared space."""
-        mask = patch_mask.flatten(1)
-        around = None if context is None else context.flatten(1, 2)[mask]
-        hidden = self.stem(patches.flatten(1, 2)[mask], around, None, self.stem.draw_shift(mask))
+        """Padded slides into the shared space (position is not read)."""
+        around = None if context is None else context[mask]
+        hidden = self.stem(patches[mask], around, None, self.stem.draw_shift(mask))
         padded = hidden.new_zeros(*mask.shape, hidden.shape[-1])
         padded[mask] = hidden
         return self._code(padded, mask)
 
-    def _code(self, padded: Float[Tensor, "B M W"], mask: Bool[Tensor, "B M"]) -> SlideCode:
+    def _code(self, padded: Float[Tensor, "B N W"], mask: Bool[Tensor, "B N"]) -> SlideCode:
         if self.config.pool == "mean":
             weight = mask / mask.sum(1, keepdim=True).clamp(min=1)
         else:
             gated = self.attention_value(padded).tanh() * self.attention_gate(padded).sigmoid()
             weight = self.attention_score(gated).squeeze(-1).masked_fill(~mask, float("-inf")).softmax(-1)
         slide = self.head(torch.einsum("bm,bmw->bw", weight.to(padded.dtype), padded))
-        return SlideCode(slide=slide, keys=self.head(padded), key_mask=mask)
+        return SlideCode(slide=slide, patches=F.normalize(self.head(padded), dim=-1), patch_mask=mask)
 
-    def encode_stream(self, chunks: Iterable[PatchChunk]) -> SlideCode:
+    def encode_slide(self, chunks: SlideChunks) -> SlideCode:
         """One slide of any size: only the hidden vectors of its patches are held at once."""
-        hidden = torch.cat([self.stem(patches, context, None) for patches, context, _ in chunks])[None]
+        hidden = torch.cat([self.stem(chunk.patches, chunk.context, None) for chunk in chunks()])[None]
         return self._code(hidden, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device))
 
     def encode_texts(
@@ -106,14 +105,16 @@ class SlideCLIP(nn.Module):
         """Cosine of slide and text."""
         return F.normalize(slides.slide, dim=-1) @ F.normalize(texts.caption, dim=-1).T
 
-    def presence(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C"]:
+    def patch_similarity(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C M"]:
+        """Cosine of each patch with the text; padded ones hold -inf."""
+        similarity = linear(slides.patches, F.normalize(texts.local, dim=-1)).mT
+        return similarity.masked_fill(~slides.patch_mask[:, None], float("-inf"))
+
+    def presence(
+        self, slides: SlideCode, texts: TextCode, patch_similarity: Float[Tensor, "B C M"] | None = None
+    ) -> Float[Tensor, "B C"]:
         """All a global model can say about one statement: its scaled similarity to the whole slide."""
         return self.logit_scale.exp().clamp(max=100) * self.similarity(slides, texts)
-
-    def heat(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C M"]:
-        """Cosine of each patch with the text; padded keys hold -inf."""
-        similarity = torch.einsum("bme,ce->bcm", F.normalize(slides.keys, dim=-1), F.normalize(texts.local, dim=-1))
-        return similarity.masked_fill(~slides.key_mask[:, None], float("-inf"))
 
     @torch.no_grad()
     def set_feature_statistics(self, mean: Float[Tensor, " D"], std: Float[Tensor, " D"]) -> None:

@@ -177,9 +177,7 @@ class MultiHeadAttention(nn.Module):
         return self.out_proj(heads.transpose(-2, -3).flatten(-2))
 
     def over_chunks(
-        self,
-        query: Float[Tensor, "B T E"],
-        chunks: Iterable[tuple[Float[Tensor, "B _ E"], Bool[Tensor, "B _"]]],
+        self, query: Float[Tensor, "B T E"], chunks: Iterable[Float[Tensor, "B _ E"]]
     ) -> Float[Tensor, "B T E"]:
         """:meth:`forward` (without dropout) over keys that come in chunks and serve as values too.
 
@@ -190,9 +188,9 @@ class MultiHeadAttention(nn.Module):
         q = q * q.shape[-1] ** -0.5
         high = torch.full_like(q[..., :1], torch.finfo(q.dtype).min)
         norm, total = torch.zeros_like(high), torch.zeros_like(q)
-        for rows, mask in chunks:
+        for rows in chunks:
             k, v = self._project(rows, 1), self._project(rows, 2)
-            logits = (q @ k.mT).masked_fill(~mask[:, None, None, :], torch.finfo(q.dtype).min)
+            logits = q @ k.mT
             higher = torch.maximum(high, logits.amax(dim=-1, keepdim=True))
             shrink, weights = (high - higher).exp(), (logits - higher).exp()
             total, norm = total * shrink + weights @ v, norm * shrink + weights.sum(dim=-1, keepdim=True)

@@ -91,32 +91,34 @@ def examine(net: AlignModel, code: SlideCode, place: Float[Tensor, "M 2"], texts
     Returns:
         Findings on the CPU.
     """
-    step = max(1, TEXTS_AT_ONCE // max(1, code.keys.shape[1]))
+    step = max(1, TEXTS_AT_ONCE // max(1, code.patches.shape[1]))
     parts = [_examine(net, code, place, _rows(texts, i, i + step), num_best) for i in range(0, len(texts.texts), step)]
     return Findings(*(torch.cat([getattr(part, f.name) for part in parts]).cpu() for f in fields(Findings)))
 
 
 def _examine(net: AlignModel, code: SlideCode, place: Tensor, texts: TextCode, num_best: int) -> Findings:
-    real = code.key_mask[0]
-    keys, place = code.keys[0][real], place[real]
-    heat = net.heat(code, texts)[0][:, real].float()
+    real = code.patch_mask[0]
+    keys, place = code.patches[0][real], place[real]
+    similarity = net.patch_similarity(code, texts)
+    heat = similarity[0][:, real].float()
     z = (heat - heat.mean(1, keepdim=True)) / heat.std(1, keepdim=True, unbiased=False).clamp(min=1e-6)
     weight = (FOCUS * z).softmax(-1)
     pooled = weight @ F.normalize(keys.float(), dim=-1)
     best = heat.topk(min(num_best, heat.shape[1]), dim=1)
     index = real.nonzero()[:, 0][best.indices]
-    numbers = _measure(net, code, texts, heat, weight, place)
+    presence = net.presence(code, texts, similarity)[0].float()
+    numbers = _measure(net, code, texts, presence, heat, weight, place)
     return Findings(unit(pooled), unit(texts.local), numbers, index, best.values)
 
 
 def _measure(
-    net: AlignModel, code: SlideCode, texts: TextCode, heat: Tensor, weight: Tensor, place: Tensor
+    net: AlignModel, code: SlideCode, texts: TextCode, presence: Tensor, heat: Tensor, weight: Tensor, place: Tensor
 ) -> Float[Tensor, "C F"]:
     out = heat.new_zeros(len(heat), NUM_NUMBERS)
     margin = texts.margin.float() if texts.margin is not None else heat.mean(1) + 2 * heat.std(1, unbiased=False)
     above = heat - margin[:, None]
     share = (above > 0).float().mean(1)
-    out[:, _PRESENCE] = net.presence(code, texts)[0].float().clamp(-20, 20)
+    out[:, _PRESENCE] = presence.clamp(-20, 20)
     out[:, _GATE] = 1.0 if texts.gate is None else texts.gate.float()
     out[:, _MARGIN] = margin
     out[:, _SIGN] = 1.0 - 2.0 * texts.negated.float()
@@ -190,7 +192,7 @@ def unit(vectors: Float[Tensor, "V E"]) -> Float[Tensor, "V E"]:
 def slide_numbers(code: SlideCode) -> Float[Tensor, "1 F"]:
     """Numbers of the slide's own token: how large it is."""
     out = torch.zeros(1, NUM_NUMBERS)
-    out[0, _COUNT] = code.key_mask.sum().float().log1p()
+    out[0, _COUNT] = code.patch_mask.sum().float().log1p()
     return out
 
 

@@ -1,13 +1,12 @@
 """PathFLIP, the default model: texts meet patches, not windows, and say what a slide cannot show.
 
-What differs from the published model (``published.py``) and why is told in docs/method.md. In short: keys are
+What differs from the published model (``pathflip.published``) and why is told in docs/method.md. In short: texts meet
 patches with their neighbourhood, pooled by their similarity to the text; every statement of the batch is a candidate
 for every slide; each statement predicts a gate (can a slide show this at all?) and a margin (how similar is enough?);
 negation is a sign, not something the text encoder must discover; and the score for retrieval is the mean over
 a caption's statements, trained as such.
 """
 
-from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -27,7 +26,7 @@ from pathflip.losses import (
 )
 from pathflip.models.cpu import Linear, linear
 from pathflip.models.text_tower import TextConfig, TextEncoder
-from pathflip.types import AlignBatch, AlignOutput, PatchChunk, SlideCode, TextCode
+from pathflip.types import AlignBatch, AlignOutput, SlideChunks, SlideCode, TextCode
 
 __all__ = ["PatchStem", "PathFLIP", "PathFLIPConfig", "TowerConfig"]
 
@@ -106,14 +105,15 @@ class PathFLIPConfig(TowerConfig):
 
 
 class PathFLIP(nn.Module):
-    """Text-conditioned alignment over patch keys. Satisfies :class:`~pathflip.types.AlignModel`."""
+    """Text-conditioned alignment over patches. Satisfies :class:`~pathflip.types.AlignModel`."""
 
-    keys_are_patches = True
+    reads_regions = False
     captions_are_statements = True
 
     def __init__(self, config: PathFLIPConfig) -> None:
         super().__init__()
         self.config = config
+        self.reads_context = config.context
         self.stem = PatchStem(config)
         self.slide_pool = nn.Linear(config.width, 1)
         self.slide_head = nn.Sequential(
@@ -145,8 +145,8 @@ class PathFLIP(nn.Module):
         return AlignOutput(
             slide=slides.slide,
             caption=caption,
-            keys=slides.keys,
-            key_mask=slides.key_mask,
+            patches=slides.patches,
+            patch_mask=slides.patch_mask,
             subcaptions=local.view(*shape, -1),
             gate=gate.view(shape),
             margin=margin.view(shape),
@@ -169,7 +169,7 @@ class PathFLIP(nn.Module):
         sub_mask, sub_false = gather_with_grad(batch.sub_mask), gather_with_grad(batch.sub_false)
         own = local_rows(len(output.slide), len(sub_mask))
         own_statements = slice(own.start * sub_mask.shape[1], own.stop * sub_mask.shape[1])
-        logits = self._logits(output.keys, output.key_mask, statements)
+        logits = self._logits(output.patches, output.patch_mask, statements)
         truth = statement_labels(
             batch.caption_keys, gather_with_grad(batch.sub_key), sub_mask, sub_false, first_slide=own.start
         )
@@ -183,40 +183,44 @@ class PathFLIP(nn.Module):
 
     def encode_slides(
         self,
-        patches: Float[Tensor, "B L S D"],
-        patch_mask: Bool[Tensor, "B L S"],
-        context: Float[Tensor, "B L S D"] | None = None,
-        position: Float[Tensor, "B L S 2"] | None = None,
+        patches: Float[Tensor, "B N D"],
+        mask: Bool[Tensor, "B N"],
+        context: Float[Tensor, "B N D"] | None = None,
+        position: Float[Tensor, "B N 2"] | None = None,
     ) -> SlideCode:
-        """Slides into the shared space; only real patches are computed."""
-        mask = patch_mask.flatten(1)
+        """Padded slides into the shared space; only real patches are computed."""
         hidden = self.stem(
-            patches.flatten(1, 2)[mask],
-            None if context is None else context.flatten(1, 2)[mask],
-            None if position is None else position.flatten(1, 2)[mask],
+            patches[mask],
+            None if context is None else context[mask],
+            None if position is None else position[mask],
             self.stem.draw_shift(mask),
         )
         padded = hidden.new_zeros(*mask.shape, hidden.shape[-1])
         padded[mask] = hidden
-        projected = self.key_head(hidden)
-        keys = projected.new_zeros(*mask.shape, self.config.embed_dim)
-        keys[mask] = projected
+        embedded = self._embed_patches(hidden)
+        embeddings = embedded.new_zeros(*mask.shape, self.config.embed_dim)
+        embeddings[mask] = embedded
         mean = padded.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
         weight = self.slide_pool(padded).squeeze(-1).masked_fill(~mask, float("-inf")).softmax(-1)
         attended = torch.einsum("bm,bmw->bw", weight.to(padded.dtype), padded)
-        return SlideCode(slide=self.slide_head(torch.cat([mean, attended], -1)), keys=keys, key_mask=mask)
+        slide = self.slide_head(torch.cat([mean, attended], -1))
+        return SlideCode(slide=slide, patches=embeddings, patch_mask=mask)
 
-    def encode_stream(self, chunks: Iterable[PatchChunk]) -> SlideCode:
+    def _embed_patches(self, hidden: Float[Tensor, "V W"]) -> Float[Tensor, "V E"]:
+        """Patch embeddings, of unit length from here on."""
+        return F.normalize(self.key_head(hidden), dim=-1)
+
+    def encode_slide(self, chunks: SlideChunks) -> SlideCode:
         """One slide of any size, chunk by chunk: the same code as :meth:`encode_slides` of the whole, in the memory of
-        a chunk and the keys. Softmax pooling is carried along as (largest logit, sum, weighted sum) (Milakov &
+        a chunk and the embeddings. Softmax pooling is carried along as (largest logit, sum, weighted sum) (Milakov &
         Gimelshein 2018, arXiv 1805.02867).
         """
-        keys, count = [], 0
+        embeddings, count = [], 0
         total = weighted = None
         high = norm = torch.tensor(0.0)
-        for chunk in chunks:
-            hidden = self.stem(*chunk)
-            keys.append(self.key_head(hidden))
+        for chunk in chunks():
+            hidden = self.stem(chunk.patches, chunk.context, chunk.position)
+            embeddings.append(self._embed_patches(hidden))
             count += len(hidden)
             logit = self.slide_pool(hidden).squeeze(-1)
             if total is None or weighted is None:
@@ -227,9 +231,10 @@ class PathFLIP(nn.Module):
             total = total + hidden.sum(0)
             weighted, norm, high = weighted * shrink + weight @ hidden, norm * shrink + weight.sum(), higher
         if total is None or weighted is None:
-            raise FeatureError("encode_stream: got no patch, expected at least one")
+            raise FeatureError("encode_slide: got no patch, expected at least one")
         slide = self.slide_head(torch.cat([total / count, weighted / norm])[None])
-        return SlideCode(slide=slide, keys=torch.cat(keys)[None], key_mask=torch.ones(1, count, dtype=torch.bool))
+        mask = torch.ones(1, count, dtype=torch.bool, device=slide.device)
+        return SlideCode(slide=slide, patches=torch.cat(embeddings)[None], patch_mask=mask)
 
     def encode_texts(
         self, texts: tuple[str, ...], ids: Int[Tensor, "C T"], mask: Bool[Tensor, "C T"], negated: Bool[Tensor, " C"]
@@ -243,14 +248,19 @@ class PathFLIP(nn.Module):
         """Cosine of slide and caption embeddings."""
         return F.normalize(slides.slide, dim=-1) @ F.normalize(texts.caption, dim=-1).T
 
-    def presence(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C"]:
-        """A logit that the slide shows what the text states; near 0 where the text says a slide cannot show it."""
-        return self._logits(slides.keys, slides.key_mask, texts)
+    def patch_similarity(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C M"]:
+        """Cosine of each patch with the text; padded ones hold -inf."""
+        similarity = linear(slides.patches, F.normalize(texts.local, dim=-1)).mT
+        return similarity.masked_fill(~slides.patch_mask[:, None], float("-inf"))
 
-    def heat(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C M"]:
-        """Cosine of each patch key with the text; padded keys hold -inf."""
-        similarity = torch.einsum("bme,ce->bcm", F.normalize(slides.keys, dim=-1), F.normalize(texts.local, dim=-1))
-        return similarity.masked_fill(~slides.key_mask[:, None], float("-inf"))
+    def presence(
+        self, slides: SlideCode, texts: TextCode, patch_similarity: Float[Tensor, "B C M"] | None = None
+    ) -> Float[Tensor, "B C"]:
+        """A logit that the slide shows what the text states; near 0 where the text says a slide cannot show it."""
+        if patch_similarity is None:
+            return self._logits(slides.patches, slides.patch_mask, texts)
+        weight = (self._sharpness() * patch_similarity).softmax(-1)
+        return self._logits_of_pooled(weight @ slides.patches, F.normalize(texts.local, dim=-1), texts)
 
     @torch.no_grad()
     def set_feature_statistics(self, mean: Float[Tensor, " D"], std: Float[Tensor, " D"]) -> None:
@@ -266,17 +276,24 @@ class PathFLIP(nn.Module):
         margin = raw[:, 1] if self.config.margin else torch.full_like(raw[:, 1], self.config.initial_margin)
         return self.local_head(pooled), gate, margin
 
+    def _sharpness(self) -> Float[Tensor, "1"]:
+        return self.log_sharpness.exp().clamp(max=100)
+
     def _logits(
-        self, keys: Float[Tensor, "B M E"], key_mask: Bool[Tensor, "B M"], texts: TextCode
+        self, patches: Float[Tensor, "B M E"], mask: Bool[Tensor, "B M"], texts: TextCode
     ) -> Float[Tensor, "B C"]:
-        """gate · scale · sign · (cos(o, t) - margin) with o = Σ softmax(β k·t) k, the keys pooled by their similarity
-        to the text (keys and texts of unit length).
+        """gate · scale · sign · (cos(o, t) - margin) with o = Σ softmax(β p·t) p: the patches pooled by their
+        similarity to the text, patches and texts of unit length.
         """
-        unit_keys, unit_texts = F.normalize(keys, dim=-1), F.normalize(texts.local, dim=-1)
-        similarity = linear(unit_keys, self.log_sharpness.exp().clamp(max=100) * unit_texts)
-        if keys.device.type != "cpu" or not bool(key_mask.all()):
-            similarity = similarity.masked_fill(~key_mask[..., None], float("-inf"))
-        pooled = similarity.softmax(1).mT @ unit_keys
+        unit_texts = F.normalize(texts.local, dim=-1)
+        similarity = linear(patches, self._sharpness() * unit_texts)
+        if patches.device.type != "cpu" or not bool(mask.all()):
+            similarity = similarity.masked_fill(~mask[..., None], float("-inf"))
+        return self._logits_of_pooled(similarity.softmax(1).mT @ patches, unit_texts, texts)
+
+    def _logits_of_pooled(
+        self, pooled: Float[Tensor, "B C E"], unit_texts: Float[Tensor, "C E"], texts: TextCode
+    ) -> Float[Tensor, "B C"]:
         cosine = (pooled * unit_texts).sum(-1) / pooled.norm(dim=-1).clamp(min=1e-6)
         sign = 1.0 - 2.0 * texts.negated.to(cosine.dtype)
         gate = 1.0 if texts.gate is None else texts.gate

@@ -1,12 +1,11 @@
 """The published model, variant 2 (the authors' later release): latent tokens read the patches, patches read them back.
 
-Keys are patches. Defaults are right where the released code is wrong; :data:`AS_RELEASED` brings its behaviour back
+Defaults are right where the released code is wrong; :data:`AS_RELEASED` brings its behaviour back
 (docs/published.md).
 """
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -20,9 +19,9 @@ from pathflip.errors import ConfigError
 from pathflip.models.layers import MultiHeadAttention, TextKeyAttention, drop_padding, dropout
 from pathflip.models.text_tower import Block, Pooling, TextConfig, TextEncoder
 from pathflip.published.negatives import met_by_blocks, met_in_global_batch
-from pathflip.types import AlignBatch, AlignOutput, RegionChunks, SlideCode, TextCode
+from pathflip.types import AlignBatch, AlignOutput, SlideChunks, SlideCode, TextCode
 
-__all__ = ["AS_RELEASED", "LatentMaps", "PerceiverConfig", "PerceiverPathFLIP"]
+__all__ = ["AS_RELEASED", "PerceiverConfig", "PerceiverPathFLIP"]
 
 AS_RELEASED: dict[str, Any] = {
     "raw_logit_scale": True,
@@ -109,24 +108,6 @@ class PerceiverConfig(BaseModel):
         )
 
 
-@dataclass(frozen=True, eq=False)
-class LatentMaps:
-    """Attention weights of the slide encoder, mean of the heads.
-
-    Attributes:
-        read: latent tokens over patches, first layer; row 0 is the global token's map.
-        among: latent tokens over each other, first layer.
-        write: patches over latent tokens.
-        text: texts over patches by the released grounding path, which skips the projection its head was trained
-            behind; None without a text-conditioned head.
-    """
-
-    read: Float[Tensor, "B Q M"]
-    among: Float[Tensor, "B Q Q"]
-    write: Float[Tensor, "B M Q"]
-    text: Float[Tensor, "B C M"] | None
-
-
 class _Mlp(nn.Module):
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
@@ -157,11 +138,11 @@ class LatentBlock(nn.Module):
         return x + self.mlp(self.norm_ffn(x))
 
     def over_chunks(
-        self, x: Float[Tensor, "B Q E"], chunks: Iterable[tuple[Float[Tensor, "B _ E"], Bool[Tensor, "B _"]]]
+        self, x: Float[Tensor, "B Q E"], chunks: Iterable[Float[Tensor, "B _ E"]]
     ) -> Float[Tensor, "B Q E"]:
-        """:meth:`forward` (without dropout) over rows y that come in chunks, each with its mask."""
+        """:meth:`forward` (without dropout) over rows y that come in chunks."""
         norm = self.norm_kv or self.norm_q
-        x = x + self.attention.over_chunks(self.norm_q(x), ((norm(y), mask) for y, mask in chunks))
+        x = x + self.attention.over_chunks(self.norm_q(x), (norm(y) for y in chunks))
         return x + self.mlp(self.norm_ffn(x))
 
     def weights(
@@ -176,9 +157,10 @@ def _projection(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
 
 
 class PerceiverPathFLIP(nn.Module):
-    """Variant 2. Satisfies :class:`~pathflip.types.AlignModel`; keys are patches."""
+    """Variant 2. Satisfies :class:`~pathflip.types.AlignModel`."""
 
-    keys_are_patches = True
+    reads_context = False
+    reads_regions = False
     captions_are_statements = False
 
     def __init__(self, config: PerceiverConfig) -> None:
@@ -216,53 +198,45 @@ class PerceiverPathFLIP(nn.Module):
         subs = (batch.sub_ids.flatten(0, 1), batch.sub_token_mask.flatten(0, 1))
         caption, sub = self.text_encoder([(batch.caption_ids, batch.caption_mask), subs], self.config.pooling)
         sub = self.local_head(sub).unflatten(0, batch.sub_mask.shape)
-        return AlignOutput(code.slide, self.caption_head(caption), code.keys, code.key_mask, sub)
+        return AlignOutput(code.slide, self.caption_head(caption), code.patches, code.patch_mask, sub)
 
-    def encode_slides(
-        self,
-        patches: Float[Tensor, "B L S D"],
-        patch_mask: Bool[Tensor, "B L S"],
-        context: Float[Tensor, "B L S D"] | None = None,
-        position: Float[Tensor, "B L S 2"] | None = None,
-    ) -> SlideCode:
-        """Slides into the shared space (context and position are not read)."""
-        tokens, features, mask = self.encode_patches(patches, patch_mask)
-        return SlideCode(slide=self.slide_head(tokens[:, 0]), keys=self.key_head(features), key_mask=mask)
+    def encode_slides(self, patches: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"]) -> SlideCode:
+        """Padded slides into the shared space."""
+        tokens, features = self.encode_patches(patches, mask)
+        return SlideCode(slide=self.slide_head(tokens[:, 0]), patches=self.key_head(features), patch_mask=mask)
 
     def encode_patches(
-        self, patches: Float[Tensor, "B L S D"], patch_mask: Bool[Tensor, "B L S"]
-    ) -> tuple[Float[Tensor, "B Q E"], Float[Tensor, "B M E"], Bool[Tensor, "B M"]]:
-        """Latent tokens, patch features that have read them, and which of these are real."""
-        x, mask = self._project(patches, patch_mask)
+        self, patches: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"]
+    ) -> tuple[Float[Tensor, "B Q E"], Float[Tensor, "B N E"]]:
+        """Latent tokens, and patch features that have read them."""
+        x = self._project(patches, mask)
         tokens = self._read(x, mask)
         features = self.decoder(x, tokens)
-        return tokens, features + x if self.config.second_skip else features, mask
+        return tokens, features + x if self.config.second_skip else features
 
-    def encode_regions(self, chunks: RegionChunks) -> SlideCode:
-        """One slide of any size, some regions at a time: the code of :meth:`encode_slides`, without gradients.
+    def encode_slide(self, chunks: SlideChunks) -> SlideCode:
+        """One slide of any size, chunk by chunk: the code of :meth:`encode_slides`, without gradients.
 
-        The patches are read once for every block of latents and once to be decoded; only their keys are kept.
+        The patches are read once for every block of latents and once to be decoded; only their embeddings are kept.
         """
         tokens = self.latents
         for block in self.blocks:
-            read = (self._project(*chunk) for chunk in chunks())
-            tokens = block["cross"].over_chunks(tokens, read)  # type: ignore[index]
+            projected = (self._project(chunk.patches[None]) for chunk in chunks())
+            tokens = block["cross"].over_chunks(tokens, projected)  # type: ignore[index]
             tokens = block["self"](tokens, tokens)  # type: ignore[index]
-        mask = torch.cat([mask.flatten(1) for _, mask in chunks()], dim=1)
-        keys = tokens.new_empty(1, mask.shape[1], self.config.embed_dim)
-        done = 0
+        embeddings = []
         for chunk in chunks():
-            x, _ = self._project(*chunk)
+            x = self._project(chunk.patches[None])
             features = self.decoder(x, tokens)
-            features = features + x if self.config.second_skip else features
-            keys[:, done : done + x.shape[1]] = self.key_head(features)
-            done += x.shape[1]
-        return SlideCode(slide=self.slide_head(tokens[:, 0]), keys=keys, key_mask=mask)
+            embeddings.append(self.key_head(features + x if self.config.second_skip else features))
+        patches = torch.cat(embeddings, dim=1)
+        mask = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
+        return SlideCode(slide=self.slide_head(tokens[:, 0]), patches=patches, patch_mask=mask)
 
-    def _project(self, patches: Tensor, patch_mask: Tensor) -> tuple[Float[Tensor, "B M E"], Bool[Tensor, "B M"]]:
+    def _project(self, patches: Tensor, mask: Tensor | None = None) -> Float[Tensor, "B N E"]:
         if patches.shape[-1] != self.config.feature_dim:
             raise ConfigError(f"patch features are {patches.shape[-1]} wide, expected {self.config.feature_dim}")
-        return self.patch_proj(drop_padding(patches, patch_mask).flatten(1, 2)), patch_mask.flatten(1)
+        return self.patch_proj(patches if mask is None else drop_padding(patches, mask))
 
     def _read(self, x: Float[Tensor, "B M E"], mask: Bool[Tensor, "B M"]) -> Float[Tensor, "B Q E"]:
         tokens = self.latents.expand(len(x), -1, -1)
@@ -285,40 +259,28 @@ class PerceiverPathFLIP(nn.Module):
         """Cosine of slide and caption embeddings."""
         return losses.cosine(slides.slide, texts.caption)
 
-    def presence(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C"]:
-        """The region loss's logit: scaled cosine of a text and what it found among the patches."""
-        found = self._found(texts.local, slides.keys, slides.key_mask)
+    def presence(
+        self, slides: SlideCode, texts: TextCode, patch_similarity: Float[Tensor, "B C M"] | None = None
+    ) -> Float[Tensor, "B C"]:
+        """The region loss's logit: scaled cosine of a text and what it pooled among the patches."""
+        pooled = self._pooled(texts.local, slides.patches, slides.patch_mask)
         scale, bias = self._scaling()
-        return scale * F.cosine_similarity(found.float(), texts.local.float(), dim=-1, eps=1e-12) + bias
+        return scale * F.cosine_similarity(pooled.float(), texts.local.float(), dim=-1, eps=1e-12) + bias
 
-    def heat(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C M"]:
+    def patch_similarity(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C M"]:
         """Cosine of patches and text; with a text-conditioned head its attention, mean of the heads."""
         if self.region_head is None:
-            scores = losses.cosine(texts.local.expand(len(slides.keys), -1, -1), slides.keys)
+            scores = losses.cosine(texts.local.expand(len(slides.patches), -1, -1), slides.patches)
         else:
-            scores = self.region_head.weights(texts.local, slides.keys, slides.key_mask).mean(dim=1)
-        return scores.masked_fill(~slides.key_mask.unsqueeze(1), float("-inf"))
+            scores = self.region_head.weights(texts.local, slides.patches, slides.patch_mask).mean(dim=1)
+        return scores.masked_fill(~slides.patch_mask.unsqueeze(1), float("-inf"))
 
-    def attention_maps(
-        self, patches: Float[Tensor, "B L S D"], patch_mask: Bool[Tensor, "B L S"], texts: TextCode
-    ) -> LatentMaps:
-        """The maps the released code shows (a second pass: training and scoring never pay for them)."""
-        x, mask = self._project(patches, patch_mask)
-        start = self.latents.expand(len(x), -1, -1)
-        first: Any = self.blocks[0]
-        tokens, features, _ = self.encode_patches(patches, patch_mask)
-        text = None if self.region_head is None else self.region_head.weights(texts.local, features, mask).mean(dim=1)
-        after = first["cross"](start, x, mask)
-        return LatentMaps(
-            read=first["cross"].weights(start, x, mask),
-            among=first["self"].weights(after, after),
-            write=self.decoder.weights(x, tokens),
-            text=text,
-        )
+    def set_feature_statistics(self, mean: Float[Tensor, " D"], std: Float[Tensor, " D"]) -> None:
+        """Nothing: the published model takes features as they come."""
 
     # ------------------------------------------------------------------------------------------ training
 
-    def _found(
+    def _pooled(
         self, texts: Float[Tensor, "*b C E"], keys: Float[Tensor, "B M E"], key_mask: Bool[Tensor, "B M"]
     ) -> Float[Tensor, "B C E"]:
         """What each text found among a slide's patches."""
@@ -352,7 +314,7 @@ class PerceiverPathFLIP(nn.Module):
 
     def _soft_top_k_loss(self, output: AlignOutput, batch: AlignBatch) -> Tensor:
         return losses.soft_top_k(
-            self._found(output.subcaptions, output.keys, output.key_mask),
+            self._pooled(output.subcaptions, output.patches, output.patch_mask),
             output.subcaptions,
             *self._scaling(),
             self.config.normalize,
@@ -367,8 +329,8 @@ class PerceiverPathFLIP(nn.Module):
             texts, labels = met_by_blocks(output, batch, candidates, config.repeats_are_negatives)
         else:
             texts, labels = met_in_global_batch(output, batch, candidates, True, config.repeats_are_negatives)
-        found = self._found(texts, output.keys, output.key_mask)
-        loss = losses.text_conditioned(found, texts, labels, *scaling, config.normalize)
+        pooled = self._pooled(texts, output.patches, output.patch_mask)
+        loss = losses.text_conditioned(pooled, texts, labels, *scaling, config.normalize)
         if not config.slide_term:
             return loss
         texts, labels = met_in_global_batch(output, batch, None, False, config.repeats_are_negatives)

@@ -6,7 +6,6 @@ is wrong the default here is right and a setting brings the old behaviour back (
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -23,9 +22,10 @@ from pathflip.models.text_tower import Block, TextConfig, TextLayer, encode
 from pathflip.published.negatives import met_by_blocks, met_in_global_batch
 from pathflip.published.patch_attention import ChunkReader
 from pathflip.published.qformer import QFormer
-from pathflip.types import AlignBatch, AlignOutput, RegionChunks, SlideCode, TextCode
+from pathflip.published.regions import by_region
+from pathflip.types import AlignBatch, AlignOutput, SlideChunks, SlideCode, TextCode
 
-__all__ = ["AS_RELEASED", "AttentionMaps", "PublishedConfig", "PublishedPathFLIP"]
+__all__ = ["AS_RELEASED", "PublishedConfig", "PublishedPathFLIP"]
 
 AS_RELEASED: dict[str, Any] = {
     "raw_logit_scale": True,
@@ -103,28 +103,12 @@ class PublishedConfig(BaseModel):
         )
 
 
-@dataclass(frozen=True, eq=False)
-class AttentionMaps:
-    """What the published code shows as heatmaps.
-
-    Attributes:
-        slide: the slide queries over all patches, in the last layer that reads patches.
-        regions: the same of each region over its own patches; every region sums to 1 by itself.
-        text: each text over the regions, mean of the heads.
-    """
-
-    slide: Float[Tensor, "B H Q N"]
-    regions: Float[Tensor, "B H Q L S"]
-    text: Float[Tensor, "B C L"]
-
-
 class PublishedPathFLIP(nn.Module):
-    """Variant 1. Satisfies :class:`~pathflip.types.AlignModel`; keys are regions."""
+    """Variant 1. Satisfies :class:`~pathflip.types.AlignModel`; texts are compared with regions."""
 
-    keys_are_patches = False
+    reads_context = False
+    reads_regions = True
     captions_are_statements = False
-    patches_at_once = 2**14
-    """Slides of up to so many patches are encoded in one call: a tenth faster than chunk by chunk."""
 
     def __init__(self, config: PublishedConfig) -> None:
         super().__init__()
@@ -151,11 +135,11 @@ class PublishedPathFLIP(nn.Module):
 
     def forward(self, batch: AlignBatch) -> AlignOutput:
         """Encode both sides of a batch; captions and sub-captions in one pass."""
-        code = self.encode_slides(batch.patches, batch.patch_mask)
+        code = self.encode_slides(batch.patches, batch.patch_mask, batch.regions)
         subs = (batch.sub_ids.flatten(0, 1), batch.sub_token_mask.flatten(0, 1))
         caption, sub = self.embed_texts([(batch.caption_ids, batch.caption_mask), subs])
         sub = sub.unflatten(0, batch.sub_mask.shape)
-        return AlignOutput(slide=code.slide, caption=caption, keys=code.keys, key_mask=code.key_mask, subcaptions=sub)
+        return AlignOutput(code.slide, caption, code.patches, code.patch_mask, sub)
 
     def embed_texts(self, blocks: list[Block]) -> list[Float[Tensor, "_ E"]]:
         """Embeddings of several padded blocks of texts, (ids, mask) each."""
@@ -164,37 +148,38 @@ class PublishedPathFLIP(nn.Module):
         return [self.text_proj(rows) for rows in hidden]
 
     def encode_slides(
-        self,
-        patches: Float[Tensor, "B L S D"],
-        patch_mask: Bool[Tensor, "B L S"],
-        context: Float[Tensor, "B L S D"] | None = None,
-        position: Float[Tensor, "B L S 2"] | None = None,
+        self, patches: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"], regions: Int[Tensor, "B L S"] | None
     ) -> SlideCode:
-        """Slides into the shared space (context and position are not read)."""
-        x, mask = self.project_patches(patches, patch_mask)
-        pooled = self.slide_proj(self.qformer(self.query_tokens, x, mask).mean(dim=2))
-        region_mask = patch_mask.any(dim=2)
-        real = torch.cat([torch.ones_like(region_mask[:, :1]), region_mask], dim=1)
-        mixed = self.mixing(pooled, src_key_padding_mask=None if mask is None else ~real)
-        return SlideCode(slide=mixed[:, 0], keys=mixed[:, 1:], key_mask=region_mask)
+        """Padded slides into the shared space."""
+        grouped, real = by_region(patches, mask, regions)
+        x, mask_of_x = self.project_patches(grouped, real)
+        pooled = self.slide_proj(self.qformer(self.query_tokens, x, mask_of_x).mean(dim=2))
+        region_mask = real.any(dim=2)
+        tokens = torch.cat([torch.ones_like(region_mask[:, :1]), region_mask], dim=1)
+        mixed = self.mixing(pooled, src_key_padding_mask=None if mask_of_x is None else ~tokens)
+        return SlideCode(slide=mixed[:, 0], patches=mixed[:, 1:], patch_mask=region_mask)
 
     @torch.no_grad()
-    def encode_regions(self, chunks: RegionChunks) -> SlideCode:
+    def encode_slide(self, chunks: SlideChunks) -> SlideCode:
         """One slide of any size, some regions at a time: the code of :meth:`encode_slides`, without gradients.
 
         A region depends on no other until they are mixed. The slide's own queries read all patches, which are kept as
         projected: E numbers each.
         """
         parts, masks, pooled = [], [], []
-        for patches, mask in chunks():
-            x, real = self.project_patches(patches, mask)
+        for chunk in chunks():
+            everything = torch.ones(1, len(chunk.patches), dtype=torch.bool, device=chunk.patches.device)
+            grouped, mask = by_region(
+                chunk.patches[None], everything, None if chunk.regions is None else chunk.regions[None]
+            )
+            x, real = self.project_patches(grouped, mask)
             pooled.append(self.qformer(self.query_tokens, x, real, slide=False).mean(dim=2))
             parts.append((x.flatten(1, 2), None if real is None else real.flatten(1)))
             masks.append(mask.any(dim=2))
         region_mask = torch.cat(masks, dim=1)
         slide = self.qformer.answer(self.query_tokens, ChunkReader(parts)).mean(dim=2)
         mixed = self._mix(self.slide_proj(torch.cat([slide, *pooled], dim=1)), region_mask)
-        return SlideCode(slide=mixed[:, 0], keys=mixed[:, 1:], key_mask=region_mask)
+        return SlideCode(slide=mixed[:, 0], patches=mixed[:, 1:], patch_mask=region_mask)
 
     def _mix(self, tokens: Float[Tensor, "B R E"], region_mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B R E"]:
         """Slide and regions, mixed. Without torch's inference path, which keeps R × R weights of every head."""
@@ -231,30 +216,21 @@ class PublishedPathFLIP(nn.Module):
         """Cosine of slide and caption embeddings."""
         return losses.cosine(slides.slide, texts.caption)
 
-    def presence(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C"]:
-        """The region loss's logit: scaled cosine of a text and what it found among the regions."""
-        attended = self.region_head(texts.local, slides.keys, slides.key_mask)
+    def presence(
+        self, slides: SlideCode, texts: TextCode, patch_similarity: Float[Tensor, "B C M"] | None = None
+    ) -> Float[Tensor, "B C"]:
+        """The region loss's logit: scaled cosine of a text and what it attended to among the regions."""
+        attended = self.region_head(texts.local, slides.patches, slides.patch_mask)
         scale, bias = self._scaling()
         return scale * F.cosine_similarity(attended.float(), texts.local.float(), dim=-1, eps=1e-12) + bias
 
-    def heat(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C M"]:
+    def patch_similarity(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C M"]:
         """Attention of each text over the regions, mean of the heads."""
-        weights = self.region_head.weights(texts.local, slides.keys, slides.key_mask).mean(dim=1)
-        return weights.masked_fill(~slides.key_mask.unsqueeze(1), float("-inf"))
+        weights = self.region_head.weights(texts.local, slides.patches, slides.patch_mask).mean(dim=1)
+        return weights.masked_fill(~slides.patch_mask.unsqueeze(1), float("-inf"))
 
-    def attention_maps(
-        self, patches: Float[Tensor, "B L S D"], patch_mask: Bool[Tensor, "B L S"], texts: TextCode
-    ) -> AttentionMaps:
-        """The maps the published code shows (a second pass: training and scoring never pay for them)."""
-        x, mask = self.project_patches(patches, patch_mask)
-        last = max(i for i, layer in enumerate(self.qformer.layers) if layer.cross_attention is not None)
-        layer: Any = self.qformer.layers[last]
-        h = layer.self_attention(self.qformer(self.query_tokens, x, mask, stop=last))
-        slide = layer.cross_attention.weights(h[:, 0], x.flatten(1, 2), None if mask is None else mask.flatten(1))
-        regions = layer.cross_attention.weights(h[:, 1:], x, mask)
-        code = self.encode_slides(patches, patch_mask)
-        text = self.region_head.weights(texts.local, code.keys, code.key_mask).mean(dim=1)
-        return AttentionMaps(slide=slide, regions=regions.permute(0, 2, 3, 1, 4), text=text)
+    def set_feature_statistics(self, mean: Float[Tensor, " D"], std: Float[Tensor, " D"]) -> None:
+        """Nothing: the published model takes features as they come."""
 
     # ------------------------------------------------------------------------------------------ training
 
@@ -281,6 +257,6 @@ class PublishedPathFLIP(nn.Module):
         else:
             sampled = config.candidates == "sampled"
             texts, labels = met_in_global_batch(output, batch, candidates, sampled, config.repeats_are_negatives)
-        attended = self.region_head(texts, output.keys, output.key_mask)
+        attended = self.region_head(texts, output.patches, output.patch_mask)
         region = losses.text_conditioned(attended, texts, labels, *self._scaling(), config.normalize)
         return {"slide": slide, "region": region}

@@ -23,8 +23,8 @@ from pathflip.train.align_run import AlignRecipe
 __all__ = ["align_base", "align_published", "align_published_small", "clip_abmil", "clip_mean", "find_recipe"]
 
 PATCHES_A_STEP = 128
-"""Patches drawn a slide and training step by models whose keys are patches. Context is computed from all of them
-before, so a drawn patch still knows its neighbourhood. Fewer patches pay for more steps, which count for more
+"""Patches drawn a slide and training step by models that read single patches. Context is computed from all tiles, so
+a drawn patch still knows its neighbourhood. Fewer patches pay for more steps, which count for more
 (docs/log.md)."""
 
 SMALL: dict[str, Any] = {
@@ -49,8 +49,7 @@ def align_base() -> AlignRecipe:
     return AlignRecipe(
         name="align_base",
         model={"kind": "pathflip", **SMALL},
-        regions=RegionSpec(side=1),
-        max_regions=PATCHES_A_STEP,
+        max_patches=PATCHES_A_STEP,
         train=TrainConfig(
             steps=900,
             batch_size=32,
@@ -125,8 +124,7 @@ def clip_mean() -> AlignRecipe:
         name="clip_mean",
         model={"kind": "clip", "pool": "mean", **SMALL},
         text=TextSpec(polarity=False, visual_only=False, num_subcaptions=1),
-        regions=RegionSpec(side=1),
-        max_regions=PATCHES_A_STEP,
+        max_patches=PATCHES_A_STEP,
         train=_for_steps(300, align_base().train),
     )
 

@@ -42,8 +42,10 @@ class AlignRecipe(BaseModel):
         name: of the recipe, written into the checkpoint.
         model: ``kind`` and the fields of that model's configuration; ``feature_dim`` and ``vocab_size`` come from
             the data.
-        text, regions: how captions and slides become batches.
-        max_regions: regions a slide and step, a seeded subset; None takes all.
+        text: how captions become batches.
+        max_patches: patches drawn a slide and step, a seeded subset; None takes all.
+        regions: how patches form regions, for the published model; None: it reads none. max_regions: regions drawn a
+            slide and step, instead of patches.
         tokenizer: folder (or cached name) of a Hugging Face tokenizer; empty trains one on the cohort's captions,
             with ``vocab_size`` word pieces.
         train: the loop's settings.
@@ -54,7 +56,8 @@ class AlignRecipe(BaseModel):
     name: str
     model: dict[str, Any]
     text: TextSpec = TextSpec()
-    regions: RegionSpec = RegionSpec()
+    max_patches: int | None = Field(None, ge=1)
+    regions: RegionSpec | None = None
     max_regions: int | None = Field(None, ge=1)
     tokenizer: str = ""
     vocab_size: int = Field(2000, ge=64)
@@ -129,17 +132,22 @@ def train_align(
         raise ConfigError(f"train: got no feature file for {len(captions)} captions; expected one a training slide")
     contract = InputContract.of(check_cohort([*files, *val_files]))
     tokenizer = _tokenizer(recipe, captions)
+    model = _build(recipe, contract.dim, tokenizer.vocab_size)
+    if model.reads_regions and recipe.regions is None:
+        raise ConfigError(f"recipe {recipe.name}: this model reads regions, got none; expected --set regions.side=N")
     data = AlignDataset(
         files,
         captions,
         tokenizer,
         text=recipe.text,
+        max_patches=recipe.max_patches,
         regions=recipe.regions,
         max_regions=recipe.max_regions,
-        context=bool(recipe.model.get("context", recipe.model.get("kind") == "pathflip")),
+        context=model.reads_context,
         check=contract.check,
     )
-    model = _build(recipe, data, contract.dim, tokenizer.vocab_size)
+    mean, std = feature_statistics(data, recipe.train.seed)
+    model.set_feature_statistics(torch.from_numpy(mean), torch.from_numpy(std))
     what_was_run = {**recipe.model_dump(mode="json"), "note": note, "num_slides": len(data)}
 
     def save(path: Path, numbers: Mapping[str, float]) -> None:
@@ -191,24 +199,20 @@ def _words(captions: Sequence[Caption], text: TextSpec) -> list[str]:
     return [c.text for c in captions] + contents
 
 
-def _build(recipe: AlignRecipe, data: AlignDataset, feature_dim: int, vocab_size: int) -> nn.Module:
+def _build(recipe: AlignRecipe, feature_dim: int, vocab_size: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
-        model = build_model({**recipe.model, "feature_dim": feature_dim, "vocab_size": vocab_size})
-    if hasattr(model, "set_feature_statistics"):
-        mean, std = feature_statistics(data, recipe.train.seed)
-        model.set_feature_statistics(torch.from_numpy(mean), torch.from_numpy(std))
-    return model
+        return build_model({**recipe.model, "feature_dim": feature_dim, "vocab_size": vocab_size})
 
 
 def feature_statistics(data: AlignDataset, seed: int, num_slides: int = 200) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and spread of every feature over the patches of (a seeded sample of) the training slides."""
+    """Mean and standard deviation of every feature over the patches of (a seeded sample of) the training slides."""
     chosen = np.random.default_rng(seed).permutation(len(data))[:num_slides]
-    width = data.slide(0).patches.shape[1]
+    width = data.slide(0).features.shape[1]
     total, square, count = np.zeros(width), np.zeros(width), 0
     for item in sorted(chosen):
         slide = data.slide(int(item))
-        rows = slide.patches[slide.index[slide.mask]].astype(np.float64)
+        rows = slide.features[slide.rows].astype(np.float64)
         total, square, count = total + rows.sum(0), square + (rows**2).sum(0), count + len(rows)
     mean = total / count
     return mean.astype(np.float32), np.sqrt(np.maximum(square / count - mean**2, 0)).astype(np.float32)

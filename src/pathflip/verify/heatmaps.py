@@ -22,8 +22,8 @@ def encoded_once(model: Aligned, texts: tuple[str, ...]) -> TextCode:
 @torch.no_grad()
 def heat_of_texts(model: Aligned, slide: EncodedSlide, code: TextCode) -> Float[np.ndarray, "C N"]:
     """Similarity of every tile to every text; NaN where a tile is invalid."""
-    heat = model.net.heat(slide.code, code)[0].float().cpu().numpy()
-    return np.where(slide.key_of_tile >= 0, heat[:, slide.key_of_tile], np.nan).astype(np.float32)
+    heat = model.net.patch_similarity(slide.code, code)[0].float().cpu().numpy()
+    return np.where(slide.row_of_tile >= 0, heat[:, slide.row_of_tile], np.nan).astype(np.float32)
 
 
 def heatmaps(model: Aligned, slide: EncodedSlide, texts: Sequence[str]) -> list[Heatmap]:

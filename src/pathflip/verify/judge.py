@@ -294,7 +294,7 @@ def _omissions(
 
 def _regions(model: Aligned, slide: EncodedSlide, texts: Sequence[str]) -> list[tuple[Evidence, ...]]:
     """The best tiles of every text, some texts at a time."""
-    step = max(1, HEAT_PAIRS // max(1, len(slide.key_of_tile)))
+    step = max(1, HEAT_PAIRS // max(1, len(slide.row_of_tile)))
     found = []
     for start in range(0, len(texts), step):
         for heatmap in heatmaps(model, slide, texts[start : start + step]):

@@ -73,7 +73,7 @@ def describe(heat: Float[np.ndarray, " n"], place: Float[np.ndarray, "n 2"]) -> 
 def describe_findings(model: Aligned, slide: EncodedSlide, lexicon: Lexicon) -> Float[np.ndarray, "F 8"]:
     """The description of every finding of the vocabulary on a slide, from the mean heatmap of its wordings."""
     asks = tuple(ask for finding in lexicon.findings for ask in finding.asks)
-    shown = slide.key_of_tile >= 0
+    shown = slide.row_of_tile >= 0
     heat = heat_of_texts(model, slide, encoded_once(model, asks))[:, shown]
     ends = np.cumsum([len(finding.asks) for finding in lexicon.findings])
     centres = slide.grid.coords[shown] + slide.grid.tile_px0 / 2

@@ -3,10 +3,10 @@
 import warnings
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
-from pathflip.data.regions import neighbour_context
+from pathflip.data.patches import Neighbourhood
 from pathflip.evaluate import metrics
 from pathflip.evaluate.simulated.measures import SMALL, TILE_SHARE, Cohort, CohortSlide
 from pathflip.simulate.world import FINDINGS
@@ -53,10 +53,12 @@ def supervised_ceiling(train: Cohort, test: Cohort, *, max_tiles: int = 14_000, 
     return found
 
 
-def _inputs(slide: CohortSlide) -> Float[np.ndarray, "N 2D"]:
-    found = slide.features
-    context = neighbour_context(found.features, found.grid.cells(), found.valid)
-    return np.concatenate([found.features, context], axis=1)
+def _inputs(slide: CohortSlide, rows: Int[np.ndarray, " V"] | None = None) -> Float[np.ndarray, "V 2D"]:
+    """Features and neighbourhood means of some tiles, or of all."""
+    features = slide.features
+    rows = np.arange(len(features.valid)) if rows is None else rows
+    context = Neighbourhood(features.grid.cells(), features.valid).mean(features.features, rows)
+    return np.concatenate([features.features[rows], context], axis=1)
 
 
 def _labelled_tiles(
@@ -74,7 +76,7 @@ def _labelled_tiles(
         chosen = np.concatenate(
             [rng.permutation(with_finding)[: per_slide // 2], rng.permutation(without)[: per_slide // 2]]
         )
-        inputs.append(_inputs(slide)[chosen])
+        inputs.append(_inputs(slide, chosen))
         labels.append(label[chosen])
     return np.concatenate(inputs).astype(np.float32), np.concatenate(labels)
 
