@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pathflip.workbench.service import Models
 from slide_files import halved, smooth_picture, write_pyramid
+from workbench_model import write_model, write_slide_features, write_slides
 from workbench_server import browser_page, served
 
 MPP = 0.5
@@ -131,3 +133,105 @@ def test_nothing_is_cut_off_on_a_phone(running):
         open_slide_card(page, "first")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert page.locator(".pane .scale-bar").is_visible()
+
+
+# --- With a model ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """A workbench with a model, and features of one of its two slides."""
+    world = tmp_path_factory.mktemp("world")
+    write_slides(world / "slides", ("first", "second"))
+    write_model(world / "model")
+    write_slide_features(world / "slides" / "first.tif", world / "features")
+    models = Models(model=world / "model", features=(world / "features",))
+    with served(world / "slides", models=models) as running:
+        yield running
+
+
+def heat_pixels(page) -> int:
+    """Pixels of the layer over the slide that hold a colour."""
+    return page.evaluate("""() => {
+        const canvas = document.querySelector(".pane .heat-canvas");
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        let shown = 0;
+        for (let i = 3; i < data.length; i += 4) shown += data[i] > 0;
+        return shown;
+    }""")
+
+
+def ask(page, phrase: str) -> None:
+    page.fill(".ask input", phrase)
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f".result:has-text('{phrase}') p")
+    page.wait_for_timeout(300)
+
+
+def test_a_phrase_lays_heat_over_the_slide_and_its_regions_jump(asked):
+    with browser_page() as page:
+        page.goto(asked.url)
+        open_slide_card(page, "first")
+        assert heat_pixels(page) == 0
+        page.keyboard.press("/")
+        page.keyboard.type("keratin pearls")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".finding")
+        page.wait_for_timeout(300)
+        half = heat_pixels(page)
+        assert half > 1000
+        ticks = page.locator(".ticks").inner_text().split()
+        assert float(ticks[0]) < float(ticks[1]) < float(ticks[2])
+        page.locator(".slider input").first.fill("0")
+        page.wait_for_timeout(200)
+        assert heat_pixels(page) > half, "a lower threshold shows more"
+        before = scale(page)
+        page.locator(".finding").nth(1).click()
+        page.wait_for_timeout(900)
+        assert scale(page) < before / 1.5, "it zooms to the region"
+        assert "current" in page.locator(".finding").nth(1).get_attribute("class")
+        page.locator(".pane .stage").focus()
+        page.keyboard.press("n")
+        assert "current" in page.locator(".finding").nth(2).get_attribute("class")
+
+
+def test_several_phrases_have_colours_and_unknown_ones_say_so(asked):
+    with browser_page() as page:
+        page.goto(asked.url)
+        open_slide_card(page, "first")
+        ask(page, "keratin pearls")
+        ask(page, "mucin pools")
+        colors = page.evaluate(
+            "[...document.querySelectorAll('.phrase')].map(p => p.style.getPropertyValue('--color'))"
+        )
+        assert len(set(colors)) == 2
+        assert page.locator(".heat-canvas").first.get_attribute("data-maps") == "2"
+        ask(page, "Verhornungszwiebeln")
+        assert "another language" in page.locator(".result").nth(2).inner_text()
+        assert page.locator(".heat-canvas").first.get_attribute("data-maps") == "2"
+        page.click("[aria-label='Remove mucin pools']")
+        assert page.locator(".result").count() == 2
+
+
+def test_a_slide_not_read_yet_is_read_with_progress_while_it_can_be_moved(asked):
+    with browser_page() as page:
+        page.goto(asked.url)
+        open_slide_card(page, "second")
+        page.fill(".ask input", "mucin pools")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".reading progress, .finding")
+        page.locator(".pane .stage").focus()
+        page.keyboard.press("+")
+        page.wait_for_selector(".finding")
+        assert heat_pixels(page) > 0
+
+
+def test_what_a_person_types_is_text_and_never_html(asked):
+    with browser_page() as page:
+        page.goto(asked.url)
+        open_slide_card(page, "first")
+        page.fill(".ask input", "<img src=x onerror=document.title='broken'> pearls")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".result .note")
+        assert page.locator(".result img").count() == 0
+        assert "broken" not in page.title()

@@ -11,6 +11,15 @@ export interface State {
   version: string;
   note: string;
   slides: SlideEntry[];
+  model: ModelState | null;
+}
+
+export interface ModelState {
+  state: "loading" | "ready" | "failed";
+  message?: string;
+  talks: boolean;
+  calibrated?: boolean;
+  note?: string;
 }
 
 export interface SlideInfo {

@@ -59,6 +59,7 @@ export class Pane {
   private readonly views = new Map<string, View>();
   private opening: AbortController | null = null;
   private frame = 0;
+  private waiting: (() => void)[] = [];
 
   constructor(name: string) {
     this.stage.setAttribute("aria-label", `${name}: arrow keys move, plus and minus zoom, r rotates`);
@@ -145,6 +146,7 @@ export class Pane {
         const view = this.views.get(info.key);
         if (view) this.setView(view, true);
         this.onopen(this);
+        for (const callback of this.waiting.splice(0)) callback();
         this.redraw();
         this.viewer.whenFullyLoaded(() => {
           if (opening.signal.aborted) return;
@@ -158,6 +160,11 @@ export class Pane {
       if (opening.signal.aborted) return;
       this.fail(error instanceof Error ? error.message : String(error));
     }
+  }
+
+  /** Call once, when the slide that is being opened can be moved. */
+  onceOpen(callback: () => void): void {
+    this.waiting.push(callback);
   }
 
   close(): void {

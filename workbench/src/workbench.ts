@@ -1,11 +1,15 @@
 // What is open, where, and which keys do what.
-import { address, type SlideEntry, type State } from "./api";
+import { address, type ModelState, type SlideEntry, type State } from "./api";
 import { fill, h, iconButton } from "./dom";
+import { Findings, type Finding } from "./findings";
 import { Grid } from "./grid";
 import { lettersWork, showHelp } from "./help";
 import { Link } from "./linked";
 import { notice } from "./notice";
 import { Pane } from "./pane";
+import { Panel, type Job } from "./panel";
+import { Reading, type ReadingState } from "./reading";
+import { Where } from "./where";
 
 export class Workbench {
   readonly element: HTMLElement;
@@ -23,6 +27,12 @@ export class Workbench {
   private readonly gridButton: HTMLButtonElement;
   private readonly splitButton: HTMLButtonElement;
   private readonly linkBox = h("label", { class: "check link", hidden: true });
+  private readonly modelNote = h("div", { class: "model-note", role: "status" });
+  private readonly findings: Findings;
+  private readonly reading = new Reading();
+  private readonly where: Where | null;
+  private readonly panel: Panel | null;
+  private readonly panelButton: HTMLButtonElement | null;
   private split = false;
 
   constructor(readonly state: State) {
@@ -37,7 +47,15 @@ export class Workbench {
     const linked = h("input", { type: "checkbox", checked: true });
     linked.addEventListener("change", () => (this.link.enabled = linked.checked));
     this.linkBox.append(linked, "Move together");
-    for (const pane of [this.left, this.right]) {
+    const both = [this.left, this.right];
+    this.findings = new Findings(both, (finding) => this.goTo(finding));
+    this.where = state.model ? new Where(both, () => this.active, this.findings, this.reading, () => {}) : null;
+    const jobs: Job[] = [];
+    if (this.where) jobs.push({ name: "where", title: "Where", element: this.where.element, chosen: () => this.where?.render() });
+    this.panel = jobs.length ? new Panel(jobs, () => {}) : null;
+    this.panel?.element.append(this.modelNote);
+    this.panelButton = this.panel && iconButton("panel", "Panel", () => this.setPanel(Boolean(this.panel!.element.hidden)), { "aria-pressed": "true" });
+    for (const pane of both) {
       pane.onfocus = () => this.activate(pane);
       pane.onview = (moved) => this.link.moved(moved);
       pane.onopen = () => {
@@ -46,11 +64,12 @@ export class Workbench {
       };
     }
     this.panes.append(this.left.element);
-    this.desk = h("div", { class: "desk", hidden: true }, this.panes);
+    this.desk = h("div", { class: "desk", hidden: true }, this.panes, this.panel?.element);
     this.element = h("div", { class: "workbench" }, this.topBar(), this.grid.element, this.desk);
     document.addEventListener("keydown", (event) => this.key(event));
     window.addEventListener("hashchange", () => this.fromAddress());
     this.listen();
+    this.showModel(state.model);
     this.fromAddress(state.slides.length === 1 ? state.slides[0]!.key : undefined);
   }
 
@@ -70,6 +89,7 @@ export class Workbench {
         iconButton("plus", "Zoom in (+)", () => this.active.zoom(1.5)),
         iconButton("rotate", "Rotate by 90° (r: by 15°)", () => this.active.rotate(90)),
         iconButton("home", "Whole slide (0)", () => this.active.home()),
+        this.panelButton,
         iconButton("help", "Keys (?)", () => showHelp(this.state.version)),
       ),
     );
@@ -121,6 +141,29 @@ export class Workbench {
     this.grid.element.querySelector("input")?.focus();
   }
 
+  private setPanel(shown: boolean): void {
+    this.panel!.element.hidden = !shown;
+    this.panelButton!.setAttribute("aria-pressed", String(shown));
+  }
+
+  /** Show a finding: on the slide it lies on. */
+  private goTo(finding: Finding): void {
+    const pane = [...this.open].find(([, key]) => key === finding.slide)?.[0];
+    if (!pane) {
+      this.active.onceOpen(() => this.active.show(finding));
+      return this.show(finding.slide);
+    }
+    this.activate(pane);
+    pane.show(finding);
+  }
+
+  private showModel(model: ModelState | null): void {
+    if (!model) return;
+    const text = { loading: "The model is being loaded …", failed: model.message ?? "", ready: model.note ?? "" }[model.state];
+    this.modelNote.classList.toggle("bad", model.state === "failed");
+    fill(this.modelNote, text);
+  }
+
   private setSplit(split: boolean): void {
     if (this.split === split || this.opened.length === 0) return;
     this.split = split;
@@ -153,6 +196,7 @@ export class Workbench {
   /** Bring tabs, buttons and address in line with what is shown. */
   private changed(): void {
     const inGrid = !this.grid.element.hidden;
+    void this.where?.slideChanged();
     this.gridButton.setAttribute("aria-pressed", String(inGrid));
     this.splitButton.setAttribute("aria-pressed", String(this.split));
     this.left.element.classList.toggle("active", this.split && this.active === this.left);
@@ -194,6 +238,9 @@ export class Workbench {
     const actions: Record<string, () => void> = {
       g: () => (this.grid.element.hidden ? this.toGrid() : this.opened.length && this.show(this.opened.at(-1)!)),
       s: () => this.setSplit(!this.split),
+      n: () => this.findings.step(1),
+      p: () => this.findings.step(-1),
+      "/": () => this.ask(),
       "?": () => showHelp(this.state.version),
     };
     const action = actions[event.key];
@@ -202,10 +249,20 @@ export class Workbench {
     event.preventDefault();
   }
 
+  private ask(): void {
+    if (!this.where || !this.panel || this.desk.hidden) return;
+    this.setPanel(true);
+    this.panel.choose("where");
+    this.where.focus();
+  }
+
   private listen(): void {
     const events = new EventSource(address("/api/events"));
-    events.addEventListener("unreadable", (event) => {
-      const { slide, message } = JSON.parse((event as MessageEvent<string>).data) as { slide: string; message: string };
+    const on = <T>(kind: string, then: (data: T) => void) =>
+      events.addEventListener(kind, (event) => then(JSON.parse((event as MessageEvent<string>).data) as T));
+    on<ModelState>("model", (model) => this.showModel(model));
+    on<ReadingState & { slide: string }>("reading", (state) => this.reading.show(state.slide, state));
+    on<{ slide: string; message: string }>("unreadable", ({ slide, message }) => {
       if ([...this.open.values()].includes(slide)) notice(`A place on this slide cannot be read and is hatched: ${message}`, "error");
     });
   }

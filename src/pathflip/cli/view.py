@@ -1,11 +1,13 @@
 """The verb view: the workbench in the browser."""
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pathflip.cli.app import SLIDE_SUFFIXES, Json, SlideMPP, Slides, app, print_rows, say
+from pathflip.errors import ConfigError
 
 PASSWORD_VARIABLE = "PATHFLIP_PASSWORD"
 
@@ -13,6 +15,12 @@ PASSWORD_VARIABLE = "PATHFLIP_PASSWORD"
 @app.command()
 def view(
     slides: Slides,
+    model: Annotated[Path | None, typer.Option(help="Checkpoint directory, for example runs/base/best.")] = None,
+    assistant: Annotated[Path | None, typer.Option(help="An assistant's directory, for questions in words.")] = None,
+    features: Annotated[
+        list[Path] | None,
+        typer.Option(help="Feature files or folders of them; slides read here are added to the first folder."),
+    ] = None,
     slide_mpp: SlideMPP = None,
     host: Annotated[
         str, typer.Option(help=f"Address to listen on; others than this machine need {PASSWORD_VARIABLE}.")
@@ -23,12 +31,18 @@ def view(
 ) -> None:
     """Look at slides in the browser: a fast viewer, and with a model, ask where, what and which cases."""
     from pathflip.workbench.server import Settings, open_workbench, show_page
+    from pathflip.workbench.service import Models
 
+    has_model = model is not None or assistant is not None
+    if features and not has_model:
+        raise ConfigError("--features: only a model can ask of them; give --model or --assistant too")
+    models = Models(model=model, assistant=assistant, features=tuple(features or ()))
     running = open_workbench(
         Settings(
             slides=slides,
             suffixes=SLIDE_SUFFIXES,
             slide_mpp=slide_mpp,
+            models=models if has_model else None,
             host=host,
             port=port,
             password=os.environ.get(PASSWORD_VARIABLE),

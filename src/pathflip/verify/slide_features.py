@@ -1,5 +1,6 @@
 """Features of a slide file, made as the model's training features were."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from pathflip.features import extract, load_encoder
@@ -11,8 +12,16 @@ from pathflip.types import SlideFeatures
 __all__ = ["features_of_slide"]
 
 
-def features_of_slide(model: Aligned, file: Path, slide_mpp: float | None = None) -> SlideFeatures:
+def features_of_slide(
+    model: Aligned,
+    file: Path,
+    slide_mpp: float | None = None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> SlideFeatures:
     """Find tissue, cut tiles and encode them with the encoder, tile size and resolution of the model's contract.
+
+    ``progress`` is called with (tiles done, tiles in all).
 
     Raises:
         SlideError: the slide cannot be read. ConfigError: the encoder is unknown here.
@@ -21,4 +30,4 @@ def features_of_slide(model: Aligned, file: Path, slide_mpp: float | None = None
     encoder = load_encoder(contract.encoder)
     with open_slide(file, slide_mpp=slide_mpp) as slide:
         grid = tile_slide(slide, find_tissue(slide), TileSpec(contract.tile_px, contract.mpp))
-        return extract(slide, grid, encoder)
+        return extract(slide, grid, encoder, progress=progress)

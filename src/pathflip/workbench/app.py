@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,9 +19,12 @@ from starlette.staticfiles import StaticFiles
 
 from pathflip import __version__
 from pathflip.errors import PathFLIPError, SlideError
+from pathflip.workbench.endpoints import Endpoint, in_thread
 from pathflip.workbench.events import Events
 from pathflip.workbench.guard import Access, Guard, UploadTooLargeError, login
 from pathflip.workbench.library import Library, SlideFile
+from pathflip.workbench.questions import question_routes
+from pathflip.workbench.service import ModelService, NotReadError
 from pathflip.workbench.tiles import ByteCache, encode_jpeg, unreadable_tile
 
 __all__ = ["Workbench", "create_app"]
@@ -45,6 +47,7 @@ class Workbench:
     title: str = "PathFLIP"
     note: str = CAUTION
     events: Events = field(default_factory=Events)
+    service: ModelService | None = None
     tiles: ByteCache = field(default_factory=lambda: ByteCache(TILE_CACHE_BYTES))
     thumbnails: ByteCache = field(default_factory=lambda: ByteCache(THUMBNAIL_CACHE_BYTES))
 
@@ -55,12 +58,19 @@ class Workbench:
         except KeyError:
             raise HTTPException(404, "no such slide") from None
 
+    def model(self) -> ModelService:
+        """The model; 404 where the workbench was started without one."""
+        if self.service is None:
+            raise HTTPException(404, "no model: start with  pathflip view … --model DIR")
+        return self.service
+
     def state(self) -> dict[str, Any]:
         """What a page needs to begin: the slides, and what can be done with them."""
         return {
             "title": self.title,
             "version": __version__,
             "note": self.note,
+            "model": None if self.service is None else self.service.state(),
             "slides": [
                 {"key": file.key, "id": shown_text(file.slide_id), "folder": shown_text(file.folder)}
                 for file in self.library.files.values()
@@ -80,37 +90,27 @@ def create_app(bench: Workbench) -> Starlette:
         Route("/login", _login(bench), methods=["GET", "POST"]),
         Route("/api/state", lambda request: JSONResponse(bench.state())),
         Route("/api/events", _events(bench)),
-        Route("/api/slides/{key}", _in_thread(lambda request: _info(bench, request))),
-        Route("/api/slides/{key}/thumbnail.jpg", _in_thread(lambda request: _thumbnail(bench, request))),
-        Route("/api/slides/{key}/{version}.dzi", _in_thread(lambda request: _description(bench, request))),
+        Route("/api/slides/{key}", in_thread(lambda request: _info(bench, request))),
+        Route("/api/slides/{key}/thumbnail.jpg", in_thread(lambda request: _thumbnail(bench, request))),
+        Route("/api/slides/{key}/{version}.dzi", in_thread(lambda request: _description(bench, request))),
         Route(
             "/api/slides/{key}/{version}_files/{level:int}/{column:int}_{row:int}.jpeg",
-            _in_thread(lambda request: _tile(bench, request)),
+            in_thread(lambda request: _tile(bench, request)),
         ),
+        *question_routes(bench),
         Mount("/", StaticFiles(directory=STATIC, check_dir=False)),
     ]
     return Starlette(
         routes=routes,
         middleware=[Middleware(Guard, access=bench.access)],
         exception_handlers={
+            NotReadError: _not_read,
             PathFLIPError: _failed,
             HTTPException: _http_error,
             UploadTooLargeError: _too_large,
             Exception: _unexpected,
         },
     )
-
-
-Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-def _in_thread(work: Callable[[Request], Response]) -> Endpoint:
-    """Reading slides blocks: it is done beside the loop that serves everybody."""
-
-    async def endpoint(request: Request) -> Response:
-        return await anyio.to_thread.run_sync(work, request)
-
-    return endpoint
 
 
 # --- Pages -----------------------------------------------------------------------------------------------------------
@@ -229,6 +229,10 @@ def _tile(bench: Workbench, request: Request) -> Response:
 
 
 # --- Errors ----------------------------------------------------------------------------------------------------------
+
+
+async def _not_read(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error), "reason": "not read"}, 409)
 
 
 async def _failed(request: Request, error: Exception) -> Response:

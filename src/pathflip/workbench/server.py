@@ -5,10 +5,14 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pathflip.errors import ConfigError, MissingExtraError
+
+if TYPE_CHECKING:
+    from pathflip.workbench.service import Models
 
 __all__ = ["Running", "Settings", "open_workbench"]
 
@@ -24,6 +28,7 @@ class Settings:
     Attributes:
         slides: files and folders. suffixes: endings of slide files.
         slide_mpp: microns per level-0 pixel, for files that do not say.
+        models: a model, an assistant and features; None means a viewer.
         host, port: where to listen; port 0 takes a free one.
         password: needed where ``host`` is not this machine.
         framed_by_notebooks: a notebook's page may show the workbench in a frame.
@@ -32,6 +37,7 @@ class Settings:
     slides: Sequence[Path]
     suffixes: Collection[str]
     slide_mpp: float | None = None
+    models: "Models | None" = None
     host: str = "127.0.0.1"
     port: int = 0
     password: str | None = None
@@ -72,15 +78,21 @@ def open_workbench(settings: Settings) -> Running:
     except ImportError as error:
         raise MissingExtraError(error.name or "uvicorn", "workbench", "pathflip view") from None
     from pathflip.workbench.app import Workbench, create_app
+    from pathflip.workbench.events import Events
     from pathflip.workbench.guard import Access
     from pathflip.workbench.library import Library
+    from pathflip.workbench.service import ModelService
 
     _check_host(settings)
     library = Library(settings.slides, settings.suffixes, settings.slide_mpp)
+    events = Events()
+    service = None
+    if settings.models is not None:
+        service = ModelService(replace(settings.models, slide_mpp=settings.slide_mpp), library, events)
     listening = _bind(settings.host, settings.port)
     port = listening.getsockname()[1]
     access = Access(settings.host, port, settings.password, settings.framed_by_notebooks)
-    bench = Workbench(library, access)
+    bench = Workbench(library, access, events=events, service=service)
     config = uvicorn.Config(
         create_app(bench),
         log_level="warning",
@@ -102,6 +114,8 @@ def open_workbench(settings: Settings) -> Running:
 
     def serve() -> None:
         threading.Thread(target=end_streams, daemon=True).start()
+        if service is not None:
+            service.start()
         try:
             server.run(sockets=[listening])
         finally:
