@@ -4,15 +4,16 @@ A way of reading is a :class:`Source`. :func:`open_source` asks OpenSlide what t
 gives the same pixels, and falls back to a plain image.
 """
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from pathflip.errors import SlideError
-from pathflip.slide.sources.openslide import open_openslide, openslide_vendor
+from pathflip.slide.sources.openslide import OpenSlideSource, open_openslide, openslide_vendor
 from pathflip.slide.sources.oriented import OrientedSource
 from pathflip.slide.sources.plain_image import open_image
-from pathflip.slide.sources.source import Color, Pixels, Rectangle, Source
+from pathflip.slide.sources.source import Color, NotHereError, Pixels, Rectangle, Source
 from pathflip.slide.sources.tiff_header import check_tiff_header
 
 __all__ = ["Pixels", "Reader", "Rectangle", "Source", "open_source"]
@@ -34,13 +35,15 @@ def open_source(path: Path, name: str, background: Color, reader: Reader, slide_
     vendor = openslide_vendor(path)
     if not is_tiff and vendor is None:
         return open_image(path, name, background, slide_mpp)
+    if vendor == "dicom":
+        _check_dicom(path)
     through_openslide = None
     if vendor is not None and (vendor == "philips" or vendor not in _TIFF_VENDORS or not is_tiff):
         through_openslide = open_openslide(path, name, background, slide_mpp)
     if not is_tiff or vendor not in (None, *_TIFF_VENDORS):
         assert through_openslide is not None
-        return through_openslide
-    from pathflip.slide.sources.tiled_tiff import NotHereError, open_tiled_tiff
+        return through_openslide if reader == "openslide" else _directly(path, through_openslide)
+    from pathflip.slide.sources.tiled_tiff import open_tiled_tiff
 
     try:
         source = open_tiled_tiff(path, name, vendor or "tiff", background, slide_mpp, through_openslide)
@@ -53,7 +56,35 @@ def open_source(path: Path, name: str, background: Color, reader: Reader, slide_
         why = "as asked"
     if vendor is None:
         raise SlideError(f"slide '{path}': a TIFF that cannot be read: {why}; copy or export it again")
-    through_openslide = through_openslide or open_openslide(path, name, background, slide_mpp)
+    return _because(why, through_openslide or open_openslide(path, name, background, slide_mpp))
+
+
+def _check_dicom(path: Path) -> None:
+    from pathflip.slide.sources.dicom import check_dicom
+
+    with suppress(NotHereError):  # a folder that cannot be looked through
+        check_dicom(path)
+
+
+def _directly(path: Path, through_openslide: OpenSlideSource) -> Source:
+    """A faster way that takes levels and properties from OpenSlide and gives its pixels, where there is one."""
+    from pathflip.slide.sources.dicom import open_dicom
+    from pathflip.slide.sources.ndpi import open_ndpi
+
+    ways = {"hamamatsu": open_ndpi, "dicom": open_dicom}
+    way = ways.get(through_openslide.info.vendor)
+    if way is None:
+        return through_openslide
+    try:
+        source = way(path, through_openslide)
+    except NotHereError as reason:
+        return _because(str(reason), through_openslide)
+    through_openslide.close()
+    return source
+
+
+def _because(why: str, through_openslide: OpenSlideSource) -> Source:
+    """OpenSlide, with the reason in ``info.reader``."""
     info = through_openslide.info
     through_openslide.info = replace(info, reader=f"{info.reader.partition(':')[0]}: {why}")
     return through_openslide
