@@ -195,8 +195,8 @@ def test_looking_by_name_encodes_once_and_equals_looking_at_the_slide(assistant)
     torch.testing.assert_close(one.numbers[2:5], two.numbers[[4, 3, 2]])
 
 
-def test_blind_shows_nothing(tmp_path):
-    assistant = assemble(tmp_path, blind=True)
+def test_text_only_shows_nothing(tmp_path):
+    assistant = assemble(tmp_path, text_only=True)
     one, two = (prompt(assistant, QUESTION_TEXT, tiny_slide("a", seed=s), OPTIONS) for s in (0, 1))
     assert one.num_visual == 7  # question, options, both together: what was asked for, nothing of the slide
     assert not one.slides[0].vectors.any()

@@ -129,6 +129,6 @@ def test_command(folder, tmp_path):
     assert [rows[f"BERTScore {letter}"]["value"] for letter in "PRF"] == pytest.approx(want, abs=1e-6)
     row = rows["BERTScore F"]
     assert (row["model"], row["layer"], row["truncated"]) == ("tiny bert", 2, 0)
-    assert set(row["floors"]) == {"constant", "bag of words"}
+    assert set(row["baselines"]) == {"constant", "bag of words"}
     assert row["low"] <= row["value"] <= row["high"]
     assert "model" not in rows["CIDEr"]

@@ -1,4 +1,4 @@
-"""Captioning metrics against numbers stored from pycocoevalcap, naive references, and known floors."""
+"""Captioning metrics against numbers stored from pycocoevalcap, naive references, and known baselines."""
 
 import csv
 import itertools
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pathflip.errors import CaptionError, ConfigError
-from pathflip.evaluate import caption_scores
+from pathflip.evaluate import caption_baselines, caption_scores, meteor
 from pathflip.evaluate.captioning import caption_measures, evaluate_captions
 from pathflip.evaluate.ptb_words import ptb_words
 from pathflip.text.captions import read_captions
@@ -56,7 +56,7 @@ def test_hand_written_cases_equal_pycocoevalcap():
     np.testing.assert_allclose(scores.cider, stored["cider"]["each"], atol=1e-6)
     assert scores.of("ROUGE-L", everyone)[0] == pytest.approx(stored["rouge_l"]["corpus"], abs=1e-6)
     assert scores.of("CIDEr", everyone)[0] == pytest.approx(stored["cider"]["corpus"], abs=1e-6)
-    each = [caption_scores.meteor_exact_stem(scores.meteor[i : i + 1]) for i in range(len(CASES))]
+    each = [meteor.meteor_exact_stem(scores.meteor[i : i + 1]) for i in range(len(CASES))]
     np.testing.assert_allclose(each, stored["meteor_exact_stem"]["each"], atol=0.012)
     found = scores.of("METEOR exact+stem", everyone)[0]
     assert found == pytest.approx(stored["meteor_exact_stem"]["corpus"], abs=0.002)
@@ -84,15 +84,15 @@ def test_meteor_is_near_the_java_programs_and_why_it_differs(captions):
     stored = STORED["next"]["meteor_exact_stem"]["each"]
     gaps = []
     for i in range(0, len(captions), 18):
-        counts = caption_scores.meteor_counts(ptb_words(said[i]), [ptb_words(captions[i])])
-        gaps.append(caption_scores.meteor_exact_stem(np.array([counts])) - stored[i])
+        counts = meteor.meteor_counts(ptb_words(said[i]), [ptb_words(captions[i])])
+        gaps.append(meteor.meteor_exact_stem(np.array([counts])) - stored[i])
     assert abs(np.mean(gaps)) < 0.004
     assert np.abs(gaps).max() < 0.02
 
 
 def brute_force(hypothesis, reference):
     """Every one-to-one alignment of words with a common stem: most exact, most stems, fewest chunks."""
-    stem = caption_scores._stemmer()
+    stem = meteor._stemmer()
     best = None
     choices = [[-1, *(j for j, r in enumerate(reference) if stem(r) == stem(w))] for w in hypothesis]
     for chosen in itertools.product(*choices):
@@ -111,7 +111,7 @@ def test_meteor_alignments_are_the_best_there_are(rng):
     for _ in range(150):
         hypothesis = [words[i] for i in rng.integers(len(words), size=rng.integers(1, 7))]
         reference = [words[i] for i in rng.integers(len(words), size=rng.integers(1, 7))]
-        found = caption_scores.meteor_counts(hypothesis, [reference])
+        found = meteor.meteor_counts(hypothesis, [reference])
         exact, stem, chunks = brute_force(hypothesis, reference)
         if chunks == 1 and exact + stem == len(hypothesis) == len(reference):
             chunks = 0  # a whole match is in no pieces
@@ -160,10 +160,10 @@ def test_floors_of_slidebench(captions):
         counts = np.stack([caption_scores.bleu_counts(words, truth) for truth in truths])
         return caption_scores.bleu(counts)[0], np.mean([caption_scores.rouge_l(words, truth) for truth in truths])
 
-    constant = caption_scores.constant_caption(captions)
+    constant = caption_baselines.constant_caption(captions)
     assert constant in captions
     assert scores(constant)[0] == pytest.approx(0.391, abs=0.002)
-    bleu_1, rouge = scores(caption_scores.bag_of_words(captions))
+    bleu_1, rouge = scores(caption_baselines.bag_of_words(captions))
     assert bleu_1 > 0.48
     assert rouge < 0.2
 
@@ -176,7 +176,7 @@ def test_constant_caption_is_the_best_by_trying_each(rng):
     def of(text):
         return caption_scores.bleu(np.stack([caption_scores.bleu_counts(text.split(), truth) for truth in truths]))[0]
 
-    assert of(caption_scores.constant_caption(texts)) == pytest.approx(max(map(of, texts)))
+    assert of(caption_baselines.constant_caption(texts)) == pytest.approx(max(map(of, texts)))
 
 
 TRUTH = [
@@ -188,22 +188,24 @@ TRUTH = [
 ]  # fmt: skip
 
 
-def test_measures_have_intervals_floors_and_a_blind_twin():
+def test_measures_have_intervals_floors_and_a_text_only_baseline():
     right = [caption.text for caption in TRUTH]
-    rows = {row["measure"]: row for row in caption_measures(right, TRUTH, blind=["Carcinoma is seen."] * 6, num=200)}
+    rows = {
+        row["measure"]: row for row in caption_measures(right, TRUTH, text_only=["Carcinoma is seen."] * 6, num=200)
+    }
     assert rows["BLEU-4"]["value"] == pytest.approx(1, abs=1e-6)
     assert rows["BLEU-1"]["skill"] == pytest.approx(1, abs=1e-6)
-    assert set(rows["CIDEr"]["floors"]) == {"constant", "bag of words"}
+    assert set(rows["CIDEr"]["baselines"]) == {"constant", "bag of words"}
     row = rows["ROUGE-L"]
-    assert row["difference"] == pytest.approx(row["value"] - row["blind"])
+    assert row["difference"] == pytest.approx(row["value"] - row["text_only"])
     assert row["difference_low"] <= row["difference"] <= row["difference_high"]
-    same = caption_measures(right, TRUTH, blind=right, num=50)
+    same = caption_measures(right, TRUTH, text_only=right, num=50)
     assert all(row["difference"] == row["difference_low"] == row["difference_high"] == 0 for row in same)
-    constant = caption_scores.constant_caption(right)
+    constant = caption_baselines.constant_caption(right)
     rows = caption_measures([constant] * 6, TRUTH, groups=["a", "a", "a", "b", "b", "b"], num=50)
-    assert rows[0]["value"] == rows[0]["floors"]["constant"]
+    assert rows[0]["value"] == rows[0]["baselines"]["constant"]
     assert rows[0]["skill"] <= 0
-    assert "constant a group" in rows[0]["floors"]
+    assert "constant a group" in rows[0]["baselines"]
 
 
 def test_files(tmp_path):

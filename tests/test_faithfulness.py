@@ -10,7 +10,7 @@ from pathflip.data.questions import VQAQuestion
 from pathflip.evaluate import answering as assistant_module
 from pathflip.evaluate import faithfulness
 from pathflip.evaluate.answering import answer_questions, calibrate_assistant
-from pathflip.evaluate.compare import estimate_all
+from pathflip.evaluate.estimates import estimate_all
 from pathflip.evaluate.faithfulness import (
     Deletion,
     delete_evidence,
@@ -70,25 +70,25 @@ def test_no_evidence_no_deletion(view):
 
 
 def test_pointing_and_overlap_by_hand(view):
-    shares = np.zeros(len(view.features.valid))
-    shares[[3, 4, 8, 20]] = 0.5
-    shares[2] = 0.9  # not readable (see tiny_slide): it does not count
-    found = point_at(answer_at(view, [4, 3, 30]), view, shares, "p")
+    fractions = np.zeros(len(view.features.valid))
+    fractions[[3, 4, 8, 20]] = 0.5
+    fractions[2] = 0.9  # not readable (see tiny_slide): it does not count
+    found = point_at(answer_at(view, [4, 3, 30]), view, fractions, "p")
     assert found.hit == 1
     assert found.overlap == pytest.approx(2 / 5)
     valid = int(view.features.valid.sum())
     assert found.chance == pytest.approx(4 / valid)
-    assert point_at(answer_at(view, [30, 3]), view, shares, "p").hit == 0
-    assert point_at(answer_at(view, [3]), view, np.zeros_like(shares), "p") is None
+    assert point_at(answer_at(view, [30, 3]), view, fractions, "p").hit == 0
+    assert point_at(answer_at(view, [3]), view, np.zeros_like(fractions), "p") is None
 
 
 def test_the_overlap_floor_is_what_random_tiles_get(view):
     rng = np.random.default_rng(0)
-    shares = np.zeros(len(view.features.valid))
-    shares[np.flatnonzero(view.features.valid)[:20]] = 1
-    floor = point_at(answer_at(view, [5, 6, 7]), view, shares, "p").random_overlap
+    fractions = np.zeros(len(view.features.valid))
+    fractions[np.flatnonzero(view.features.valid)[:20]] = 1
+    floor = point_at(answer_at(view, [5, 6, 7]), view, fractions, "p").random_overlap
     rows = np.flatnonzero(view.features.valid)
-    drawn = [point_at(answer_at(view, rng.choice(rows, 3, replace=False)), view, shares, "p") for _ in range(300)]
+    drawn = [point_at(answer_at(view, rng.choice(rows, 3, replace=False)), view, fractions, "p") for _ in range(300)]
     assert np.mean([one.overlap for one in drawn]) == pytest.approx(floor, abs=0.01)
 
 
@@ -99,7 +99,7 @@ def test_measures_go_through_the_bootstrap_over_patients():
     gain = estimates["deletion: nats lost beyond random tiles"]["x"]
     assert gain.value == pytest.approx(0.5 + 19 / 40)
     assert gain.low < gain.value < gain.high
-    assert pointing_measures([faithfulness.Pointing("p", 1.0, 0.2, 0.4, 0.1)])[0].floor == 0.2
+    assert pointing_measures([faithfulness.Pointing("p", 1.0, 0.2, 0.4, 0.1)])[0].chance == 0.2
 
 
 # ------------------------------------------------------------------------------------------------ calibration

@@ -154,7 +154,7 @@ def test_marks_of_slides():
 
 def test_options_are_shuffled_by_seed_and_the_answer_follows(tmp_path, cohort):
     assistant = assemble(tmp_path)
-    data = dataset(assistant, cohort, open_share=0)
+    data = dataset(assistant, cohort, open_fraction=0)
     place = next(i for i, e in enumerate(data.examples) if e.options)
     right = data.examples[place].options[data.examples[place].answer]
     said = set()
@@ -171,7 +171,7 @@ def test_options_are_shuffled_by_seed_and_the_answer_follows(tmp_path, cohort):
 
 def test_some_questions_are_asked_openly_unless_they_speak_of_their_options(tmp_path, cohort):
     assistant = assemble(tmp_path)
-    data = dataset(assistant, cohort, open_share=1)
+    data = dataset(assistant, cohort, open_fraction=1)
     question = next(e for e in data.examples if e.options)
     rng = np.random.default_rng(0)
     decode = assistant.template.tokenizer.decode

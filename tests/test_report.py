@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from pathflip.errors import ConfigError
-from pathflip.evaluate.compare import Estimate
-from pathflip.evaluate.report.page import (
+from pathflip.evaluate.estimates import Estimate
+from pathflip.evaluate.report.content import (
     Confusion,
     FindingRow,
     GroundingExample,
@@ -22,8 +22,8 @@ from pathflip.evaluate.report.page import (
     ReportContent,
     RetrievalExample,
     RetrievedSlide,
-    write_report,
 )
+from pathflip.evaluate.report.page import write_report
 from pathflip.geometry import SlideInfo, TileGrid, TileSpec
 from pathflip.types import Heatmap
 
@@ -32,7 +32,7 @@ SIDE, TILE = 2048, 64
 
 
 def blob(x: float, y: float, radius: float, side: int = 256) -> np.ndarray:
-    """A wobbly disc, True inside; centre and radius as shares of the side."""
+    """A wobbly disc, True inside; centre and radius as fractions of the side."""
     rows, columns = np.mgrid[:side, :side] / side
     angle = np.arctan2(rows - y, columns - x)
     return np.hypot(columns - x, rows - y) < radius * (1 + 0.18 * np.sin(3 * angle) + 0.08 * np.cos(7 * angle))
@@ -51,9 +51,9 @@ def heatmap(mask: np.ndarray, noise: float, rng: np.random.Generator, text: str,
     lattice = np.stack(np.meshgrid(np.arange(32), np.arange(32)), axis=-1).reshape(-1, 2)
     tissue = blob(0.5, 0.52, 0.4)[lattice[:, 1] * 8 + 4, lattice[:, 0] * 8 + 4]
     coords = lattice[tissue].astype(np.int64) * TILE
-    share = mask.reshape(32, 8, 32, 8).mean((1, 3))[lattice[tissue][:, 1], lattice[tissue][:, 0]]
+    fraction = mask.reshape(32, 8, 32, 8).mean((1, 3))[lattice[tissue][:, 1], lattice[tissue][:, 0]]
     grid = TileGrid(SlideInfo("s", (SIDE, SIDE), 2.0), TileSpec(TILE, 2.0), coords)
-    scores = (0.1 + 0.5 * share + noise * rng.normal(size=len(share))).astype(np.float32)
+    scores = (0.1 + 0.5 * fraction + noise * rng.normal(size=len(fraction))).astype(np.float32)
     return Heatmap(grid, scores, text, presence=1.0, **kind)
 
 
@@ -163,7 +163,7 @@ def made_up(seed: int = 0) -> ReportContent:
             Confusion("pattern", ("glandular", "papillary", "solid_nests"), np.diag([20, 19, 23]) + 2),
         ],
         estimates=estimates(rng),
-        ceilings={"grounding AP": 0.968, "grounding AP, small findings": 0.931, "presence AUROC": 0.994},
+        upper_bounds={"grounding AP": 0.968, "grounding AP, small findings": 0.931, "presence AUROC": 0.994},
         findings=finding_rows(rng),
         timings={"paint slides": 141.2, "extract features": 63.8, "train PathFLIP": 95.4, "evaluate": 20.04},
         command="pathflip demo --out runs/demo --seed 0",
@@ -247,10 +247,10 @@ def test_opens_with_slides_and_ends_with_how(tmp_path, content):
 
 def test_every_number_given_is_on_the_page(tmp_path, content):
     _, page = written(tmp_path, content)
-    expected = [shown(v) for v in content.ceilings.values()]
+    expected = [shown(v) for v in content.upper_bounds.values()]
     for by_model in content.estimates.values():
         for entry in by_model.values():
-            expected += [shown(entry.value), f"[{shown(entry.low)}, {shown(entry.high)}]", shown(entry.floor)]
+            expected += [shown(entry.value), f"[{shown(entry.low)}, {shown(entry.high)}]", shown(entry.chance)]
             if entry.difference is not None:
                 low, high = shown(entry.difference_low, 3, "+"), shown(entry.difference_high, 3, "+")
                 expected.append(f"{shown(entry.difference, 3, '+')} [{low}, {high}]")
@@ -312,7 +312,7 @@ def test_missing_and_nan_values_become_dashes(tmp_path, content):
             },
             "presence AUROC": {"PathFLIP": Estimate(0.7, 0.6, 0.8, 0.5, "")},
         },
-        ceilings={"R@1 combined": nan, "something else": 0.77},
+        upper_bounds={"R@1 combined": nan, "something else": 0.77},
         groundings=[replace(calm.groundings[0], average_precision=nan, presence=nan, baseline=None)],
         confusions=[Confusion("grade", ("1", "2"), np.array([[0, 0], [2, 5]]))],
         findings=[FindingRow("necrosis", 0, nan, nan, nan, nan)],
@@ -390,7 +390,7 @@ def test_limits_vanish_with_their_cause(tmp_path, bare):
         "grounding AP, small findings": {"PathFLIP": Estimate(0.9, 0.8, 1.0, 0.1, "")},
     }
     fine = FindingRow("necrosis", 20, 0.9, 0.9, 0.9, 0.1)
-    _, page = written(tmp_path, replace(bare, estimates=good, ceilings={}, findings=[fine], confusions=[]))
+    _, page = written(tmp_path, replace(bare, estimates=good, upper_bounds={}, findings=[fine], confusions=[]))
     assert "No failure met these rules" in page.text
     assert "less well" not in page.text
 

@@ -17,7 +17,7 @@ from pathflip.text.statements import parse_statement
 from pathflip.verify import read_calibration, verify_report, write_calibration, write_verification
 from pathflip.verify.calibration import FILE_NAME
 from pathflip.verify.heatmaps import heatmaps
-from pathflip.verify.lexicon import Lexicon, denied_phrases, learn_lexicon, rewordings, subjects, unknown_share
+from pathflip.verify.lexicon import Lexicon, denied_phrases, learn_lexicon, rewordings, subjects, unknown_fraction
 from pathflip.verify.place_and_extent import describe
 from pathflip.verify.scores import synonym_groups
 
@@ -82,10 +82,10 @@ def test_denials_name_their_findings_and_nothing_else():
 
 def test_unknown_words_are_counted_without_frame_words_and_numbers():
     words = frozenset({"keratin", "pearls", "necrosis"})
-    assert unknown_share("keratin pearls are seen in 5 % of the tissue", words) == 0
-    assert unknown_share("keratin whorls are seen", words) == 0.5
-    assert unknown_share("Nekrosen und Verkalkungen", words) == 1
-    assert unknown_share("it is seen", words) == 1
+    assert unknown_fraction("keratin pearls are seen in 5 % of the tissue", words) == 0
+    assert unknown_fraction("keratin whorls are seen", words) == 0.5
+    assert unknown_fraction("Nekrosen und Verkalkungen", words) == 1
+    assert unknown_fraction("it is seen", words) == 1
 
 
 def test_subjects_are_the_longest_names(cohort):

@@ -23,8 +23,8 @@ def test_the_fit_stands_at_the_minimum_of_the_penalised_likelihood(rng):
     truth = rng.random(300) < 1 / (1 + np.exp(-(rows @ (1.0, -0.2, 5.0) + 0.3)))
     fitted = fit_logistic(("a", "b", "c"), rows, truth)
     left = fitted.probability(rows) - truth
-    spread = rows.std(0)
-    gradient = rows.T @ left / spread + PENALTY * np.array(fitted.weights) * spread
+    deviation = rows.std(0)
+    gradient = rows.T @ left / deviation + PENALTY * np.array(fitted.weights) * deviation
     np.testing.assert_allclose([left.sum(), *gradient], 0, atol=1e-2)
 
 

@@ -13,7 +13,7 @@ from pathflip.errors import CaptionError
 from pathflip.evaluate.answer_parsing import parse_answer
 from pathflip.evaluate.vqa import (
     VQAPrediction,
-    letter_floors,
+    letter_baselines,
     match_predictions,
     read_predictions,
     vqa_measures,
@@ -129,7 +129,7 @@ def test_accuracy_counts_what_cannot_be_read_as_wrong_and_apart():
     row = row_of(rows, category="all")
     assert row["value"] == 0.5
     assert row["unread"] == {"ambiguous": 1, "unanswered": 1}
-    assert row["floors"] == {"constant": 0.5, "longest": 0.0, "chance": 0.25}
+    assert row["baselines"] == {"constant": 0.5, "longest": 0.0, "chance": 0.25}
     assert row["wilson_low"] < 0.5 < row["wilson_high"]
     assert [r["how"] for r in rows if r["category"] == "all"] == ["generation"]
 
@@ -142,21 +142,21 @@ def test_writing_and_likelihood_are_both_measured():
     assert row_of(rows, how="likelihood", category="all")["value"] == pytest.approx((3 + 0.5) / 4)  # a tie is half
 
 
-def test_difference_to_the_blind_twin_is_paired_over_patients():
+def test_difference_to_the_text_only_baseline_is_paired_over_patients():
     rng = np.random.default_rng(3)
     questions = [question(i, "ABCD"[int(rng.integers(4))]) for i in range(200)]
     right = [said(i, q.answer) if i % 4 else said(i, "Z") for i, q in enumerate(questions)]
-    blind = [said(i, "B") for i in range(200)]
-    row = row_of(vqa_measures(questions, right, blind=blind, num=400), category="all")
-    blind_share = np.mean([q.answer == "B" for q in questions])
-    assert row["blind"] == pytest.approx(blind_share)
-    assert row["difference"] == pytest.approx(0.75 - blind_share)
+    text_only = [said(i, "B") for i in range(200)]
+    row = row_of(vqa_measures(questions, right, text_only=text_only, num=400), category="all")
+    text_only_fraction = np.mean([q.answer == "B" for q in questions])
+    assert row["text_only"] == pytest.approx(text_only_fraction)
+    assert row["difference"] == pytest.approx(0.75 - text_only_fraction)
     # Independent: resample patients by hand and compare the bounds.
     gain = np.array([float(bool(i % 4)) - (q.answer == "B") for i, q in enumerate(questions)]).reshape(100, 2)
     drawn = [gain[rng.integers(100, size=100)].mean() for _ in range(4000)]
     low, high = np.percentile(drawn, [2.5, 97.5])
     assert (row["difference_low"], row["difference_high"]) == pytest.approx((low, high), abs=0.02)
-    same = row_of(vqa_measures(questions, right, blind=right, num=50), category="all")
+    same = row_of(vqa_measures(questions, right, text_only=right, num=50), category="all")
     assert same["difference"] == same["difference_low"] == same["difference_high"] == 0
 
 
@@ -179,8 +179,8 @@ def test_abstention_is_measured_where_it_is_offered():
 
 def test_the_constant_letter_can_be_chosen_elsewhere():
     questions, train = [question(i, "B") for i in range(4)], [question(i, "D") for i in range(3)]
-    assert letter_floors(questions)["constant"].mean() == 1
-    assert letter_floors(questions, train)["constant"].mean() == 0
+    assert letter_baselines(questions)["constant"].mean() == 1
+    assert letter_baselines(questions, train)["constant"].mean() == 0
 
 
 def test_files_of_the_cohort(tmp_path):
@@ -266,10 +266,10 @@ def test_floors_of_slidebench(real_data):
         rows = list(csv.DictReader(handle))
     first_longest = np.mean([max("ABCD", key=lambda x: len(row[x].strip())) == row["Answer"] for row in rows])
     assert first_longest == pytest.approx(0.408, abs=0.001)
-    floors = {name: credit.mean() for name, credit in letter_floors(questions).items()}
-    assert floors["constant"] == pytest.approx(0.414, abs=0.0005)
-    assert floors["chance"] == 0.25
-    assert floors["longest"] == pytest.approx(0.434, abs=0.001)  # equally long ones share the credit
+    baselines = {name: credit.mean() for name, credit in letter_baselines(questions).items()}
+    assert baselines["constant"] == pytest.approx(0.414, abs=0.0005)
+    assert baselines["chance"] == 0.25
+    assert baselines["longest"] == pytest.approx(0.434, abs=0.001)  # equally long ones share the credit
     perfect = [
         VQAPrediction(text=f"{q.answer}. {q.options['ABCD'.index(q.answer)]}", question_id=q.question_id)
         for q in questions
@@ -296,12 +296,12 @@ def test_the_command_prints_floors_beside_scores(tmp_path, capsys):
     path.write_text(json.dumps(rows))
     predictions = tmp_path / "p.json"
     predictions.write_text(json.dumps([{"id": i, "output": "A"} for i in range(8)]))
-    words = [*COMMAND, "--questions", str(path), "--predictions", str(predictions), "--blind", str(predictions)]
+    words = [*COMMAND, "--questions", str(path), "--predictions", str(predictions), "--text-only", str(predictions)]
     app(words, standalone_mode=False)
     said_text = capsys.readouterr().out
     assert "accuracy" in said_text
     assert "constant 0.250" in said_text
-    assert "blind 0.250, difference +0.000" in said_text
+    assert "text only 0.250, difference +0.000" in said_text
     app([*words, "--json"], standalone_mode=False)
     row = json.loads(capsys.readouterr().out.splitlines()[0])
     assert (row["value"], row["difference"]) == (0.25, 0)

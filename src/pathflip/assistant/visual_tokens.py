@@ -156,7 +156,7 @@ class Looker:
         Raises:
             ConfigError: more slides than tokens allow.
         """
-        if self.config.blind:
+        if self.config.text_only:
             return self._unseen(asked[: self.config.max_tokens // num_slides])
         view = self.view(slide) if isinstance(slide, str) else slide
         budget = self.config.max_tokens // num_slides

@@ -108,7 +108,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Which split of the cohort.")] = "test",
     json: Json = False,
 ) -> None:
-    """Measure an alignment model (--model, --features), or captions and answers (the commands below), with floors."""
+    """Measure an alignment model (--model, --features), or captions and answers (the commands below)."""
     if context.invoked_subcommand is not None:
         return
     if model is None or not features:
@@ -119,7 +119,7 @@ def evaluate(
     print_rows(
         rows,
         json,
-        lambda r: f"{r['measure']:<42} {r['value']:.3f}  [{r['low']:.3f}, {r['high']:.3f}]  chance {r['floor']:.3f}",
+        lambda r: f"{r['measure']:<42} {r['value']:.3f}  [{r['low']:.3f}, {r['high']:.3f}]  chance {r['chance']:.3f}",
     )
 
 

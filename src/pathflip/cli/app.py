@@ -58,7 +58,7 @@ SlideMPP = Annotated[
 TilePx = Annotated[int, typer.Option(help="Side of a tile, pixels at --mpp.")]
 MPP = Annotated[float, typer.Option(help="Resolution to tile at, µm per pixel.")]
 StridePx = Annotated[int, typer.Option(help="Step between tiles, pixels at --mpp; 0 means --tile-px.")]
-MinTissue = Annotated[float, typer.Option(help="Smallest share of a tile that must be tissue.")]
+MinTissue = Annotated[float, typer.Option(help="Smallest fraction of a tile that must be tissue.")]
 Out = Annotated[Path, typer.Option(help="Folder to write to.")]
 Model = Annotated[Path, typer.Option(help="Checkpoint directory, for example runs/base/last.")]
 Features = Annotated[list[Path], typer.Option("--features", help="Feature files, or folders of them.")]

@@ -24,7 +24,9 @@ def calibrate(
     splits: Annotated[Path, typer.Option(help="CSV: slide, split (train / val / test), as in training.")],
     split: Annotated[str, typer.Option(help="Slides to fit on: none that the model was trained on.")] = "val",
     seed: Annotated[int, typer.Option(help="Of the made examples.")] = 0,
-    safe: Annotated[float, typer.Option(help="Share that must be right beyond a threshold; else “uncertain”.")] = 0.8,
+    safe: Annotated[
+        float, typer.Option(help="Fraction that must be right beyond a threshold; else “uncertain”.")
+    ] = 0.8,
     json: Json = False,
 ) -> None:
     """Fit the probabilities of `pathflip verify` on slides and reports the model has not seen."""

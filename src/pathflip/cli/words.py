@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from pathflip.text.decompose import DecomposeSpec
 
 Predictions = Annotated[Path, typer.Option(help="What a model said: JSON lines, JSON or CSV.")]
-Blind = Annotated[
-    Path | None, typer.Option(help="What the same language model said without the slide: the floor that counts.")
+TextOnly = Annotated[
+    Path | None, typer.Option(help="What the same language model said without the slide: the baseline that counts.")
 ]
 Resamples = Annotated[int, typer.Option(help="Bootstrap cohorts of patients.", min=2)]
 Seed = Annotated[int, typer.Option(help="Of the bootstrap.")]
@@ -164,10 +164,10 @@ def _decomposed_line(row: Mapping[str, Any]) -> str:
 def caption(
     predictions: Predictions,
     references: Annotated[Path, typer.Option(help="True captions: JSON lines, JSON or CSV.")],
-    blind: Blind = None,
-    train: Annotated[Path | None, typer.Option(help="Training captions: what the floors are made of.")] = None,
+    text_only: TextOnly = None,
+    train: Annotated[Path | None, typer.Option(help="Training captions: what the baselines are made of.")] = None,
     group_column: Annotated[
-        str | None, typer.Option(help="Column of --references with the organ, for a floor.")
+        str | None, typer.Option(help="Column of --references with the organ, for a baseline that knows it.")
     ] = None,
     meteor_jar: Annotated[Path | None, typer.Option(help="meteor-1.5.jar, for METEOR proper (needs Java).")] = None,
     bertscore: Annotated[
@@ -186,7 +186,7 @@ def caption(
     rows = evaluate_captions(
         predictions,
         references,
-        blind=blind,
+        text_only=text_only,
         train=train,
         group_column=group_column,
         meteor_jar=meteor_jar,
@@ -206,7 +206,7 @@ def caption(
 def vqa(
     predictions: Predictions,
     questions: Annotated[Path, typer.Option(help="questions.jsonl of a cohort, or SlideBench's CSV or JSON.")],
-    blind: Blind = None,
+    text_only: TextOnly = None,
     train: Annotated[Path | None, typer.Option(help="Questions the constant letter is chosen on.")] = None,
     split: Annotated[str | None, typer.Option(help="Only this split, from splits.csv beside --questions.")] = None,
     resamples: Resamples = 1000,
@@ -220,7 +220,7 @@ def vqa(
     rows = vqa_measures(
         read_questions(questions, split),
         read_predictions(predictions),
-        blind=read_predictions(blind) if blind else None,
+        text_only=read_predictions(text_only) if text_only else None,
         train=read_questions(train) if train else None,
         num=resamples,
         seed=seed,
@@ -235,12 +235,12 @@ def _vqa_line(row: Mapping[str, Any]) -> str:
 
 
 def _numbers(row: Mapping[str, Any]) -> str:
-    """Value, interval, floors, and the difference to the blind twin."""
+    """Value, interval, baselines, and the difference to the text-only baseline."""
     text = f"{row['value']:.3f}{_interval(row['low'], row['high'])}"
-    text += "".join(f"  {name} {value:.3f}" for name, value in row.get("floors", {}).items())
-    if "blind" in row:
+    text += "".join(f"  {name} {value:.3f}" for name, value in row.get("baselines", {}).items())
+    if "text_only" in row:
         gap = f"{row['difference']:+.3f}{_interval(row['difference_low'], row['difference_high'])}"
-        text += f"  blind {row['blind']:.3f}, difference {gap}"
+        text += f"  text only {row['text_only']:.3f}, difference {gap}"
     return text
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Int
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from pathflip.data.examples import Example
@@ -44,7 +44,7 @@ class InstructSpec(BaseModel):
         pack_tokens: conversations share rows of at most this many tokens, without seeing each other; 0 gives each its
             own row.
         shuffle_options: options come in a new order each time.
-        open_share: fraction of multiple-choice questions asked without their options, where that makes sense.
+        open_fraction: fraction of multiple-choice questions asked without their options, where that makes sense.
         learn: ``answers`` alone, each with its end, or ``everything`` that is said (to teach a language model words).
     """
 
@@ -53,7 +53,7 @@ class InstructSpec(BaseModel):
     max_length: int = Field(2048, ge=16)
     pack_tokens: int = Field(0, ge=0)
     shuffle_options: bool = True
-    open_share: float = Field(0.1, ge=0, le=1)
+    open_fraction: float = Field(0.1, ge=0, le=1, validation_alias=AliasChoices("open_fraction", "open_share"))
     learn: Literal["answers", "everything"] = "answers"
 
 
@@ -225,7 +225,7 @@ class InstructDataset:
                 turns[0] = Turn("user", CAPTION_PROMPTS[int(rng.integers(len(CAPTION_PROMPTS)))])
             return turns, ()
         right = example.options[example.answer]
-        if rng.random() < self.spec.open_share and not refers_to_options(example.question):
+        if rng.random() < self.spec.open_fraction and not refers_to_options(example.question):
             return [Turn("user", example.question), Turn("assistant", right)], ()
         order = rng.permutation(len(example.options)) if self.spec.shuffle_options else range(len(example.options))
         options = tuple(example.options[i] for i in order)

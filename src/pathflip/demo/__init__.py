@@ -20,8 +20,9 @@ import torch
 
 from pathflip import __version__
 from pathflip.demo.stages import BASELINE, DESCRIPTIONS, REFERENCE, Demo, Measured, measure, train
-from pathflip.evaluate.compare import Estimate, estimate_all
-from pathflip.evaluate.report.page import ModelNote, ReportContent, write_report
+from pathflip.evaluate.estimates import Estimate, estimate_all
+from pathflip.evaluate.report.content import ModelNote, ReportContent
+from pathflip.evaluate.report.page import write_report
 from pathflip.evaluate.simulated.examples import confusions, finding_rows, grounding_examples, retrieval_examples
 from pathflip.evaluate.simulated.measures import measures, read_cohort
 from pathflip.features import extract_cohort
@@ -105,7 +106,7 @@ def play(
         test = read_cohort(demo.cohort, demo.features, "test")
         by_model = {name: measures(score, test) for name, score in found.scores.items()}
         estimates = estimate_all(by_model, test.patients, REFERENCE, num=demo.resamples)
-    say(_table(estimates, found.ceilings))
+    say(_table(estimates, found.upper_bounds))
     with clock.stage("write the report"):
         models = {name: load(demo.run(recipe.name)) for name, recipe in demo.recipes().items()}
         content = ReportContent(
@@ -120,7 +121,7 @@ def play(
             confusions=confusions(test, found.scores[REFERENCE]),
             findings=finding_rows(test, found.scores[REFERENCE]),
             estimates=estimates,
-            ceilings=found.ceilings,
+            upper_bounds=found.upper_bounds,
             timings=clock.seconds,
             command=command,
             versions=VERSIONS,
@@ -144,7 +145,7 @@ def _result(
         "report": str(demo.out / "report.html"),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "versions": VERSIONS,
-        "ceilings": found.ceilings,
+        "upper_bounds": found.upper_bounds,
         "measures": {m: {name: vars(e) for name, e in entries.items()} for m, entries in estimates.items()},
     }
     if found.answers is not None:
@@ -184,13 +185,13 @@ def _model_note(name: str, model: Aligned, seconds: float) -> ModelNote:
     return ModelNote(name, DESCRIPTIONS[name], parameters, seconds)
 
 
-def _table(estimates: Mapping[str, Mapping[str, Estimate]], ceilings: Mapping[str, float]) -> str:
+def _table(estimates: Mapping[str, Mapping[str, Estimate]], upper_bounds: Mapping[str, float]) -> str:
     names = list(next(iter(estimates.values())))
-    lines = [f"{'':<66}" + "".join(f"{name:>18}" for name in names) + f"{'ceiling':>10}{'chance':>8}"]
+    lines = [f"{'':<66}" + "".join(f"{name:>18}" for name in names) + f"{'upper bound':>12}{'chance':>8}"]
     for name, found in estimates.items():
         cells = "".join(f"{e.value:>7.3f} {f'{e.low:.2f}-{e.high:.2f}':>10}" for e in found.values())
-        ceiling = f"{ceilings[name]:>10.3f}" if name in ceilings else f"{'':>10}"
-        lines.append(f"{name:<66}{cells}{ceiling}{found[names[0]].floor:>8.3f}")
+        upper_bound = f"{upper_bounds[name]:>12.3f}" if name in upper_bounds else f"{'':>12}"
+        lines.append(f"{name:<66}{cells}{upper_bound}{found[names[0]].chance:>8.3f}")
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from pathflip.assistant import load_assistant
 from pathflip.data.examples import Example, read_examples
 from pathflip.demo.jobs import Done, Job, run_jobs
-from pathflip.evaluate.answering import Faithfulness, answer_questions, calibrate_assistant, explain_answers
+from pathflip.evaluate.answering import answer_questions, calibrate_assistant
 from pathflip.evaluate.simulated.answered_questions import (
     AssistantStudy,
     CaptionExample,
@@ -19,8 +19,9 @@ from pathflip.evaluate.simulated.answered_questions import (
     questions_to_explain,
     study_assistant,
 )
+from pathflip.evaluate.simulated.explained_answers import Faithfulness, explain_answers
 from pathflip.evaluate.simulated.measures import CohortScores, read_cohort, score_model
-from pathflip.evaluate.simulated.upper_bound import supervised_ceiling
+from pathflip.evaluate.simulated.upper_bound import supervised_upper_bound
 from pathflip.evaluate.simulated.verified_reports import CohortVerification, verify_cohort
 from pathflip.evaluate.vqa import VQAPrediction
 from pathflip.inference import load
@@ -44,7 +45,7 @@ DESCRIPTIONS = {
     "ABMIL CLIP": "one vector a slide, pooled by gated attention, against one a caption",
     "published PathFLIP": "the paper's model at this size: Q-Formers over 4 × 4 tiles; fewer steps, same time",
 }
-ASSISTANT, BLIND, LANGUAGE = "assistant", "assistant_blind", "language"
+ASSISTANT, TEXT_ONLY, LANGUAGE = "assistant", "assistant_text_only", "language"
 NOTE = (
     "Trained on painted slides: what it says about real tissue means nothing. Research software, not a medical device."
 )
@@ -59,7 +60,7 @@ class Demo:
 
     Attributes:
         steps: optimiser steps of the four alignment models; None leaves the recipes as they are.
-        assistant_steps: of each stage of the assistant, of its blind twin and of their language model; None as in the
+        assistant_steps: of each stage of the assistant, its text-only baseline and their language model; None as in the
             recipes, 0 leaves out assistant and verification.
         resamples: bootstrap cohorts.
     """
@@ -103,12 +104,12 @@ class Demo:
         return {name: with_settings(recipe, settings) for name, recipe in made.items()}
 
     def language(self) -> LanguageRecipe:
-        """The small language model that assistant and blind twin start from."""
+        """The small language model that assistant and text-only baseline start from."""
         return with_settings(language_small(), self._speaking())
 
-    def stages(self, blind: bool) -> tuple[InstructRecipe, InstructRecipe]:
+    def stages(self, text_only: bool) -> tuple[InstructRecipe, InstructRecipe]:
         """Both stages of the small assistant, or of the same language model without the slide."""
-        shown = f"assistant.blind={str(blind).lower()}"
+        shown = f"assistant.text_only={str(text_only).lower()}"
         one, two = (with_settings(make(), self._speaking()) for make in (instruct_small_stage1, instruct_small_stage2))
         return with_settings(one, [shown]), two
 
@@ -122,7 +123,7 @@ class Measured:
     """All that was measured on patients no model has seen."""
 
     scores: dict[str, CohortScores]
-    ceilings: dict[str, float]
+    upper_bounds: dict[str, float]
     answers: AssistantStudy | None
     verification: CohortVerification | None
 
@@ -135,10 +136,10 @@ def train(demo: Demo, progress: Callable[..., None]) -> dict[str, float]:
     if demo.speaks:
         jobs.append(Job(LANGUAGE, train_words, (demo,)))
         jobs += [
-            Job(name, train_assistant, (demo, name == BLIND), after=(REFERENCE, LANGUAGE))
-            for name in (ASSISTANT, BLIND)
+            Job(name, train_assistant, (demo, name == TEXT_ONLY), after=(REFERENCE, LANGUAGE))
+            for name in (ASSISTANT, TEXT_ONLY)
         ]
-        stages = {name: demo.stages(blind=name == BLIND) for name in (ASSISTANT, BLIND)}
+        stages = {name: demo.stages(text_only=name == TEXT_ONLY) for name in (ASSISTANT, TEXT_ONLY)}
         totals |= {demo.run(name, i): r.train.steps for name, rs in stages.items() for i, r in enumerate(rs, 1)}
         totals[demo.run(LANGUAGE)] = demo.language().train.steps
     jobs[1:1] = [Job(name, train_one, (demo, recipes[name])) for name in LONG]
@@ -155,17 +156,17 @@ def measure(demo: Demo) -> Measured:
     """Measure everything on the test patients."""
     recipes = demo.recipes()
     jobs = [Job(name, score_one, (demo, name, recipe.name)) for name, recipe in recipes.items()]
-    jobs.append(Job("ceiling", ceiling, (demo,)))
+    jobs.append(Job("upper_bound", upper_bound, (demo,)))
     if demo.speaks:
         jobs[:0] = [
             Job("answers", answer_all, (demo, ASSISTANT)),
             Job("explained", explain_some, (demo,)),
-            Job("blind", answer_all, (demo, BLIND)),
+            Job("text_only", answer_all, (demo, TEXT_ONLY)),
             Job("verification", verify, (demo,)),
         ]
     done = run_jobs(jobs, demo.num_workers)
     scores = {name: done[name].result for name in recipes}
-    return Measured(scores, done["ceiling"].result, *(_spoken(demo, done) if demo.speaks else (None, None)))
+    return Measured(scores, done["upper_bound"].result, *(_spoken(demo, done) if demo.speaks else (None, None)))
 
 
 def _spoken(demo: Demo, done: Mapping[str, Done]) -> tuple[AssistantStudy, CohortVerification]:
@@ -173,7 +174,7 @@ def _spoken(demo: Demo, done: Mapping[str, Done]) -> tuple[AssistantStudy, Cohor
     study = study_assistant(
         demo.cohort,
         done["answers"].result,
-        done["blind"].result,
+        done["text_only"].result,
         explained,
         load_assistant(demo.run(ASSISTANT)).calibration,
         captions,
@@ -204,16 +205,16 @@ def train_words(demo: Demo) -> None:
     train_language(demo.language(), _examples(demo)["train"], demo.run(LANGUAGE), resume=True, note=NOTE)
 
 
-def train_assistant(demo: Demo, blind: bool) -> None:
-    """Both stages of the assistant on PathFLIP, or of its blind twin; then its calibration, on validation patients."""
-    examples, files, name = _examples(demo), list(demo.files().values()), BLIND if blind else ASSISTANT
+def train_assistant(demo: Demo, text_only: bool) -> None:
+    """Both stages of the assistant (or of its text-only baseline), then its calibration on the validation patients."""
+    examples, files, name = _examples(demo), list(demo.files().values()), TEXT_ONLY if text_only else ASSISTANT
     first, run = demo.run(name, 1), demo.run(name)
-    one, two = demo.stages(blind)
+    one, two = demo.stages(text_only)
     shared: dict[str, Any] = {"resume": True, "note": NOTE}
     aligned, words = demo.run(demo.recipes()[REFERENCE].name), demo.run(LANGUAGE) / "last"
     train_instruct(one, examples["train"], files, first, aligned=aligned, language_model=words, **shared)
     train_instruct(two, examples["train"], files, run, start=first, val_examples=examples["val"], **shared)
-    if not blind:
+    if not text_only:
         questions, _ = cohort_questions(demo.cohort, "val")
         loaded = load_assistant(run)
         assert loaded.path is not None
@@ -225,9 +226,9 @@ def score_one(demo: Demo, name: str, run: str) -> CohortScores:
     return score_model(name, load(demo.run(run)), read_cohort(demo.cohort, demo.features, "test"))
 
 
-def ceiling(demo: Demo) -> dict[str, float]:
+def upper_bound(demo: Demo) -> dict[str, float]:
     """What a classifier trained on the truth reaches."""
-    return supervised_ceiling(*(read_cohort(demo.cohort, demo.features, split) for split in ("train", "test")))
+    return supervised_upper_bound(*(read_cohort(demo.cohort, demo.features, split) for split in ("train", "test")))
 
 
 def answer_all(demo: Demo, name: str) -> list[VQAPrediction]:

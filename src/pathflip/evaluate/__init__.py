@@ -1,1 +1,1 @@
-"""How good a model is, with intervals and chance floors: metrics, the synthetic cohort, comparisons, reports."""
+"""How good a model is, with intervals and chance levels: metrics, the synthetic cohort, comparisons, reports."""

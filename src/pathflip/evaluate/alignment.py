@@ -9,8 +9,8 @@ import numpy as np
 from pathflip.data.align import pair_by_slide
 from pathflip.errors import ConfigError
 from pathflip.evaluate import metrics
-from pathflip.evaluate.compare import estimate_all
-from pathflip.evaluate.simulated.measures import Measure, mean_of, measures, read_cohort, score_model
+from pathflip.evaluate.estimates import Measure, estimate_all, mean_of
+from pathflip.evaluate.simulated.measures import measures, read_cohort, score_model
 from pathflip.features import read_features
 from pathflip.features.store import check_cohort
 from pathflip.inference import Aligned, encode_slide, load, retrieve
@@ -35,7 +35,7 @@ def evaluate_checkpoint(
             other slides, which allow retrieval. split: of the cohort.
 
     Returns:
-        One row a measure: measure, value, low, high (95 % over patients), floor (chance), note.
+        One row a measure: measure, value, low, high (95 % over patients), chance, note.
 
     Raises:
         ConfigError: neither or both of ``cohort`` and ``captions``.
@@ -58,7 +58,7 @@ def evaluate_checkpoint(
             "value": entry["model"].value,
             "low": entry["model"].low,
             "high": entry["model"].high,
-            "floor": entry["model"].floor,
+            "chance": entry["model"].chance,
             "note": entry["model"].note,
             "slides": len(patients),
         }

@@ -1,7 +1,6 @@
-"""An assistant against questions with known answers: accuracy, calibration, and whether the evidence carries them."""
+"""An assistant against multiple-choice questions with known answers: its answers to all, and its calibration."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from pathflip.assistant import (
     Calibration,
     LoadedAssistant,
     SlideView,
-    answer,
     generate,
     option_probabilities,
     prompt,
@@ -23,26 +21,14 @@ from pathflip.assistant import (
 from pathflip.data.questions import VQAQuestion
 from pathflip.errors import CaptionError
 from pathflip.evaluate import metrics
-from pathflip.evaluate.faithfulness import Deletion, Pointing, delete_evidence, point_at
 from pathflip.evaluate.vqa import VQAPrediction
 from pathflip.features import read_features
-from pathflip.simulate import truth as slide_truth
-from pathflip.types import Answer
 
-__all__ = ["Faithfulness", "answer_questions", "calibrate_assistant", "explain_answers"]
+__all__ = ["answer_questions", "calibrate_assistant", "views_with_questions"]
 
 TEMPERATURES = np.geomspace(0.2, 5.0, 161)
 WITHHELD = 0.1
-"""Of answerable questions asked openly, at most this share may be refused."""
-
-
-@dataclass(frozen=True)
-class Faithfulness:
-    """What the deletion test and the pointing game found, and the answers they were played on."""
-
-    deletions: tuple[Deletion, ...]
-    pointings: tuple[Pointing, ...]
-    answers: tuple[tuple[VQAQuestion, Answer], ...]
+"""Of answerable questions asked openly, at most this fraction may be refused."""
 
 
 def answer_questions(
@@ -56,7 +42,7 @@ def answer_questions(
         files: feature file of every slide.
     """
     found: dict[str, VQAPrediction] = {}
-    for view, own in _by_slide(assistant, questions, files):
+    for view, own in views_with_questions(assistant, questions, files):
         prompts = [prompt(assistant, one.question, view, one.options) for one in own]
         chances = option_probabilities(assistant, prompts)
         for one, asked, row in zip(own, prompts, chances, strict=True):
@@ -113,49 +99,13 @@ def calibrate_assistant(
     return fitted.model_copy(update={"measured": measured})
 
 
-def explain_answers(
-    assistant: LoadedAssistant,
-    questions: Sequence[VQAQuestion],
-    files: Mapping[str, Path],
-    cohort: Path,
-    evidence: Mapping[str, str],
-    rng: np.random.Generator,
-) -> Faithfulness:
-    """Answer questions with their evidence, take it away, and hold it against the painted truth.
-
-    Args:
-        assistant, questions, files: as for :func:`answer_questions`.
-        cohort: the simulated cohort's folder, for its truth.
-        evidence: question id -> the concept whose tissue shows the answer.
-        rng: draws the random tiles of the deletion test.
-    """
-    deletions: list[Deletion] = []
-    pointings: list[Pointing] = []
-    answers: list[tuple[VQAQuestion, Answer]] = []
-    for view, own in _by_slide(assistant, questions, files):
-        labels = slide_truth.read_labels(cohort / "truth" / f"{view.slide_id}.png")
-        for one in own:
-            asked = prompt(assistant, one.question, view, one.options)
-            said = answer(assistant, asked, (view,), refusal_logit(assistant, prompt(assistant, one.question, view)))
-            answers.append((one, said))
-            lost = delete_evidence(assistant, view, one.question, one.options, said, one.patient, rng)
-            if lost is not None:
-                deletions.append(lost)
-            concept = evidence.get(one.question_id)
-            if concept is not None:
-                shares = slide_truth.concept_shares(labels, view.features.grid, [concept])[:, 0]
-                hit = point_at(said, view, shares, one.patient)
-                pointings += [hit] if hit is not None else []
-    return Faithfulness(tuple(deletions), tuple(pointings), tuple(answers))
-
-
 def _weighed(
     assistant: LoadedAssistant, questions: Sequence[VQAQuestion], files: Mapping[str, Path]
 ) -> tuple[Float[np.ndarray, " n"], list[np.ndarray], Bool[np.ndarray, " n"]]:
     """For every question: log-odds of not being told, option probabilities, whether the likeliest is right."""
     logits: dict[str, float] = {}
     chances: dict[str, np.ndarray] = {}
-    for view, own in _by_slide(assistant, questions, files):
+    for view, own in views_with_questions(assistant, questions, files):
         rows = option_probabilities(assistant, [prompt(assistant, one.question, view, one.options) for one in own])
         for one, row in zip(own, rows, strict=True):
             chances[one.question_id] = row
@@ -177,7 +127,7 @@ def _place(question: VQAQuestion) -> int:
     return "ABCDEFGHIJKLMNOPQRSTUVWXYZ".index(question.answer)
 
 
-def _by_slide(
+def views_with_questions(
     assistant: LoadedAssistant, questions: Sequence[VQAQuestion], files: Mapping[str, Path]
 ) -> Iterator[tuple[SlideView, list[VQAQuestion]]]:
     """Slides, each encoded once, with their questions."""

@@ -1,4 +1,4 @@
-"""``pathflip eval caption``: captions against references, with intervals over patients, floors and a blind twin."""
+"""``pathflip eval caption``: captions against references, with intervals over patients, beside baselines."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.evaluate.bertscore import BertScorer
 from pathflip.evaluate.bootstrap import PatientBootstrap, bounds
-from pathflip.evaluate.caption_scores import BertScores, CaptionScores, bag_of_words, caption_scores, constant_caption
+from pathflip.evaluate.caption_baselines import bag_of_words, constant_caption
+from pathflip.evaluate.caption_scores import BertScores, CaptionScores, caption_scores
 from pathflip.io.tables import first_of, read_table
 from pathflip.text.captions import SLIDE_KEYS, TEXT_KEYS, read_captions, slide_id_of
 from pathflip.types import Caption
@@ -51,7 +52,7 @@ def evaluate_captions(
     predictions: Path,
     references: Path,
     *,
-    blind: Path | None = None,
+    text_only: Path | None = None,
     train: Path | None = None,
     group_column: str | None = None,
     meteor_jar: Path | None = None,
@@ -63,8 +64,8 @@ def evaluate_captions(
     """Files to rows; see :func:`caption_measures`. A slide without a prediction counts as an empty caption.
 
     Args:
-        blind: captions of the same language model without the slide. train: captions that floors are made of.
-        group_column: a column of ``references`` (the organ) for the floor "one constant caption a group".
+        text_only: captions of the same language model without the slide. train: captions that baselines are made of.
+        group_column: a column of ``references`` (the organ) for the baseline "one constant caption a group".
         bertscore: folder of the language model BERTScore is counted with. bertscore_layer: see
             :class:`~pathflip.evaluate.bertscore.BertScorer`.
 
@@ -76,7 +77,7 @@ def evaluate_captions(
         raise ConfigError("BERTScore layer: there is no model it is a layer of; give --bertscore FOLDER, too")
     truth = read_captions(references)
     said = read_generated(predictions)
-    unaware = read_generated(blind) if blind else None
+    unaware = read_generated(text_only) if text_only else None
     known = [caption.slide_id for caption in truth]
     if not set(known) & set(said):
         raise CaptionError(
@@ -87,7 +88,7 @@ def evaluate_captions(
     rows = caption_measures(
         [said.get(slide, "") for slide in known],
         truth,
-        blind=[unaware.get(slide, "") for slide in known] if unaware is not None else None,
+        text_only=[unaware.get(slide, "") for slide in known] if unaware is not None else None,
         train=[caption.text for caption in read_captions(train)] if train else None,
         groups=_groups(references, known, group_column) if group_column else None,
         meteor_jar=meteor_jar,
@@ -116,7 +117,7 @@ def caption_measures(
     said: Sequence[str],
     truth: Sequence[Caption],
     *,
-    blind: Sequence[str] | None = None,
+    text_only: Sequence[str] | None = None,
     train: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
     meteor_jar: Path | None = None,
@@ -128,35 +129,35 @@ def caption_measures(
 
     Args:
         said: a caption for each of ``truth`` (empty where there is none).
-        blind: the same language model's captions without the slide.
-        train: captions the floors are made of; without them, those of ``truth``, which flatters the floors.
-        groups: of each slide (its organ), for a floor that knows the group.
+        text_only: the same language model's captions without the slide.
+        train: captions the baselines are made of; without them, those of ``truth``, which flatters the baselines.
+        groups: of each slide (its organ), for a baseline that knows the group.
         bert: what counts BERTScore; None leaves it out.
 
     Returns:
-        Rows with ``measure``, ``captions``, ``value``, ``low``, ``high`` (95 % over patients), ``floors`` by name,
-        ``skill`` = (value - best floor) / (best possible - best floor), and with ``blind``: ``blind``, ``difference``,
-        ``difference_low``, ``difference_high``.
+        Rows with ``measure``, ``captions``, ``value``, ``low``, ``high`` (95 % over patients), ``baselines`` by name,
+        ``skill`` = (value - best baseline) / (best possible - best baseline), and with ``text_only``: ``text_only``,
+        ``difference``, ``difference_low``, ``difference_high``.
     """
     references = [[caption.text] for caption in truth]
     ours = caption_scores(said, references, meteor_jar=meteor_jar, bert=bert)
-    twin = caption_scores(blind, references, meteor_jar=meteor_jar, bert=bert) if blind is not None else None
-    floors = {
+    twin = caption_scores(text_only, references, meteor_jar=meteor_jar, bert=bert) if text_only is not None else None
+    baselines = {
         name: caption_scores(texts, references, meteor_jar=meteor_jar, bert=bert)
-        for name, texts in _floor_captions(truth, train, groups).items()
+        for name, texts in _baseline_captions(truth, train, groups).items()
     }
     patients = np.array([caption.patient for caption in truth])
     bootstrap = PatientBootstrap(patients, num, seed)
     everyone = np.arange(len(truth))
-    cohorts = [bootstrap.items(i, everyone) for i in range(num)]
-    return [_row(name, ours, twin, floors, everyone, cohorts) for name in ours.names]
+    cohorts = list(bootstrap.cohorts())
+    return [_row(name, ours, twin, baselines, everyone, cohorts) for name in ours.names]
 
 
-def _floor_captions(
+def _baseline_captions(
     truth: Sequence[Caption], train: Sequence[str] | None, groups: Sequence[str] | None
 ) -> dict[str, list[str]]:
     pool = list(train) if train else [caption.text for caption in truth]
-    floors = {
+    baselines = {
         "constant": [constant_caption(pool)] * len(truth),
         "bag of words": [bag_of_words(pool)] * len(truth),
     }
@@ -165,22 +166,22 @@ def _floor_captions(
             group: constant_caption([c.text for c, g in zip(truth, groups, strict=True) if g == group])
             for group in sorted(set(groups))
         }
-        floors["constant a group"] = [texts[group] for group in groups]
-    return floors
+        baselines["constant a group"] = [texts[group] for group in groups]
+    return baselines
 
 
 def _row(
     name: str,
     ours: CaptionScores,
     twin: CaptionScores | None,
-    floors: Mapping[str, CaptionScores],
+    baselines: Mapping[str, CaptionScores],
     everyone: NDArray[np.int64],
     cohorts: Sequence[NDArray[np.int64]],
 ) -> dict[str, Any]:
     value = ours.of(name, [everyone])[0]
     drawn = np.array(ours.of(name, cohorts))
     low, high = bounds(drawn)
-    known = {floor: scores.of(name, [everyone])[0] for floor, scores in floors.items()}
+    known = {baseline: scores.of(name, [everyone])[0] for baseline, scores in baselines.items()}
     best = max(known.values())
     row: dict[str, Any] = {
         "measure": name,
@@ -188,11 +189,11 @@ def _row(
         "value": value,
         "low": low,
         "high": high,
-        "floors": known,
+        "baselines": known,
         "skill": (value - best) / (_MOST.get(name, 1.0) - best),
     }
     if twin is not None:
-        row["blind"] = twin.of(name, [everyone])[0]
-        row["difference"] = value - row["blind"]
+        row["text_only"] = twin.of(name, [everyone])[0]
+        row["difference"] = value - row["text_only"]
         row["difference_low"], row["difference_high"] = bounds(drawn - np.array(twin.of(name, cohorts)))
     return row

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
 from pathflip.assistant import LoadedAssistant, SlideView, log_likelihood, prompt, tiles_of
-from pathflip.evaluate.simulated.measures import Measure, mean_of
+from pathflip.evaluate.estimates import Measure, mean_of
 from pathflip.types import Answer
 
 __all__ = ["Deletion", "Pointing", "delete_evidence", "deletion_measures", "point_at", "pointing_measures"]
@@ -79,13 +79,13 @@ def delete_evidence(
     return Deletion(patient, whole - without, whole - float(np.mean(random)))
 
 
-def point_at(answer: Answer, view: SlideView, shares: Float[np.ndarray, " N"], patient: str) -> Pointing | None:
-    """The places of an answer against the share of every tile that shows what was asked about.
+def point_at(answer: Answer, view: SlideView, fractions: Float[np.ndarray, " N"], patient: str) -> Pointing | None:
+    """The places of an answer against the fraction of every tile that shows what was asked about.
 
     A tile shows it from a quarter of its area. None where there is no evidence or no such tile.
     """
     chosen = tiles_of(answer, view)
-    shows = (shares >= 0.25) & view.features.valid
+    shows = (fractions >= 0.25) & view.features.valid
     if not chosen.any() or not shows.any():
         return None
     valid = view.features.valid
@@ -96,7 +96,7 @@ def point_at(answer: Answer, view: SlideView, shares: Float[np.ndarray, " N"], p
 
 
 def deletion_measures(found: Sequence[Deletion]) -> list[Measure]:
-    """Mean loss without the evidence beyond that without random tiles (floor 0), and how often it is larger (.5)."""
+    """Mean loss without the evidence beyond that without random tiles, by chance 0, and how often it is larger, .5."""
     gain = np.array([one.evidence - one.random for one in found])
     larger = np.array([(one.evidence > one.random) + 0.5 * (one.evidence == one.random) for one in found])
     return [
@@ -106,7 +106,7 @@ def deletion_measures(found: Sequence[Deletion]) -> list[Measure]:
 
 
 def pointing_measures(found: Sequence[Pointing]) -> list[Measure]:
-    """Share of hits of the best place, and mean overlap, each with the floor of random tiles."""
+    """Fraction of hits of the best place, and mean overlap, each with the level of random tiles."""
     hits, overlaps = np.array([one.hit for one in found]), np.array([one.overlap for one in found])
     return [
         Measure("pointing game", mean_of(hits), _mean([one.chance for one in found])),

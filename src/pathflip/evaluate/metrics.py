@@ -1,12 +1,12 @@
-"""Metrics, intervals and chance floors. Pure numpy.
+"""Metrics and the levels that chance gives them. Pure numpy; confusion matrices and the like are scikit-learn's.
 
 Three habits keep the numbers honest. **Ties earn what a coin would earn**: where scores are equal, a metric is its
-expected value over random orders, so a constant score gets exactly the chance floor and never more. **Undefined is
-nan** (an AUROC without negatives), not 0 or 1. **Patients are resampled, not slides**: two slides of one patient are
-not two witnesses.
+expected value over random orders, so a constant score gets exactly the chance level and never more. **Undefined is
+nan** (an AUROC without negatives), not 0 or 1. **Patients are resampled, not slides**
+(:mod:`pathflip.evaluate.bootstrap`): two slides of one patient are not two witnesses.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import comb, sqrt
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -20,22 +20,17 @@ from pathflip.errors import PathFLIPError
 __all__ = [
     "AUROC_CHANCE",
     "Interval",
-    "accuracy",
     "auroc",
     "average_precision",
     "balanced_accuracy",
-    "bootstrap_difference",
-    "bootstrap_interval",
     "chance_average_precision",
     "chance_recall_at_k",
-    "confusion_matrix",
     "expected_calibration_error",
     "expected_ranks",
     "hits_at_k",
     "median_rank",
     "positives_from_keys",
     "recall_at_k",
-    "weighted_f1",
     "wilson_interval",
 ]
 
@@ -87,7 +82,7 @@ def hits_at_k(
 def recall_at_k(
     similarity: Float[np.ndarray, "Q C"], k: int, positives: Bool[np.ndarray, "Q C"] | None = None
 ) -> float:
-    """Share of queries with a right candidate among the first k (see :func:`hits_at_k`)."""
+    """Fraction of queries with a right candidate among the first k (see :func:`hits_at_k`)."""
     return float(hits_at_k(similarity, k, positives).mean())
 
 
@@ -173,9 +168,9 @@ def average_precision(truth: ArrayLike, scores: ArrayLike) -> float:
     before: NDArray[np.int64] = (np.cumsum(positive) - positive)[starts][block]
     place = np.arange(len(values)) - starts[block]
     # At a place of its block an item is positive with probability right/size; if so, of the items placed before it in
-    # the block a share (right - 1)/(size - 1) is expected to be positive.
-    share = (right - 1) / np.maximum(size - 1, 1)
-    precision = (before + 1 + place * share) / (starts[block] + place + 1)
+    # the block a fraction (right - 1)/(size - 1) is expected to be positive.
+    fraction = (right - 1) / np.maximum(size - 1, 1)
+    precision = (before + 1 + place * fraction) / (starts[block] + place + 1)
     return float((right / size * precision).sum() / total)
 
 
@@ -199,32 +194,14 @@ def _labelled(truth: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.bool_], N
 # --- Classification --------------------------------------------------------------------------------------------------
 
 
-def confusion_matrix(truth: ArrayLike, guess: ArrayLike, classes: Sequence[Any]) -> Int[np.ndarray, "C C"]:
-    """Counts, a row per true class and a column per guessed one, in the order of ``classes``.
-
-    Raises:
-        PathFLIPError: a label that is not among the classes.
-    """
-    place = {name: number for number, name in enumerate(classes)}
-    rows, columns = _paired(truth, guess)
-    counts = np.zeros((len(place), len(place)), dtype=np.int64)
-    try:
-        np.add.at(counts, ([place[name] for name in rows], [place[name] for name in columns]), 1)
-    except KeyError as error:
-        raise PathFLIPError(f"label {error} is none of the classes {list(classes)}") from None
-    return counts
-
-
-def accuracy(truth: ArrayLike, guess: ArrayLike) -> float:
-    """Share of right guesses."""
-    rows, columns = _paired(truth, guess)
-    return float(np.mean([a == b for a, b in zip(rows, columns, strict=True)])) if rows else float("nan")
-
-
 def balanced_accuracy(truth: ArrayLike, guess: ArrayLike) -> float:
-    """Mean over the classes present in ``truth`` of the share of each that is guessed right. Chance: 1 / classes."""
+    """Mean over the classes present in ``truth`` of the fraction of each that is guessed right. Chance: 1 / classes.
+
+    Equal to scikit-learn's, but nan where there is nothing, and vectorised: a bootstrap asks for it thousands of times.
+    """
     labels, guesses = np.asarray(truth), np.asarray(guess)
-    _paired(labels, guesses)
+    if labels.shape != guesses.shape or labels.ndim != 1:
+        raise PathFLIPError(f"truth and guess: got shapes {labels.shape} and {guesses.shape}, expected two equal lists")
     names, place = np.unique(labels, return_inverse=True)
     if not len(names):
         return float("nan")
@@ -232,19 +209,8 @@ def balanced_accuracy(truth: ArrayLike, guess: ArrayLike) -> float:
     return float((right / np.bincount(place, minlength=len(names))).mean())
 
 
-def weighted_f1(truth: ArrayLike, guess: ArrayLike) -> float:
-    """F1 of each class, averaged with the class's share of ``truth`` as weight (0 where a class is never guessed)."""
-    rows, columns = _paired(truth, guess)
-    if not rows:
-        return float("nan")
-    counts = confusion_matrix(rows, columns, sorted(set(rows) | set(columns)))
-    support, guessed, right = counts.sum(axis=1), counts.sum(axis=0), np.diag(counts)
-    f1 = 2 * right / np.maximum(support + guessed, 1)
-    return float((f1 * support).sum() / support.sum())
-
-
 def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, num_bins: int = 15) -> float:
-    """Mean gap between stated confidence and share right, over equal-width bins (Guo et al. 2017, arXiv 1706.04599).
+    """Mean gap between stated confidence and fraction right, over equal-width bins (Guo et al. 2017, arXiv 1706.04599).
 
     Args:
         confidence: probability given to the answer chosen, in [0, 1].
@@ -260,125 +226,15 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, num_bi
     return float(np.abs(gaps).sum() / len(stated))
 
 
-def _paired(truth: ArrayLike, guess: ArrayLike) -> tuple[list[Any], list[Any]]:
-    rows, columns = np.asarray(truth), np.asarray(guess)
-    if rows.shape != columns.shape or rows.ndim != 1:
-        raise PathFLIPError(f"truth and guess: got shapes {rows.shape} and {columns.shape}, expected two equal lists")
-    return rows.tolist(), columns.tolist()
-
-
 # --- Intervals -------------------------------------------------------------------------------------------------------
 
 
 def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> Interval:
-    """A share with Wilson's score interval (1927): right also near 0 and 1 and for few trials."""
+    """A fraction with Wilson's score interval (1927): right also near 0 and 1 and for few trials."""
     if total < 1 or not 0 <= successes <= total:
         raise PathFLIPError(f"got {successes} successes of {total}, expected 0 to all of at least one")
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share = successes / total
-    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
-
-
-def bootstrap_interval(
-    metric: Callable[..., float],
-    *arrays: ArrayLike,
-    rng: np.random.Generator,
-    groups: ArrayLike | None = None,
-    num: int = 1000,
-    confidence: float = 0.95,
-) -> Interval:
-    """``metric(*arrays)`` with a percentile bootstrap interval, whole patients drawn with replacement (Efron 1979).
-
-    Args:
-        metric: a function of the arrays; resamples where it is nan (no positive drawn) are left out.
-        arrays: aligned along their first axis, one entry a slide.
-        groups: the patient of each entry; None makes every entry its own.
-        rng: where the draws come from.
-
-    A similarity matrix cannot be resampled by rows alone (its columns are the candidates): resample
-    ``hits_at_k(...)`` with ``np.mean``.
-    """
-    columns = [np.asarray(array) for array in arrays]
-    resample = _Resampler(columns, groups)
-    value = float(metric(*columns))
-    drawn = []
-    for _ in range(num):
-        rows = resample(rng)
-        drawn.append(float(metric(*(column[rows] for column in columns))))
-    return Interval(value, *_percentiles(drawn, confidence))
-
-
-def bootstrap_difference(
-    metric: Callable[..., float],
-    first: Sequence[ArrayLike],
-    second: Sequence[ArrayLike],
-    *,
-    rng: np.random.Generator,
-    groups: ArrayLike | None = None,
-    second_groups: ArrayLike | None = None,
-    paired: bool = True,
-    num: int = 1000,
-    confidence: float = 0.95,
-) -> Interval:
-    """``metric(*first) - metric(*second)`` with a bootstrap interval.
-
-    Args:
-        first, second: the arrays of two models or two cohorts, each aligned along their first axis.
-        groups: patients of ``first`` (and, paired, of ``second``).
-        paired: two models on the same slides in the same order: both see the same resample, which is what makes
-            small differences visible. False: two cohorts, resampled independently, with ``second_groups``.
-    """
-    ours, theirs = [np.asarray(array) for array in first], [np.asarray(array) for array in second]
-    if paired and len(ours[0]) != len(theirs[0]):
-        raise PathFLIPError(
-            f"paired comparison: got {len(ours[0])} and {len(theirs[0])} entries, expected the same slides; "
-            "compare cohorts with paired=False"
-        )
-    if paired and second_groups is not None:
-        raise PathFLIPError("second_groups belong to an unpaired comparison; set paired=False or leave them out")
-    resample = _Resampler(ours, groups)
-    other = None if paired else _Resampler(theirs, second_groups)
-    drawn = []
-    for _ in range(num):
-        rows = resample(rng)
-        other_rows = rows if other is None else other(rng)
-        drawn.append(float(metric(*(a[rows] for a in ours))) - float(metric(*(a[other_rows] for a in theirs))))
-    return Interval(float(metric(*ours)) - float(metric(*theirs)), *_percentiles(drawn, confidence))
-
-
-class _Resampler:
-    """Rows of a bootstrap cohort: groups drawn with replacement, all rows of each."""
-
-    def __init__(self, columns: Sequence[NDArray[Any]], groups: ArrayLike | None) -> None:
-        lengths = {len(column) for column in columns}
-        if len(lengths) != 1 or 0 in lengths:
-            raise PathFLIPError(f"bootstrap: got arrays of lengths {sorted(lengths)}, expected equal ones, not empty")
-        self.count = lengths.pop()
-        self.rows: list[NDArray[np.int64]] | None = None
-        if groups is None:
-            return
-        names = np.asarray(groups)
-        if names.shape != (self.count,):
-            raise PathFLIPError(
-                f"groups: got {names.shape[0] if names.ndim else 0}, expected one for each of {self.count}"
-            )
-        place = np.unique(names, return_inverse=True)[1]
-        order = np.argsort(place, kind="stable")
-        self.rows = np.split(order, np.cumsum(np.bincount(place))[:-1])
-
-    def __call__(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        if self.rows is None:
-            return rng.integers(self.count, size=self.count)
-        return np.concatenate([self.rows[i] for i in rng.integers(len(self.rows), size=len(self.rows))])
-
-
-def _percentiles(drawn: Sequence[float], confidence: float) -> tuple[float, float]:
-    values = np.asarray(drawn)
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return float("nan"), float("nan")
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(values, [tail, 100 - tail])
-    return float(low), float(high)
+    fraction = successes / total
+    middle = (fraction + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * sqrt(fraction * (1 - fraction) / total + z * z / (4 * total * total))
+    return Interval(fraction, max(0.0, middle - half), min(1.0, middle + half))

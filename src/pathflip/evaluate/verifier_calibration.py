@@ -85,14 +85,14 @@ def calibrate(
             like; without them these are not judged apart.
         split: what the slides are called in messages.
         seed: of the made examples.
-        safe: share of the examples beyond a threshold that must be as they read.
+        safe: fraction of the examples beyond a threshold that must be as they read.
 
     Raises:
         ConfigError: ``safe`` is not above one half and below one.
         CaptionError: too few sentences a slide can show.
     """
     if not 0.5 < safe < 1:
-        raise ConfigError(f"calibrate: safe is {safe}, expected a share above 0.5 and below 1, for example 0.8")
+        raise ConfigError(f"calibrate: safe is {safe}, expected a fraction above 0.5 and below 1, for example 0.8")
     if model.checkpoint.path is None:
         raise CaptionError("calibrate: the model was not read from a directory; save it first")
     knowledge = _learn(model, slides, captions, training_captions, training_slides)
@@ -328,16 +328,16 @@ def _left_out_probabilities(
 
 def fit_logistic(names: tuple[str, ...], rows: Float[np.ndarray, "n F"], truth: Bool[np.ndarray, " n"]) -> Logistic:
     """Platt's scaling with several scores: ridge logistic regression on standardised columns, told in raw ones."""
-    spread = np.where(rows.std(0) > 0, rows.std(0), 1.0)
-    model = LogisticRegression(C=1 / PENALTY, max_iter=1000, tol=1e-8).fit(rows / spread, truth)
-    weights = model.coef_[0] / spread
+    deviation = np.where(rows.std(0) > 0, rows.std(0), 1.0)
+    model = LogisticRegression(C=1 / PENALTY, max_iter=1000, tol=1e-8).fit(rows / deviation, truth)
+    weights = model.coef_[0] / deviation
     return Logistic(scores=names, weights=tuple(float(w) for w in weights), bias=float(model.intercept_[0]))
 
 
 def safe_thresholds(
     truth: Bool[np.ndarray, " n"], probability: Float[np.ndarray, " n"], safe: float
 ) -> tuple[float | None, float | None]:
-    """The highest ``low`` and lowest ``high`` beyond which a share ``safe`` of the examples is as it reads.
+    """The highest ``low`` and lowest ``high`` beyond which a fraction ``safe`` of the examples is as it reads.
 
     None where no threshold is that safe on ``FEWEST`` examples or more. ``low`` is below .5 and ``high`` above.
     """
@@ -365,7 +365,7 @@ def _balanced(truth: Bool[np.ndarray, " n"], rng: np.random.Generator) -> Int[np
 
 
 def _calibration_error(probability: Float[np.ndarray, " n"], truth: Bool[np.ndarray, " n"]) -> float:
-    """Gap between the stated probability of being true and the share that is true."""
+    """Gap between the stated probability of being true and the fraction that is true."""
     return metrics.expected_calibration_error(probability, truth)
 
 

@@ -1,4 +1,4 @@
-"""Multiple-choice questions about slides: accuracy with floors and intervals, and knowing what cannot be seen.
+"""Multiple-choice questions about slides: accuracy with baselines and intervals, and knowing what cannot be seen.
 
 Two ways of answering are measured apart: the option a model *writes* (read by
 :mod:`pathflip.evaluate.answer_parsing`; what cannot be read counts as wrong and is counted apart) and the option it
@@ -8,6 +8,7 @@ chance, and the same model without the slide.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -25,12 +26,14 @@ from pathflip.text.captions import slide_id_of
 
 __all__ = [
     "VQAPrediction",
-    "letter_floors",
+    "letter_baselines",
     "match_predictions",
     "read_predictions",
     "vqa_measures",
 ]
 
+AUROC_COHORTS = 200
+"""Bootstrap cohorts of the abstention AUROC, which is slow to count."""
 _ANSWER_KEYS = ("output", "prediction", "pred", "response", "model_answer", "generated", "text", "answer")
 _PROBABILITY_KEYS = ("probabilities", "option_probabilities", "probs")
 
@@ -176,10 +179,10 @@ def _right(questions: Sequence[VQAQuestion], letters: Sequence[str]) -> NDArray[
     return np.array([float(q.answer == letter) for q, letter in zip(questions, letters, strict=True)])
 
 
-# --- Floors ----------------------------------------------------------------------------------------------------------
+# --- Baselines -------------------------------------------------------------------------------------------------------
 
 
-def letter_floors(
+def letter_baselines(
     questions: Sequence[VQAQuestion], train: Sequence[VQAQuestion] | None = None
 ) -> dict[str, NDArray[np.float64]]:
     """Credit a question, of answers that look at no slide: ``constant`` letter, ``longest`` option, ``chance``.
@@ -209,7 +212,7 @@ def vqa_measures(
     questions: Sequence[VQAQuestion],
     predictions: Iterable[VQAPrediction],
     *,
-    blind: Iterable[VQAPrediction] | None = None,
+    text_only: Iterable[VQAPrediction] | None = None,
     train: Sequence[VQAQuestion] | None = None,
     num: int = 1000,
     seed: int = 0,
@@ -217,30 +220,30 @@ def vqa_measures(
     """Everything measured of a model's answers, a row a measure, a way of answering and a category.
 
     Args:
-        blind: answers of the same language model without the slide, to the same questions.
+        text_only: answers of the same language model without the slide, to the same questions.
         train: questions the constant letter is chosen on.
-        num, seed: of the bootstrap over patients; the model and its blind twin see the same resamples.
+        num, seed: of the bootstrap over patients; the model and its text-only baseline see the same resamples.
 
     Returns:
         Rows with ``measure``, ``how`` (generation, likelihood), ``category``, ``questions``, ``value``, ``low``,
-        ``high`` (95 % over patients), ``floors``, and with ``blind``: ``blind``, ``difference``, ``difference_low``,
-        ``difference_high``. Accuracy rows also hold ``wilson_low``, ``wilson_high`` and ``unread`` (answers that could
-        not be read, by reason; they count as wrong).
+        ``high`` (95 % over patients), ``baselines``, and with ``text_only``: ``text_only``, ``difference``,
+        ``difference_low``, ``difference_high``. Accuracy rows also hold ``wilson_low``, ``wilson_high`` and ``unread``
+        (answers that could not be read, by reason; they count as wrong).
 
     Raises:
         CaptionError: predictions do not fit the questions.
     """
     ours, strays = match_predictions(questions, predictions)
-    theirs = match_predictions(questions, blind)[0] if blind is not None else None
+    theirs = match_predictions(questions, text_only)[0] if text_only is not None else None
     patients = np.array([question.patient for question in questions])
     resampled = PatientBootstrap(patients, num, seed)
-    floors = letter_floors(questions, train)
+    baselines = letter_baselines(questions, train)
     rows: list[dict[str, Any]] = []
     for how, answers_of in _ways(ours):
         answers = answers_of(questions, ours)
         twin = answers_of(questions, theirs) if theirs is not None and any(_says(how, p) for p in theirs) else None
         for category, chosen in _categories(questions).items():
-            rows.append(_accuracy_row(how, category, chosen, answers, twin, floors, resampled) | {"strays": strays})
+            rows.append(_accuracy_row(how, category, chosen, answers, twin, baselines, resampled) | {"strays": strays})
         rows += _abstention_rows(how, questions, ours, answers, twin, resampled)
     return rows
 
@@ -273,19 +276,19 @@ def _categories(questions: Sequence[VQAQuestion]) -> dict[str, NDArray[np.int64]
     return {name: np.array(places) for name, places in groups.items()}
 
 
-def _share_row(
+def _fraction_row(
     values: NDArray[np.float64],
     twin: NDArray[np.float64] | None,
     chosen: NDArray[np.int64],
     resampled: PatientBootstrap,
 ) -> dict[str, Any]:
-    """A mean with its interval, and the paired difference to the blind twin."""
+    """A mean with its interval, and the paired difference to the text-only baseline."""
     drawn = resampled.means(values, chosen)
     low, high = bounds(drawn)
     row: dict[str, Any] = {"questions": len(chosen), "value": float(values[chosen].mean()), "low": low, "high": high}
     if twin is not None:
-        row["blind"] = float(twin[chosen].mean())
-        row["difference"] = row["value"] - row["blind"]
+        row["text_only"] = float(twin[chosen].mean())
+        row["difference"] = row["value"] - row["text_only"]
         row["difference_low"], row["difference_high"] = bounds(drawn - resampled.means(twin, chosen))
     return row
 
@@ -296,14 +299,14 @@ def _accuracy_row(
     chosen: NDArray[np.int64],
     answers: _Answers,
     twin: _Answers | None,
-    floors: Mapping[str, NDArray[np.float64]],
+    baselines: Mapping[str, NDArray[np.float64]],
     resampled: PatientBootstrap,
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"measure": "accuracy", "how": how, "category": category}
-    row |= _share_row(answers.right, twin.right if twin else None, chosen, resampled)
+    row |= _fraction_row(answers.right, twin.right if twin else None, chosen, resampled)
     wilson = metrics.wilson_interval(round(float(answers.right[chosen].sum())), len(chosen))
     row |= {"wilson_low": wilson.low, "wilson_high": wilson.high}
-    row["floors"] = {name: float(values[chosen].mean()) for name, values in floors.items()}
+    row["baselines"] = {name: float(values[chosen].mean()) for name, values in baselines.items()}
     unread = [answers.why[i] for i in chosen if not answers.letters[i]]
     return row | {"unread": {why: unread.count(why) for why in sorted(set(unread))}}
 
@@ -331,11 +334,11 @@ def _abstention_rows(
             ]
         )
 
-    said, blind = abstained(answers), abstained(twin) if twin else None
+    said, text_only = abstained(answers), abstained(twin) if twin else None
     rows = []
     for measure, chosen in (("abstained, rightly", unanswerable), ("abstained, wrongly", answerable)):
         row = {"measure": measure, "how": how, "category": "cannot tell is offered"}
-        rows.append(row | _share_row(said, blind, chosen, resampled))
+        rows.append(row | _fraction_row(said, text_only, chosen, resampled))
     if how == "likelihood":
         rows.append(_abstention_auroc(questions, predictions, np.concatenate([unanswerable, answerable]), resampled))
     return rows
@@ -354,10 +357,7 @@ def _abstention_auroc(
         if prediction is not None and prediction.probabilities is not None and letter:
             scores[i] = prediction.probabilities[ascii_uppercase.index(letter)]
     truth = np.array([not question.answerable for question in questions])
-    drawn = []
-    for cohort in range(min(200, len(resampled.drawn))):
-        rows = resampled.items(cohort, chosen)
-        drawn.append(metrics.auroc(truth[rows], scores[rows]))
+    drawn = [metrics.auroc(truth[rows], scores[rows]) for rows in islice(resampled.cohorts(chosen), AUROC_COHORTS)]
     low, high = bounds(np.array(drawn))
     return {
         "measure": "abstention AUROC",
@@ -367,5 +367,5 @@ def _abstention_auroc(
         "value": metrics.auroc(truth[chosen], scores[chosen]),
         "low": low,
         "high": high,
-        "floors": {"chance": metrics.AUROC_CHANCE},
+        "baselines": {"chance": metrics.AUROC_CHANCE},
     }

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from pathflip.models.cpu import Linear
@@ -30,9 +30,9 @@ class AssistantConfig(BaseModel):
             options, so that a caption can tell what nobody asked for.
         tiles_per_text: tiles kept as evidence of each text.
         max_tokens: visual tokens of a conversation, over all its slides.
-        blind: show what was asked for and nothing of the slide: the floor an assistant must beat.
-        vector_noise: spread of Gaussian noise on the vectors in training.
-        vector_dropout: share of visual tokens whose vector is left out in training (their numbers stay).
+        text_only: show what was asked for and nothing of the slide: the baseline an assistant must beat.
+        vector_noise: standard deviation of Gaussian noise on the vectors in training.
+        vector_dropout: fraction of visual tokens whose vector is left out in training (their numbers stay).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,7 +45,7 @@ class AssistantConfig(BaseModel):
     probes: tuple[str, ...] = ()
     tiles_per_text: int = Field(8, ge=1)
     max_tokens: int = Field(400, ge=3)
-    blind: bool = False
+    text_only: bool = Field(False, validation_alias=AliasChoices("text_only", "blind"))  # "blind" in older checkpoints
     vector_noise: float = Field(0.0, ge=0)
     vector_dropout: float = Field(0.0, ge=0, lt=1)
 
@@ -110,8 +110,8 @@ class Projector(nn.Module):
             if not met and (kind == number).sum() > 1:
                 own = numbers[kind == number]
                 self.mean[number] = own.mean(0)
-                spread = own.std(0)
-                self.std[number] = torch.where(spread > 1e-5, spread, torch.ones_like(spread))
+                deviation = own.std(0)
+                self.std[number] = torch.where(deviation > 1e-5, deviation, torch.ones_like(deviation))
 
 
 class Assistant(nn.Module):

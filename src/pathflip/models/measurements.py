@@ -54,15 +54,15 @@ TEXTS_AT_ONCE = 2**24
 
 _PRESENCE, _GATE, _MARGIN, _SIGN, _SIMILARITY, _SHARE, _LOG_SHARE = range(7)
 _QUANTILE = 7
-_PLACE = _QUANTILE + len(QUANTILES)  # mean x, mean y, spread x, spread y
+_PLACE = _QUANTILE + len(QUANTILES)  # mean x, mean y, deviation x, deviation y
 _NINTHS = _PLACE + 4  # the nine fields of the tissue's bounding box
 AHEAD, AMONG, _COUNT = _NINTHS + 9, _NINTHS + 10, _NINTHS + 11
 NUM_MEASURED = _NINTHS + 12
 NUM_NUMBERS = 2 * NUM_MEASURED
-"""F. Of a text: presence logit, gate, margin, sign, whole-slide cosine, share of keys above the margin and its
-logarithm, quantiles of the heat above the margin, place and spread, share in each ninth of the tissue's box, presence
-ahead of the best other option, softmax among the options. Of a patch: heat above the margin, place. Of the slide:
-logarithm of the number of keys. Then, for an option, the same of what the question speaks of."""
+"""F. Of a text: presence logit, gate, margin, sign, whole-slide cosine, fraction of keys above the margin and its
+logarithm, quantiles of the heat above the margin, mean place and its standard deviation, fraction in each ninth of the
+tissue's box, presence ahead of the best other option, softmax among the options. Of a patch: heat above the margin,
+place. Of the slide: logarithm of the number of keys. Then, for an option, the same of what the question speaks of."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,13 +117,13 @@ def _measure(
     out = heat.new_zeros(len(heat), NUM_NUMBERS)
     margin = texts.margin.float() if texts.margin is not None else heat.mean(1) + 2 * heat.std(1, unbiased=False)
     above = heat - margin[:, None]
-    share = (above > 0).float().mean(1)
+    fraction = (above > 0).float().mean(1)
     out[:, _PRESENCE] = presence.clamp(-20, 20)
     out[:, _GATE] = 1.0 if texts.gate is None else texts.gate.float()
     out[:, _MARGIN] = margin
     out[:, _SIGN] = 1.0 - 2.0 * texts.negated.float()
     out[:, _SIMILARITY] = net.similarity(code, texts)[0].float()
-    out[:, _SHARE], out[:, _LOG_SHARE] = share, (1000 * share).log1p()
+    out[:, _SHARE], out[:, _LOG_SHARE] = fraction, (1000 * fraction).log1p()
     ordered = above.sort(dim=1).values
     rank = [round(q * (heat.shape[1] - 1)) for q in QUANTILES]
     out[:, _QUANTILE : _QUANTILE + len(QUANTILES)] = ordered[:, rank]

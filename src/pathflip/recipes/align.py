@@ -118,7 +118,7 @@ def _for_steps(steps: int, train: TrainConfig) -> TrainConfig:
 
 
 def clip_mean() -> AlignRecipe:
-    """Mean-pool CLIP, the floor: same stem, text tower and optimiser as ``align_base``; a third of the steps,
+    """Mean-pool CLIP, the baseline: same stem, text tower and optimiser as ``align_base``; a third of the steps,
     for the demo's twelve minutes (what more bring: docs/log.md)."""
     return AlignRecipe(
         name="clip_mean",

@@ -98,7 +98,7 @@ def instruct_small_stage2() -> InstructRecipe:
     ``pathflip train instruct_small_stage2 --start runs/small1 --features F --captions C --questions Q --out runs/two``
 
     The demo's cohort (3,175 questions and 280 captions of the training patients): about four minutes on one core.
-    What it reaches beside the same model blind is told in docs/assistant.md.
+    What it reaches beside the same model without the slide is told in docs/assistant.md.
     """
     return InstructRecipe(
         name="instruct_small_stage2",

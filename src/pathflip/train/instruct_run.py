@@ -65,7 +65,7 @@ class InstructRecipe(BaseModel):
         num_probes: frequent phrases of the training texts that are looked for on every slide asked about openly.
         language: the language model and what of it is trained.
         data: how examples become rows.
-        epochs: passes over the data; 0 takes ``train.steps``. warmup_share: of the steps, where epochs are given.
+        epochs: passes over the data; 0 takes ``train.steps``. warmup_fraction: of the steps, where epochs are given.
         train: the loop's settings; ``batch_size`` counts conversations.
     """
 
@@ -78,7 +78,7 @@ class InstructRecipe(BaseModel):
     language: LanguageModelSpec
     data: InstructSpec = InstructSpec()
     epochs: float = Field(0, ge=0)
-    warmup_share: float = Field(0.05, ge=0, lt=1)
+    warmup_fraction: float = Field(0.05, ge=0, lt=1)
     train: TrainConfig = TrainConfig()
 
 
@@ -138,9 +138,9 @@ def train_instruct(
     by_id = _files_by_id([*learned, *val_examples], files)
     made = _begin(recipe, learned, by_id, aligned, start, language_model)
     data = InstructDataset(learned, made.looker, made.template, recipe.data, made.model.config.embed_dim)
-    if not made.model.config.blind:
+    if not made.model.config.text_only:
         made.looker.expect(_asked_of_slides(made.looker, [*learned, *val_examples]))
-    if not made.model.config.blind:
+    if not made.model.config.text_only:
         _set_statistics(made.model, data, recipe.train.seed)
     config = _train_config(recipe, len(data))
     evaluators: dict[str, Evaluator] = {}
@@ -266,7 +266,7 @@ def _train_config(recipe: InstructRecipe, num_examples: int) -> TrainConfig:
         return recipe.train
     batch = min(recipe.train.batch_size, num_examples) * recipe.train.accumulation
     steps = max(1, math.ceil(recipe.epochs * num_examples / batch))
-    optim = recipe.train.optim.model_copy(update={"warmup_steps": round(recipe.warmup_share * steps)})
+    optim = recipe.train.optim.model_copy(update={"warmup_steps": round(recipe.warmup_fraction * steps)})
     return recipe.train.model_copy(update={"steps": steps, "optim": optim})
 
 

@@ -69,7 +69,7 @@ def train_language(
     seed, ends = recipe.train.seed, (tokenizer.eos_token_id, tokenizer.pad_token_id)
     lm = build_language_model(recipe.built, len(tokenizer), *ends, seed=seed)
     reader = Assistant(
-        AssistantConfig(embed_dim=1, blind=True), lm, [ids[-1] for ids in template.letter_ids(MOST_OPTIONS)]
+        AssistantConfig(embed_dim=1, text_only=True), lm, [ids[-1] for ids in template.letter_ids(MOST_OPTIONS)]
     )
     reader.projector.requires_grad_(False)  # nothing is shown
     data = InstructDataset(examples, _see_nothing, template, recipe.data, embed_dim=1)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from pathflip.errors import CheckpointError
 from pathflip.io.files import write_json
@@ -48,8 +48,8 @@ class Fit(BaseModel):
 
     Attributes:
         logistic: scores to probability.
-        low, high: beyond these the examples are as they read, but for a share of 1 - ``Calibration.safe``; None where
-            no probability is that safe.
+        low, high: beyond these the examples are as they read, but for a fraction of 1 - ``Calibration.safe``; None
+            where no probability is that safe.
         ece_before, ece_after: expected calibration error of the model's own sigmoid, and of the fitted probability on
             patients left out of the fit.
         auroc: on patients left out of the fit.
@@ -76,10 +76,10 @@ class Calibration(BaseModel):
         knowledge: words, findings, alternatives and what they look like.
         statements: is a sentence of a report true of the slide?
         findings: does the slide show a finding? None where the captions affirm and deny too few.
-        omitted_from: a finding that no sentence names is told from this probability on, which a share ``1 - safe`` of
-            the calibration slides' own reports reach (there are many findings to be wrong about).
-        safe: share of the examples beyond a threshold that are as they read.
-        unknown_share: from this share of unknown words on a sentence is not judged.
+        omitted_from: a finding that no sentence names is told from this probability on, which a fraction ``1 - safe``
+            of the calibration slides' own reports reach (there are many findings to be wrong about).
+        safe: fraction of the examples beyond a threshold that are as they read.
+        unknown_fraction: from this fraction of unknown words on a sentence is not judged.
         note: what the probabilities must not be taken for.
     """
 
@@ -96,7 +96,7 @@ class Calibration(BaseModel):
     findings: Fit | None
     omitted_from: float | None = None
     safe: float = Field(0.8, gt=0.5, lt=1)
-    unknown_share: float = Field(0.5, gt=0, le=1)
+    unknown_fraction: float = Field(0.5, gt=0, le=1, validation_alias=AliasChoices("unknown_fraction", "unknown_share"))
     note: str = ""
 
 

@@ -19,7 +19,7 @@ from pathflip.text.statements import not_visual_kind, statements_of
 from pathflip.types import Evidence, SubCaption
 from pathflip.verify.calibration import Calibration, Fit
 from pathflip.verify.heatmaps import heatmaps
-from pathflip.verify.lexicon import Lexicon, unknown_share
+from pathflip.verify.lexicon import Lexicon, unknown_fraction
 from pathflip.verify.scores import (
     Knowledge,
     Weighing,
@@ -180,7 +180,7 @@ def _sub_captions(report: str) -> list[SubCaption]:
 
 
 def _is_foreign(statement: SubCaption, calibration: Calibration) -> bool:
-    return unknown_share(statement.content, calibration.knowledge.lexicon.words) >= calibration.unknown_share
+    return unknown_fraction(statement.content, calibration.knowledge.lexicon.words) >= calibration.unknown_fraction
 
 
 def _probabilities(evidence: Sequence[Weighing], calibration: Calibration | None) -> list[float | None]:

@@ -27,7 +27,7 @@ __all__ = [
     "learn_lexicon",
     "rewordings",
     "subjects",
-    "unknown_share",
+    "unknown_fraction",
 ]
 
 MIN_CAPTIONS = 2
@@ -105,8 +105,8 @@ def content_words(text: str) -> list[str]:
     return [w for w in _tokens(text) if w not in _FRAME and w[0].isalpha() and len(w) > 1]
 
 
-def unknown_share(text: str, words: Iterable[str]) -> float:
-    """Share of a statement's content words that no training caption holds; 1 where it has none at all.
+def unknown_fraction(text: str, words: Iterable[str]) -> float:
+    """Fraction of a statement's content words that no training caption holds; 1 where it has none at all.
 
     A word counts as known when it stands there in singular or plural.
     """

@@ -25,7 +25,7 @@ STYLES: dict[Verdict, str] = {
     "supported": "supported",
     "contradicted": "contradicted",
     "uncertain": "uncertain",
-    "not visible": "blind",
+    "not visible": "not-visible",
 }
 COLORS = {"supported": (27, 110, 75), "contradicted": (163, 52, 31), "uncertain": (160, 120, 0)}
 OMITTED_COLOR = (163, 52, 31)
@@ -97,7 +97,7 @@ def verification_view(
         "notes": list(found.notes),
         "rows": rows,
         "shown": MOST_ROWS,
-        "blind": [row for row in rows if row["style"] == "blind"],
+        "not_visible": [row for row in rows if row["style"] == "not-visible"],
         "counts": [
             {"verdict": name, "style": style, "count": verdicts.count(name)}
             for name, style in STYLES.items()

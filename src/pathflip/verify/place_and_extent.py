@@ -25,10 +25,10 @@ __all__ = ["DESCRIPTORS", "Shapes", "describe", "describe_findings", "learn_shap
 DESCRIPTORS = (
     "x",
     "y",
-    "spread",
-    "log share above half",
-    "log share above 0.3",
-    "log share above 0.5",
+    "standard deviation",
+    "log fraction above half",
+    "log fraction above 0.3",
+    "log fraction above 0.5",
     "peak",
     "median",
 )
@@ -36,7 +36,7 @@ PEAK_TILES = 8
 FEWEST_SHOWN = 5
 """Slides whose captions use a phrase of a finding, for the phrase to have a mean."""
 RIDGE = 1e-3
-SMALLEST_SHARE = 1e-3
+SMALLEST_FRACTION = 1e-3
 
 
 class Shapes(BaseModel):
@@ -54,7 +54,7 @@ class Shapes(BaseModel):
 
 
 def describe(heat: Float[np.ndarray, " n"], place: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " 8"]:
-    """A heatmap in eight numbers: centre and spread of what lies above half height, its share, and heights.
+    """A heatmap in eight numbers: centre, standard deviation and fraction of what lies above half height, and heights.
 
     Args:
         heat: score of every valid tile. place: its centre in the box around the tissue, 0 to 1, y downwards.
@@ -65,9 +65,9 @@ def describe(heat: Float[np.ndarray, " n"], place: Float[np.ndarray, "n 2"]) -> 
     weight = np.maximum(heat - half, 0) + 1e-12
     weight = weight / weight.sum()
     centre = weight @ place
-    spread = float(np.sqrt(weight @ ((place - centre) ** 2).sum(1)))
-    shares = [np.log((heat > level).mean() + SMALLEST_SHARE) for level in (half, 0.3, 0.5)]
-    return np.array([*centre, spread, *shares, peak, median])
+    deviation = float(np.sqrt(weight @ ((place - centre) ** 2).sum(1)))
+    fractions = [np.log((heat > level).mean() + SMALLEST_FRACTION) for level in (half, 0.3, 0.5)]
+    return np.array([*centre, deviation, *fractions, peak, median])
 
 
 def describe_findings(model: Aligned, slide: EncodedSlide, lexicon: Lexicon) -> Float[np.ndarray, "F 8"]:

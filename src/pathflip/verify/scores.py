@@ -62,7 +62,7 @@ class Knowledge(BaseModel):
         lexicon: words, findings and alternatives.
         heard: the alternatives whose exchange changes the model's logit from slide to slide; of the others (synonyms,
             and differences it is deaf to) a lead would be noise.
-        offsets: mean and spread of every finding's logit over the calibration slides.
+        offsets: mean and standard deviation of every finding's logit over the calibration slides.
         shapes: what phrases look like in a heatmap, None where captions exchange too few.
         groups: the number of each finding's group; names of one finding share one (:func:`synonym_groups`).
     """
@@ -82,8 +82,8 @@ class Weighing:
 
     Attributes:
         logit: that the slide shows what is stated.
-        presence: of the finding it names, in spreads above its mean over slides, turned round for a denial; None where
-            it names none.
+        presence: of the finding it names, in standard deviations above its mean over slides, negative for a
+            denial; None where it names none.
         lead: the smallest lead of the logit over a rewording; None where there is none.
         shape: the smallest lead of a phrase of place or extent over its rivals; None where there is none.
         rival: what the slide speaks for instead, in words, where a lead is negative ("" where none is).
@@ -170,11 +170,12 @@ def finding_logits(
 
 
 def finding_scores(model: Aligned, slides: Sequence[EncodedSlide], knowledge: Knowledge) -> Float[np.ndarray, "B F"]:
-    """Logits of findings less their mean over the calibration slides, in units of their spread there, averaged over
-    the names of a finding: some findings score high on every slide, and what tells is where they score higher than
-    elsewhere."""
-    mean, spread = np.array(knowledge.offsets, float).T
-    own = (finding_logits(model, slides, knowledge.lexicon.findings) - mean) / np.maximum(spread, 1e-6)
+    """Logits of findings, standardised by the calibration slides, averaged over the names of a finding.
+
+    Some findings score high on every slide; what tells is where they score higher than elsewhere.
+    """
+    mean, deviation = np.array(knowledge.offsets, float).T
+    own = (finding_logits(model, slides, knowledge.lexicon.findings) - mean) / np.maximum(deviation, 1e-6)
     together = np.array(knowledge.groups)[:, None] == np.array(knowledge.groups)
     return np.asarray(own @ (together / together.sum(0)))
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pathflip.evaluate.compare import Estimate
+from pathflip.evaluate.estimates import Estimate
 from pathflip.evaluate.simulated.answered_questions import AnsweredExample, AssistantStudy, CaptionExample
 from pathflip.evaluate.simulated.planted_errors import ErrorRow
 from pathflip.evaluate.simulated.verified_reports import CohortVerification, VerifiedExample
@@ -32,7 +32,7 @@ def answers_view(study: AssistantStudy) -> dict[str, Any]:
         "categories": [
             _accuracy_view(row) for row in accuracy if row["category"] not in GROUPS and row["how"] == "likelihood"
         ],
-        "abstentions": [_share_view(row) for row in study.rows if row["measure"] != "accuracy"],
+        "abstentions": [_fraction_view(row) for row in study.rows if row["measure"] != "accuracy"],
         "faithfulness": [_estimate_view(name, entry) for name, entry in study.faithfulness.items()],
         "calibration": study.calibration,
         "measured": {name: _number(value) for name, value in study.calibration.measured.items()},
@@ -59,8 +59,8 @@ def _example_view(example: AnsweredExample) -> dict[str, Any]:
         "question": example.question.question,
         "category": example.question.category,
         "options": [
-            {"text": text, "chance": f"{chance:.0%}", "share": round(100 * chance), "true": text == example.truth,
-             "said": text == answer.text, "blind": text == example.blind}
+            {"text": text, "chance": f"{chance:.0%}", "fraction": round(100 * chance), "true": text == example.truth,
+             "said": text == answer.text, "text_only": text == example.text_only}
             for text, chance in zip(example.question.options, chances, strict=True)
         ],
         "right": example.right,
@@ -108,17 +108,17 @@ def _boxes(boxes: Sequence[Box], size0: tuple[int, int], shape: Sequence[int]) -
 
 
 def _accuracy_view(row: Mapping[str, Any]) -> dict[str, Any]:
-    floors = row["floors"]
+    baselines = row["baselines"]
     return {
-        **_share_view(row),
+        **_fraction_view(row),
         "unread": sum(row["unread"].values()),
-        "constant": _number(floors["constant"]),
-        "longest": _number(floors["longest"]),
-        "chance": _number(floors["chance"]),
+        "constant": _number(baselines["constant"]),
+        "longest": _number(baselines["longest"]),
+        "chance": _number(baselines["chance"]),
     }
 
 
-def _share_view(row: Mapping[str, Any]) -> dict[str, Any]:
+def _fraction_view(row: Mapping[str, Any]) -> dict[str, Any]:
     gap = row.get("difference")
     return {
         "measure": row["measure"],
@@ -127,7 +127,7 @@ def _share_view(row: Mapping[str, Any]) -> dict[str, Any]:
         "questions": row["questions"],
         "value": _number(row["value"]),
         "interval": _interval(row["low"], row["high"]),
-        "blind": _number(row.get("blind")),
+        "text_only": _number(row.get("text_only")),
         "gap": DASH if gap is None else f"{gap:+.2f}",
         "gap_interval": _interval(row.get("difference_low"), row.get("difference_high")),
     }
@@ -138,7 +138,7 @@ def _estimate_view(name: str, entry: Estimate) -> dict[str, str]:
         "name": name,
         "value": _number(entry.value),
         "interval": _interval(entry.low, entry.high),
-        "floor": _number(entry.floor),
+        "chance": _number(entry.chance),
     }
 
 
@@ -151,8 +151,8 @@ def _error_view(row: ErrorRow) -> dict[str, Any]:
         "interval": _interval(row.auroc.low, row.auroc.high),
         "words": _number(row.words),
         "wrong_slide": _number(row.wrong_slide),
-        "caught": _share(row.caught),
-        "false_alarms": _share(row.false_alarms),
+        "caught": _fraction(row.caught),
+        "false_alarms": _fraction(row.false_alarms),
     }
 
 
@@ -179,7 +179,7 @@ def _number(value: float | None, digits: int = 2) -> str:
     return DASH if value is None or value != value else f"{value:.{digits}f}"
 
 
-def _share(value: float) -> str:
+def _fraction(value: float) -> str:
     return DASH if value != value else f"{value:.0%}"
 
 

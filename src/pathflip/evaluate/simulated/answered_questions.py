@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from pathflip.assistant import Calibration, LoadedAssistant, caption, view_slide
 from pathflip.data.questions import VQAQuestion, read_questions
-from pathflip.evaluate.answering import Faithfulness
-from pathflip.evaluate.compare import Estimate, estimate_all
+from pathflip.evaluate.estimates import Estimate, Measure, estimate_all
 from pathflip.evaluate.faithfulness import deletion_measures, pointing_measures
-from pathflip.evaluate.simulated.measures import Measure
+from pathflip.evaluate.simulated.explained_answers import Faithfulness
 from pathflip.evaluate.vqa import VQAPrediction, vqa_measures
 from pathflip.features import read_features
 from pathflip.geometry import Box
@@ -38,14 +37,14 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, eq=False)
 class AnsweredExample:
-    """A question with its truth, the assistant's answer and evidence, and what the blind twin said.
+    """A question with its truth, the assistant's answer and evidence, and what the text-only baseline said.
 
     ``true_boxes`` are where the truth shows the answer, in level-0 pixels of a slide ``size0`` large.
     """
 
     question: VQAQuestion
     answer: Answer
-    blind: str
+    text_only: str
     thumbnail: NDArray[np.uint8] = field(repr=False)
     size0: tuple[int, int]
     true_boxes: tuple[Box, ...]
@@ -103,7 +102,7 @@ def questions_to_explain(
 def study_assistant(
     cohort: Path,
     predictions: Sequence[VQAPrediction],
-    blind: Sequence[VQAPrediction],
+    text_only: Sequence[VQAPrediction],
     explained: Faithfulness,
     calibration: Calibration,
     captions: Sequence[CaptionExample] = (),
@@ -115,20 +114,20 @@ def study_assistant(
 
     Args:
         cohort: written by ``pathflip simulate``.
-        predictions, blind: answers to all test questions, with the slide and without it.
-        explained: some answers with evidence (:func:`~pathflip.evaluate.answering.explain_answers`).
+        predictions, text_only: answers to all test questions, with the slide and without it.
+        explained: some answers with evidence (:func:`~pathflip.evaluate.simulated.explained_answers.explain_answers`).
         calibration: of the assistant.
         captions: examples.
         num_examples: questions to show, at even steps of those explained. num: bootstrap resamples.
     """
     questions, lines = cohort_questions(cohort, "test")
     train, _ = cohort_questions(cohort, "train")
-    rows = vqa_measures(questions, predictions, blind=blind, train=train, num=num)
+    rows = vqa_measures(questions, predictions, text_only=text_only, train=train, num=num)
     faithful = {
         **_estimates(deletion_measures(explained.deletions), [one.patient for one in explained.deletions], num),
         **_estimates(pointing_measures(explained.pointings), [one.patient for one in explained.pointings], num),
     }
-    said = {one.question_id: one for one in blind}
+    said = {one.question_id: one for one in text_only}
     shown = _even_steps(explained.answers, num_examples)
     examples = [_example(cohort, question, answer, lines, said) for question, answer in shown]
     return AssistantStudy(rows, faithful, calibration, examples, captions)
@@ -166,10 +165,10 @@ def _example(
     question: VQAQuestion,
     answer: Answer,
     lines: Mapping[str, Mapping[str, Any]],
-    blind: Mapping[str | None, VQAPrediction],
+    text_only: Mapping[str | None, VQAPrediction],
 ) -> AnsweredExample:
     boxes = tuple(Box(*box) for box in lines[question.question_id].get("evidence_boxes") or ())
-    guess = blind[question.question_id].probabilities
+    guess = text_only[question.question_id].probabilities
     answered = question.options[int(np.argmax(guess))] if guess else ""
     return AnsweredExample(question, answer, answered, *_picture(cohort, question.slide_id), boxes)
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix
 
 from pathflip.evaluate import metrics
-from pathflip.evaluate.report.page import Confusion, FindingRow, GroundingExample, RetrievalExample, RetrievedSlide
-from pathflip.evaluate.simulated.measures import TILE_SHARE, Cohort, CohortScores, CohortSlide
+from pathflip.evaluate.report.content import Confusion, FindingRow, GroundingExample, RetrievalExample, RetrievedSlide
+from pathflip.evaluate.simulated.measures import TILE_FRACTION, Cohort, CohortScores, CohortSlide
 from pathflip.inference import Aligned, ground
 from pathflip.simulate import truth as slide_truth
 from pathflip.simulate.phrases import prompts
@@ -58,7 +59,7 @@ def _grounding_example(
     labels = slide_truth.read_labels(folder / "truth" / f"{slide.slide_id}.png")
     maps = [ground(aligned, slide.features, phrase) for aligned in (model, baseline)]
     valid = slide.features.valid
-    tiles = slide.shares[valid, finding] >= TILE_SHARE
+    tiles = slide.fractions[valid, finding] >= TILE_FRACTION
     precision = [metrics.average_precision(tiles, m.scores[valid]) if tiles.any() else float("nan") for m in maps]
     return GroundingExample(
         slide_id=slide.slide_id,
@@ -107,9 +108,7 @@ def confusions(cohort: Cohort, scores: CohortScores) -> list[Confusion]:
         answer = scores.classes[task]
         truth = [slide.row[column] for slide in cohort.slides]
         kept = [i for i, value in enumerate(truth) if value in answer.classes]
-        counts = metrics.confusion_matrix(
-            np.array([truth[i] for i in kept]), np.array([answer.best[i] for i in kept]), answer.classes
-        )
+        counts = confusion_matrix([truth[i] for i in kept], [answer.best[i] for i in kept], labels=list(answer.classes))
         tables.append(Confusion(task, answer.classes, counts))
     return tables
 

@@ -1,7 +1,7 @@
 """A model against a cohort whose truth is known: retrieval, presence, absence, grounding, classification.
 
 Numbers come with 95 % intervals from resampling patients (never slides: two slides of a patient are not two
-witnesses), with the floor that chance gives, and models are compared on the same resamples.
+witnesses), with the chance level, and models are compared on the same resamples.
 """
 
 import csv
@@ -12,11 +12,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from pathflip.errors import CaptionError
 from pathflip.evaluate import metrics
+from pathflip.evaluate.estimates import Measure, mean_of
 from pathflip.inference import (
     Aligned,
     EncodedSlide,
@@ -34,12 +35,12 @@ from pathflip.simulate.phrases import GRADE_CLASSNAMES, PATTERN_CLASSNAMES, TEMP
 from pathflip.simulate.world import FINDINGS
 from pathflip.types import SlideFeatures
 
-__all__ = ["Cohort", "CohortScores", "Measure", "measures", "read_cohort", "score_model"]
+__all__ = ["Cohort", "CohortScores", "measures", "read_cohort", "score_model"]
 
-TILE_SHARE = 0.25
-"""A tile counts as showing a finding when at least this share of it does."""
+TILE_FRACTION = 0.25
+"""A tile counts as showing a finding when at least this fraction of it does."""
 SMALL = 0.02
-"""Findings below this share of the tissue are reported apart."""
+"""Findings below this fraction of the tissue are reported apart."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,10 @@ class CohortSlide:
     text: str
     paraphrase: str
     features: SlideFeatures
-    shares: Float[np.ndarray, "N F"] = field(repr=False)
-    """Share of every tile that each finding covers."""
+    fractions: Float[np.ndarray, "N F"] = field(repr=False)
+    """Fraction of every tile that each finding covers."""
     extents: Float[np.ndarray, " F"] = field(repr=False)
-    """Share of the tissue's tiles-area that each finding covers on the slide."""
+    """Fraction of the tissue's tiles-area that each finding covers on the slide."""
 
     @property
     def present(self) -> NDArray[np.bool_]:
@@ -90,19 +91,6 @@ class CohortScores:
     classes: dict[str, ZeroShot]
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A number, how it varies over patients, and what chance gives.
-
-    ``of`` computes it from row numbers of the cohort's slides, so that every model sees the same resamples.
-    """
-
-    name: str
-    of: Callable[[Int[np.ndarray, " n"]], float] = field(repr=False)
-    floor: float
-    note: str = ""
-
-
 def read_cohort(folder: Path, features: Path, split: str) -> Cohort:
     """Read one split of a simulated cohort together with its features.
 
@@ -124,11 +112,11 @@ def read_cohort(folder: Path, features: Path, split: str) -> Cohort:
     for row in rows:
         found = read_features(features / f"{row['slide']}.h5")
         painted = slide_truth.read_labels(folder / "truth" / f"{row['slide']}.png")
-        shares = slide_truth.concept_shares(painted, found.grid, FINDINGS)
+        fractions = slide_truth.concept_shares(painted, found.grid, FINDINGS)
         caption = captions[row["slide"]]
         extents = slide_truth.concept_extents(painted, FINDINGS)
         text, paraphrase = caption["text"], caption.get("paraphrase") or caption["text"]
-        slides.append(CohortSlide(row["slide"], row["patient"], row, text, paraphrase, found, shares, extents))
+        slides.append(CohortSlide(row["slide"], row["patient"], row, text, paraphrase, found, fractions, extents))
     return Cohort(tuple(slides))
 
 
@@ -168,7 +156,7 @@ def _grounding(model: Aligned, encoded: Sequence[EncodedSlide], cohort: Cohort) 
     found = []
     for place, (slide, known) in enumerate(zip(encoded, cohort.slides, strict=True)):
         for finding in np.flatnonzero(known.present):
-            truth = known.shares[:, finding] >= TILE_SHARE
+            truth = known.fractions[:, finding] >= TILE_FRACTION
             valid = known.features.valid
             if not truth[valid].any() or truth[valid].all():
                 continue
@@ -202,11 +190,6 @@ def _retrieval_measures(scores: CohortScores, count: int) -> list[Measure]:
     return [
         Measure(name, mean_of(hits(matrix)), 1 / count, "mean of both directions") for name, matrix in kinds.items()
     ]
-
-
-def mean_of(values: NDArray[np.floating]) -> Callable[[NDArray[np.int64]], float]:
-    """The mean of per-slide values over any rows."""
-    return lambda rows: float(values[rows].mean())
 
 
 def _presence_measures(scores: CohortScores, cohort: Cohort) -> list[Measure]:

@@ -3,7 +3,7 @@
 Reports of painted slides are true by construction, so an error planted in one (an attribute exchanged, a finding
 invented or left out, a negation turned) is the only thing wrong with it. For each kind the false sentences are told
 from the true ones that could have borne the same error (a wrong grade from true grades, not from any sentence) by the
-verifier's probability; an omission is told from the intact report by the omission score. Two floors show what the
+verifier's probability; an omission is told from the intact report by the omission score. Two baselines show what the
 words give away: one has no slide, the other a wrong one.
 """
 
@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 
 from pathflip.errors import ConfigError
 from pathflip.evaluate import metrics
+from pathflip.evaluate.bootstrap import bootstrap_interval
 from pathflip.evaluate.metrics import Interval
 from pathflip.inference import Aligned, EncodedSlide
 from pathflip.simulate.report_writer import ERROR_KINDS, CorruptedReport, Report, Statement, corrupt_report
@@ -73,9 +74,9 @@ class ErrorRow:
         auroc: false sentences against true ones of their kind (reports with an omission against intact ones).
         words: the same from the words alone: how common they are in training captions (omission: number of sentences).
         wrong_slide: of the verifier, shown another patient's slide.
-        paired: share of errors less probable than the true sentence they replaced; nan where they replaced none.
-        caught: share of errors called contradicted (omission: a finding named).
-        false_alarms: share of those true sentences called contradicted (omission: of intact reports with a finding
+        paired: fraction of errors less probable than the true sentence they replaced; nan where they replaced none.
+        caught: fraction of errors called contradicted (omission: a finding named).
+        false_alarms: fraction of those true sentences called contradicted (omission: of intact reports with a finding
             named).
     """
 
@@ -96,13 +97,13 @@ class VerificationStudy:
 
     Attributes:
         ece_raw, ece: expected calibration error of the model's own sigmoid and of the verifier's probability.
-        share_true: of the sentences both were measured on.
+        fraction_true: of the sentences both were measured on.
     """
 
     rows: tuple[ErrorRow, ...]
     ece_raw: float
     ece: float
-    share_true: float
+    fraction_true: float
     sentences: int
 
 
@@ -152,7 +153,7 @@ def study_verification(
 
     Args:
         slides, truths: aligned; patients the model and the calibration have not seen.
-        training_captions: what the words-only floor counts in.
+        training_captions: what the words-only baseline counts in.
         seed: of the errors and the resampling. num: bootstrap resamples of patients.
 
     Raises:
@@ -278,7 +279,7 @@ class _Table:
         places = np.array(sorted({self.place[p.slide, p.sentence, False] for p in errors}), int)
         true = np.array([i for i, said in enumerate(self.said) if _could_bear(said, kind, attribute)], int)
         kept = np.concatenate([true, places])
-        false, groups = np.arange(len(kept)) >= len(true), self.patient[kept]
+        false, patients = np.arange(len(kept)) >= len(true), self.patient[kept]
         if not len(places):
             return ErrorRow(kind, attribute, 0, Interval(np.nan, np.nan, np.nan), *[np.nan] * 5)
         score = 1 - self.own.probability[kept]
@@ -286,7 +287,7 @@ class _Table:
             kind,
             attribute,
             len(places),
-            metrics.bootstrap_interval(metrics.auroc, false, score, rng=rng, groups=groups, num=num),
+            bootstrap_interval(metrics.auroc, false, score, rng=rng, patients=patients, num=num),
             metrics.auroc(false, -self.words[kept]),
             metrics.auroc(false, 1 - self.other.probability[kept]),
             self._paired(errors),
@@ -334,7 +335,7 @@ class _Completeness:
         self.named = self.score > (2.0 if limit is None else limit)
 
     def row(self, rng: np.random.Generator, num: int) -> ErrorRow:
-        """The omission score against its floors."""
+        """The omission score against its baselines."""
         incomplete: Bool[np.ndarray, " n"] = self.incomplete
         intact = {
             int(row): score for row, score in zip(self.of_slide[~incomplete], self.score[~incomplete], strict=True)
@@ -345,9 +346,7 @@ class _Completeness:
         ]
         if not pairs:
             return ErrorRow(OMITTED, None, 0, Interval(np.nan, np.nan, np.nan), *[np.nan] * 5)
-        interval = metrics.bootstrap_interval(
-            metrics.auroc, incomplete, self.score, rng=rng, groups=self.patient, num=num
-        )
+        interval = bootstrap_interval(metrics.auroc, incomplete, self.score, rng=rng, patients=self.patient, num=num)
         return ErrorRow(
             OMITTED,
             None,

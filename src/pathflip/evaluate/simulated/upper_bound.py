@@ -1,4 +1,4 @@
-"""What the same features can give when every tile is labelled: the ceiling no weakly supervised model should pass."""
+"""What the same features give when every tile is labelled: a bound no weakly supervised model should pass."""
 
 import warnings
 
@@ -8,20 +8,20 @@ from numpy.typing import NDArray
 
 from pathflip.data.patches import Neighbourhood
 from pathflip.evaluate import metrics
-from pathflip.evaluate.simulated.measures import SMALL, TILE_SHARE, Cohort, CohortSlide
+from pathflip.evaluate.simulated.measures import SMALL, TILE_FRACTION, Cohort, CohortSlide
 from pathflip.simulate.world import FINDINGS
 
-__all__ = ["supervised_ceiling"]
+__all__ = ["supervised_upper_bound"]
 
 TOP_TILES = 8
 
 
-def supervised_ceiling(train: Cohort, test: Cohort, *, max_tiles: int = 14_000, seed: int = 0) -> dict[str, float]:
+def supervised_upper_bound(train: Cohort, test: Cohort, *, max_tiles: int = 14_000, seed: int = 0) -> dict[str, float]:
     """Train a small tile classifier on labelled tiles of the training slides; measure it on the test slides.
 
     A multilayer perceptron on the tile's feature and its neighbourhood mean, one output a finding. Presence is the
     mean probability of a slide's 8 best tiles. Type, grade and pattern are logistic regressions on the mean feature
-    of the tiles without a finding (chosen by the truth: this is a ceiling, not a method).
+    of the tiles without a finding (chosen by the truth: this is an upper bound, not a method).
 
     Returns:
         "grounding AP", "grounding AP, small findings", "presence AUROC", "type, balanced accuracy" and the like,
@@ -68,8 +68,8 @@ def _labelled_tiles(
     per_slide = max(8, most // max(1, len(cohort.slides)))
     inputs, labels = [], []
     for slide in cohort.slides:
-        share = slide.shares.max(1)
-        label = np.where(share >= TILE_SHARE, slide.shares.argmax(1) + 1, 0)
+        fraction = slide.fractions.max(1)
+        label = np.where(fraction >= TILE_FRACTION, slide.fractions.argmax(1) + 1, 0)
         usable = np.flatnonzero(slide.features.valid)
         with_finding = usable[label[usable] > 0]
         without = usable[label[usable] == 0]
@@ -95,7 +95,7 @@ def _grounding(cohort: Cohort, probabilities: list[NDArray[np.floating]]) -> dic
     for slide, found in zip(cohort.slides, probabilities, strict=True):
         valid = slide.features.valid
         for finding in np.flatnonzero(slide.present):
-            truth = slide.shares[valid, finding] >= TILE_SHARE
+            truth = slide.fractions[valid, finding] >= TILE_FRACTION
             if truth.any() and not truth.all():
                 precision = metrics.average_precision(truth, found[valid, finding])
                 every.append(precision)
@@ -117,6 +117,6 @@ def _presence(cohort: Cohort, probabilities: list[NDArray[np.floating]]) -> dict
 
 def _slide_vector(slide: CohortSlide) -> Float[np.ndarray, " D"]:
     """Mean feature over the tiles without any finding: mostly tumour and stroma."""
-    plain = slide.features.valid & (slide.shares.max(1) < TILE_SHARE)
+    plain = slide.features.valid & (slide.fractions.max(1) < TILE_FRACTION)
     rows = plain if plain.any() else slide.features.valid
     return slide.features.features[rows].mean(0)

@@ -149,7 +149,7 @@ def _example(
 
 
 def _success(errors: Sequence[ErrorView]) -> float:
-    """Share of errors found, and a little for how improbable the false sentences are."""
+    """Fraction of errors found, and a little for how improbable the false sentences are."""
     if not errors:
         return 0.0
     doubt = [1 - e.probability for e in errors if e.sentence and e.probability is not None]
