@@ -302,12 +302,12 @@ class ModelService:
     def _notes(self, loaded: _Loaded, text: str) -> tuple[list[str], bool]:
         """What must be said of a phrase before its map is looked at, and whether no word of it is known."""
         from pathflip.text.statements import not_visual_kind, parse_statement
-        from pathflip.verify.lexicon import content_words, unknown_share
+        from pathflip.verify.lexicon import content_words, unknown_fraction
 
         words = content_words(text)
         if loaded.calibration is not None:
             known = loaded.calibration.knowledge.lexicon.words
-            missing = [word for word in words if unknown_share(word, known) == 1]
+            missing = [word for word in words if unknown_fraction(word, known) == 1]
         else:
             missing = [word for word in words if _is_spelled_out(loaded.aligned, word)]
         notes = []
