@@ -78,7 +78,8 @@ def asked_texts(question: str, options: Sequence[str] = (), limit: int = 64) -> 
     the statement to look for is "no necrosis".
     """
     head, colon, tail = question.partition(":")
-    if refers_to_options(question) and (parsed := parse_statement(head)).negated:
+    # Without its question mark, which would leave open whether anything is denied.
+    if refers_to_options(question) and (parsed := parse_statement(head.rstrip(" ?"))).negated:
         head, options = parsed.content, [o if cannot_tell(o) else f"no {o.strip()}" for o in options]
     listed = [part.strip(" ?.!") for part in re.split(r",|;|\band\b", tail)] if colon else []
     content = question_content(head)
