@@ -548,8 +548,8 @@ def test_equal_names_are_refused_or_take_their_folders_name(slides, tmp_path):
         write_slide(tmp_path / folder / "slide.tif", seed=int(folder[1]))
     paths = [tmp_path / "P1" / "slide.tif", tmp_path / "P2" / "slide.tif"]
     with pytest.raises(ConfigError, match=rf"{paths[0]}.*{paths[1]}.*--names folder"):
-        run(paths, tmp_path / "o")
-    outcomes = run(paths, tmp_path / "o", names="folder")
+        run(paths, tmp_path / "o", names="stem")
+    outcomes = run(paths, tmp_path / "o")
     assert statuses(outcomes) == {"P1__slide": "done", "P2__slide": "done"}
     assert [read_features(o.path).slide_id for o in outcomes] == ["P1__slide", "P2__slide"]
     assert set(statuses(run(paths, tmp_path / "o", names="folder")).values()) == {"skipped"}
@@ -557,7 +557,7 @@ def test_equal_names_are_refused_or_take_their_folders_name(slides, tmp_path):
     deeper = write_slide(tmp_path / "x" / "P1" / "slide.tif")
     with pytest.raises(ConfigError, match="rename one"):
         run([*paths, deeper], tmp_path / "o", names="folder")
-    with pytest.raises(ConfigError, match="expected 'stem' or 'folder'"):
+    with pytest.raises(ConfigError, match="expected 'auto', 'stem' or 'folder'"):
         run(paths, tmp_path / "o", names="path")
     (tmp_path / "link.d").mkdir()
     (tmp_path / "link.d" / "slide.tif").symlink_to(paths[0])

@@ -1,7 +1,7 @@
 """Tile grids, coordinate files and whole cohorts."""
 
 import json
-import os
+import shutil
 
 import cv2
 import h5py
@@ -154,17 +154,23 @@ def test_outputs_agree_with_each_other(tmp_path, cohort):
         assert all((slide.read_tile(*c, grid.spec) != 243).any() for c in grid.coords[:5].tolist())
 
 
-def test_equal_names_in_two_folders_name_both(tmp_path, cohort):
-    folder, paths = cohort
+def test_equal_names_in_two_folders_are_told_apart(tmp_path, cohort):
+    _, paths = cohort
     other = tmp_path / "b"
     other.mkdir()
-    os.link(paths[1], other / "góod 1.tif")
+    shutil.copy(paths[1], other / "góod 1.tif")
     outcomes = tile_cohort([paths[1], other / "góod 1.tif", paths[1]], TileSpec(64, 2.0), tmp_path / "out")
     assert len(outcomes) == 2  # the same file named twice is done once
-    for outcome in outcomes:
+    assert [outcome.slide_id for outcome in outcomes] == [f"{paths[1].parent.name}__góod 1", "b__góod 1"]
+    assert all(outcome.ok for outcome in outcomes)
+    (tmp_path / "c" / "b").mkdir(parents=True)
+    deeper = tmp_path / "c" / "b" / "góod 1.tif"
+    shutil.copy(paths[1], deeper)
+    outcomes = tile_cohort([other / "góod 1.tif", deeper], TileSpec(64, 2.0), tmp_path / "out")
+    for outcome in outcomes:  # nothing is left to tell them apart
         assert not outcome.ok
-        assert str(folder) in outcome.error
         assert str(other) in outcome.error
+        assert str(deeper) in outcome.error
 
 
 @pytest.mark.real

@@ -19,12 +19,12 @@ from pathflip.processes import keep_memory
 
 __all__ = [
     "MPP",
-    "SLIDE_SUFFIXES",
     "Features",
     "Json",
     "MinTissue",
     "Model",
     "Out",
+    "Recursive",
     "SlideMPP",
     "Slides",
     "StridePx",
@@ -51,7 +51,10 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")]
-Slides = Annotated[list[Path], typer.Argument(help="Slide files, or folders of them.", show_default=False)]
+Slides = Annotated[
+    list[Path], typer.Argument(help="Slide files, or folders of them; a DICOM folder is one slide.", show_default=False)
+]
+Recursive = Annotated[bool, typer.Option("--recursive", help="Look into the folders inside folders too.")]
 SlideMPP = Annotated[
     float | None, typer.Option(help="The slides' own resolution (µm per level-0 pixel), where files do not say.")
 ]
@@ -62,11 +65,6 @@ MinTissue = Annotated[float, typer.Option(help="Smallest fraction of a tile that
 Out = Annotated[Path, typer.Option(help="Folder to write to.")]
 Model = Annotated[Path, typer.Option(help="Checkpoint directory, for example runs/base/last.")]
 Features = Annotated[list[Path], typer.Option("--features", help="Feature files, or folders of them.")]
-
-SLIDE_SUFFIXES = {
-    ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi", ".dcm", ".tif", ".tiff",
-    ".png", ".jpg", ".jpeg",
-}  # fmt: skip
 
 
 def main() -> None:

@@ -9,16 +9,15 @@ import typer
 
 from pathflip.cli.app import (
     MPP,
-    SLIDE_SUFFIXES,
     Json,
     MinTissue,
     Out,
+    Recursive,
     SlideMPP,
     Slides,
     StridePx,
     TilePx,
     app,
-    files_in,
     finish,
     print_rows,
     progress_bar,
@@ -52,12 +51,12 @@ def simulate(
 
 
 @app.command()
-def info(slides: Slides, slide_mpp: SlideMPP = None, json: Json = False) -> None:
+def info(slides: Slides, slide_mpp: SlideMPP = None, recursive: Recursive = False, json: Json = False) -> None:
     """What a slide is: size, resolution, levels, and how its pixels are read."""
-    from pathflip.slide import slide_info_row
+    from pathflip.slide import find_slides, slide_info_row
 
     failed = False
-    for path in files_in(slides, SLIDE_SUFFIXES):
+    for path in find_slides(slides, recursive=recursive):
         row = slide_info_row(path, slide_mpp=slide_mpp)
         failed |= "error" in row
         print_rows([row], json, _info_line)
@@ -84,15 +83,16 @@ def qc(
     slide_mpp: SlideMPP = None,
     workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 2,
     read_tiles: Annotated[int, typer.Option(help="Tiles read a slide as a check; 0 reads all.")] = 64,
+    recursive: Recursive = False,
     json: Json = False,
 ) -> None:
     """Quality of slides: qc.csv, and a contact sheet (qc.html) with flagged slides first. A bad slide is a row too."""
     from pathflip.geometry import TileSpec
-    from pathflip.slide import QualitySpec, check_cohort
+    from pathflip.slide import QualitySpec, check_cohort, find_slides
 
     with progress_bar("checking") as advance:
         rows = check_cohort(
-            files_in(slides, SLIDE_SUFFIXES),
+            find_slides(slides, recursive=recursive),
             out,
             TileSpec(tile_px, mpp, min_tissue=min_tissue),
             slide_mpp=slide_mpp,
@@ -118,16 +118,17 @@ def tile(
     min_tissue: MinTissue = 0.25,
     slide_mpp: SlideMPP = None,
     exclude_artefacts: ExcludeArtefacts = False,
+    recursive: Recursive = False,
     json: Json = False,
 ) -> None:
     """Find tissue and cut tiles: coordinates, mask polygons for QuPath, and a picture to check."""
     from pathflip.geometry import TileSpec
-    from pathflip.slide import ArtefactSpec, tile_cohort
+    from pathflip.slide import ArtefactSpec, find_slides, tile_cohort
 
     spec = TileSpec(tile_px, mpp, stride_px, min_tissue)
     with progress_bar("tiling") as advance:
         rows = tile_cohort(
-            files_in(slides, SLIDE_SUFFIXES),
+            find_slides(slides, recursive=recursive),
             spec,
             out,
             slide_mpp=slide_mpp,
@@ -181,18 +182,21 @@ def extract(
         str, typer.Option(help="Of networks: auto, float32, bfloat16 or float16; auto is float32 without a GPU.")
     ] = "auto",
     overwrite: Annotated[bool, typer.Option(help="Make files again that were made with other settings.")] = False,
-    names: Annotated[str, typer.Option(help="stem, or folder: FOLDER__STEM, where file names repeat.")] = "stem",
+    names: Annotated[
+        str, typer.Option(help="stem, folder (FOLDER__STEM), or auto: folder only where names repeat.")
+    ] = "auto",
     cluster: Annotated[str, typer.Option(help="Ray cluster: auto, HOST:PORT or ray://HOST:PORT (docs/scale.md).")] = "",
     gpus_per_slide: Annotated[float, typer.Option(help="With --cluster: GPUs a slide takes; fractions share.")] = 0.0,
+    recursive: Recursive = False,
     json: Json = False,
 ) -> None:
     """Tiles to feature vectors: one HDF5 file a slide, resumable, failures listed in failures.jsonl."""
     from pathflip.features import extract_cohort
     from pathflip.geometry import TileSpec
-    from pathflip.slide import ArtefactSpec
+    from pathflip.slide import ArtefactSpec, find_slides
 
     spec = TileSpec(tile_px, mpp, stride_px, min_tissue)
-    files = files_in(slides, SLIDE_SUFFIXES)
+    files = find_slides(slides, recursive=recursive)
     run: Callable[..., Any] = extract_cohort
     if cluster:
         from pathflip.features.cluster import ClusterSpec, extract_on_cluster

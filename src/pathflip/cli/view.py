@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pathflip.cli.app import SLIDE_SUFFIXES, Json, SlideMPP, Slides, app, print_rows, say
+from pathflip.cli.app import Json, SlideMPP, Slides, app, print_rows, say
 from pathflip.errors import ConfigError
 
 PASSWORD_VARIABLE = "PATHFLIP_PASSWORD"
@@ -30,6 +30,7 @@ def view(
     json: Json = False,
 ) -> None:
     """Look at slides in the browser: a fast viewer, and with a model, ask where, what and which cases."""
+    from pathflip.slide.paths import SLIDE_SUFFIXES
     from pathflip.workbench.server import Settings, open_workbench, show_page
     from pathflip.workbench.service import Models
 

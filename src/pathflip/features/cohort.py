@@ -27,8 +27,8 @@ from pathflip.features.workers import EncoderChoice, run_in_processes
 from pathflip.geometry import TileSpec
 from pathflip.io.files import write_json
 from pathflip.io.storage import as_url, list_folder, local_path, read_bytes, remove, state, write_bytes
-from pathflip.slide import slide_id
 from pathflip.slide.artefacts import ArtefactSpec
+from pathflip.slide.paths import slide_names
 from pathflip.slide.reader import normal_name
 from pathflip.slide.tissue import TissueSpec
 
@@ -55,7 +55,7 @@ def extract_cohort(
     device: str | None = None,
     precision: str = "auto",
     overwrite: bool = False,
-    names: str = "stem",
+    names: str = "auto",
     run_jobs: RunJobs | None = None,
     progress: Callable[[ExtractProgress], None] | None = None,
     warn: Callable[[str], Any] = warnings.warn,
@@ -82,8 +82,8 @@ def extract_cohort(
             none.
         precision: see :func:`load_encoder`; for an encoder given by name.
         overwrite: extract again what is there.
-        names: "stem" calls a slide by its file name; "folder" puts its folder in front (``P001__slide1``), for
-            cohorts in which file names repeat.
+        names: "stem" calls a slide by its file name; "folder" puts its folder in front (``P001__slide1``); "auto" does
+            so only for file names that repeat.
         run_jobs: does the work elsewhere (``pathflip.features.cluster``); None does it in processes of this machine.
         progress: called as slides and batches end.
         warn: told, once, that tiles are not cut as the encoder was trained.
@@ -141,13 +141,10 @@ def _planned(slides: dict[str, Path], folder: Path, every: SlideJob) -> list[Sli
 
 
 def _unique_slides(paths: Iterable[str | Path], names: str) -> dict[str, Path]:
-    if names not in ("stem", "folder"):
-        raise ConfigError(f"names: got '{names}', expected 'stem' or 'folder'")
+    if names not in ("auto", "stem", "folder"):
+        raise ConfigError(f"names: got '{names}', expected 'auto', 'stem' or 'folder'")
     slides: dict[str, Path] = {}
-    for path in map(local_path, paths):
-        name = slide_id(path)
-        if names == "folder":
-            name = f"{normal_name(path.absolute().parent.name)}__{name}"
+    for path, name in slide_names([local_path(path) for path in paths], names).items():
         known = slides.setdefault(name, path)
         if known is not path and os.path.realpath(known) != os.path.realpath(path):
             advice = "pass --names folder to put the folder's name in front" if names == "stem" else "rename one"

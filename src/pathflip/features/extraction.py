@@ -261,6 +261,7 @@ def _features(
     """Features under the job's name (None where no tile holds enough tissue), and the tiles left out."""
     before = state(job.slide)
     with _fetched(job) as path, open_slide(path, slide_mpp=job.slide_mpp) as slide:
+        job.spec.downsample(slide.info)  # refuse before any pixel is read
         tissue = find_tissue(slide, job.tissue)
         grid, excluded = tile_slide(slide, tissue, job.spec), None
         if job.exclude is not None:

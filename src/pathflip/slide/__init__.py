@@ -5,6 +5,7 @@ from typing import Any
 
 _WHERE = {
     "Slide": "reader",
+    "find_slides": "paths",
     "open_slide": "reader",
     "slide_id": "reader",
     "slide_info_row": "reader",
@@ -40,6 +41,7 @@ __all__ = [
     "check_slide",
     "exclude_artefacts",
     "find_artefacts",
+    "find_slides",
     "find_tissue",
     "open_slide",
     "read_coords",

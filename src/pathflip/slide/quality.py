@@ -24,7 +24,8 @@ from pathflip.io.files import write_text
 from pathflip.processes import follow_parent
 from pathflip.slide.artefacts import ArtefactMask, ArtefactSpec, find_artefacts
 from pathflip.slide.contact import draw_thumbnail, write_sheets
-from pathflip.slide.reader import Slide, open_slide, slide_id
+from pathflip.slide.paths import slide_names
+from pathflip.slide.reader import Slide, open_slide, slide_name
 from pathflip.slide.stain import measure_stains
 from pathflip.slide.tiling import exclude_artefacts, tile_slide
 from pathflip.slide.tissue import TissueMask, find_tissue
@@ -125,6 +126,7 @@ def check_slide(
     slide_mpp: float | None = None,
     quality: QualitySpec | None = None,
     artefacts: ArtefactSpec | None = None,
+    name: str | None = None,
 ) -> tuple[SlideQuality, NDArray[np.uint8] | None]:
     """Measure one slide.
 
@@ -134,6 +136,7 @@ def check_slide(
         slide_mpp: its own resolution, where the file does not say.
         quality: thresholds.
         artefacts: how artefacts are sought.
+        name: the slide's name, where it is not the file's.
 
     Returns:
         Its row, and a thumbnail (RGB, 480 px or less) with tissue outlined and artefacts coloured; None where the slide
@@ -141,9 +144,10 @@ def check_slide(
     """
     quality = quality or QualitySpec()
     start = time.perf_counter()
-    parts = _Parts(SlideQuality(slide_id(path), _printable(path)))
+    name = name or slide_name(path)
+    parts = _Parts(SlideQuality(name, _printable(path)))
     try:
-        with open_slide(path, slide_mpp=slide_mpp) as slide:
+        with open_slide(path, slide_mpp=slide_mpp, name=name) as slide:
             _measure(slide, spec or TileSpec(), quality, artefacts, parts)
     except PathFLIPError as error:
         parts.add(error=" ".join(str(error).split()))
@@ -169,6 +173,8 @@ def _measure(slide: Slide, spec: TileSpec, quality: QualitySpec, artefacts: Arte
     parts.add(width0=info.size0[0], height0=info.size0[1], mpp0=_short(info.mpp0), vendor=info.vendor)
     parts.add(reader=info.reader)
     parts.picture = draw_thumbnail(slide, None, None)
+    if info.mpp0 is not None:
+        spec.downsample(info)  # too coarse a slide is refused before minutes go into measuring it
     tissue = find_tissue(slide)
     parts.add(tissue_mm2=_short(tissue.area_mm2), tissue_share=_short(tissue.fraction), warnings=tissue.warnings)
     parts.picture = draw_thumbnail(slide, tissue, None)
@@ -283,7 +289,8 @@ def check_cohort(
     pictures.mkdir(parents=True, exist_ok=True)
     options = {"spec": spec, "slide_mpp": slide_mpp, "quality": quality, "artefacts": artefacts}
     files = list(dict.fromkeys(Path(os.path.abspath(path)) for path in paths))
-    jobs = [_Job(path, pictures / f"{i:06d}.jpg", options) for i, path in enumerate(files, start=1)]
+    names = slide_names(files)
+    jobs = [_Job(p, pictures / f"{i:06d}.jpg", {**options, "name": names[p]}) for i, p in enumerate(files, start=1)]
     rows: dict[int, SlideQuality] = {}
     for index, row in _measured(jobs, num_workers):
         rows[index] = row
@@ -307,7 +314,7 @@ def _measured(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[int, SlideQu
     for index, job in left.items():  # a process died; nobody knows of which slide
         alone = dict(_in_processes({index: job}, 1))
         died = "the process reading it died (out of memory, or a damaged file)"
-        row = SlideQuality(slide_id(job.path), _printable(job.path), (f"not measured to the end: {died}",), error=died)
+        row = SlideQuality(job.options["name"], _printable(job.path), (f"not measured to the end: {died}",), error=died)
         yield index, alone.get(index, row)
 
 

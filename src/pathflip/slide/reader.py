@@ -7,7 +7,7 @@ pixels. Sources know pyramid levels only; everything about microns, tiles and re
 import os
 import unicodedata
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from math import ceil, floor
 from pathlib import Path
 from types import TracebackType
@@ -20,9 +20,15 @@ from pathflip.errors import ConfigError, PathFLIPError, SlideError
 from pathflip.geometry import Box, SlideInfo, TileSpec, best_level
 from pathflip.slide.batch import Job, images_in_order, run_job
 from pathflip.slide.sources import Pixels, Reader, Rectangle, Source, open_source
+from pathflip.slide.sources.dicom_series import file_of_folder, file_of_list
 
-__all__ = ["Slide", "normal_name", "open_slide", "slide_id", "slide_info_row"]
+__all__ = ["Slide", "normal_name", "open_slide", "slide_id", "slide_info_row", "slide_name"]
 
+SLIDE_SUFFIXES = {
+    ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi", ".dcm", ".tif", ".tiff",
+    ".png", ".jpg", ".jpeg", ".qptiff", ".dicom",
+}  # fmt: skip
+"""How slide files end; what a file is, its content says."""
 WHITE = (255, 255, 255)
 _BLOCK = 1536
 """Side of the source blocks a thumbnail is assembled from: bounds its memory on slides without a pyramid."""
@@ -39,10 +45,12 @@ class Slide:
         info: what is known without reading pixels; ``info.reader`` says how pixels are read, and why.
     """
 
-    def __init__(self, path: Path, source: Source, slide_mpp: float | None, reader: Reader) -> None:
+    def __init__(
+        self, path: Path, source: Source, slide_mpp: float | None, reader: Reader, files: Sequence[Path] = ()
+    ) -> None:
         self.path = path
         self._source = source
-        self._reopen = (path, slide_mpp, source.background, reader)
+        self._reopen = (list(files) or path, slide_mpp, source.background, reader, source.info.slide_id)
         self.info: SlideInfo = source.info
 
     def __enter__(self) -> "Slide":
@@ -206,38 +214,50 @@ class Slide:
         return whole
 
 
-def _reopen(path: Path, slide_mpp: float | None, background: tuple[int, int, int], reader: Reader) -> Slide:
-    return open_slide(path, slide_mpp=slide_mpp, background=background, reader=reader)
+def _reopen(
+    path: Path | list[Path], slide_mpp: float | None, background: tuple[int, int, int], reader: Reader, name: str
+) -> Slide:
+    return open_slide(path, slide_mpp=slide_mpp, background=background, reader=reader, name=name)
 
 
 def open_slide(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     *,
     slide_mpp: float | None = None,
     background: tuple[int, int, int] = WHITE,
     reader: Reader = "auto",
+    name: str | None = None,
 ) -> Slide:
     """Open a whole-slide file of any scanner, or a plain PNG, JPEG or TIFF image.
 
     Args:
-        path: the file. Its format is found from its content; a wrong extension does no harm.
+        path: the file; its format is found from its content, and a wrong extension does no harm. Of a DICOM slide: any
+            of its files, the list of them, or the folder that holds them and no other DICOM slide.
         slide_mpp: microns per level-0 pixel, for files that do not say or say it wrongly; overrides the file.
         background: colour (R, G, B) of transparent pixels and of what lies beyond the slide.
         reader: "auto" takes the fastest path that gives the right pixels; "openslide" goes through OpenSlide
             wherever it can.
+        name: the slide's name (``info.slide_id``); by default the file's, or the folder's of a folder or list.
 
     Raises:
         SlideError: the file is missing, empty, truncated, or no image that can be read.
     """
-    path = Path(path)
+    files: list[Path] = []
+    if isinstance(path, (str, Path)):
+        path = Path(path)
+    else:
+        files = [Path(file) for file in path]
+        path = file_of_list(files)
     if slide_mpp is not None and not 0.01 <= slide_mpp <= 1000:
         raise ConfigError(f"slide_mpp: got {slide_mpp}, expected 0.01 to 1000 microns per level-0 pixel")
-    _check_file(path)
+    name = name or slide_name(path.absolute().parent if len(files) > 1 else path)
+    file = file_of_folder(path) if path.is_dir() else path
+    _check_file(file)
     slide_mpp = None if slide_mpp is None else float(slide_mpp)
-    source = open_source(path, slide_id(path), background, reader, slide_mpp)
+    source = open_source(file, name, background, reader, slide_mpp)
     for question in (note for note in source.info.notes if "--slide-mpp" in note):
         warnings.warn(f"slide '{source.info.slide_id}': {question}", stacklevel=2)
-    return Slide(path, source, slide_mpp, reader)
+    return Slide(path, source, slide_mpp, reader, files)
 
 
 def _check_file(path: Path) -> None:
@@ -247,8 +267,6 @@ def _check_file(path: Path) -> None:
         raise SlideError(f"slide '{path}': no such file; check the path") from None
     except OSError as error:  # a symlink loop, an unreadable share, a name too long
         raise SlideError(f"slide '{path}': cannot be reached: {error.strerror or error}") from None
-    if path.is_dir():
-        raise SlideError(f"slide '{path}': got a folder, expected a slide file; pass the files inside it")
     if size == 0:
         raise SlideError(f"slide '{path}': the file is empty (0 bytes); copy it again")
     try:  # not os.access: a share may allow what it then does not do
@@ -268,6 +286,13 @@ def slide_id(path: str | Path) -> str:
         if name.lower().endswith(ending):
             return name[: -len(ending)]
     return Path(name).stem
+
+
+def slide_name(path: str | Path) -> str:
+    """What a slide is called: :func:`slide_id` of a file; the whole name of a folder, as dots in a UID end nothing."""
+    if not os.path.isdir(path) or Path(path).suffix.lower() in SLIDE_SUFFIXES:
+        return slide_id(path)
+    return normal_name(Path(path).absolute().name)
 
 
 def normal_name(name: str) -> str:
@@ -290,7 +315,7 @@ def slide_info_row(path: str | Path, *, slide_mpp: float | None = None) -> dict[
             info, sizes = slide.info, slide.level_sizes
     except PathFLIPError as error:
         empty = dict.fromkeys(("vendor", "size0", "mpp0", "levels", "reader", "notes"))
-        return {"slide_id": slide_id(path), **empty, "error": str(error)}
+        return {"slide_id": slide_name(path), **empty, "error": str(error)}
     return {
         "slide_id": info.slide_id,
         "vendor": info.vendor,

@@ -10,7 +10,7 @@ import io
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from pathflip.geometry import Box, SlideInfo, TileGrid, TileSpec
 from pathflip.io.files import atomic_hdf5, atomic_path, write_text
 from pathflip.io.geojson import feature, write_features
 from pathflip.slide.artefacts import KINDS, ArtefactMask, ArtefactSpec, find_artefacts
-from pathflip.slide.reader import Slide, open_slide, slide_id
+from pathflip.slide.paths import slide_names
+from pathflip.slide.reader import Slide, open_slide
 from pathflip.slide.tissue import TissueMask, TissueSpec, area_shares, find_tissue
 
 __all__ = [
@@ -165,7 +166,8 @@ def tile_cohort(
     absent when all went well). With ``exclude`` also ``excluded/<slide>.csv`` (:func:`write_excluded`).
 
     Args:
-        paths: slide files; a file named twice is done once.
+        paths: slide files; a file named twice is done once. Where file names repeat, as in archives with a folder a
+            case, the folder's name is put in front: ``FOLDER__NAME``.
         spec: which tiles.
         out: folder, created where absent; files of an earlier run are replaced.
         slide_mpp: the slides' own resolution, where files do not say; applies to all of them.
@@ -178,18 +180,19 @@ def tile_cohort(
     """
     out = Path(out)
     files = _distinct(paths)
-    clashes = _equal_stems(files)
+    names = slide_names(files)
+    clashes = _equal_names(names)
     outcomes: list[SlideOutcome] = []
     for path in files:
         start = time.perf_counter()
         try:
             if path in clashes:
                 raise SlideError(clashes[path])
-            outcome = _tile_one(path, spec, out, slide_mpp, tissue, exclude, start)
+            outcome = _tile_one(path, names[path], spec, out, slide_mpp, tissue, exclude, start)
         except Exception as error:
             line = _one_line(error)
             seconds = round(time.perf_counter() - start, 3)
-            outcome = SlideOutcome(slide_id(path), str(path), ok=False, error=line, seconds=seconds)
+            outcome = SlideOutcome(names[path], str(path), ok=False, error=line, seconds=seconds)
         outcomes.append(outcome)
         if progress is not None:
             progress(len(outcomes), len(files), outcome)
@@ -199,6 +202,7 @@ def tile_cohort(
 
 def _tile_one(
     path: Path,
+    name: str,
     spec: TileSpec,
     out: Path,
     slide_mpp: float | None,
@@ -206,7 +210,7 @@ def _tile_one(
     exclude: ArtefactSpec | None,
     start: float,
 ) -> SlideOutcome:
-    with open_slide(path, slide_mpp=slide_mpp) as slide:
+    with open_slide(path, slide_mpp=slide_mpp, name=name) as slide:
         spec.downsample(slide.info)  # refuse before any pixel is read
         found = find_tissue(slide, tissue)
         grid = tile_slide(slide, found, spec)
@@ -238,11 +242,11 @@ def _distinct(paths: Iterable[str | Path]) -> list[Path]:
     return list(seen.values())
 
 
-def _equal_stems(files: Sequence[Path]) -> dict[Path, str]:
+def _equal_names(names: Mapping[Path, str]) -> dict[Path, str]:
     """Files whose outputs would overwrite each other, with the line that says so."""
     by_id: dict[str, list[Path]] = {}
-    for path in files:
-        by_id.setdefault(slide_id(path), []).append(path)
+    for path, name in names.items():
+        by_id.setdefault(name, []).append(path)
     return {
         path: f"slide '{name}': {len(group)} files share this name ({', '.join(map(str, group))}); names join slides "
         "with features and captions: rename all but one, or use separate output folders"

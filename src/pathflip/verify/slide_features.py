@@ -29,5 +29,7 @@ def features_of_slide(
     contract = model.checkpoint.contract
     encoder = load_encoder(contract.encoder)
     with open_slide(file, slide_mpp=slide_mpp) as slide:
-        grid = tile_slide(slide, find_tissue(slide), TileSpec(contract.tile_px, contract.mpp))
+        spec = TileSpec(contract.tile_px, contract.mpp)
+        spec.downsample(slide.info)  # refuse before any pixel is read
+        grid = tile_slide(slide, find_tissue(slide), spec)
         return extract(slide, grid, encoder, progress=progress)

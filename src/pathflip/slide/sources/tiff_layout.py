@@ -19,13 +19,17 @@ from pathflip.slide.sources.stored_tiles import StoredLevel
 from pathflip.slide.sources.tiff_codecs import CODEC_NAMES, JPEG2000, Codec, is_subsampled, uses_colour_transform
 from pathflip.slide.sources.tiff_colours import COLOURS_OF, RGB, UNSPECIFIED, YCBCR, Colours, palette_of
 
-__all__ = ["Level", "level_of"]
+__all__ = ["IncompleteError", "Level", "level_of"]
 
 _MAX_TILE_BYTES = 2**28
 _PHOTOMETRIC = {4: "transparency mask", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32803: "colour filter array"}
 _STRIP_BYTES = 2**20
 """Uncompressed strips are read in pieces of about this size: some files are one strip."""
 _SAMPLE_NAMES = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
+
+
+class IncompleteError(SlideError):
+    """The file ends before its tiles do: a copy that was interrupted, whose levels are not to be trusted one by one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,7 +271,7 @@ def _tables(path: Path, pages: Sequence[Any], tiles: int) -> tuple[NDArray[np.in
     ends = [table + lengths for table, lengths in zip(offsets, counts, strict=True)]
     beyond = sum(int(((end > file_size) & (n > 0)).sum()) for end, n in zip(ends, counts, strict=True))
     if beyond:
-        raise SlideError(
+        raise IncompleteError(
             f"slide '{path}': incomplete: {beyond} of its {planes * tiles} tiles lie beyond its end (byte {file_size});"
             " copy or export it again"
         )

@@ -31,7 +31,7 @@ from pathflip.slide.sources.source import Color, NotHereError, Pixels, Source
 from pathflip.slide.sources.stored_tiles import StoredTiles
 from pathflip.slide.sources.tiff_codecs import CODEC_NAMES, Samples
 from pathflip.slide.sources.tiff_colours import RGB, UNSPECIFIED
-from pathflip.slide.sources.tiff_layout import Level, level_of
+from pathflip.slide.sources.tiff_layout import IncompleteError, Level, level_of
 from pathflip.slide.sources.tiff_pages import Pyramid, find_levels, known_levels, text_of
 
 __all__ = ["NotHereError", "TiledTIFFSource", "open_tiled_tiff"]
@@ -153,6 +153,8 @@ def open_tiled_tiff(
             levels, downsamples, notes = _levels(path, file, pyramid, background, vendor)
             stated = _stated_resolution(pyramid, description)
             orientation = _orientation(pyramid.levels[0].pages[0])
+    except IncompleteError as error:
+        raise SlideError(str(error)) from None
     except (SlideError, NotHereError, OSError):
         raise
     except Exception as error:  # tifffile raises many kinds on headers OpenSlide accepts
@@ -192,7 +194,7 @@ def _levels(
             if _orientation(picture.pages[0]) != orientation:
                 raise SlideError("turned otherwise than the full resolution")
         except SlideError as error:
-            if not levels:
+            if not levels or isinstance(error, IncompleteError):
                 raise
             notes.append(f"leaves out {picture.name}: {str(error).partition(': ')[2] or error}")
             continue
