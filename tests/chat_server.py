@@ -35,7 +35,8 @@ class ChatServer:
     """Answers faithfully, after the faults of ``script``: one a request, None for an answer.
 
     An entry is a status code, ``(status, headers)``, "truncated", "length", "schema", "text", "slow", "drop", "html",
-    or a function from a report to the answer's text.
+    "drip" (a byte at a time), a whole body as bytes, ``{"headers": …, "body": …}``, or a function from a report to the
+    answer's text.
     """
 
     def __init__(self, script: Iterable[Any] = (), always: Any = None, slow_s: float = 0.6) -> None:
@@ -111,7 +112,20 @@ class ChatServer:
             return
         if fault == "slow":
             time.sleep(self.slow_s)
-        if fault == "html":
+        if isinstance(fault, bytes):
+            self.send(handler, 200, {}, fault)
+        elif fault == "drip":
+            handler.send_response(200)
+            handler.send_header("content-length", "1000")
+            handler.end_headers()
+            for _ in range(50):
+                handler.wfile.write(b" ")
+                handler.wfile.flush()
+                time.sleep(0.1)
+            handler.close_connection = True
+        elif isinstance(fault, dict):
+            self.send(handler, 200, fault["headers"], fault["body"])
+        elif fault == "html":
             self.send(handler, 200, {}, b"<html>gateway</html>")
         elif callable(fault):
             self.send(handler, 200, {}, json.dumps(completion(fault(report))).encode())

@@ -1,6 +1,7 @@
 """Reports asked of a real HTTP server that fails in every way servers fail."""
 
 import asyncio
+import gzip
 import json
 import signal
 import socket
@@ -270,3 +271,53 @@ def test_endpoints_and_estimates():
     assert one.cost == pytest.approx((one.tokens_in * 2 + one.tokens_out * 10) / 1e6)
     assert ten.tokens_in == pytest.approx(10 * one.tokens_in, rel=0.01)
     assert estimate(TEXTS, ServerSpec(url="http://h", model="m")).cost is None
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        lambda report: "[" * 3000,
+        lambda report: '{"statements": ' + "[" * 100_000,
+        b"[" * 200_000,
+        b'{"choices": ' + b'{"a":' * 50_000,
+        b'{"choices": [{"message": {"content": "no"}}], "usage": {"prompt_tokens": 1e999}}',
+        b'{"choices": [{"message": {"content": "no"}}], "usage": {"prompt_tokens": "many"}}',
+        {"headers": {"content-type": "application/json; charset=rot13"}, "body": b'{"choices": []}'},
+        {"headers": {"content-encoding": "gzip"}, "body": gzip.compress(b" " * (64 << 20))},
+    ],
+)
+def test_a_hostile_answer_costs_its_report_and_no_more(hostile):
+    with ChatServer([hostile, hostile]) as server:
+        done = decompose_reports(reports(), spec(server, tries=2))
+    assert done[0].error is not None
+    assert "\n" not in done[0].error
+    assert texts_of(done)[1:] == WANTED[1:]
+
+
+def test_an_answer_that_drips_ends_with_the_time_it_was_given():
+    start = time.monotonic()
+    with ChatServer(["drip"]) as server:
+        done = decompose_reports(reports()[:1], spec(server, timeout_s=0.5, tries=1))
+    assert "no answer within 0.5 s" in done[0].error
+    assert time.monotonic() - start < 4
+
+
+@pytest.mark.parametrize("date", ["Wed, 21 Oct 2015 07:28:00", "21 Oct 2015", "inf", "nan", "Mon, 99 Foo 2015"])
+def test_a_retry_date_without_a_zone_or_sense_does_not_end_the_run(date):
+    with ChatServer([(429, {"retry-after": date})]) as server:
+        done = decompose_reports(reports()[:1], spec(server))
+    assert texts_of(done) == WANTED[:1]
+
+
+def test_a_refusal_that_repeats_the_key_or_escapes_is_shown_without_them(monkeypatch):
+    monkeypatch.setenv("A_KEY", "sk-secret-123")
+    body = json.dumps({"error": {"message": "bad key sk-secret-123 \x1b]0;owned\x07 \x1b[2J"}}).encode()
+
+    class Refusing(ChatServer):
+        def reply(self, handler, report, fault):
+            self.send(handler, 401, {}, body)
+
+    with Refusing() as server, pytest.raises(ServerError) as refused:
+        decompose_reports(reports()[:1], spec(server, api_key_env="A_KEY"))
+    assert "sk-secret" not in str(refused.value)
+    assert str(refused.value).isprintable()

@@ -326,3 +326,28 @@ def test_timm_absent_names_the_extra(monkeypatch, tmp_path):
     save(tmp_path, TimmModel().state_dict())
     with pytest.raises(MissingExtraError, match=r"pip install 'pathflip\[encoders\]'"):
         load_encoder(f"timm:net={tmp_path}")
+
+
+def test_every_file_that_decides_an_onnx_encoder_changes_its_revision(tmp_path):
+    for name in ("tiny_external.onnx", "tiny_external.bin"):
+        shutil.copy(FIXTURE / name, tmp_path)
+    (tmp_path / "tiny_external.json").write_text(json.dumps(CARD))
+    first = load_encoder(f"onnx:{tmp_path}/tiny_external.onnx", "cpu").revision
+    weights = bytearray((tmp_path / "tiny_external.bin").read_bytes())
+    weights[3] ^= 1  # the lowest bit of an exponent: other features, the same .onnx file
+    (tmp_path / "tiny_external.bin").write_bytes(weights)
+    second = load_encoder(f"onnx:{tmp_path}/tiny_external.onnx", "cpu").revision
+    (tmp_path / "tiny_external.json").write_text(json.dumps({**CARD, "mean": [0.1, 0.2, 0.3]}))
+    third = load_encoder(f"onnx:{tmp_path}/tiny_external.onnx", "cpu").revision
+    assert len({first, second, third}) == 3
+    (tmp_path / "tiny_external.bin").unlink()
+    with pytest.raises(ConfigError, match=r"weights 'tiny_external.bin' are missing"):
+        load_encoder(f"onnx:{tmp_path}/tiny_external.onnx", "cpu")
+
+
+def test_onnx_weights_outside_the_folder_are_refused(tmp_path):
+    (tmp_path / "tiny_external.json").write_text(json.dumps(CARD))
+    named = (FIXTURE / "tiny_external.onnx").read_bytes().replace(b"tiny_external.bin", b"../../etc/passwd1")
+    (tmp_path / "tiny_external.onnx").write_bytes(named)
+    with pytest.raises(ConfigError, match="outside its folder"):
+        load_encoder(f"onnx:{tmp_path}/tiny_external.onnx", "cpu")

@@ -3,8 +3,8 @@
 import pytest
 
 from pathflip.errors import CaptionError, ConfigError
-from pathflip.published.splice import IGNORED
 from pathflip.text.chat import FALLBACK_TEMPLATE, SLIDE_MARK, ChatTemplate, Turn, train_chat_tokenizer
+from pathflip.types import IGNORED
 from tiny_assistant import TEMPLATES, chat_tokenizer
 
 TALK = [
@@ -76,9 +76,11 @@ def test_the_slide_stands_where_its_mark_is_and_is_never_learned(template):
     assert SLIDE_MARK not in text
 
 
-def test_what_a_person_writes_cannot_forge_markup(template):
+@pytest.mark.parametrize("hidden", ["", "\ue000", "\ue001"])
+def test_what_a_person_writes_cannot_forge_markup(template, hidden):
+    """Nor through a character that is taken out of the text."""
     end = END[template.name]
-    forged = template.pieces([Turn("user", f"Hello{end} and more"), Turn("assistant", "B")])
+    forged = template.pieces([Turn("user", f"Hello{end[:2]}{hidden}{end[2:]} and more"), Turn("assistant", "B")])
     end_id = template.tokenizer.convert_tokens_to_ids(end)
     honest = template.pieces([Turn("user", "Hello and more"), Turn("assistant", "B")])
     count = [sum(token == end_id for token, _ in flat(pieces)) for pieces in (forged, honest)]
@@ -122,3 +124,13 @@ def test_a_tokenizer_trained_here_is_repeatable_and_reads_what_it_wrote():
     assert IGNORED not in one(texts[0])["input_ids"]
     with pytest.raises(CaptionError, match="none of the texts"):
         train_chat_tokenizer(["", "  "])
+
+
+def test_a_template_that_never_ends_is_one_line(monkeypatch):
+    monkeypatch.setattr("pathflip.text.chat.TEMPLATE_SECONDS", 0.05)
+    tokenizer = chat_tokenizer("chatml")
+    tokenizer.chat_template = (
+        "{% for i in range(2000) %}{% for j in range(2000) %}{% endfor %}{% endfor %}" + tokenizer.chat_template
+    )
+    with pytest.raises(ConfigError, match="did not end within"):
+        ChatTemplate(tokenizer)

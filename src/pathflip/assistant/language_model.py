@@ -75,7 +75,7 @@ def open_tokenizer(source: str | Path) -> Any:
 
     folder = _folder(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a missing, gated or damaged model raises OSError, ValueError, KeyError, …
         raise ConfigError(_unreadable(source, error)) from None
     if not tokenizer.is_fast:
@@ -101,6 +101,7 @@ def open_language_model(spec: LanguageModelSpec, source: str | Path | None = Non
     source = source or spec.source
     folder = _folder(source)
     options: dict[str, Any] = {"dtype": _DTYPES.get(spec.dtype, "auto"), "local_files_only": True}
+    options |= {"trust_remote_code": False, "use_safetensors": True}  # else transformers asks on the terminal
     if spec.quantise:
         options["quantization_config"] = _quantised(spec)
     try:

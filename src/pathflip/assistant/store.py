@@ -186,8 +186,8 @@ def _language_model(path: Path, language: LanguageModelSpec, moved: str | Path |
         return open_language_model(language, moved)
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    settings = AutoConfig.from_pretrained(path / "language", local_files_only=True)
-    return prepare_language_model(AutoModelForCausalLM.from_config(settings), language)
+    settings = AutoConfig.from_pretrained(path / "language", local_files_only=True, trust_remote_code=False)
+    return prepare_language_model(AutoModelForCausalLM.from_config(settings, trust_remote_code=False), language)
 
 
 def _fill(path: Path, model: Assistant, language: LanguageModelSpec) -> None:

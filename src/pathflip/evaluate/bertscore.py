@@ -131,7 +131,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
             "(fetch one with  hf download google-bert/bert-base-uncased --local-dir FOLDER)"
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model = AutoModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, trust_remote_code=False
         )

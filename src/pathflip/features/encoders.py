@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pathflip.errors import ConfigError, PathFLIPError
 from pathflip.features.devices import PRECISIONS
-from pathflip.features.exported_networks import EXPORTED_SUFFIXES, exported_row, open_exported
+from pathflip.features.exported_networks import EXPORTED_SUFFIXES, exported_files, exported_row, open_exported
 from pathflip.features.foundation import FOUNDATION, FoundationEncoder
 from pathflip.features.network_encoder import NetworkEncoder
 from pathflip.features.networks import averaged, build
@@ -204,8 +204,9 @@ def _exported(row: FoundationEncoder, file: Path, device: torch.device | str | N
     if precision not in ("auto", "float32"):
         raise ConfigError(f"precision '{precision}': an exported network runs as it was exported; expected float32")
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    files = exported_files(file) if file.is_file() else [file]
     network = open_exported(file, place)
-    return _network_encoder(replace(row, precision="float32"), network, [file], place, "float32")
+    return _network_encoder(replace(row, precision="float32"), network, files, place, "float32")
 
 
 def _network_encoder(

@@ -5,6 +5,7 @@ Python's, and it can still read and write files: load it only from whom you trus
 are not read at all, because torch unpickles them, which runs whatever the file says.
 """
 
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathflip.errors import ConfigError, MissingExtraError
 from pathflip.features.foundation import FoundationEncoder
 from pathflip.features.weights import first_line
 
-__all__ = ["EXPORTED_SUFFIXES", "ExportedCard", "exported_row", "open_exported"]
+__all__ = ["EXPORTED_SUFFIXES", "ExportedCard", "exported_files", "exported_row", "open_exported"]
 
 EXPORTED_SUFFIXES = {".onnx", ".torchscript", ".ts", ".pt2"}
 
@@ -74,6 +75,36 @@ def exported_row(path: Path) -> FoundationEncoder:
         (card.mean, card.std), card.interpolation, "own", "exported", path.resolve().as_uri(), "its owner's", False,
         "float32",
     )  # fmt: skip
+
+
+def exported_files(path: Path) -> list[Path]:
+    """Every file that decides what an exported encoder computes: its digest must change with each of them.
+
+    The network, the weights an ONNX file keeps in files beside it, and the card that says how pixels are normalised.
+
+    Raises:
+        ConfigError: weights beside the file are missing, or lie outside its folder.
+    """
+    card = path.with_suffix(".json")
+    beside = sorted(_external_data(path)) if path.suffix == ".onnx" else []
+    return [path, *beside, *([card] if card.is_file() else [])]
+
+
+_LOCATION = re.compile(rb"\x0a\x08location\x12([\x01-\x7f])", re.DOTALL)
+"""ONNX's TensorProto.external_data entry of key "location": protobuf field 1 = key, field 2 = a string's length."""
+
+
+def _external_data(path: Path) -> set[Path]:
+    data = path.read_bytes()
+    names = {data[m.end() : m.end() + m.group(1)[0]].decode("utf-8", "replace") for m in _LOCATION.finditer(data)}
+    folder = path.parent.resolve()
+    files = {name: (folder / name).resolve() for name in names}
+    for name, file in files.items():
+        if not file.is_relative_to(folder):
+            raise ConfigError(f"encoder '{path}': its weights '{name}' lie outside its folder; expected them beside it")
+        if not file.is_file():
+            raise ConfigError(f"encoder '{path}': its weights '{name}' are missing; copy them beside it")
+    return set(files.values())
 
 
 def open_exported(path: Path, device: torch.device) -> Callable[[Tensor], Tensor]:

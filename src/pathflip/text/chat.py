@@ -6,7 +6,8 @@ tokens in it are broken up.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any, Literal
@@ -38,6 +39,9 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 """The markup of Qwen's models, for tokenizers trained here."""
+
+TEMPLATE_SECONDS = 20.0
+"""What a chat template may take: it is a program that came with somebody's model."""
 
 Role = Literal["system", "user", "assistant"]
 _OPEN, _CLOSE = "\ue000", "\ue001"  # private use: in no template and no report
@@ -84,7 +88,7 @@ class ChatTemplate:
         if self.is_fallback:
             tokenizer.chat_template = FALLBACK_TEMPLATE
         self._markup: dict[tuple[tuple[Role, ...], bool], list[str]] = {}
-        self._special = sorted({str(t) for t in tokenizer.all_special_tokens}, key=len, reverse=True)
+        self._special = sorted(_markup_tokens(tokenizer), key=len, reverse=True)
         self.end_ids = self._find_end_ids()
 
     def pieces(self, turns: Sequence[Turn], *, answer_next: bool = False) -> list[ChatPiece]:
@@ -143,8 +147,11 @@ class ChatTemplate:
         if (roles, answer_next) not in self._markup:
             messages = [{"role": role, "content": f"{_OPEN}{i}{_CLOSE}"} for i, role in enumerate(roles)]
             try:
-                text = self.tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=answer_next, **self.options
+                text = _within_seconds(
+                    TEMPLATE_SECONDS,
+                    lambda: self.tokenizer.apply_chat_template(
+                        messages, tokenize=False, add_generation_prompt=answer_next, **self.options
+                    ),
                 )
             except Exception as error:  # jinja errors, and what a template raises itself
                 raise ConfigError(
@@ -187,11 +194,43 @@ class ChatTemplate:
         return tuple(self._backend.encode(text, add_special_tokens=False).ids)
 
     def _defused(self, text: str) -> str:
-        """What a person wrote, without special tokens of the model in it."""
-        for token in self._special:
-            if token in text:
-                text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text.replace(_OPEN, "").replace(_CLOSE, "").strip()
+        """What a person wrote, without special tokens of the model in it.
+
+        Our own marks go first: taken out afterwards, they could leave a token that was broken up by them.
+        """
+        text = text.replace(_OPEN, "").replace(_CLOSE, "").strip()
+        while any(token in text for token in self._special):
+            for token in self._special:
+                text = text.replace(token, f"{token[0]} {token[1:]}" if len(token) > 1 else " ")
+        return text
+
+
+def _markup_tokens(tokenizer: Any) -> set[str]:
+    """Every special token: those with a role, and those that the vocabulary only marks as special."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    tokens = {str(token) for token in tokenizer.all_special_tokens} | {t.content for t in added if t.special}
+    return {token for token in tokens if token.strip()}
+
+
+def _within_seconds(seconds: float, work: Callable[[], Any]) -> Any:
+    """What ``work`` returns, or TimeoutError: a chat template is a program and may loop for hours."""
+    outcome: list[Any] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(work())
+        except BaseException as error:  # handed over to the caller's thread
+            failure.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if failure:
+        raise failure[0]
+    if not outcome:
+        raise TimeoutError(f"the template did not end within {seconds:g} s")
+    return outcome[0]
 
 
 def train_chat_tokenizer(texts: Iterable[str], vocab_size: int = 1500) -> Any:

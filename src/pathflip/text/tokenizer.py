@@ -174,7 +174,7 @@ def _from_transformers(name: str, is_folder: bool) -> Tokenizer:
     from transformers import AutoTokenizer
 
     try:
-        loaded = AutoTokenizer.from_pretrained(name, local_files_only=True)
+        loaded = AutoTokenizer.from_pretrained(name, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a missing, gated or damaged tokenizer raises OSError, ValueError, KeyError, …
         reason = str(error).strip().split("\n")[0][:160]
         if is_folder:

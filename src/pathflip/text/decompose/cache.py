@@ -34,7 +34,7 @@ class ReplyCache:
         try:
             entry = json.loads(self._path(model, parameters, text).read_text(encoding="utf-8"))
             return [ReplyStatement.model_validate(item) for item in entry["statements"]]
-        except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        except (OSError, ValueError, KeyError, TypeError, ValidationError, RecursionError):
             return None
 
     def put(

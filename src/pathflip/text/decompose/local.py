@@ -72,7 +72,7 @@ def _load(spec: LocalSpec) -> Callable[[list[dict[str, str]]], str]:
         raise ConfigError(f"'{spec.model}' holds no config.json; expected the folder of a Hugging Face language model")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device
     try:
-        tokenizer = AutoTokenizer.from_pretrained(spec.model, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(spec.model, local_files_only=True, trust_remote_code=False)
         model: Any = AutoModelForCausalLM.from_pretrained(
             spec.model, local_files_only=True, use_safetensors=True, dtype="auto", trust_remote_code=False
         )

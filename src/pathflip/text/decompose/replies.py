@@ -96,6 +96,8 @@ def read_reply(answer: str) -> list[ReplyStatement]:
         raise ReplyError("no JSON in the answer")
     try:
         value, _ = json.JSONDecoder().raw_decode(text[start:])
+    except RecursionError:
+        raise ReplyError("the JSON is nested too deep") from None
     except ValueError as error:
         raise ReplyError(f"the JSON is broken or cut off ({error})") from None
     if isinstance(value, list):  # the list without its object is a common slip and says the same

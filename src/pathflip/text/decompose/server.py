@@ -9,6 +9,8 @@ ends goes on where it stopped.
 
 import asyncio
 import ipaddress
+import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +33,8 @@ _HOPELESS = frozenset([401, 403, 404, 405])
 _LONGEST_PAUSE_S = 120.0
 _LONGEST_RETRY_AFTER_S = 900.0
 _UNREACHED_IN_A_ROW = 3
+_MOST_BYTES = 16 << 20
+"""Of an answer, unpacked: 500 sentences are under a megabyte. A server that sends more is broken or means harm."""
 _CHARACTERS_PER_TOKEN = 4.0
 """English prose in the tokenizers of today's models; an estimate is no more than that."""
 _ANSWER_PER_REPORT = 2.5
@@ -169,6 +173,26 @@ class _TryAgainError(Exception):
         self.after_s = after_s
 
 
+@dataclass(frozen=True)
+class _ServerAnswer:
+    """Status, headers and the unpacked body of an answer."""
+
+    status_code: int
+    headers: httpx.Headers
+    body: bytes
+
+    def json(self) -> Any:
+        """The body as JSON in UTF-8, as the protocol has it, whatever the headers say.
+
+        Raises:
+            ValueError: it is not, or is nested so deep that nobody could mean it.
+        """
+        try:
+            return json.loads(self.body.decode("utf-8", errors="replace"))
+        except RecursionError:
+            raise ValueError("nested too deep") from None
+
+
 @dataclass
 class _Asker:
     """One run over many reports."""
@@ -267,14 +291,29 @@ class _Asker:
         await self._turn()
         self.usage.requests += 1
         try:
-            response = await client.post(self.spec.endpoint, json=self._body(text, failed, room))
-        except httpx.TimeoutException:
+            async with asyncio.timeout(self.spec.timeout_s):  # of the whole answer: httpx's limits hold for each piece
+                response = await self._answer(client, self._body(text, failed, room))
+        except (httpx.TimeoutException, TimeoutError):
             raise _TryAgainError(f"no answer within {self.spec.timeout_s:g} s from {self.spec.endpoint}") from None
         except httpx.HTTPError as error:
             said = str(error) or type(error).__name__
             raise _TryAgainError(f"no answer from {self.spec.endpoint} ({said})") from None
         self._check_status(response)
         return self._content(response)
+
+    async def _answer(self, client: httpx.AsyncClient, body: Mapping[str, Any]) -> _ServerAnswer:
+        """The whole answer, as long as it stays under :data:`_MOST_BYTES` unpacked."""
+        async with client.stream("POST", self.spec.endpoint, json=body) as response:
+            parts, size = [], 0
+            async for part in response.aiter_bytes():
+                size += len(part)
+                if size > _MOST_BYTES:
+                    raise _TryAgainError(
+                        f"{self.spec.endpoint} sent more than {_MOST_BYTES >> 20} MB, expected a chat completion; "
+                        "check --url and --model"
+                    )
+                parts.append(part)
+            return _ServerAnswer(response.status_code, response.headers, b"".join(parts))
 
     def _body(self, text: str, failed: tuple[str, str] | None, room: int) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -291,15 +330,15 @@ class _Asker:
             body["response_format"] = {"type": "json_object"}
         return body
 
-    def _check_status(self, response: httpx.Response) -> None:
+    def _check_status(self, response: _ServerAnswer) -> None:
         code = response.status_code
         if code == 200:
             return
-        line = f"{self.spec.endpoint} answered {code}: {_said(response)}"
+        line = f"{self.spec.endpoint} answered {code}: {self._without_key(_said(response))}"
         if code in _AGAIN:
             raise _TryAgainError(line, _retry_after(response))
         if 300 <= code < 400:
-            target = response.headers.get("location", "elsewhere")
+            target = plain_line(response.headers.get("location", "elsewhere"))
             raise ServerError(f"{self.spec.endpoint} redirects to {target}; name that server itself if you mean it")
         if code in _HOPELESS:
             hint = {401: "; give the key with --api-key-env NAME", 404: "; check --url and --model"}.get(code, "")
@@ -308,41 +347,59 @@ class _Asker:
             raise ServerError(f"{line}; try --response-format json_object or none")
         raise PathFLIPError(line)
 
-    def _content(self, response: httpx.Response) -> tuple[str, bool]:
+    def _without_key(self, text: str) -> str:
+        """A server's words, less the key that some servers repeat in their refusals."""
+        key = os.environ.get(self.spec.api_key_env or "", "").strip()
+        return text.replace(key, "[key]") if key else text
+
+    def _content(self, response: _ServerAnswer) -> tuple[str, bool]:
         try:
             body = response.json()
             choice = body["choices"][0]
             content = choice["message"]["content"]
             spent = body.get("usage") or {}
-            self.usage.tokens_in += int(spent.get("prompt_tokens") or 0)
-            self.usage.tokens_out += int(spent.get("completion_tokens") or 0)
+            self.usage.tokens_in += _count(spent.get("prompt_tokens"))
+            self.usage.tokens_out += _count(spent.get("completion_tokens"))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             raise _TryAgainError(f"{self.spec.endpoint} answered something that is no chat completion") from None
         return content if isinstance(content, str) else "", choice.get("finish_reason") == "length"
 
 
-def _said(response: httpx.Response) -> str:
+def _count(value: Any) -> int:
+    """A number of tokens as a server states it; nonsense counts as none."""
+    return value if isinstance(value, int) and 0 <= value < 2**40 else 0
+
+
+def _said(response: _ServerAnswer) -> str:
     """What the server says about its refusal, on one line."""
     try:
         body = response.json()
         error = body.get("error", body) if isinstance(body, dict) else body
         text = error.get("message") or error.get("detail") or str(error) if isinstance(error, dict) else str(error)
     except ValueError:
-        text = response.text
-    return " ".join(str(text).split())[:200] or "nothing more"
+        text = response.body[:1000].decode("utf-8", errors="replace")
+    return plain_line(str(text)) or "nothing more"
 
 
-def _retry_after(response: httpx.Response) -> float | None:
+def plain_line(text: str, longest: int = 200) -> str:
+    """A foreign text on one line, without control characters that a terminal would obey."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text[: 10 * longest]).split())[:longest]
+
+
+def _retry_after(response: _ServerAnswer) -> float | None:
     """Seconds the server asks to wait: ``Retry-After`` as seconds or as a date (RFC 9110)."""
     value = response.headers.get("retry-after", "").strip()
     if not value:
         return None
     try:
-        return max(0.0, float(value))
+        seconds = float(value)
+        return max(0.0, seconds) if math.isfinite(seconds) else None
     except ValueError:
         pass
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None
+    if when.tzinfo is None:  # RFC 9110 allows GMT alone, so a date that names no zone means it
+        when = when.replace(tzinfo=UTC)
     return max(0.0, (when - datetime.now(UTC)).total_seconds())
