@@ -21,7 +21,7 @@ def test_slides_are_named_as_captions_name_them(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("slide,split\na,train\nb,training\n", "line 3: split 'training'"),
+        ("slide,split\na,train\nb,training\n", "row 2: split 'training'"),
         ("slide,part\na,train\n", "columns slide and split"),
         ("", "columns slide and split"),
         ("slide,split\na,train\na.svs,test\n", "slide 'a' is in two splits"),
@@ -41,8 +41,10 @@ def test_a_patient_may_have_a_slide_left_out(tmp_path):
 def test_files_that_cannot_be_read_are_one_line(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         read_splits(tmp_path / "none.csv")
-    with pytest.raises(ConfigError, match="not a CSV in UTF-8"):
-        read_splits(written(tmp_path, "slide,split\nMüller,train\n", "latin-1"))
+    with pytest.raises(ConfigError, match=r"not UTF-8 .* expected the columns slide and split"):
+        read_splits(written(tmp_path, "slide,split\n病理病理,train\n", "shift_jis"))
+    with pytest.warns(UserWarning, match="read as Windows-1252"):
+        assert read_splits(written(tmp_path, "slide,split\nMüller,train\n", "cp1252")) == {"Müller": "train"}
 
 
 def test_splits_of_other_slides_are_refused(tmp_path):

@@ -20,7 +20,8 @@ from cohort_run import run_cohort, said, start, tissue_picture, write_slide
 from pathflip.errors import ConfigError, OutputError, PathFLIPError
 from pathflip.features import extract_cohort, load_encoder, read_features
 from pathflip.geometry import TileSpec
-from pathflip.slide import open_slide, slide_id
+from pathflip.io.slide_id import slide_id
+from pathflip.slide import open_slide
 
 SPEC = TileSpec(64, 2.0)
 CLI = f"{sys.executable} -c 'from pathflip.cli import main; main()'"
@@ -512,8 +513,8 @@ def test_names_survive(tmp_path, name):
     path = write_slide(tmp_path / "s.tif").rename(tmp_path / name)
     (outcome,) = run([path], tmp_path / "o")
     assert (outcome.status, outcome.message) == ("done", "")
-    assert outcome.path.name == f"{name[:-4]}.h5"
-    assert read_features(outcome.path).slide_id == name[:-4]
+    assert outcome.path.name == f"{name[:-4].strip()}.h5"  # white space around a name means nothing in a table
+    assert read_features(outcome.path).slide_id == name[:-4].strip()
 
 
 def test_composed_and_decomposed_names_are_one_name(tmp_path):
@@ -535,11 +536,11 @@ def test_a_name_that_is_no_text(tmp_path):
     with open(bad, "wb") as handle:
         handle.write(b"nothing")
     good, broken = run([os.fsdecode(path), os.fsdecode(bad)], tmp_path / "o")
-    assert (good.status, good.slide_id) == ("done", "caf\\xe9")
+    assert (good.status, good.slide_id) == ("done", "caf%E9")
     assert broken.status == "failed"
-    assert failures(tmp_path / "o")[0]["slide_id"] == "bad\\xe9"
+    assert failures(tmp_path / "o")[0]["slide_id"] == "bad%E9"
     shown = subprocess.run(f"{CLI} info '{tmp_path}' --json", shell=True, capture_output=True, text=True, check=False)
-    assert [json.loads(line)["slide_id"] for line in shown.stdout.splitlines()] == ["bad\\xe9", "caf\\xe9"]
+    assert [json.loads(line)["slide_id"] for line in shown.stdout.splitlines()] == ["bad%E9", "caf%E9"]
 
 
 def test_equal_names_are_refused_or_take_their_folders_name(slides, tmp_path):

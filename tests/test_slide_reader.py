@@ -13,7 +13,7 @@ from PIL import Image
 
 from pathflip.errors import ConfigError, MissingMPPError, ResolutionError, SlideError
 from pathflip.geometry import SlideInfo, TileSpec
-from pathflip.slide import open_slide, slide_id, slide_info_row
+from pathflip.slide import open_slide, slide_info_row
 from pathflip.slide.sources.source import snapped_downsamples
 from slide_files import exact_box, halved, smooth_picture, write_pyramid
 
@@ -269,11 +269,6 @@ def test_one_bad_tile_leaves_the_others_readable(tmp_path, rng):
                 with pytest.raises(SlideError, match="cannot decode"):
                     slide.read_tile(300, 300, spec)
             assert np.array_equal(slide.read_tile(300, 10, spec), noise[10:74, 300:364])
-
-
-def test_slide_ids():
-    names = ["a.svs", "dir/TCGA-1.abc-def.svs", "b.ome.tif", "c.OME.TIFF", "d"]
-    assert [slide_id(n) for n in names] == ["a", "TCGA-1.abc-def", "b", "c", "d"]
 
 
 def test_whole_downsamples_are_recovered():

@@ -226,7 +226,7 @@ def test_files_of_slidechat(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([{"id": 1, "slide": "s", "question": "q", "options": ["a", "b"], "answer": "C"}], "from A to B"),
+        ([{"id": 1, "slide": "s", "question": "q", "options": ["a", "b"], "answer": "C"}], "no such option of 2"),
         ([{"id": 1, "slide": "s", "question": "q", "answer": "A"}], "no options"),
         ([{"id": 1, "question": "q", "options": ["a", "b"], "answer": "A", "slide": ""}], "no slide"),
         ([{"id": 1, "slide": "s", "question": "q", "options": ["a", "b"], "answer": "A"}] * 2, "same id"),

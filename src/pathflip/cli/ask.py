@@ -144,18 +144,21 @@ def _batch(loaded: Any, features: list[Path], questions: Path, writing: Any) -> 
     from pathflip.assistant import view_slide
     from pathflip.data.questions import read_questions
     from pathflip.features import read_features
+    from pathflip.io.slide_id import join_ids, paths_by_id
 
-    files = {path.stem: path for path in files_in(features, {".h5"})}
+    files = paths_by_id(files_in(features, {".h5"}))
     asked = read_questions(questions, labelled=False)
-    view = None
+    files |= {name: files[own] for name, own in join_ids([one.slide_id for one in asked], files).items()}
+    view, file = None, None
     with progress_bar("questions") as advance:
         for done, one in enumerate(sorted(asked, key=lambda q: q.slide_id), start=1):
             slide_id = one.slide_id
             try:
                 if slide_id not in files:
                     raise ConfigError(f"no feature file '{slide_id}.h5' among those given")
-                if view is None or view.slide_id != slide_id:
-                    view = view_slide(loaded.aligned, read_features(files[slide_id]))
+                if view is None or file != files[slide_id]:
+                    file = files[slide_id]
+                    view = view_slide(loaded.aligned, read_features(file))
                 given = answer_to(loaded, one.question, view, one.options, writing=writing)
                 yield _row(slide_id, given, question=one.question)
             except PathFLIPError as error:

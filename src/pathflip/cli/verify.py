@@ -167,9 +167,12 @@ def _captions(report: Path) -> "dict[str, Caption] | None":
 
 def _text_of(slide_id: str, report: Path, captions: "dict[str, Caption] | None") -> str:
     if captions is not None:
-        if slide_id not in captions:
+        from pathflip.io.slide_id import join_ids
+
+        own = next((name for name, one in join_ids(captions, [slide_id]).items() if one == slide_id), None)
+        if own is None:
             raise CaptionError(f"'{report.name}' has no report of slide '{slide_id}'; expected a row with its id")
-        return captions[slide_id].text
+        return captions[own].text
     from pathflip.io.tables import read_utf8
 
     text = read_utf8(report, "a text file or captions")

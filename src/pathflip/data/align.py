@@ -18,6 +18,8 @@ from pathflip.data.patches import DrawnPatches, Neighbourhood, relative_position
 from pathflip.data.regions import RegionSpec, group_regions
 from pathflip.errors import CaptionError, ConfigError, FeatureError
 from pathflip.features.store import read_features
+from pathflip.io.slide_id import paths_by_id
+from pathflip.text.captions import named_as
 from pathflip.text.flips import flipped_statement
 from pathflip.text.sampling import sample_published
 from pathflip.text.statements import parse_statement
@@ -215,8 +217,8 @@ class AlignDataset:
 
 def pair_by_slide(files: Sequence[Path], captions: Sequence[Caption]) -> list[tuple[Path, Caption]]:
     """Match feature files and captions by slide id; anything left over is an error that lists it."""
-    by_id = {caption.slide_id: caption for caption in captions}
-    by_file = {file.stem: file for file in files}
+    by_file = paths_by_id(files)
+    by_id = {caption.slide_id: caption for caption in named_as(captions, by_file)}
     lonely_files, lonely_captions = sorted(by_file.keys() - by_id), sorted(by_id.keys() - by_file)
     if lonely_files or lonely_captions:
         raise CaptionError(

@@ -1,16 +1,15 @@
 """Captions, questions and conversations about slides, read from files: what an assistant learns from."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from string import ascii_uppercase
 from typing import Any
 
-from pathflip.data.questions import SLIDE_KEYS, VQAQuestion, read_questions
 from pathflip.errors import CaptionError
-from pathflip.io.tables import first_of, read_table
-from pathflip.text.captions import read_captions, slide_id_of
+from pathflip.io.tables import PLAIN, TableOptions, TableRow, first_of, read_rows, text_of
+from pathflip.text.captions import TEXT_KEYS, read_captions, slides_of_row
 from pathflip.text.chat import SLIDE_MARK, Role, Turn
+from pathflip.text.question_tables import QUESTION_KEYS, QUESTION_SLIDE_KEYS, QuestionRow, question_rows
 
 __all__ = ["Example", "captions_as_examples", "read_examples"]
 
@@ -54,63 +53,91 @@ def captions_as_examples(rows: Iterable[tuple[str, str]]) -> list[Example]:
     ]
 
 
-def read_examples(path: str | Path) -> list[Example]:
+def read_examples(path: str | Path, options: TableOptions = PLAIN) -> list[Example]:
     """Examples from a file, whatever kind it is; the first row tells the kind.
 
     - Captions: columns or keys slide, patient, text (:func:`~pathflip.text.captions.read_captions`).
-    - Questions: question, options (a list, or columns A, B, …), answer (a letter) and slide
-      (:func:`~pathflip.data.questions.read_questions`).
+    - Questions: slide, question, options (a list, or columns A, B, …) and the key; without options the answer's text
+      (:mod:`pathflip.text.question_tables`).
     - Conversations in the style of LLaVA and SlideInstruct: image, conversations; ``<image>`` marks the slides.
     - SlideBench's captions: columns Slide, Question and Caption.
+
+    Args:
+        options: columns and encoding, where the file does not say.
 
     Raises:
         CaptionError: none of these, or a row that lacks something; the row is named.
     """
     path = Path(path)
-    rows = read_table(path)
-    keys = rows[0].keys()
-    if any("conversations" in row for row in rows) or (path.suffix.lower() == ".json" and {"image", "images"} & keys):
-        found = [_from_llava(row, f"'{path.name}' entry {number}") for number, row in enumerate(rows, 1)]
-        return [example for entry in found for example in entry]
-    if "question" in keys and "caption" in keys:
-        return [_requested_caption(row, f"'{path.name}' row {number}") for number, row in enumerate(rows, 1)]
-    if "question" in keys:
-        return [_from_question(one, path.name) for one in read_questions(path)]
-    return captions_as_examples((c.slide_id, c.text) for c in read_captions(path))
+    rows = read_rows(path, options, expected="a file of captions, questions or conversations")
+    keys: set[str] = next((set(row.fields) for row in rows if not row.problem), set())
+    images = path.suffix.lower() == ".json" and {"image", "images"} & keys
+    if any("conversations" in row.fields for row in rows) or (images and not keys & set(QUESTION_KEYS)):
+        return [example for row in rows for example in _from_llava(row, f"'{path.name}' row {row.number}")]
+    if not keys & set(QUESTION_KEYS):
+        return captions_as_examples((c.slide_id, c.text) for c in read_captions(path, options=options))
+    if "caption" in keys:
+        return [_requested_caption(row, f"'{path.name}' row {row.number}") for row in rows]
+    return [_from_question(one, path.name) for one in question_rows(path.name, rows)]
 
 
-def _from_question(one: VQAQuestion, file: str) -> Example:
+def _from_question(row: QuestionRow, file: str) -> Example:
+    """A question to learn from. Its letters are made anew when it is asked, so those without an option go."""
+    if row.answer < 0 and not row.answer_text:
+        raise CaptionError(f"{file}: row {row.number}: no answer; expected one for every question")
+    offered = [place for place, option in enumerate(row.options) if option]
+    turns = () if offered else (Turn("user", row.question), Turn("assistant", row.answer_text))
     return Example(
-        name=f"{file}, question {one.question_id}",
-        slide_ids=(one.slide_id,),
-        question=one.question,
-        options=one.options,
-        answer=ascii_uppercase.index(one.answer),
-        category=one.subcategory or one.category,
-        needs_slide=one.needs_slide,
-        answerable=one.answerable,
+        name=f"{file}, question {row.question_id or row.number}",
+        slide_ids=row.slide_ids,
+        turns=turns,
+        question=row.question,
+        options=tuple(row.options[place] for place in offered),
+        answer=offered.index(row.answer) if offered else -1,
+        category=row.subcategory or row.category or "all questions",
+        needs_slide=row.needs_slide,
+        answerable=row.answerable,
     )
 
 
-def _requested_caption(row: Mapping[str, Any], where: str) -> Example:
-    question, caption = (str(row.get(key) or "").strip() for key in ("question", "caption"))
-    if not caption:
-        raise CaptionError(f"{where}: no caption; expected its text")
-    slide_id = _slide_id(first_of(row, SLIDE_KEYS), where)
-    return Example(where, (slide_id,), (Turn("user", question), Turn("assistant", caption)), category="caption")
+def _requested_caption(row: TableRow, where: str) -> Example:
+    question = _text(row, QUESTION_KEYS, "question", where)
+    caption = _text(row, ("caption",), "caption", where)
+    turns = (Turn("user", question), Turn("assistant", caption))
+    return Example(where, _slides(row, where), turns, category="caption")
 
 
-def _from_llava(row: Mapping[str, Any], where: str) -> list[Example]:
+def _from_llava(row: TableRow, where: str) -> list[Example]:
     """A conversation, or the caption an entry holds instead."""
-    images = first_of(row, ("image", "images"))
-    slide_ids = tuple(_slide_id(one, where) for one in (images if isinstance(images, list) else [images]) if one)
-    if not slide_ids:
-        raise CaptionError(f"{where}: no image; expected the path of a slide, or a list of them")
-    if row.get("conversations"):
-        return [Example(where, slide_ids, _llava_turns(row["conversations"], where), category="conversation")]
-    if isinstance(row.get("caption"), str) and row["caption"].strip():
-        return [replace(e, name=where) for e in captions_as_examples([(slide_ids[0], row["caption"])])]
-    raise CaptionError(f"{where}: neither conversations nor caption")
+    slide_ids = _slides(row, where)
+    if "conversations" in row.fields:
+        turns = _llava_turns(row.fields["conversations"], where)
+        return [Example(where, slide_ids, turns, category="conversation")]
+    if not any(key in row.fields for key in TEXT_KEYS):
+        raise CaptionError(f"{where}: neither conversations nor caption")
+    caption = _text(row, TEXT_KEYS, "caption", where)
+    return [replace(one, name=where) for one in captions_as_examples([(slide_ids[0], caption)])]
+
+
+def _slides(row: TableRow, where: str) -> tuple[str, ...]:
+    try:
+        if row.problem:
+            raise CaptionError(row.problem)
+        return slides_of_row(row.fields, QUESTION_SLIDE_KEYS)
+    except CaptionError as error:
+        raise CaptionError(f"{where}: {error}") from None
+
+
+def _text(row: TableRow, keys: Sequence[str], what: str, where: str) -> str:
+    try:
+        if row.problem:
+            raise CaptionError(row.problem)
+        text = text_of(first_of(row.fields, keys), what)
+    except CaptionError as error:
+        raise CaptionError(f"{where}: {error}") from None
+    if not text:
+        raise CaptionError(f"{where}: no {what}; expected its text")
+    return text
 
 
 def _llava_turns(conversation: Sequence[Any], where: str) -> tuple[Turn, ...]:
@@ -121,7 +148,7 @@ def _llava_turns(conversation: Sequence[Any], where: str) -> tuple[Turn, ...]:
         if not isinstance(entry, dict):
             raise CaptionError(f"{where}: a turn is a {type(entry).__name__}, expected an object with from and value")
         speaker, text = first_of(entry, ("from", "role")), entry.get("value", entry.get("content"))
-        if speaker not in _ROLES:
+        if not isinstance(speaker, str) or speaker not in _ROLES:
             raise CaptionError(f"{where}: a turn is from {speaker!r}; expected human or gpt")
         if not isinstance(text, str):
             raise CaptionError(f"{where}: a turn of {speaker} holds a {type(text).__name__}, expected text")
@@ -134,12 +161,3 @@ def _llava_turns(conversation: Sequence[Any], where: str) -> tuple[Turn, ...]:
     if said[0] != "user":
         raise CaptionError(f"{where}: the first turn is an answer; expected a turn from human first")
     return tuple(turns)
-
-
-def _slide_id(path: Any, where: str) -> str:
-    if not isinstance(path, str):
-        raise CaptionError(f"{where}: the slide is a {type(path).__name__}, expected the path of a file")
-    try:
-        return slide_id_of(path)
-    except CaptionError as error:
-        raise CaptionError(f"{where}: {error}") from None

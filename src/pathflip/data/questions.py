@@ -1,29 +1,25 @@
-"""Multiple-choice questions about slides, from a file: a cohort's ``questions.jsonl``, or SlideBench's columns."""
+"""Multiple-choice questions about slides, from a file: a cohort's ``questions.jsonl``, SlideBench, and others."""
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Any
 
+from pathflip.data.splits import read_split_rows
 from pathflip.errors import CaptionError
-from pathflip.io.tables import first_of, read_table
-from pathflip.text import captions
-from pathflip.text.captions import PATIENT_KEYS, patient_of, slide_id_of
+from pathflip.io.tables import PLAIN, TableOptions
+from pathflip.text.captions import patient_of
+from pathflip.text.question_tables import QuestionRow, read_question_rows
 from pathflip.text.refusals import CANNOT_TELL
 
-__all__ = ["ID_KEYS", "SLIDE_KEYS", "VQAQuestion", "read_questions"]
-
-SLIDE_KEYS = tuple(key for key in captions.SLIDE_KEYS if key != "id")
-"""Columns that name the slide; "id" names the question here."""
-ID_KEYS = ("id", "question_id", "qid")
+__all__ = ["VQAQuestion", "read_questions"]
 
 
 @dataclass(frozen=True)
 class VQAQuestion:
     """A question. ``question_id`` is unique in its file; ``answer`` is a letter, "" where it is not known;
     ``subcategory`` may be empty.
+
+    ``options`` are by letter: one that is "" is not offered, so that letters mean what they mean in the file.
     """
 
     question_id: str
@@ -38,19 +34,27 @@ class VQAQuestion:
     needs_slide: bool = True
 
     @property
+    def offered(self) -> int:
+        """How many options there are."""
+        return sum(bool(option) for option in self.options)
+
+    @property
     def cannot_tell(self) -> str | None:
         """The letter of the option :data:`CANNOT_TELL`, where it is offered."""
         place = next((i for i, option in enumerate(self.options) if option.strip().lower() == CANNOT_TELL), None)
         return None if place is None else ascii_uppercase[place]
 
 
-def read_questions(path: Path, split: str | None = None, *, labelled: bool = True) -> list[VQAQuestion]:
-    """Questions of a synthetic cohort (``questions.jsonl``) or in SlideBench's columns (CSV or JSON).
+def read_questions(
+    path: Path, split: str | None = None, *, labelled: bool = True, options: TableOptions = PLAIN
+) -> list[VQAQuestion]:
+    """Questions with one slide each; see :mod:`pathflip.text.question_tables` for how they may be written.
 
     Args:
         split: only questions on slides of this split, which ``splits.csv`` beside the file tells (patients too).
         labelled: every row must hold options and the right one's letter. False takes questions to be asked, too: an
             answer, and options, may be absent.
+        options: columns and encoding, where the file does not say.
 
     Raises:
         CaptionError: the file cannot be read, or a row is no question.
@@ -62,18 +66,12 @@ def read_questions(path: Path, split: str | None = None, *, labelled: bool = Tru
         )
     questions = []
     count: dict[str, int] = {}
-    for number, row in enumerate(read_table(path), 1):
-        try:
-            slide_id = slide_id_of(first_of(row, SLIDE_KEYS))
-            count[slide_id] = count.get(slide_id, 0) + 1
-            patient = str(first_of(row, PATIENT_KEYS) or known.get(slide_id, {}).get("patient") or patient_of(slide_id))
-            named = first_of(row, ID_KEYS)
-            identity = f"{slide_id}#{count[slide_id]}" if named is None else str(named)
-            question = _question(row, identity, slide_id, patient, labelled)
-        except CaptionError as error:
-            raise CaptionError(f"{path.name}: question {number}: {error}") from None
-        if split is None or known.get(slide_id, {}).get("split") == split:
-            questions.append(question)
+    for row in read_question_rows(path, options):
+        slide = _only_slide(row, path.name, labelled)
+        count[slide] = count.get(slide, 0) + 1
+        if split is None or known.get(slide, {}).get("split") == split:
+            patient = row.patient or known.get(slide, {}).get("patient") or patient_of(slide)
+            questions.append(_question(row, row.question_id or f"{slide}#{count[slide]}", slide, patient))
     if not questions:
         raise CaptionError(f"{path.name}: no question on a slide of the split '{split}'")
     if len({question.question_id for question in questions}) < len(questions):
@@ -81,59 +79,34 @@ def read_questions(path: Path, split: str | None = None, *, labelled: bool = Tru
     return questions
 
 
-def _question(row: Mapping[str, Any], identity: str, slide_id: str, patient: str, labelled: bool) -> VQAQuestion:
-    question = str(row.get("question") or "").strip()
-    if not question:
-        raise CaptionError("no question; expected its words in a field 'question'")
-    options = _options(row)
-    if len(options) == 1 or (labelled and not options):
+def _only_slide(row: QuestionRow, name: str, labelled: bool) -> str:
+    """The slide of a row that has what is needed."""
+    lacks = f"{len(row.slide_ids)} slides" if len(row.slide_ids) > 1 else ""
+    if labelled and not lacks:
+        lacks = "" if row.answer >= 0 else "no answer" if row.options else "no options"
+    if lacks:
         raise CaptionError(
-            f"{len(options) or 'no'} options; expected at least two, in a list 'options' or columns A, B, …"
+            f"{name}: row {row.number}: {lacks}; expected one slide, options (a list 'options' or columns A, B, …) and "
+            "the letter of one of them"
         )
-    answer = str(row.get("answer") or "").strip().upper().rstrip(".")
-    if not options:
-        answer = ""
-    elif (labelled or answer) and (len(answer) != 1 or answer not in ascii_uppercase[: len(options)]):
-        raise CaptionError(f"the answer is '{answer}', expected a letter from A to {ascii_uppercase[len(options) - 1]}")
+    return row.slide_ids[0]
+
+
+def _question(row: QuestionRow, identity: str, slide: str, patient: str) -> VQAQuestion:
     return VQAQuestion(
         question_id=identity,
-        slide_id=slide_id,
+        slide_id=slide,
         patient=patient,
-        question=question,
-        options=options,
-        answer=answer,
-        category=str(first_of(row, ("category", "broad category")) or "all questions"),
-        subcategory=str(first_of(row, ("narrow category", "subcategory")) or ""),
-        answerable=row.get("answerable", True) not in (False, "False", "false", "0"),
-        needs_slide=row.get("needs_slide", True) not in (False, "False", "false", "0"),
+        question=row.question,
+        options=row.options,
+        answer=ascii_uppercase[row.answer] if row.answer >= 0 else "",
+        category=row.category or "all questions",
+        subcategory=row.subcategory,
+        answerable=row.answerable,
+        needs_slide=row.needs_slide,
     )
-
-
-def _options(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """The options of a row: a list, or the columns A, B, … up to the last that is filled."""
-    listed = row.get("options")
-    if isinstance(listed, str) and listed.strip():  # a CSV cell holds them as JSON
-        try:
-            listed = json.loads(listed)
-        except ValueError:
-            raise CaptionError("options in a CSV cell must be a JSON list of texts") from None
-    if listed:
-        if not isinstance(listed, list):
-            raise CaptionError(f"options are a {type(listed).__name__}, expected a list of texts")
-        cells = [str(option if option is not None else "").strip() for option in listed]
-    else:
-        columns = [str(row.get(letter.lower()) or "").strip() for letter in ascii_uppercase]
-        filled = [place for place, text in enumerate(columns) if text]
-        cells = columns[: filled[-1] + 1] if filled else []
-    if len(cells) > len(ascii_uppercase):
-        raise CaptionError(f"got {len(cells)} options, expected at most {len(ascii_uppercase)}")
-    if "" in cells:  # left out, the letters behind it would name other options
-        raise CaptionError(f"option {ascii_uppercase[cells.index('')]} is empty, expected words in each")
-    return tuple(cells)
 
 
 def _splits_beside(path: Path) -> dict[str, dict[str, str]]:
     beside = path.with_name("splits.csv")
-    if not beside.is_file():
-        return {}
-    return {slide_id_of(first_of(row, SLIDE_KEYS)): row for row in read_table(beside)}
+    return read_split_rows(beside) if beside.is_file() else {}

@@ -12,8 +12,9 @@ from pathflip.evaluate.bertscore import BertScorer
 from pathflip.evaluate.bootstrap import PatientBootstrap, bounds
 from pathflip.evaluate.caption_baselines import bag_of_words, constant_caption
 from pathflip.evaluate.caption_scores import BertScores, CaptionScores, caption_scores
-from pathflip.io.tables import first_of, read_table
-from pathflip.text.captions import SLIDE_KEYS, TEXT_KEYS, read_captions, slide_id_of
+from pathflip.io.slide_id import join_ids
+from pathflip.io.tables import column_name, read_table
+from pathflip.text.captions import TEXT_KEYS, read_captions, slide_of_row
 from pathflip.types import Caption
 
 __all__ = ["caption_measures", "evaluate_captions", "read_generated"]
@@ -39,7 +40,7 @@ def read_generated(path: Path) -> dict[str, str]:
             raise CaptionError(
                 f"{path.name}: row {number} holds no caption; expected one of {', '.join(_SAID_KEYS[:8])}"
             )
-        slide_id = slide_id_of(first_of(row, SLIDE_KEYS))
+        slide_id = slide_of_row(row)
         if slide_id in said:
             raise CaptionError(
                 f"{path.name}: row {number}: slide '{slide_id}' stands there already; expected one caption"
@@ -76,9 +77,9 @@ def evaluate_captions(
     if bertscore_layer is not None and bertscore is None:
         raise ConfigError("BERTScore layer: there is no model it is a layer of; give --bertscore FOLDER, too")
     truth = read_captions(references)
-    said = read_generated(predictions)
-    unaware = read_generated(text_only) if text_only else None
     known = [caption.slide_id for caption in truth]
+    said = _named_as(known, read_generated(predictions))
+    unaware = _named_as(known, read_generated(text_only)) if text_only else None
     if not set(known) & set(said):
         raise CaptionError(
             f"no slide of '{predictions.name}' (first '{next(iter(said))}') stands in '{references.name}' "
@@ -100,6 +101,12 @@ def evaluate_captions(
     return [row | counts | (_read_by(scorer) if "BERTScore" in row["measure"] else {}) for row in rows]
 
 
+def _named_as(known: Sequence[str], said: Mapping[str, str]) -> dict[str, str]:
+    """Generated captions under the names that the references have for their slides."""
+    slide_of = join_ids(said, known)
+    return {slide_of.get(name, name): text for name, text in said.items()}
+
+
 def _read_by(scorer: BertScorer | None) -> dict[str, Any]:
     """What a BERTScore depends on besides the captions, and how many texts were longer than the model reads."""
     assert scorer is not None
@@ -107,7 +114,7 @@ def _read_by(scorer: BertScorer | None) -> dict[str, Any]:
 
 
 def _groups(path: Path, known: Sequence[str], column: str) -> list[str]:
-    by_slide = {slide_id_of(first_of(row, SLIDE_KEYS)): row.get(column.strip().lower()) for row in read_table(path)}
+    by_slide = {slide_of_row(row): row.get(column_name(column)) for row in read_table(path)}
     if not any(by_slide.values()):
         raise CaptionError(f"{path.name}: no column '{column}' with anything in it")
     return [str(by_slide.get(slide) or "") for slide in known]

@@ -7,7 +7,7 @@ chance, and the same model without the slide.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from string import ascii_uppercase
@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathflip.data.questions import ID_KEYS, SLIDE_KEYS, VQAQuestion
+from pathflip.data.questions import VQAQuestion
 from pathflip.errors import CaptionError
 from pathflip.evaluate import metrics
 from pathflip.evaluate.answer_parsing import parse_answer
 from pathflip.evaluate.bootstrap import PatientBootstrap, bounds
+from pathflip.io.slide_id import join_ids
 from pathflip.io.tables import first_of, read_table
-from pathflip.text.captions import slide_id_of
+from pathflip.text.captions import slide_of_row
+from pathflip.text.question_tables import ID_KEYS, QUESTION_SLIDE_KEYS
 
 __all__ = [
     "VQAPrediction",
@@ -64,17 +66,17 @@ def read_predictions(path: Path) -> list[VQAPrediction]:
     """
     predictions = []
     for number, row in enumerate(read_table(path), 1):
-        words = next((row[key] for key in _ANSWER_KEYS if key in row), None)
+        words = next((row[key] or "" for key in _ANSWER_KEYS if key in row), None)  # an empty cell is an empty answer
         chances = _probabilities(first_of(row, _PROBABILITY_KEYS), f"{path.name}: row {number}")
         if words is None and chances is None:
             raise CaptionError(f"{path.name}: row {number} holds no answer; expected one of {', '.join(_ANSWER_KEYS)}")
-        slide = first_of(row, SLIDE_KEYS)
+        named = any(key in row for key in QUESTION_SLIDE_KEYS)
         predictions.append(
             VQAPrediction(
                 text=None if words is None else str(words),
                 probabilities=chances,
                 question_id=None if (found := first_of(row, ID_KEYS)) is None else str(found),
-                slide_id=None if slide is None else slide_id_of(slide),
+                slide_id=slide_of_row(row, QUESTION_SLIDE_KEYS) if named else None,
                 question=None if row.get("question") is None else str(row["question"]).strip(),
             )
         )
@@ -100,6 +102,10 @@ def match_predictions(
     Raises:
         CaptionError: two predictions of one question, probabilities of another number of options, or none that fits.
     """
+    predictions = list(predictions)
+    names = {p.slide_id for p in predictions if p.slide_id is not None}
+    slide_of = join_ids(sorted(names), [question.slide_id for question in questions])
+    predictions = [replace(p, slide_id=slide_of.get(p.slide_id or "", p.slide_id)) for p in predictions]
     place_of = {question.question_id: i for i, question in enumerate(questions)}
     by_text: dict[tuple[str, str], list[int]] = {}
     for i, question in enumerate(questions):
@@ -121,16 +127,23 @@ def match_predictions(
             continue
         if found[place] is not None:
             raise CaptionError(f"two predictions of question '{questions[place].question_id}'; expected one")
-        chances = prediction.probabilities
-        if chances is not None and len(chances) != len(questions[place].options):
-            raise CaptionError(
-                f"question '{questions[place].question_id}': got {len(chances)} probabilities, expected "
-                f"{len(questions[place].options)}"
-            )
-        found[place] = prediction
+        found[place] = replace(prediction, probabilities=_by_letter(prediction.probabilities, questions[place]))
     if all(prediction is None for prediction in found):
         raise CaptionError("no prediction belongs to these questions; expected their 'id', or slide and question text")
     return found, strays
+
+
+def _by_letter(chances: tuple[float, ...] | None, question: VQAQuestion) -> tuple[float, ...] | None:
+    """A probability a letter; 0 for letters without an option, where only the others have one."""
+    options = question.options
+    if chances is None or len(chances) == len(options):
+        return chances
+    if len(chances) != question.offered:
+        raise CaptionError(
+            f"question '{question.question_id}': got {len(chances)} probabilities, expected {question.offered}"
+        )
+    rest = iter(chances)
+    return tuple(next(rest) if option else 0.0 for option in options)
 
 
 # --- Answers ---------------------------------------------------------------------------------------------------------
@@ -201,7 +214,7 @@ def letter_baselines(
     return {
         "constant": _right(questions, [letter] * len(questions)),
         "longest": np.array(longest),
-        "chance": np.array([1 / len(question.options) for question in questions]),
+        "chance": np.array([1 / question.offered for question in questions]),
     }
 
 

@@ -26,10 +26,10 @@ from pathflip.features.store import features_path, read_counts, read_features, r
 from pathflip.features.workers import EncoderChoice, run_in_processes
 from pathflip.geometry import TileSpec
 from pathflip.io.files import write_json
+from pathflip.io.slide_id import normal_name
 from pathflip.io.storage import as_url, list_folder, local_path, read_bytes, remove, state, write_bytes
 from pathflip.slide.artefacts import ArtefactSpec
 from pathflip.slide.paths import slide_names
-from pathflip.slide.reader import normal_name
 from pathflip.slide.tissue import TissueSpec
 
 __all__ = ["RunJobs", "extract_cohort"]

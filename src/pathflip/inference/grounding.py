@@ -12,7 +12,8 @@ from pathflip import plots
 from pathflip.errors import ContractError
 from pathflip.inference.aligned import Aligned
 from pathflip.inference.encoding import EncodedSlide, encode_slide, encode_text
-from pathflip.slide import open_slide, slide_id
+from pathflip.io.slide_id import slide_id
+from pathflip.slide import open_slide
 from pathflip.types import Heatmap, SlideFeatures
 
 __all__ = ["ground", "ground_to_files"]

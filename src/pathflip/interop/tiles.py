@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from pathflip.errors import ConfigError, FeatureError, SlideError
 from pathflip.geometry import SlideInfo, TileGrid, TileSpec
-from pathflip.slide import open_slide, slide_id
+from pathflip.io.slide_id import slide_id
+from pathflip.slide import open_slide
 from pathflip.types import SlideFeatures
 
 __all__ = ["Asked", "Stated", "Tiles", "join", "level0_coords", "numeric", "settle"]

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pathflip.errors import ConfigError
+from pathflip.io.slide_id import normal_name, slide_id
 from pathflip.io.storage import as_url, list_folder, local_path
-from pathflip.slide.reader import SLIDE_SUFFIXES, normal_name, slide_name
+from pathflip.slide.reader import SLIDE_SUFFIXES
 from pathflip.slide.sources.dicom_series import dicom_slides
 
 __all__ = ["SLIDE_SUFFIXES", "find_slides", "slide_names"]
@@ -100,8 +101,8 @@ def slide_names(paths: Sequence[Path], names: str = "auto") -> dict[Path, str]:
         paths: slide files.
         names: "stem" for the file's name, "folder" for both, "auto" for both only where file names repeat.
     """
-    short = {path: slide_name(path) for path in paths}
-    long = {path: f"{normal_name(path.absolute().parent.name)}__{name}" for path, name in short.items()}
+    short = {path: slide_id(path.absolute()) for path in paths}
+    long = {path: slide_id(f"{normal_name(path.absolute().parent.name)}__{name}") for path, name in short.items()}
     if names == "folder":
         return long
     if names == "stem":

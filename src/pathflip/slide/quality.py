@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from pathflip.errors import ConfigError, PathFLIPError
 from pathflip.geometry import TileGrid, TileSpec
 from pathflip.io.files import write_text
+from pathflip.io.slide_id import slide_id
 from pathflip.processes import follow_parent
 from pathflip.slide.artefacts import ArtefactMask, ArtefactSpec, find_artefacts
 from pathflip.slide.contact import draw_thumbnail, write_sheets
 from pathflip.slide.paths import slide_names
-from pathflip.slide.reader import Slide, open_slide, slide_name
+from pathflip.slide.reader import Slide, open_slide
 from pathflip.slide.stain import measure_stains
 from pathflip.slide.tiling import exclude_artefacts, tile_slide
 from pathflip.slide.tissue import TissueMask, find_tissue
@@ -144,7 +145,7 @@ def check_slide(
     """
     quality = quality or QualitySpec()
     start = time.perf_counter()
-    name = name or slide_name(path)
+    name = name or slide_id(Path(path).absolute())
     parts = _Parts(SlideQuality(name, _printable(path)))
     try:
         with open_slide(path, slide_mpp=slide_mpp, name=name) as slide:

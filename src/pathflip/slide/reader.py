@@ -5,7 +5,6 @@ pixels. Sources know pyramid levels only; everything about microns, tiles and re
 """
 
 import os
-import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from math import ceil, floor
@@ -18,11 +17,12 @@ from numpy.typing import NDArray
 
 from pathflip.errors import ConfigError, PathFLIPError, SlideError
 from pathflip.geometry import Box, SlideInfo, TileSpec, best_level
+from pathflip.io.slide_id import slide_id
 from pathflip.slide.batch import Job, images_in_order, run_job
 from pathflip.slide.sources import Pixels, Reader, Rectangle, Source, open_source
 from pathflip.slide.sources.dicom_series import file_of_folder, file_of_list
 
-__all__ = ["Slide", "normal_name", "open_slide", "slide_id", "slide_info_row", "slide_name"]
+__all__ = ["Slide", "open_slide", "slide_info_row"]
 
 SLIDE_SUFFIXES = {
     ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi", ".dcm", ".tif", ".tiff",
@@ -250,7 +250,7 @@ def open_slide(
         path = file_of_list(files)
     if slide_mpp is not None and not 0.01 <= slide_mpp <= 1000:
         raise ConfigError(f"slide_mpp: got {slide_mpp}, expected 0.01 to 1000 microns per level-0 pixel")
-    name = name or slide_name(path.absolute().parent if len(files) > 1 else path)
+    name = name or slide_id(path.absolute().parent if len(files) > 1 else path.absolute())
     file = file_of_folder(path) if path.is_dir() else path
     _check_file(file)
     slide_mpp = None if slide_mpp is None else float(slide_mpp)
@@ -276,33 +276,6 @@ def _check_file(path: Path) -> None:
         raise SlideError(f"slide '{path}': cannot be read: {error.strerror or error}") from None
 
 
-def slide_id(path: str | Path) -> str:
-    """The file's name without its extension, which joins slides, features, captions and splits.
-
-    ``.ome.tif`` and ``.ome.tiff`` count as one extension; any other dot belongs to the name (TCGA ids hold one).
-    """
-    name = normal_name(Path(path).name)
-    for ending in (".ome.tif", ".ome.tiff"):
-        if name.lower().endswith(ending):
-            return name[: -len(ending)]
-    return Path(name).stem
-
-
-def slide_name(path: str | Path) -> str:
-    """What a slide is called: :func:`slide_id` of a file; the whole name of a folder, as dots in a UID end nothing."""
-    if not os.path.isdir(path) or Path(path).suffix.lower() in SLIDE_SUFFIXES:
-        return slide_id(path)
-    return normal_name(Path(path).absolute().name)
-
-
-def normal_name(name: str) -> str:
-    """A file name as it is compared and written: composed Unicode (NFC; macOS hands out decomposed names, NFD).
-
-    Bytes that are no UTF-8 become visible escapes.
-    """
-    return unicodedata.normalize("NFC", name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
-
-
 def slide_info_row(path: str | Path, *, slide_mpp: float | None = None) -> dict[str, Any]:
     """One slide as plain data for ``pathflip info``.
 
@@ -315,7 +288,7 @@ def slide_info_row(path: str | Path, *, slide_mpp: float | None = None) -> dict[
             info, sizes = slide.info, slide.level_sizes
     except PathFLIPError as error:
         empty = dict.fromkeys(("vendor", "size0", "mpp0", "levels", "reader", "notes"))
-        return {"slide_id": slide_name(path), **empty, "error": str(error)}
+        return {"slide_id": slide_id(Path(path).absolute()), **empty, "error": str(error)}
     return {
         "slide_id": info.slide_id,
         "vendor": info.vendor,

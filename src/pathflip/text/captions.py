@@ -1,15 +1,14 @@
 """Captions and reports from disk: JSON lines, JSON lists (SlideInstruct / SlideBench) and CSV.
 
-One row a slide. Columns or keys (case does not matter): the slide (:data:`SLIDE_KEYS`), its text (:data:`TEXT_KEYS`),
-the patient (:data:`PATIENT_KEYS`, optional) and ready-made sub-captions (:data:`SUBCAPTION_KEYS`, optional). Where
-there are none, the text is split into sentences and each is parsed into a statement.
+One row a slide. Columns or keys (without regard to case, spaces and dashes): the slide (:data:`SLIDE_KEYS`), its text
+(:data:`TEXT_KEYS`), the patient (:data:`PATIENT_KEYS`, optional) and ready-made sub-captions (:data:`SUBCAPTION_KEYS`,
+optional). Where there are none, the text is split into sentences and each is parsed into a statement.
 """
 
-import csv
 import json
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,51 +16,24 @@ from typing import Any, Literal
 from pathflip.errors import CaptionError
 from pathflip.geometry import Box
 from pathflip.io.files import write_text
-from pathflip.io.tables import read_utf8
+from pathflip.io.slide_id import join_ids, slide_id
+from pathflip.io.tables import PLAIN, TableOptions, TableRow, first_of, is_empty, read_rows, text_of
 from pathflip.text.sentences import split_sentences
 from pathflip.text.statements import parse_statement, statements_of
 from pathflip.types import Caption, SubCaption
 
-__all__ = ["check_captions", "patient_of", "read_captions", "slide_id_of", "write_captions"]
+__all__ = ["check_captions", "named_as", "patient_of", "read_captions", "slide_of_row", "slides_of_row",
+           "write_captions"]  # fmt: skip
 
-# First match wins. "image" may hold a list with one path, as in SlideInstruct and SlideBench.
-SLIDE_KEYS = ("slide", "slide_id", "wsi", "wsi_id", "image", "image_id", "filename", "file", "id")
+# The first that a table has decides. "image" may hold a list with one path, as in SlideInstruct and SlideBench.
+SLIDE_KEYS = (
+    "slide", "slide_id", "slide_path", "slide_name", "wsi", "wsi_id", "wsi_path", "image", "images", "image_path",
+    "image_id", "filename", "file_name", "file", "id",
+)  # fmt: skip
 PATIENT_KEYS = ("patient", "patient_id", "case", "case_id", "subject", "subject_id", "submitter_id")
 TEXT_KEYS = ("text", "caption", "report", "report_text", "description", "findings")
 SUBCAPTION_KEYS = ("subcaptions", "sub_captions", "sentences", "fine_grained_concepts")
 STATEMENT_KEYS = ("text", "visual_description", "sentence", "description")
-
-# Taken off a slide's name; any other dot belongs to it (a TCGA name ends in ".31CABE32-36D7-…", which is no suffix).
-_SUFFIXES: tuple[str, ...] = (
-    ".svs",
-    ".ndpi",
-    ".mrxs",
-    ".scn",
-    ".bif",
-    ".dcm",
-    ".tif",
-    ".tiff",
-    ".vms",
-    ".vmu",
-    ".svslide",
-)
-_SUFFIXES += (
-    ".czi",
-    ".vsi",
-    ".png",
-    ".jpg",
-    ".jpeg",
-    ".bmp",
-    ".h5",
-    ".hdf5",
-    ".pt",
-    ".pth",
-    ".npy",
-    ".npz",
-    ".csv",
-    ".zarr",
-)
-_SUFFIXES += (".safetensors", ".txt", ".json")
 _POLARITIES = ("affirmed", "denied", "undecided", "present", "absent", "uncertain")
 # Fields of a ready-made sub-caption that replace what the rules say.
 _GIVEN_FIELDS = (
@@ -72,21 +44,24 @@ _TCGA = re.compile(r"^(TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})-")
 _SHOWN = 5
 
 
-def read_captions(path: str | Path, on_error: Literal["raise", "skip"] = "raise") -> list[Caption]:
+def read_captions(
+    path: str | Path, on_error: Literal["raise", "skip"] = "raise", options: TableOptions = PLAIN
+) -> list[Caption]:
     """Captions of a file, in file order.
 
     Args:
         path: ``.jsonl`` / ``.ndjson`` (one object a line), ``.json`` (a list of objects) or ``.csv`` / ``.tsv``
-            (comma, semicolon or tab), UTF-8 with or without a byte-order mark.
+            (comma, semicolon or tab); see :mod:`pathflip.io.tables`.
         on_error: what to do about rows that cannot be used: "raise" names them all in one error, "skip" leaves them
             out and warns with the same line.
+        options: columns and encoding, where the file does not say.
 
     Raises:
         CaptionError: the file cannot be read, holds no usable row, or (``on_error="raise"``) a row cannot be used.
     """
     if on_error not in ("raise", "skip"):
         raise CaptionError(f"on_error: got {on_error!r}, expected 'raise' or 'skip'")
-    captions, problems = check_captions(path)
+    captions, problems = check_captions(path, options)
     if problems:
         shown = "; ".join(problems[:_SHOWN]) + (f"; and {len(problems) - _SHOWN} more" if problems[_SHOWN:] else "")
         plural = "row" if len(problems) == 1 else "rows"
@@ -99,7 +74,7 @@ def read_captions(path: str | Path, on_error: Literal["raise", "skip"] = "raise"
     return captions
 
 
-def check_captions(path: str | Path) -> tuple[list[Caption], list[str]]:
+def check_captions(path: str | Path, options: TableOptions = PLAIN) -> tuple[list[Caption], list[str]]:
     """The usable captions of a file, and one line for each row that cannot be used ("row 7: …").
 
     Rows are counted as an editor counts them: lines of a JSON-lines file, records after the header of a CSV,
@@ -112,19 +87,40 @@ def check_captions(path: str | Path) -> tuple[list[Caption], list[str]]:
     captions: list[Caption] = []
     problems: list[str] = []
     seen: dict[str, int] = {}
-    for number, row in _rows(path):
+    rows = read_rows(path, options, expected="a file of captions")
+    if path.suffix.lower() in (".csv", ".tsv"):
+        _check_columns(path, rows)
+    for row in rows:
         try:
-            if isinstance(row, CaptionError):
-                raise row
-            caption = _caption(row)
+            if row.problem:
+                raise CaptionError(row.problem)
+            caption = _caption(row.fields)
             if caption.slide_id in seen:
                 raise CaptionError(f"slide '{caption.slide_id}' stands already in row {seen[caption.slide_id]}")
         except CaptionError as error:
-            problems.append(f"row {number}: {error}")
+            problems.append(f"row {row.number}: {error}")
             continue
-        seen[caption.slide_id] = number
+        seen[caption.slide_id] = row.number
         captions.append(caption)
     return captions, problems
+
+
+def _check_columns(path: Path, rows: Iterable[TableRow]) -> None:
+    """A table without a column for the slide or its text is refused as a whole, not row by row."""
+    columns = next((row.fields.keys() for row in rows if not row.problem), None)
+    if columns is None:
+        return
+    roles = (("slide", SLIDE_KEYS), ("text", (*TEXT_KEYS, *SUBCAPTION_KEYS)))
+    for role, keys in roles:
+        if not columns & set(keys):
+            raise CaptionError(
+                f"{path.name}: no column for the {role}: got {_shown_names(columns)}, expected one of "
+                f"{', '.join(keys)}; or name it with --{role}-column"
+            )
+
+
+def _shown_names(columns: Iterable[str]) -> list[str]:
+    return sorted(name.replace("_", " ") for name in columns)
 
 
 def write_captions(path: str | Path, captions: Iterable[Caption]) -> None:
@@ -141,127 +137,81 @@ def write_captions(path: str | Path, captions: Iterable[Caption]) -> None:
     write_text(path, "\n".join(lines) + "\n")
 
 
-# --- Rows ------------------------------------------------------------------------------------------------------------
-
-
-def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | CaptionError]]:
-    """Numbered rows of a file; a row that cannot be decoded is its error."""
-    kind = path.suffix.lower()
-    text = read_utf8(path)
-    if kind in (".csv", ".tsv"):
-        yield from _csv_rows(path, text)
-    elif kind in (".jsonl", ".ndjson"):
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                yield number, _json_object(line)
-    elif kind == ".json":
-        try:
-            entries = json.loads(text)
-        except ValueError as error:
-            raise CaptionError(f"{path.name}: not JSON ({error}); expected a list of objects") from None
-        if not isinstance(entries, list):
-            raise CaptionError(f"{path.name}: got a JSON {type(entries).__name__}, expected a list of objects")
-        for number, entry in enumerate(entries, start=1):
-            yield number, entry if isinstance(entry, dict) else CaptionError("not an object with a slide and a text")
-    else:
-        raise CaptionError(f"{path.name}: got a '{kind}' file, expected .jsonl, .ndjson, .json, .csv or .tsv")
-
-
-def _json_object(line: str) -> Mapping[str, Any] | CaptionError:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        return CaptionError(f"not JSON ({error})")
-    return row if isinstance(row, dict) else CaptionError("not a JSON object with a slide and a text")
-
-
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any] | CaptionError]]:
-    header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)
-    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter)
-    columns = {(name or "").strip().lower() for name in reader.fieldnames or ()}
-    for role, keys in (("slide", SLIDE_KEYS), ("text", TEXT_KEYS)):
-        if not columns & set(keys):
-            raise CaptionError(f"{path.name}: no column for the {role}: got {sorted(columns)}, expected one of {keys}")
-    number = 0
-    while True:
-        number += 1
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield number, CaptionError(f"not CSV ({error})")
-            continue
-        if None in row:
-            yield number, CaptionError("more fields than the header has; quote texts that hold the separator")
-        else:
-            yield number, row
-
-
 # --- One row ---------------------------------------------------------------------------------------------------------
 
 
-def _caption(row: Mapping[str, Any]) -> Caption:
-    fields = {str(key).strip().lower(): value for key, value in row.items()}
-    slide_id = slide_id_of(_first(fields, SLIDE_KEYS))
+def _caption(fields: Mapping[str, Any]) -> Caption:
+    name = slide_of_row(fields)
     text = _text(fields)
     statements = _statements(fields)
     if not text and statements:
         text = " ".join(statement.text for statement in statements)
     if not text:
-        raise CaptionError(f"slide '{slide_id}' has an empty caption")
+        raise CaptionError(f"slide '{name}' has an empty caption")
     if not statements:
         statements = tuple(one for sentence in split_sentences(text) for one in statements_of(sentence))
     if not statements:
-        raise CaptionError(f"slide '{slide_id}': the caption holds no sentence (got {text[:40]!r})")
-    patient = str(_first(fields, PATIENT_KEYS) or "").strip() or patient_of(slide_id)
-    return Caption(slide_id=slide_id, patient=patient, text=text, subcaptions=statements)
+        raise CaptionError(f"slide '{name}': the caption holds no sentence (got {text[:40]!r})")
+    patient = str(first_of(fields, PATIENT_KEYS) or "").strip() or patient_of(name)
+    return Caption(slide_id=name, patient=patient, text=text, subcaptions=statements)
 
 
-def _first(fields: Mapping[str, Any], keys: Iterable[str]) -> Any:
-    """The first of ``keys`` that holds something."""
-    return next((fields[key] for key in keys if fields.get(key) not in (None, "", [])), None)
+def slide_of_row(fields: Mapping[str, Any], keys: Iterable[str] = SLIDE_KEYS) -> str:
+    """The id of the one slide a row names.
+
+    Raises:
+        CaptionError: it names none, or several.
+    """
+    slides = slides_of_row(fields, keys)
+    if len(slides) > 1:
+        raise CaptionError(f"got {len(slides)} slides in one row, expected one")
+    return slides[0]
 
 
-def slide_id_of(value: Any) -> str:
-    """The slide's id: the file's stem where a path is given."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, list):
-        raise CaptionError(f"got {len(value)} slides in one row, expected one")
-    name = re.split(r"[\\/]", str(value if value is not None else "").strip())[-1]
-    for suffix in _SUFFIXES:
-        if name.lower().endswith(suffix) and len(name) > len(suffix):
-            name = name[: -len(suffix)]
-            break
-    if not name:
-        raise CaptionError(f"no slide named; expected one of the fields {', '.join(SLIDE_KEYS[:5])}")
-    return name
+def slides_of_row(fields: Mapping[str, Any], keys: Iterable[str] = SLIDE_KEYS) -> tuple[str, ...]:
+    """The ids of the slides a row names, one or a list.
+
+    Raises:
+        CaptionError: it names none, or something that is no name.
+    """
+    value = first_of(fields, keys)
+    values = value if isinstance(value, list) else [value]
+    if any(is_empty(one) for one in values):
+        raise CaptionError(f"no slide named; expected one of the fields {', '.join(SLIDE_KEYS[:2])}, wsi, image, file")
+    return tuple(slide_id(one) for one in values)
 
 
-def patient_of(slide_id: str) -> str:
+def named_as(captions: Iterable[Caption], ids: Iterable[str]) -> list[Caption]:
+    """Captions under the ids that the files of their slides have (see :func:`~pathflip.io.slide_id.join_ids`).
+
+    Raises:
+        CaptionError: a caption's slide fits several files, or two captions one.
+    """
+    captions = list(captions)
+    slide_of = join_ids([caption.slide_id for caption in captions], ids)
+    return [replace(caption, slide_id=slide_of.get(caption.slide_id, caption.slide_id)) for caption in captions]
+
+
+def patient_of(slide: str) -> str:
     """The patient of a slide nobody named one for: the TCGA barcode's first three parts, or the slide itself."""
-    barcode = _TCGA.match(slide_id)
-    return barcode.group(1) if barcode else slide_id
+    barcode = _TCGA.match(slide)
+    return barcode.group(1) if barcode else slide
 
 
 def _text(fields: Mapping[str, Any]) -> str:
-    value = _first(fields, TEXT_KEYS)
+    value = first_of(fields, TEXT_KEYS)
     if value is None and isinstance(fields.get("conversations"), list):  # LLaVA style: the last answer is the caption
         turns = [turn for turn in fields["conversations"] if isinstance(turn, dict) and turn.get("from") == "gpt"]
         value = turns[-1].get("value") if turns else None
-    if value is not None and not isinstance(value, str):
-        raise CaptionError(f"the caption is a {type(value).__name__}, expected text")
-    return (value or "").strip()
+    return text_of(value, "caption")
 
 
 def _statements(fields: Mapping[str, Any]) -> tuple[SubCaption, ...]:
-    value = _first(fields, SUBCAPTION_KEYS)
+    value = first_of(fields, SUBCAPTION_KEYS)
     if isinstance(value, str):  # a CSV cell holds them as JSON
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise CaptionError("sub-captions in a CSV cell must be a JSON list of texts") from None
     if value is None:
         return ()
@@ -273,8 +223,8 @@ def _statements(fields: Mapping[str, Any]) -> tuple[SubCaption, ...]:
 def _statement(item: Any, place: int) -> SubCaption:
     """A ready-made sub-caption: a text, or an object whose fields override what the rules say."""
     fields = {"text": item} if isinstance(item, str) else item
-    text = _first(fields, STATEMENT_KEYS) if isinstance(fields, dict) else None
-    if not isinstance(text, str) or not text.strip():
+    text = text_of(first_of(fields, STATEMENT_KEYS), f"sub-caption {place}") if isinstance(fields, dict) else ""
+    if not text:
         raise CaptionError(f"sub-caption {place} has no text")
     given: dict[str, Any] = {}
     for name, kind in _GIVEN_FIELDS:

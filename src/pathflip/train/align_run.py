@@ -18,8 +18,10 @@ from pathflip.evaluate import metrics
 from pathflip.features import read_features
 from pathflip.features.store import check_cohort
 from pathflip.inference import Aligned, encode_slide, retrieve
+from pathflip.io.slide_id import join_ids, paths_by_id
+from pathflip.io.tables import PLAIN, TableOptions
 from pathflip.models import build_model
-from pathflip.text.captions import read_captions
+from pathflip.text.captions import named_as, read_captions
 from pathflip.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from pathflip.train import (
     AlignStep,
@@ -65,20 +67,23 @@ class AlignRecipe(BaseModel):
 
 
 def read_split(
-    files: Sequence[Path], captions: Path, splits: Path | None
+    files: Sequence[Path], captions: Path, splits: Path | None, options: TableOptions = PLAIN
 ) -> dict[str, tuple[list[Path], list[Caption]]]:
     """Feature files and captions by split; everything is "train" where no splits are given.
 
-    Slides are left out only where the splits file does not name them. A slide with a caption but without features,
-    or the reverse, is an error later, by name.
+    ``options`` are of the captions. Slides are left out only where the splits file does not name them. A slide with
+    a caption but without features, or the reverse, is an error later, by name.
 
     Raises:
         CaptionError, ConfigError: unreadable captions or splits, or a patient in two splits.
     """
-    known = read_captions(captions)
+    by_file = paths_by_id(files)
+    known = named_as(read_captions(captions, options=options), by_file)
     split_of = {caption.slide_id: "train" for caption in known}
     if splits is not None:
         split_of = read_splits(splits)
+        slide_of = join_ids(split_of, [*by_file, *(caption.slide_id for caption in known)])
+        split_of = {slide_of.get(name, name): split for name, split in split_of.items()}
         if not any(split_of.get(caption.slide_id) for caption in known):
             raise ConfigError(f"'{splits.name}' names none of the slides of '{captions.name}'; expected the same ids")
     parts: dict[str, tuple[list[Path], list[Caption]]] = {name: ([], []) for name in ("train", "val", "test")}
@@ -92,13 +97,13 @@ def read_split(
                     "expected every patient in one split"
                 )
             parts[part][1].append(caption)
-    if files and not any(file.stem in split_of for file in files):
+    if by_file and not by_file.keys() & split_of.keys():
         raise ConfigError(
-            f"features and captions share no slide: features are named '{files[0].stem}' and the like, captions "
+            f"features and captions share no slide: features are named '{next(iter(by_file))}' and the like, captions "
             f"'{known[0].slide_id}'; expected the same ids (a slide's id is its file name without the ending)"
         )
-    for file in files:
-        if (part := split_of.get(file.stem)) in parts:
+    for name, file in by_file.items():
+        if (part := split_of.get(name)) in parts:
             parts[part][0].append(file)
     return parts
 

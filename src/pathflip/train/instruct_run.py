@@ -31,6 +31,7 @@ from pathflip.data.splits import read_splits
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.features import read_features
 from pathflip.inference import Aligned, load
+from pathflip.io.slide_id import join_ids, paths_by_id
 from pathflip.models.assistant import Assistant, AssistantConfig
 from pathflip.text.chat import SLIDE_MARK, ChatTemplate
 from pathflip.text.questions import GRAMMAR, MOST_OPTIONS
@@ -92,6 +93,8 @@ def split_examples(examples: Sequence[Example], splits: Path | None) -> dict[str
     if splits is None:
         return {**parts, "train": list(examples)}
     split_of = read_splits(splits)
+    named = [slide for example in examples for slide in example.slide_ids]
+    split_of |= {own: split_of[name] for name, own in join_ids(split_of, named).items()}
     for example in examples:
         found = {split_of.get(slide_id) for slide_id in example.slide_ids}
         if len(found) > 1:
@@ -184,8 +187,11 @@ def _of_kinds(examples: Sequence[Example], kinds: Sequence[str]) -> list[Example
 
 
 def _files_by_id(examples: Sequence[Example], files: Sequence[Path]) -> dict[str, Path]:
-    by_id = {file.stem: file for file in files}
-    lonely = sorted({slide for example in examples for slide in example.slide_ids} - by_id.keys())
+    """The feature file of every slide the examples name, under the name they have there and under its own."""
+    by_id = paths_by_id(files)
+    named = {slide for example in examples for slide in example.slide_ids}
+    by_id |= {name: by_id[own] for name, own in join_ids(sorted(named), by_id).items()}
+    lonely = sorted(named - by_id.keys())
     if lonely:
         raise CaptionError(
             f"examples speak of {len(lonely)} slides without features ({', '.join(lonely[:3])}); "

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pathflip.errors import ConfigError, SlideError
-from pathflip.slide import open_slide, slide_id
+from pathflip.io.slide_id import slide_id
+from pathflip.slide import open_slide
 from pathflip.workbench.tiles import DeepZoom
 
 __all__ = ["Library", "SlideFile"]
