@@ -9,7 +9,7 @@ import pytest
 from pathflip.data.examples import read_examples
 from pathflip.data.questions import read_questions
 from pathflip.errors import CaptionError, ConfigError
-from pathflip.evaluate.vqa import letter_floors, match_predictions, read_predictions
+from pathflip.evaluate.vqa import letter_baselines, match_predictions, read_predictions
 from pathflip.io.tables import TableOptions, column_name, first_of, is_empty, read_rows, read_table, read_utf8
 from pathflip.text.captions import check_captions, named_as, read_captions
 from pathflip.text.question_tables import read_question_rows
@@ -247,7 +247,7 @@ def test_keys(name, expected):
 def test_letters_stay_with_their_columns(tmp_path):
     (question,) = read_questions(TABLES / "question_with_empty_option.csv")
     assert (question.options, question.answer, question.offered) == (("solid", "", "cribriform", "papillary"), "C", 3)
-    assert letter_floors([question])["chance"][0] == pytest.approx(1 / 3)
+    assert letter_baselines([question])["chance"][0] == pytest.approx(1 / 3)
     said = written(tmp_path, '{"id": 1, "output": "C", "probabilities": [0.1, 0.8, 0.1]}\n', "p.jsonl")
     (prediction,), _ = match_predictions([question], read_predictions(said))
     assert prediction.probabilities == (0.1, 0.0, 0.8, 0.1)
