@@ -21,7 +21,7 @@ from pathflip.models import build_model
 from pathflip.text.tokenizer import load_tokenizer, train_tokenizer
 from pathflip.types import SlideFeatures
 
-CONTRACT = InputContract(encoder="texture", dim=6, tile_px=256, mpp=0.5)
+CONTRACT = InputContract(encoder="texture", dim=6, tile_px=256, mpp=0.5, stride_px=256)
 SIZE = {"kind": "tied", "width": 3}
 
 
@@ -48,7 +48,7 @@ def features(**changes) -> SlideFeatures:
         coords=np.zeros((2, 2), np.int64),
         valid=np.ones(2, bool),
         info=SlideInfo("case-7", (4096, 4096), 0.25),
-        spec=TileSpec(given["tile_px"], given["mpp"]),
+        spec=TileSpec(given["tile_px"], given["mpp"], given.get("stride_px", 0)),
         encoder=given["encoder"],
     )
 
@@ -259,6 +259,7 @@ def test_pickles_and_missing_paths_point_to_import(tmp_path):
         ({"tile_px": 224}, "tile_px", "224", "256"),
         ({"mpp": 0.52}, "mpp", "0.52", "0.5"),
         ({"mpp": 0.485}, "mpp", "0.485", "0.5"),
+        ({"stride_px": 128}, "stride_px", "128", "256"),
     ],
 )
 def test_other_features_are_refused_by_name(changes, field, got, expected):
@@ -266,13 +267,24 @@ def test_other_features_are_refused_by_name(changes, field, got, expected):
         CONTRACT.check(features(**changes))
     message = str(error.value)
     assert f"slide 'case-7': {field} of the features is {got}, the model was trained on {expected}" in message
-    assert "encoder 'texture', dim 6, tile_px 256, mpp 0.5" in message
+    assert "encoder 'texture', dim 6, tile_px 256, mpp 0.5, stride_px 256" in message
 
 
 @pytest.mark.parametrize("mpp", [0.491, 0.5, 0.509])
 def test_nearly_the_same_resolution_is_accepted(mpp):
     CONTRACT.check(features(mpp=mpp))
     assert InputContract.of(features()) == CONTRACT
+
+
+def test_a_contract_without_a_stride_takes_any(saved):
+    """Checkpoints written before the stride was kept still load, and say nothing of it."""
+    config = json.loads((saved / "config.json").read_text())
+    del config["contract"]["stride_px"]
+    (saved / "config.json").write_text(json.dumps(config))
+    contract = load_checkpoint(saved, build).contract
+    contract.check(features(stride_px=128))
+    assert contract.tile_spec() == TileSpec(256, 0.5)
+    assert CONTRACT.model_copy(update={"stride_px": 128}).tile_spec() == TileSpec(256, 0.5, 128)
 
 
 def test_atomic_directory_needs_no_earlier_one(tmp_path):

@@ -108,6 +108,13 @@ def test_all_tiles_of_one_lattice_cell_count_in_the_neighbourhood():
     assert rows_in_reading_order(features).tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("side", [1, 2, 4])
+def test_regions_hold_every_tile_of_a_lattice_cell(side):
+    grid = group_regions(contour_grid(), RegionSpec(side=side))
+    assert sorted(grid.index[grid.mask]) == [0, 1, 2, 3]
+    assert grid.index.shape[1] == side**2
+
+
 @pytest.mark.parametrize("invalid", [1, 2])
 def test_a_valid_tile_behind_an_invalid_one_is_seen(invalid):
     expected = np.ones(4)

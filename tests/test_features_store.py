@@ -74,12 +74,13 @@ def test_a_cohort_is_of_one_kind(sample, tmp_path):
         "c": {"spec": replace(spec, mpp=spec.mpp * 1.04)},
         "d": {"encoder": "other"},
         "e": {"spec": replace(spec, tile_px=224)},
+        "g": {"spec": replace(spec, stride_px=256)},
         "f": {"features": sample.features[:, :4]},
     }.items():
         paths[name] = tmp_path / f"{name}.h5"
         write_features(paths[name], replace(sample, **changes))
-    assert check_cohort([paths["a"], paths["b"]]) == FeatureKind("stain_texture", 5, 256, 0.5)
-    for odd in "cdef":
+    assert check_cohort([paths["a"], paths["b"]]) == FeatureKind("stain_texture", 5, 256, 0.5, 128)
+    for odd in "cdefg":
         with pytest.raises(FeatureError) as error:
             check_cohort([paths["a"], paths[odd], paths["b"]])
         text = str(error.value)

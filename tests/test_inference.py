@@ -99,6 +99,7 @@ def test_every_tile_knows_its_row(model):
         ({"encoder": "uni_v1"}, "encoder"),
         ({"spec": replace(slide("a").spec, tile_px=128, stride_px=128)}, "tile_px"),
         ({"spec": replace(slide("a").spec, mpp=1.0)}, "mpp"),
+        ({"spec": replace(slide("a").spec, stride_px=32)}, "stride_px of the features is 32, the model was"),
     ],
 )
 def test_features_of_another_kind_are_refused_both_named(model, change, said):

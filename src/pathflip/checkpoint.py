@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from pathflip import __version__
 from pathflip.errors import CheckpointError, ConfigError, ContractError
 from pathflip.features.store import FeatureKind
+from pathflip.geometry import TileSpec
 from pathflip.io.files import atomic_directory, write_json
 from pathflip.types import SlideFeatures
 
@@ -47,6 +48,8 @@ class InputContract(BaseModel):
         dim: D, width of its features.
         tile_px: side of a tile at ``mpp``, pixels.
         mpp: microns per pixel.
+        stride_px: step between tiles, pixels at ``mpp``: neighbourhoods are as large as the stride says. None (of
+            checkpoints written before it was kept, and of imported models): any.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,6 +58,7 @@ class InputContract(BaseModel):
     dim: int = Field(ge=1)
     tile_px: int = Field(ge=1)
     mpp: float = Field(gt=0)
+    stride_px: int | None = Field(None, ge=1)
 
     @classmethod
     def of(cls, features: SlideFeatures | FeatureKind) -> "InputContract":
@@ -69,11 +73,17 @@ class InputContract(BaseModel):
         """
         given, trained = FeatureKind.of(features), FeatureKind(**self.model_dump())
         if (name := given.difference(trained)) is not None:
+            stride = "" if self.stride_px is None else f", stride_px {self.stride_px}"
             raise ContractError(
                 f"slide '{features.slide_id}': {name} of the features is {getattr(given, name)!r}, the model was "
                 f"trained on {getattr(trained, name)!r}; expected encoder {self.encoder!r}, dim {self.dim}, tile_px "
-                f"{self.tile_px}, mpp {self.mpp:g}; extract the slide with these settings, or train on such features"
+                f"{self.tile_px}, mpp {self.mpp:g}{stride}; extract the slide with these settings, or train on such "
+                "features"
             )
+
+    def tile_spec(self) -> TileSpec:
+        """How to cut a slide for this model."""
+        return TileSpec(self.tile_px, self.mpp, self.stride_px or 0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ Every mask is boolean and True means real. Everything is a frozen dataclass; not
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -244,6 +244,7 @@ SlideChunks = Callable[[], Iterable[PatchChunk]]
 """A whole slide, chunk by chunk. Can be asked for more than once."""
 
 
+@runtime_checkable
 class AlignModel(Protocol):
     """What training and inference ask of an alignment model: everything that callers use stands here."""
 

@@ -57,17 +57,19 @@ def _spatial_blocks(
     _, region = np.unique(block_key, return_inverse=True)
     index = np.zeros((region.max() + 1, spec.side**2), np.int64)
     mask = np.zeros(index.shape, bool)
-    # Two tiles in one cell (overlapping strides rounded together) would overwrite each other: give the later one
-    # the next free slot of its own region instead of losing it.
+    # Several tiles may round to one cell (grids cut contour by contour): a later one takes the next free slot of its
+    # block, and those that a full block has no room for form a region of their own.
+    left = []
     for row, target, wanted in zip(rows, region, slot, strict=True):
         place = wanted if not mask[target, wanted] else int(np.argmin(mask[target]))
         if mask[target, place]:
-            raise FeatureError(
-                f"slide '{features.slide_id}': more tiles than lattice cells around {features.coords[row].tolist()}; "
-                "expected one tile a stride step; were two extractions joined in one file?"
-            )
-        index[target, place], mask[target, place] = row, True
-    return index, mask
+            left.append(row)
+        else:
+            index[target, place], mask[target, place] = row, True
+    if not left:
+        return index, mask
+    more_index, more_mask = _spatial_blocks(features, np.array(left), spec)
+    return np.concatenate([index, more_index]), np.concatenate([mask, more_mask])
 
 
 def _file_runs(

@@ -286,34 +286,42 @@ def read_description(path: Path, root: Mapping[str, Any]) -> tuple[SlideInfo, Ti
     return info, spec
 
 
-_SAME_MPP = 0.02
-"""Features may be cut at a resolution this fraction away and still count as the same kind."""
+_ALIKE = 0.02
+"""Features may be cut at a resolution or stride this fraction away and still count as the same kind."""
 
 
 @dataclass(frozen=True)
 class FeatureKind:
-    """What must agree between the slides of one cohort: encoder, width, tile side (pixels at ``mpp``), µm per pixel."""
+    """What must agree between the slides of one cohort: encoder, width, tile side (pixels at ``mpp``), µm per pixel,
+    step between tiles (pixels at ``mpp``; None: unknown, agrees with any).
+    """
 
     encoder: str
     dim: int
     tile_px: int
     mpp: float
+    stride_px: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.encoder}, {self.dim} wide, {self.tile_px} px at {self.mpp:.4g} mpp"
+        step = "" if self.stride_px in (None, self.tile_px) else f" every {self.stride_px} px"
+        return f"{self.encoder}, {self.dim} wide, {self.tile_px} px{step} at {self.mpp:.4g} mpp"
 
     @classmethod
     def of(cls, features: SlideFeatures) -> "FeatureKind":
         """What these features are."""
         spec = features.spec
-        return cls(features.encoder, features.features.shape[1], spec.tile_px, spec.mpp)
+        return cls(features.encoder, features.features.shape[1], spec.tile_px, spec.mpp, spec.stride_px)
 
     def difference(self, other: "FeatureKind") -> str | None:
-        """The first field in which the two differ; None where they agree: resolutions may be 2 % apart."""
+        """The first field in which the two differ; None where they agree: resolutions and strides may be 2 % apart."""
         for name in ("encoder", "dim", "tile_px"):
             if getattr(self, name) != getattr(other, name):
                 return name
-        return None if abs(self.mpp - other.mpp) <= _SAME_MPP * other.mpp else "mpp"
+        if abs(self.mpp - other.mpp) > _ALIKE * other.mpp:
+            return "mpp"
+        if self.stride_px is None or other.stride_px is None:
+            return None
+        return None if abs(self.stride_px - other.stride_px) <= _ALIKE * other.stride_px else "stride_px"
 
 
 def read_kind(path: str | Path) -> FeatureKind:
@@ -328,7 +336,7 @@ def read_kind(path: str | Path) -> FeatureKind:
         _refuse_foreign(path, file, root)
         dim = _read_shape(path, file)[1]
     _, spec = read_description(path, root)
-    return FeatureKind(str(root["encoder"]), dim, spec.tile_px, spec.mpp)
+    return FeatureKind(str(root["encoder"]), dim, spec.tile_px, spec.mpp, spec.stride_px)
 
 
 def _read_shape(path: Path, file: h5py.File) -> tuple[int, int]:
@@ -355,8 +363,8 @@ def check_cohort(files: Sequence[str | Path]) -> FeatureKind:
         by_size = sorted(kinds.items(), key=lambda item: len(item[1]))
         listed = "; ".join(f"{kind}: {_listed(names)}" for kind, names in by_size)
         raise FeatureError(
-            f"{len(files)} feature files of {len(kinds)} kinds ({listed}); expected one encoder, tile size and "
-            "resolution in a cohort: leave the odd ones out or extract them again"
+            f"{len(files)} feature files of {len(kinds)} kinds ({listed}); expected one encoder, tile size, "
+            "stride and resolution in a cohort: leave the odd ones out or extract them again"
         )
     return next(iter(kinds))
 

@@ -40,7 +40,7 @@ class Converted:
         source: the file read; ``detected`` what it was taken for ("" where that failed).
         files: what was written.
         tiles: rows; dim: width of their features, 0 for coordinates alone.
-        encoder, tile_px, mpp: of the features; ``tile_px0`` the side of a tile in level-0 pixels.
+        encoder, tile_px, mpp, stride_px: of the features; ``tile_px0`` the side of a tile in level-0 pixels.
         warnings: what a person should know although it went well.
         error: one line, where it did not.
     """
@@ -56,6 +56,7 @@ class Converted:
     tile_px: int = 0
     mpp: float = 0.0
     tile_px0: int = 0
+    stride_px: int = 0
     warnings: tuple[str, ...] = ()
     error: str | None = None
 
@@ -289,16 +290,16 @@ class _Cohort:
         if self.first is None or tiles.features is None or tiles.encoder is None:
             return
         spec = tiles.grid.spec
-        kind = FeatureKind(tiles.encoder, tiles.features.shape[1], spec.tile_px, spec.mpp)
+        kind = FeatureKind(tiles.encoder, tiles.features.shape[1], spec.tile_px, spec.mpp, spec.stride_px)
         if kind.difference(self.first[0]) is not None:
             raise FeatureError(
                 f"{path}: features of {kind}, but this cohort began with {self.first[1]}: {self.first[0]}; "
-                "expected one encoder, tile size and resolution: convert each kind into a folder of its own"
+                "expected one encoder, tile size, stride and resolution: convert each kind into a folder of its own"
             )
 
     def joined_by(self, row: Converted) -> "_Cohort":
         """With one file more."""
-        kind = FeatureKind(row.encoder, row.dim, row.tile_px, row.mpp)
+        kind = FeatureKind(row.encoder, row.dim, row.tile_px, row.mpp, row.stride_px)
         first = self.first or ((kind, row.source) if row.dim else None)
         return _Cohort(first, {**self.sources, row.slide_id: row.source})
 
@@ -326,6 +327,7 @@ def _convert_one(path: Path, to: str, out: Path, asked: Asked, cohort: _Cohort) 
         encoder=tiles.encoder or "",
         tile_px=spec.tile_px,
         mpp=spec.mpp,
+        stride_px=spec.stride_px,
         tile_px0=tiles.grid.tile_px0,
         warnings=tiles.warnings,
     )

@@ -16,7 +16,7 @@ from pathflip.models.cpu import MatrixStack, products
 __all__ = ["ChunkReader", "PatchReader"]
 
 
-def _masked(scores: Float[Tensor, "*b S"], mask: Bool[Tensor, "*b S"] | None) -> Float[Tensor, "*b S"]:
+def _masked(scores: Float[Tensor, "*b S"], mask: Bool[Tensor, "... S"] | None) -> Float[Tensor, "*b S"]:
     return scores if mask is None else scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -31,6 +31,7 @@ FORMAT = 1
 """Version of what is painted and written; folders of another version are not continued."""
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Told after every slide how many are done."""
 

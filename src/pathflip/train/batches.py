@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields, is_dataclass, replace
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -17,6 +17,7 @@ from pathflip.errors import ConfigError
 __all__ = ["BatchSampler", "Batches", "Prefetcher", "SampledBatches", "pinned"]
 
 
+@runtime_checkable
 class Batches(Protocol):
     """Where the training loop gets its data."""
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pathflip.features import extract, load_encoder
-from pathflip.geometry import TileSpec
 from pathflip.inference import Aligned
 from pathflip.slide import find_tissue, open_slide, tile_slide
 from pathflip.types import SlideFeatures
@@ -19,7 +18,8 @@ def features_of_slide(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> SlideFeatures:
-    """Find tissue, cut tiles and encode them with the encoder, tile size and resolution of the model's contract.
+    """Find tissue, cut tiles and encode them with the encoder, tile size, stride and resolution of the model's
+    contract.
 
     ``progress`` is called with (tiles done, tiles in all).
 
@@ -29,7 +29,7 @@ def features_of_slide(
     contract = model.checkpoint.contract
     encoder = load_encoder(contract.encoder)
     with open_slide(file, slide_mpp=slide_mpp) as slide:
-        spec = TileSpec(contract.tile_px, contract.mpp)
+        spec = contract.tile_spec()
         spec.downsample(slide.info)  # refuse before any pixel is read
         grid = tile_slide(slide, find_tissue(slide), spec)
         return extract(slide, grid, encoder, progress=progress)
