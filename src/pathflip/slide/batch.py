@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from pathflip.errors import ConfigError
 from pathflip.slide.resample import resample
-from pathflip.slide.sources.source import Pixels, Read, Rectangle
+from pathflip.slide.sources.source import BatchReader, Pixels, Read, Rectangle
 
 __all__ = ["Job", "images_in_order", "run_job"]
 
 MAX_WORKERS = 8
 """Threads unless more are asked for: beyond that the interpreter's lock is in the way."""
-_PLANNED = 1024
+_PLANNED = 256
 """Jobs looked at together to see which stored tiles they share."""
 _CHUNK_BYTES = 2**22
 _CHUNK = 16
@@ -46,7 +46,7 @@ def run_job(job: Job, read: Read) -> Pixels:
 
 
 def images_in_order(
-    jobs: Iterable[Job], reader_of: Callable[[Sequence[Rectangle]], Read], workers: int | None
+    jobs: Iterable[Job], reader_of: Callable[[Sequence[Rectangle]], BatchReader], workers: int | None
 ) -> Iterator[Pixels]:
     """The images of all jobs, in order; a few dozen at most are in memory at a time.
 
@@ -64,58 +64,64 @@ def images_in_order(
     return _images(_chunks(iter(jobs), reader_of), _usable_processors() if workers is None else workers)
 
 
-_Chunk = tuple[list[Job], Read]
 _Images = tuple[list[Pixels], Exception | None]
 
 
+class _Chunk(NamedTuple):
+    """Neighbouring jobs, and the reader that knows what comes before and after them."""
+
+    jobs: list[Job]
+    reader: BatchReader
+
+
 def _images(chunks: Iterator[_Chunk], workers: int) -> Iterator[Pixels]:
-    first = next(chunks, None)
-    second = next(chunks, None) if first is not None and workers > 1 else None
-    if first is None:
-        return
-    if second is None:  # nothing to share among threads
-        for jobs, read in _again(first, chunks):
-            for job in jobs:
-                yield run_job(job, read)
-        return
-    pool = ThreadPoolExecutor(workers, "pathflip-read")
+    """Chunks that several threads share are begun before their turn; the others are read here, at their turn."""
+    waiting: deque[Future[_Images] | _Chunk] = deque()
+    pool: ThreadPoolExecutor | None = None
     try:
-        waiting: deque[Future[_Images]] = deque(pool.submit(_run, *chunk) for chunk in (first, second))
-        while waiting:
+        while True:
             for chunk in islice(chunks, max(0, workers + 2 - len(waiting))):
-                waiting.append(pool.submit(_run, *chunk))
-            images, error = waiting.popleft().result()
+                if workers > 1 and chunk.reader.shared:
+                    pool = pool or ThreadPoolExecutor(workers, "pathflip-read")
+                    waiting.append(pool.submit(_run, *chunk))
+                else:
+                    waiting.append(chunk)
+            if not waiting:
+                return
+            first = waiting.popleft()
+            if isinstance(first, _Chunk):
+                for job in first.jobs:
+                    yield run_job(job, first.reader.read)
+                continue
+            images, error = first.result()
             yield from images
             if error is not None:
                 raise error
     finally:
-        pool.shutdown(cancel_futures=True)
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
 
 
-def _again(first: _Chunk, rest: Iterator[_Chunk]) -> Iterator[_Chunk]:
-    yield first
-    yield from rest
-
-
-def _run(jobs: list[Job], read: Read) -> _Images:
+def _run(jobs: list[Job], reader: BatchReader) -> _Images:
     """The images up to the first that fails, and its error."""
     images: list[Pixels] = []
     for job in jobs:
         try:
-            images.append(run_job(job, read))
+            images.append(run_job(job, reader.read))
         except Exception as error:
             return images, error
     return images, None
 
 
-def _chunks(jobs: Iterator[Job], reader_of: Callable[[Sequence[Rectangle]], Read]) -> Iterator[_Chunk]:
-    """Jobs in runs of neighbours, each with a reader that knows what comes before and after."""
+def _chunks(jobs: Iterator[Job], reader_of: Callable[[Sequence[Rectangle]], BatchReader]) -> Iterator[_Chunk]:
     while planned := list(islice(jobs, _PLANNED)):
-        read = reader_of([job.rectangle for job in planned])
+        reader = reader_of([job.rectangle for job in planned])
+        resized = any(job.out != (job.rectangle.width, job.rectangle.height) for job in planned)
+        reader = reader._replace(shared=reader.shared or resized)
         largest = max(job.out[0] * job.out[1] * 3 for job in planned)
         size = max(1, min(_CHUNK, _CHUNK_BYTES // largest))
         for start in range(0, len(planned), size):
-            yield planned[start : start + size], read
+            yield _Chunk(planned[start : start + size], reader)
 
 
 def _usable_processors() -> int:

@@ -12,6 +12,7 @@ from pathflip.errors import SlideError, SlideLostError
 from pathflip.geometry import Box, SlideInfo
 
 __all__ = [
+    "BatchReader",
     "Color",
     "NotHereError",
     "Pixels",
@@ -41,6 +42,18 @@ class Rectangle(NamedTuple):
 Read = Callable[[Rectangle], tuple[Pixels, float, float]]
 
 
+class BatchReader(NamedTuple):
+    """How the rectangles of a batch are read.
+
+    Attributes:
+        read: as :meth:`Source.read`.
+        shared: whether several threads are faster than one.
+    """
+
+    read: Read
+    shared: bool
+
+
 class NotHereError(Exception):
     """Why another way of reading is to be tried; the text is shown by ``pathflip info``."""
 
@@ -68,12 +81,12 @@ class Source(ABC):
             lies beyond the corner asked for, in those pixels (0 for sources that store exact levels).
         """
 
-    def reader_of(self, rectangles: Sequence[Rectangle]) -> Read:
+    def reader_of(self, rectangles: Sequence[Rectangle]) -> "BatchReader":
         """:meth:`read` for each of these rectangles once, from any thread, in about this order.
 
         Knowing them all, a source keeps what several of them need, and no longer than they do.
         """
-        return lambda rectangle: self.read(*rectangle)
+        return BatchReader(lambda rectangle: self.read(*rectangle), shared=True)
 
     def halvings(self, level: int, downsample: float) -> int:
         """How often this source can halve a level while decoding, when it is wanted ``downsample`` times smaller."""

@@ -6,20 +6,19 @@ What the ways of reading that decode a file's own tiles have in common. A subcla
 import threading
 import warnings
 from abc import abstractmethod
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from pathflip.errors import SlideError, SlideLostError
 from pathflip.geometry import SlideInfo
 from pathflip.slide.resample import resample
-from pathflip.slide.sources.source import Color, Pixels, Read, Rectangle, Source, read_error
+from pathflip.slide.sources.source import BatchReader, Color, Pixels, Rectangle, Source, read_error
 from pathflip.slide.sources.tile_cache import CachedTile, TileCache
+from pathflip.slide.sources.tile_parts import BatchNeeds, TileKey, TilePart, parts_under
 
 __all__ = ["StoredLevel", "StoredTiles"]
 
@@ -28,6 +27,8 @@ CACHE_BYTES = 96 * 2**20
 MAX_HALVINGS = 3
 FINER_BY = 0.05
 """A level is halved while decoding if what is left is at most this much coarser than wanted (then enlarged, cubic)."""
+MUCH_TO_DECODE = 0.1
+"""With fewer pixels to decode for each pixel to copy, a batch is read by one thread: copies wait for each other."""
 _FINER_BLOCK = 2048
 """Side of the blocks of a finer level that a left-out or damaged tile is made from: bounds their memory."""
 
@@ -88,50 +89,50 @@ class StoredTiles(Source):
     def read(
         self, level: int, x: int, y: int, width: int, height: int, halvings: int = 0
     ) -> tuple[Pixels, float, float]:
-        return self._painted(Rectangle(level, x, y, width, height, halvings), None), 0.0, 0.0
+        rectangle = Rectangle(level, x, y, width, height, halvings)
+        return self._painted(rectangle, self._parts(rectangle), None), 0.0, 0.0
 
-    def reader_of(self, rectangles: Sequence[Rectangle]) -> Read:
-        needs = _BatchNeeds()
-        for rectangle in rectangles:
-            for part in self._parts(rectangle):
-                needs.add(part)
-        return lambda rectangle: (self._painted(rectangle, needs), 0.0, 0.0)
+    def reader_of(self, rectangles: Sequence[Rectangle]) -> BatchReader:
+        needs = BatchNeeds(rectangles, map(self._parts, rectangles))
+        fresh = sum(self._tile_area(key) for key in needs.keys if key not in self._cache)
 
-    def _parts(self, rectangle: Rectangle) -> Iterator["_Part"]:
-        """The stored tiles under a rectangle, and which part of each."""
-        level, x, y, width, height, halvings = rectangle
-        stored = self._levels[level]
-        tile_w, tile_h = stored.tile[0] >> halvings, stored.tile[1] >> halvings
-        full_w, full_h = stored.size[0] >> halvings, stored.size[1] >> halvings
-        left, top, right, bottom = max(0, x), max(0, y), min(full_w, x + width), min(full_h, y + height)
-        if left >= right or top >= bottom:
-            return
-        for row in range(top // tile_h, (bottom - 1) // tile_h + 1):
-            y0, y1 = max(top, row * tile_h), min(bottom, (row + 1) * tile_h)
-            seen_h = min(full_h - row * tile_h, tile_h)
-            for column in range(left // tile_w, (right - 1) // tile_w + 1):
-                x0, x1 = max(left, column * tile_w), min(right, (column + 1) * tile_w)
-                key = level, row * stored.columns + column, halvings
-                num_pixels = seen_h * min(full_w - column * tile_w, tile_w)
-                yield _Part(key, (x0, y0, x1, y1), (column * tile_w, row * tile_h), num_pixels)
+        def read(rectangle: Rectangle) -> tuple[Pixels, float, float]:
+            return self._painted(rectangle, needs.parts[rectangle], needs), 0.0, 0.0
 
-    def _painted(self, rectangle: Rectangle, needs: "_BatchNeeds | None") -> Pixels:
-        _, x, y, width, height, _ = rectangle
-        canvas = np.empty((height, width, 3), np.uint8)
-        parts = list(self._parts(rectangle))
-        if sum(part.area for part in parts) < width * height:
+        return BatchReader(read, shared=fresh > MUCH_TO_DECODE * needs.area)
+
+    def _parts(self, rectangle: Rectangle) -> list[TilePart]:
+        stored = self._levels[rectangle.level]
+        return parts_under(rectangle, stored.size, stored.tile)
+
+    def _tile_area(self, key: TileKey) -> int:
+        level, _, halvings = key
+        tile_w, tile_h = self._levels[level].tile
+        return tile_w * tile_h >> 2 * halvings
+
+    def _painted(self, rectangle: Rectangle, parts: Sequence[TilePart], needs: BatchNeeds | None) -> Pixels:
+        canvas = np.empty((rectangle.height, rectangle.width, 3), np.uint8)
+        if sum(part.area for part in parts) < rectangle.width * rectangle.height:
             canvas[:] = self.background
-        for part in parts:
-            x0, y0, x1, y1 = part.box
-            left, top = part.corner
-            tile = self._tile(*part.key)
-            try:
-                canvas[y0 - y : y1 - y, x0 - x : x1 - x] = tile.pixels[y0 - top : y1 - top, x0 - left : x1 - left]
-            finally:
-                self._cache.let_go(tile, forget=needs is not None and needs.done_with(part))
+        waiting = [part for part in parts if not self._paint(canvas, part, needs, wait=False)]
+        for part in waiting:  # another thread was decoding these; meanwhile the others were made
+            self._paint(canvas, part, needs, wait=True)
         return canvas
 
-    def _tile(self, level: int, index: int, halvings: int) -> CachedTile:
+    def _paint(self, canvas: Pixels, part: TilePart, needs: BatchNeeds | None, wait: bool) -> bool:
+        """Copy the part of a tile; False where it would have to be waited for."""
+        key, target, source, _, _ = part
+        tile = self._tile(key, wait)
+        if tile is None:
+            return False
+        try:
+            canvas[target] = tile.pixels[source]
+        finally:
+            self._cache.let_go(tile, forget=needs is not None and needs.done_with(key))
+        return True
+
+    def _tile(self, key: TileKey, wait: bool) -> CachedTile | None:
+        level, index, halvings = key
         tile_w, tile_h = self._levels[level].tile
         shape = (tile_h >> halvings, tile_w >> halvings, 3)
 
@@ -142,7 +143,7 @@ class StoredTiles(Source):
             out[:] = pixels
 
         try:
-            return self._cache.hold((level, index, halvings), shape, decode)
+            return self._cache.hold(key, shape, decode, wait)
         except Exception as error:
             raise self._failure(level, index, error) from None
 
@@ -220,51 +221,3 @@ class StoredTiles(Source):
             return SlideLostError(f"slide '{self._path}': can no longer be read: {error.strerror or error}")
         message = f"slide '{self.info.slide_id}': cannot decode tile {index} of level {level}: {error}"
         return read_error(self._path, message)
-
-
-_Key = tuple[int, int, int]
-
-
-class _Part(NamedTuple):
-    """The part of one stored tile that lies in a rectangle.
-
-    Attributes:
-        key: level, index, halvings of the tile.
-        box: left, top, right, bottom of the part, in pixels of the (halved) level.
-        corner: the tile's own corner there.
-        num_pixels: pixels the tile has within the level.
-    """
-
-    key: _Key
-    box: tuple[int, int, int, int]
-    corner: tuple[int, int]
-    num_pixels: int
-
-    @property
-    def area(self) -> int:
-        """Pixels of the part."""
-        x0, y0, x1, y1 = self.box
-        return (x1 - x0) * (y1 - y0)
-
-
-class _BatchNeeds:
-    """How often the rectangles of a batch still need each stored tile, and how much of it they leave unread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._reads: Counter[_Key] = Counter()
-        self._unread: dict[_Key, int] = {}
-
-    def add(self, part: _Part) -> None:
-        """Before reading: one more rectangle needs this part."""
-        self._reads[part.key] += 1
-        self._unread[part.key] = self._unread.get(part.key, part.num_pixels) - part.area
-
-    def done_with(self, part: _Part) -> bool:
-        """After a part was read: whether the batch does not need its tile again and has read all of it.
-
-        A tile read in part is kept: its other part may be asked for by the next batch.
-        """
-        with self._lock:
-            self._reads[part.key] -= 1
-            return self._reads[part.key] == 0 and self._unread[part.key] <= 0

@@ -78,13 +78,17 @@ class TileCache:
             self._blocks.clear()
             self._bytes = 0
 
-    def hold(self, key: Hashable, shape: Shape, decode: Decode) -> CachedTile:
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._tiles
+
+    def hold(self, key: Hashable, shape: Shape, decode: Decode, wait: bool = True) -> CachedTile | None:
         """The tile ``key``; if another thread is decoding it, its result is awaited rather than made twice.
 
         Args:
             key: names the tile.
             shape: rows, columns, 3.
             decode: fills an empty tile of that shape; what it raises is raised here.
+            wait: whether to wait for another thread; else None is returned, and nothing is held.
         """
         while True:
             with self._lock:
@@ -92,6 +96,8 @@ class TileCache:
                 if tile is None:
                     tile = self._tiles[key] = CachedTile(key, self._block_with_room(shape))
                     break
+                if not (wait or tile._ready):
+                    return None
                 tile._users += 1
                 self._tiles.move_to_end(key)
             if not tile._ready:
