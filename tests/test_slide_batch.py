@@ -27,10 +27,10 @@ def decoded(monkeypatch):
     """The stored tiles that were decoded, in order."""
     keys, lock, inner = [], threading.Lock(), TiledTIFFSource._decoded
 
-    def counted(self, *key):
+    def counted(self, *arguments):
         with lock:
-            keys.append(key)
-        return inner(self, *key)
+            keys.append(arguments[:3])
+        return inner(self, *arguments)
 
     monkeypatch.setattr(TiledTIFFSource, "_decoded", counted)
     return keys

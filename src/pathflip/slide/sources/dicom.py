@@ -21,6 +21,7 @@ from pathflip.slide.sources.jpeg import JPEGDecoder
 from pathflip.slide.sources.same_pixels import check_same_pixels
 from pathflip.slide.sources.source import Color, NotHereError, Pixels, Source
 from pathflip.slide.sources.stored_tiles import StoredLevel, StoredTiles
+from pathflip.slide.sources.tiff_codecs import decode_jpeg2000
 
 __all__ = ["DICOMSource", "check_dicom", "open_dicom"]
 
@@ -41,6 +42,7 @@ _TAGS += ["Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated
 _TAGS += ["PhotometricInterpretation", "DimensionOrganizationType", "TotalPixelMatrixFocalPlanes"]
 _TAGS += ["NumberOfOpticalPaths", "ConcatenationUID", "ConcatenationFrameOffsetNumber"]
 _TAGS += ["ExtendedOffsetTable", "ExtendedOffsetTableLengths"]
+Decode = Callable[[bytes, int, Pixels | None], Pixels]
 _SLIDE_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _ITEM, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _PIXEL_DATA = b"\xe0\x7f\x10\x00"
@@ -81,14 +83,14 @@ class Level(StoredLevel):
     Attributes:
         files: number of the file that holds each frame.
         starts, ends: of its items in that file.
-        decode: compressed bytes, halvings → pixels.
+        decode: compressed bytes, halvings, where to put the pixels if possible → pixels.
         encapsulated: whether frames are wrapped in items.
     """
 
     files: NDArray[np.int64]
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
-    decode: Callable[[bytes, int], Pixels]
+    decode: Decode
     encapsulated: bool
 
 
@@ -110,13 +112,13 @@ class DICOMSource(StoredTiles):
             file.close()
         super().close()
 
-    def _decoded(self, level: int, index: int, halvings: int) -> Pixels:
+    def _decoded(self, level: int, index: int, halvings: int, out: Pixels | None = None) -> Pixels:
         stored = self._levels[level]
         start, end = int(stored.starts[index]), int(stored.ends[index])
         data = os.pread(self._files[int(stored.files[index])].fileno(), end - start, start)
         if len(data) < end - start:
             raise ValueError(f"the file ends inside it ({len(data)} of {end - start} bytes)")
-        return stored.decode(b"".join(_fragments(data)) if stored.encapsulated else data, halvings)
+        return stored.decode(b"".join(_fragments(data)) if stored.encapsulated else data, halvings, out)
 
 
 def _fragments(data: bytes) -> Iterator[bytes]:
@@ -319,15 +321,9 @@ def _checked_kind(header: Any) -> str:
     return kind
 
 
-def _decoder(kind: str, header: Any, tile: tuple[int, int]) -> Callable[[bytes, int], Pixels]:
+def _decoder(kind: str, header: Any, tile: tuple[int, int]) -> Decode:
     if kind == _JPEG:
         return JPEGDecoder(None, tile, ycbcr=header.PhotometricInterpretation != "RGB")
     if kind == _JPEG2000:
-        return _decode_jpeg2000
-    return lambda data, halvings: np.frombuffer(data, np.uint8).reshape(tile[1], tile[0], 3)
-
-
-def _decode_jpeg2000(data: bytes, halvings: int) -> Pixels:
-    import imagecodecs
-
-    return np.asarray(imagecodecs.jpeg2k_decode(data))
+        return lambda data, halvings, out: decode_jpeg2000(data)
+    return lambda data, halvings, out: np.frombuffer(data, np.uint8).reshape(tile[1], tile[0], 3)

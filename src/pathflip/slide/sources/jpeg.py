@@ -34,15 +34,15 @@ class JPEGDecoder:
         self.components = components
         self._seen = (b"", b"", 0, 0)  # the last header: all tiles of a level usually begin alike
 
-    def __call__(self, data: bytes, halvings: int) -> NDArray[np.uint8]:
-        """A whole tile, halved ``halvings`` times: uint8 (rows, columns, components).
+    def __call__(self, data: bytes, halvings: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """A whole tile, halved ``halvings`` times: uint8 (rows, columns, components); in ``out`` where it fits.
 
         Raises:
             ValueError: the stream is damaged, ends early, or is not of the tile's size.
         """
-        return self.decode(data, self.tile[1], halvings)
+        return self.decode(data, self.tile[1], halvings, out)
 
-    def decode(self, data: bytes, rows: int, halvings: int) -> NDArray[np.uint8]:
+    def decode(self, data: bytes, rows: int, halvings: int, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """As a call; a strip may have ``rows`` or more rows, up to those of a whole one."""
         seen, head, width, height = self._seen
         if not (seen and data.startswith(seen)):
@@ -51,17 +51,26 @@ class JPEGDecoder:
         if width != columns or not rows <= height <= full:  # before decoding: a damaged header may claim gigabytes
             raise ValueError(f"a JPEG of {width} × {height} px, expected {columns} × {rows}")
         stream = head + data[len(seen) :]
-        wanted = (height >> halvings, width >> halvings) if halvings else (0, 0)
-        pixels = decode_strictly(stream, _SPACES[self.components], *wanted)
+        shape = height >> halvings, width >> halvings
+        fits = out is not None and out.shape == (*shape, self.components) and not (height | width) % (1 << halvings)
+        pixels = decode_strictly(
+            stream, _SPACES[self.components], *(shape if halvings else (0, 0)), out if fits else None
+        )
         return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def decode_strictly(stream: bytes, space: str, height: int = 0, width: int = 0) -> NDArray[np.uint8]:
-    """A whole JPEG, or a ValueError; shrunk while decoding to at least ``height × width`` where these are given."""
+def decode_strictly(
+    stream: bytes, space: str, height: int = 0, width: int = 0, out: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
+    """A whole JPEG, or a ValueError; shrunk while decoding to at least ``height × width`` where these are given.
+
+    Where ``out`` is given, the pixels are written there; it must have exactly their shape.
+    """
     import simplejpeg
 
     options: dict[str, Any] = {"colorspace": space, "min_factor": 1, "strict": True}
     options |= {"min_height": height, "min_width": width} if height else {}
+    options |= {"buffer": out} if out is not None else {}
     try:
         return np.asarray(simplejpeg.decode_jpeg(stream, **options))
     except ValueError as error:

@@ -85,11 +85,11 @@ class NDPISource(StoredTiles):
         self._file.close()
         super().close()
 
-    def _decoded(self, level: int, index: int, halvings: int) -> Pixels:
+    def _decoded(self, level: int, index: int, halvings: int, out: Pixels | None = None) -> Pixels:
         stored = self._levels[level]
         halvings += stored.halved
         scans = [_scan(self._file.fileno(), stored, interval) for interval in stored.intervals(index)]
-        pixels = _decode(stored, scans, halvings)
+        pixels = _decode(stored, scans, halvings, out if len(scans) == stored.band else None)
         missing = (stored.band * stored.layout.interval[1] >> halvings) - len(pixels)
         return np.pad(pixels, ((0, missing), (0, 0), (0, 0))) if missing else pixels  # below the slide
 
@@ -113,7 +113,7 @@ def _scan(file: int, stored: Level, interval: int) -> bytes:
     return data[:-2]
 
 
-def _decode(stored: Level, scans: list[bytes], halvings: int) -> Pixels:
+def _decode(stored: Level, scans: list[bytes], halvings: int, out: Pixels | None) -> Pixels:
     """Intervals one below the other as one JPEG: their markers are numbered anew."""
     (width, height), at = stored.layout.interval, stored.layout.height_at
     height *= len(scans)
@@ -123,7 +123,7 @@ def _decode(stored: Level, scans: list[bytes], halvings: int) -> Pixels:
         stream += scan
         stream += bytes((0xFF, 0xD0 + number % 8 if number < len(scans) - 1 else 0xD9))
     wanted = (height >> halvings, width >> halvings) if halvings else (0, 0)
-    return decode_strictly(bytes(stream), "RGB", *wanted)
+    return decode_strictly(bytes(stream), "RGB", *wanted, out)
 
 
 def open_ndpi(path: Path, through_openslide: Source) -> NDPISource:

@@ -67,8 +67,12 @@ class StoredTiles(Source):
         self._replaced: set[int] = set()
 
     @abstractmethod
-    def _decoded(self, level: int, index: int, halvings: int) -> Pixels:
+    def _decoded(self, level: int, index: int, halvings: int, out: Pixels | None = None) -> Pixels:
         """One stored tile, halved ``halvings`` times: uint8 (rows, columns, 3).
+
+        Args:
+            level, index, halvings: which tile.
+            out: an array of the tile's shape that it may be decoded into, and returned.
 
         Raises:
             OSError: the file can no longer be read.
@@ -103,7 +107,7 @@ class StoredTiles(Source):
 
     def _parts(self, rectangle: Rectangle) -> list[TilePart]:
         stored = self._levels[rectangle.level]
-        return parts_under(rectangle, stored.size, stored.tile)
+        return parts_under(rectangle, stored.size, stored.tile, stored.columns)
 
     def _tile_area(self, key: TileKey) -> int:
         level, _, halvings = key
@@ -137,22 +141,23 @@ class StoredTiles(Source):
         shape = (tile_h >> halvings, tile_w >> halvings, 3)
 
         def decode(out: Pixels) -> None:
-            pixels = self._whole(level, index, halvings)
+            pixels = self._whole(level, index, halvings, out)
             if pixels.shape != shape or pixels.dtype != np.uint8:
                 raise ValueError(f"got {pixels.dtype} {pixels.shape}, expected uint8 {shape}")
-            out[:] = pixels
+            if not np.may_share_memory(pixels, out):
+                out[:] = pixels
 
         try:
             return self._cache.hold(key, shape, decode, wait)
         except Exception as error:
             raise self._failure(level, index, error) from None
 
-    def _whole(self, level: int, index: int, halvings: int) -> Pixels:
+    def _whole(self, level: int, index: int, halvings: int, out: Pixels) -> Pixels:
         """A tile as stored; or, where it is left out or damaged, from the next finer level."""
         if self._is_absent(level, index):
             return self._from_finer(level, index, halvings)
         try:
-            return self._decoded(level, index, halvings)
+            return self._decoded(level, index, halvings, out)
         except OSError:
             raise
         except Exception as error:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pathflip.slide.sources.jpeg import JPEGDecoder
 
-__all__ = ["CODEC_NAMES", "JPEG2000", "Codec", "Samples", "is_subsampled", "uses_colour_transform"]
+__all__ = ["CODEC_NAMES", "JPEG2000", "Codec", "Samples", "decode_jpeg2000", "is_subsampled", "uses_colour_transform"]
 
 Samples = NDArray[Any]
 """Unsigned integers (rows, columns, samples)."""
@@ -48,18 +48,20 @@ class Codec:
     predictor: int
     jpeg: JPEGDecoder | None = None
 
-    def decode(self, data: bytes, rows: int, halvings: int = 0) -> Samples:
+    def decode(self, data: bytes, rows: int, halvings: int = 0, out: NDArray[np.uint8] | None = None) -> Samples:
         """The samples of one tile: (``rows``, columns, samples), or all rows of the tile where it stores them.
+
+        A JPEG is decoded into ``out`` where it has its shape.
 
         Raises:
             ValueError: the data are damaged or end early (or whatever a library raises).
         """
         if self.jpeg is not None:
-            pixels = self.jpeg.decode(data, rows, halvings)
+            pixels = self.jpeg.decode(data, rows, halvings, out)
         elif self.compression in _STREAMS:
             return self._from_stream(data, rows)
         elif self.compression in JPEG2000:
-            pixels = _decode_jpeg2000(data)
+            pixels = decode_jpeg2000(data)
         else:
             pixels = np.asarray(_image_decoder(self.compression)(data))
         pixels = pixels.reshape(pixels.shape[0], -1, 1) if pixels.ndim == 2 else pixels
@@ -152,7 +154,7 @@ def _decode_webp(data: bytes) -> Any:
     return imagecodecs.webp_decode(data)
 
 
-def _decode_jpeg2000(data: bytes) -> Samples:
+def decode_jpeg2000(data: bytes) -> Samples:
     """A JPEG 2000 codestream or file; OpenJPEG alone would make up what is missing at its end."""
     import imagecodecs
 

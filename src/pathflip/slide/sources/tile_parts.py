@@ -30,16 +30,16 @@ class TilePart(NamedTuple):
     tile_area: int
 
 
-def parts_under(rectangle: Rectangle, size: tuple[int, int], tile: tuple[int, int]) -> list[TilePart]:
+def parts_under(rectangle: Rectangle, size: tuple[int, int], tile: tuple[int, int], columns: int) -> list[TilePart]:
     """The stored tiles under a rectangle, row by row.
 
     Args:
         rectangle: in pixels of its level, halved as often as it says.
         size: width and height of the level as stored.
         tile: width and height of its tiles as stored.
+        columns: stored tiles per row, padding included.
     """
     level, x, y, width, height, halvings = rectangle
-    columns = -(-size[0] // tile[0])
     across = _spans(x, width, size[0] >> halvings, tile[0] >> halvings)
     parts = []
     for row, target_rows, source_rows, rows, tile_rows in _spans(y, height, size[1] >> halvings, tile[1] >> halvings):

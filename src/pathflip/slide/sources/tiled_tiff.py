@@ -56,8 +56,8 @@ class TiledTIFFSource(StoredTiles):
         self._file.close()
         super().close()
 
-    def samples(self, level: int, index: int, halvings: int = 0) -> Samples:
-        """One stored tile before its colours are made: (rows, columns, samples).
+    def samples(self, level: int, index: int, halvings: int = 0, out: Pixels | None = None) -> Samples:
+        """One stored tile before its colours are made: (rows, columns, samples); in ``out`` where it fits.
 
         Raises:
             ValueError: it is damaged (or whatever its decoder raises).
@@ -67,7 +67,7 @@ class TiledTIFFSource(StoredTiles):
             data = os.pread(self._file.fileno(), count, offset)
             if len(data) < count:
                 raise ValueError(f"the file ends inside it ({len(data)} of {count} bytes)")
-            planes.append(stored.codec.decode(data, stored.rows_of(index), halvings))
+            planes.append(stored.codec.decode(data, stored.rows_of(index), halvings, out))
         return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
 
     def absent_boxes(self) -> list[Box]:
@@ -94,9 +94,9 @@ class TiledTIFFSource(StoredTiles):
                 return False
         return True
 
-    def _decoded(self, level: int, index: int, halvings: int) -> Pixels:
+    def _decoded(self, level: int, index: int, halvings: int, out: Pixels | None = None) -> Pixels:
         stored = self._levels[level]
-        samples = self.samples(level, index, halvings)
+        samples = self.samples(level, index, halvings, out)
         pixels = stored.colours.to_rgb(samples)
         rows = stored.tile[1] >> halvings
         if len(pixels) == rows:
