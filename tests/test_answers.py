@@ -15,15 +15,15 @@ from pathflip.assistant import (
     Conversation,
     answer,
     ask,
+    build_prompt,
     caption,
     evidence_to_files,
     log_likelihood,
     option_probabilities,
-    prompt,
+    prepare_slide,
     refusal_logit,
     save_assistant,
     tiles_of,
-    view_slide,
 )
 from pathflip.assistant import answers as answers_module
 from pathflip.cli import app
@@ -33,8 +33,7 @@ from pathflip.geometry import Box
 from pathflip.inference import ground
 from pathflip.text.refusals import CANNOT_TELL, cannot_tell
 from pathflip.types import Answer, Evidence
-from test_assistant import assemble
-from tiny_assistant import tiny_slide
+from tiny_assistant import assemble, tiny_slide
 
 QUESTION, OPTIONS = "Where is the necrosis?", ("upper left", "lower right", "everywhere")
 
@@ -75,9 +74,9 @@ def test_refusals_are_recognised(text, refused):
 
 def test_a_choice_is_the_likeliest_letter_at_the_calibrated_temperature(assistant):
     assistant = calibrated(assistant, temperature=2.5, refuse_above=1.0)
-    view = view_slide(assistant.aligned, tiny_slide("a"))
+    view = prepare_slide(assistant.aligned, tiny_slide("a"))
     given = ask(assistant, QUESTION, view, OPTIONS)
-    letters = log_likelihood(assistant, prompt(assistant, QUESTION, view, OPTIONS), ["A", "B", "C"], ended=False)
+    letters = log_likelihood(assistant, build_prompt(assistant, QUESTION, view, OPTIONS), ["A", "B", "C"], ended=False)
     expected = (letters / 2.5).softmax(0).numpy()
     np.testing.assert_allclose(given.probabilities, expected, atol=1e-4)
     assert given.text == OPTIONS[int(expected.argmax())]
@@ -87,8 +86,8 @@ def test_a_choice_is_the_likeliest_letter_at_the_calibrated_temperature(assistan
 
 def test_evidence_of_a_choice_is_what_was_shown_for_it(assistant):
     assistant = calibrated(assistant, refuse_above=1.0)
-    view = view_slide(assistant.aligned, tiny_slide("a"))
-    asked = prompt(assistant, QUESTION, view, OPTIONS)
+    view = prepare_slide(assistant.aligned, tiny_slide("a"))
+    asked = build_prompt(assistant, QUESTION, view, OPTIONS)
     given = answer(assistant, asked, (view,), refusal=0.0, most_evidence=4)
     slot = 1 + OPTIONS.index(given.text)
     tokens = asked.slides[0]
@@ -105,9 +104,9 @@ def test_evidence_of_a_choice_is_what_was_shown_for_it(assistant):
 
 
 def test_an_open_question_is_refused_from_the_threshold_on(assistant, monkeypatch):
-    view = view_slide(assistant.aligned, tiny_slide("a"))
+    view = prepare_slide(assistant.aligned, tiny_slide("a"))
     soft = {"refusal_slope": 0.01}  # brings the odds of an untrained model into reach
-    chance = Calibration(**soft).refusal(refusal_logit(assistant, prompt(assistant, QUESTION, view)))
+    chance = Calibration(**soft).refusal(refusal_logit(assistant, build_prompt(assistant, QUESTION, view)))
     assert 0.05 < chance < 0.95
     assistant = calibrated(assistant, **soft, refuse_above=chance - 1e-9)
     refused = ask(assistant, QUESTION, view)
@@ -123,16 +122,16 @@ def test_an_open_question_is_refused_from_the_threshold_on(assistant, monkeypatc
 
 
 def test_the_log_odds_of_refusing_are_those_of_the_words(assistant):
-    asked = prompt(assistant, QUESTION, tiny_slide("a"))
+    asked = build_prompt(assistant, QUESTION, tiny_slide("a"))
     chance = math.exp(float(log_likelihood(assistant, asked, [CANNOT_TELL])[0]))
     assert refusal_logit(assistant, asked) == pytest.approx(math.log(chance) - math.log1p(-chance), rel=1e-5)
 
 
 def test_where_refusing_is_an_option_the_options_decide(assistant):
     assistant = calibrated(assistant, refuse_above=0.0)  # would refuse everything
-    view = view_slide(assistant.aligned, tiny_slide("a"))
+    view = prepare_slide(assistant.aligned, tiny_slide("a"))
     given = ask(assistant, QUESTION, view, (*OPTIONS, CANNOT_TELL))
-    chances = option_probabilities(assistant, [prompt(assistant, QUESTION, view, (*OPTIONS, CANNOT_TELL))])[0]
+    chances = option_probabilities(assistant, [build_prompt(assistant, QUESTION, view, (*OPTIONS, CANNOT_TELL))])[0]
     assert given.text == (*OPTIONS, CANNOT_TELL)[int(chances.argmax())]
     assert given.abstained == (given.text == CANNOT_TELL)
 
@@ -140,7 +139,7 @@ def test_where_refusing_is_an_option_the_options_decide(assistant):
 def test_every_sentence_of_a_caption_names_its_places(assistant, monkeypatch):
     said = "Keratin pearls are seen in the upper left. No necrosis is identified."
     monkeypatch.setattr(answers_module, "generate", lambda *_, **__: said)
-    view = view_slide(assistant.aligned, tiny_slide("a"))
+    view = prepare_slide(assistant.aligned, tiny_slide("a"))
     given = caption(assistant, view, most_evidence=2)
     assert given.text == said
     assert {e.text for e in given.evidence} == {"Keratin pearls are seen in the upper left."}
@@ -162,7 +161,7 @@ def test_a_conversation_remembers_and_forgets(assistant, monkeypatch):
 def test_evidence_goes_to_qupath_in_the_coordinates_of_the_scanned_bounds(assistant, tmp_path):
     features = tiny_slide("a")
     features = replace(features, info=replace(features.info, bounds0=Box(100, 40, 5000, 5000)))
-    view = view_slide(assistant.aligned, features)
+    view = prepare_slide(assistant.aligned, features)
     box = view.features.grid.box(3)
     given = Answer("yes", (Evidence(box, 0.5, "yes", "a"), Evidence(box, 0.4, "other slide", "b")))
     picture = np.full((300, 400, 3), 250, np.uint8)

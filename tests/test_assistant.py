@@ -1,62 +1,53 @@
 """The assistant against naive computation: what it sees, what it says, what it keeps on disk."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
 from pathflip.assistant import (
     LanguageModelSpec,
-    LoadedAssistant,
-    Looker,
     LoraSpec,
+    VisualTokenizer,
+    build_prompt,
     generate,
     load_assistant,
     log_likelihood,
     open_language_model,
     option_probabilities,
-    prompt,
+    prepare_slide,
     save_assistant,
     slide_tokens,
-    view_slide,
 )
-from pathflip.assistant.language_model import open_tokenizer
 from pathflip.errors import CaptionError, CheckpointError, ConfigError, ContractError, MissingExtraError
-from pathflip.inference import encode_slide, encode_text, load
-from pathflip.models.assistant import Assistant, AssistantConfig
+from pathflip.inference import encode_slide, encode_text
 from pathflip.models.measurements import (
-    AHEAD,
-    AMONG,
-    NUM_MEASURED,
+    NUM_MEASURES,
     NUM_NUMBERS,
     OPTION,
     PATCH,
     QUESTION,
     SLIDE,
+    Measures,
     compare_options,
 )
-from pathflip.text.chat import ChatTemplate, Turn
-from pathflip.text.questions import AskedText, asked_texts, format_question, question_content
+from pathflip.text.chat import Turn
+from pathflip.text.questions import QueryText, format_question, query_texts, question_content
 from pathflip.text.refusals import CANNOT_TELL
 from pathflip.types import SlideFeatures
-from tiny_assistant import save_aligned, save_language_model, tiny_slide
+from tiny_assistant import assemble, save_language_model, tiny_slide
 
+COLUMNS = [
+    f"{f.name} {i}" if width > 1 else f.name
+    for f in fields(Measures)
+    for width in [getattr(Measures.zeros(1), f.name).numel()]
+    for i in range(width)
+]
 QUESTION_TEXT, OPTIONS = "Where is the necrosis?", ("upper left", "lower right", "everywhere")
-
-
-def assemble(tmp_path, kind="pathflip", template="chatml", train="frozen", **settings) -> LoadedAssistant:
-    spec = LanguageModelSpec(
-        source=str(save_language_model(tmp_path / "lm", template)), train=train, lora=LoraSpec(rank=4, alpha=8)
-    )
-    aligned = load(save_aligned(tmp_path / "aligned", kind))
-    config = AssistantConfig(**{"embed_dim": 8, "num_patches": 5, "tiles_per_text": 3, **settings})
-    torch.manual_seed(1)
-    template = ChatTemplate(open_tokenizer(spec.source))
-    model = Assistant(config, open_language_model(spec), [ids[-1] for ids in template.letter_ids(26)]).eval()
-    return LoadedAssistant(model, aligned, template, Looker(aligned, config), spec, {})
 
 
 @pytest.fixture
@@ -64,55 +55,74 @@ def assistant(tmp_path):
     return assemble(tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------ looking
+# ------------------------------------------------------------------------------------------------ visual tokens
 
 
-def test_what_is_seen_equals_a_naive_computation(assistant):
+def test_visual_tokens_equal_a_naive_computation(assistant):
     features = tiny_slide("a")
     seen = slide_tokens(assistant, features, QUESTION_TEXT, OPTIONS)
     assert seen.kind.tolist() == [SLIDE, QUESTION, *[OPTION] * 3, *[3] * 3, *[PATCH] * 5]
     assert seen.slot.tolist()[:8] == [0, 0, 1, 2, 3, 1, 2, 3]
     net, slide = assistant.aligned.net, encode_slide(assistant.aligned, features)
     code = encode_text(assistant.aligned, ["upper left"])
-    heat = net.patch_similarity(slide.code, code)[0, 0].numpy()
+    similarity = net.patch_similarity(slide.code, code)[0, 0].numpy()
     rows = np.flatnonzero(features.valid)
-    best = rows[np.argsort(-heat, kind="stable")[:3]]
+    best = rows[np.argsort(-similarity, kind="stable")[:3]]
     assert seen.tiles[2].tolist() == best.tolist()
-    np.testing.assert_allclose(seen.scores[2], np.sort(heat)[::-1][:3], rtol=1e-6)
+    np.testing.assert_allclose(seen.scores[2], np.sort(similarity)[::-1][:3], rtol=1e-6)
     assert seen.texts[2] == "upper left"
-    z = (heat - heat.mean()) / heat.std()
+    z = (similarity - similarity.mean()) / similarity.std()
     weight = np.exp(2.5 * z) / np.exp(2.5 * z).sum()
     keys = F.normalize(slide.code.patches[0], dim=-1).numpy()
     pooled = weight @ keys
     expected = pooled / np.linalg.norm(pooled) * np.sqrt(8)
     np.testing.assert_allclose(seen.vectors[2].numpy(), expected, rtol=1e-4, atol=1e-5)
     local = code.local[0].detach().numpy()
-    np.testing.assert_allclose(seen.asked[2].numpy(), local / np.linalg.norm(local) * np.sqrt(8), rtol=1e-4, atol=1e-5)
-    assert not seen.asked[0].any()
-    numbers = seen.numbers[2].numpy()
-    assert numbers[0] == pytest.approx(float(net.presence(slide.code, code).detach()), abs=1e-5)
-    assert numbers[5] == pytest.approx((heat > float(code.margin)).mean())
+    np.testing.assert_allclose(
+        seen.text_vectors[2].numpy(), local / np.linalg.norm(local) * np.sqrt(8), rtol=1e-4, atol=1e-5
+    )
+    assert not seen.text_vectors[0].any()
+    numbers = seen.numbers[:, :NUM_MEASURES].double()
+    upper_left = dict(zip(COLUMNS, numbers[2].tolist(), strict=True))
+    assert upper_left["presence"] == pytest.approx(float(net.presence(slide.code, code).detach()), abs=1e-5)
+    assert upper_left["fraction"] == pytest.approx((similarity > float(code.margin)).mean())
     corner = features.coords[features.valid].min(0)
     size = features.coords[features.valid].max(0) + features.grid.tile_px0 - corner
     place = (features.coords[rows] + features.grid.tile_px0 / 2 - corner) / size
-    np.testing.assert_allclose(numbers[13:15], weight @ place, rtol=1e-4)
+    np.testing.assert_allclose([upper_left["place 0"], upper_left["place 1"]], weight @ place, rtol=1e-4)
     right_third = (place[:, 0] >= 2 / 3) & (place[:, 1] < 1 / 3)
-    assert numbers[17 + 2] == pytest.approx(weight[right_third].sum(), abs=1e-5)
-    presence = seen.numbers[2:5, 0]
-    assert seen.numbers[2, AHEAD] == pytest.approx(float(presence[0] - presence[1:].max()), abs=1e-5)
-    assert torch.allclose(seen.numbers[2:5, AMONG], presence.softmax(0))
-    question = seen.numbers[1, :NUM_MEASURED]
-    assert all(torch.equal(row[NUM_MEASURED:], question) for row in seen.numbers[2:8])
-    assert not seen.numbers[1, NUM_MEASURED:].any()
+    assert upper_left["ninths 2"] == pytest.approx(weight[right_third].sum(), abs=1e-5)
+    presence = seen.numbers[2:5, COLUMNS.index("presence")]
+    assert upper_left["ahead"] == pytest.approx(float(presence[0] - presence[1:].max()), abs=1e-5)
+    assert torch.allclose(seen.numbers[2:5, COLUMNS.index("among")], presence.softmax(0))
+    question = seen.numbers[1, :NUM_MEASURES]
+    assert all(torch.equal(row[NUM_MEASURES:], question) for row in seen.numbers[2:8])
+    assert not seen.numbers[1, NUM_MEASURES:].any()
 
 
-def test_patches_are_the_hottest_keys_taken_in_turn_and_know_their_place(assistant):
+def test_measures_are_stacked_in_the_order_that_trained_projectors_know():
+    """The order of the first release: an assistant would misread any other."""
+    assert [
+        "presence", "gate", "margin", "sign", "similarity", "fraction", "log_fraction",
+        *(f"quantiles {i}" for i in range(6)), "place 0", "place 1", "deviation 0", "deviation 1",
+        *(f"ninths {i}" for i in range(9)), "ahead", "among", "log_num_patches",
+    ] == COLUMNS  # fmt: skip
+    counting = {
+        f.name: torch.tensor([[float(i) for i, name in enumerate(COLUMNS) if name.split()[0] == f.name]])
+        for f in fields(Measures)
+    }
+    flat = {name: value[0] if name in COLUMNS else value for name, value in counting.items()}
+    assert Measures(**flat).stack()[0].tolist() == list(range(29))
+    assert NUM_NUMBERS == 2 * NUM_MEASURES == 58
+
+
+def test_patches_are_the_most_similar_ones_taken_in_turn_and_know_their_place(assistant):
     features = tiny_slide("a")
     seen = slide_tokens(assistant, features, QUESTION_TEXT, OPTIONS)
     patches = (seen.kind == PATCH).nonzero()[:, 0].tolist()
     tiles = [int(seen.tiles[i][0]) for i in patches]
     assert len(set(tiles)) == 5
-    assert tiles[0] == seen.tiles[1][0]  # the question's hottest tile comes first
+    assert tiles[0] == seen.tiles[1][0]  # the tile most like the question comes first
     slide = encode_slide(assistant.aligned, features)
     for i, tile in zip(patches, tiles, strict=True):
         key = F.normalize(slide.code.patches[0, slide.row_of_tile[tile]], dim=-1) * 8**0.5
@@ -121,7 +131,7 @@ def test_patches_are_the_hottest_keys_taken_in_turn_and_know_their_place(assista
     size = features.coords[features.valid].max(0) + features.grid.tile_px0 - corner
     for i, tile in zip(patches, tiles, strict=True):
         expected = (features.coords[tile] + features.grid.tile_px0 / 2 - corner) / size
-        np.testing.assert_allclose(seen.numbers[i, 13:15], expected, rtol=1e-5)
+        np.testing.assert_allclose(seen.numbers[i, COLUMNS.index("place 0") :][:2], expected, rtol=1e-5)
 
 
 def test_models_whose_keys_are_regions_stand_for_all_tiles_of_the_region(tmp_path):
@@ -129,8 +139,8 @@ def test_models_whose_keys_are_regions_stand_for_all_tiles_of_the_region(tmp_pat
     features = tiny_slide("a")
     seen = slide_tokens(assistant, features, QUESTION_TEXT)
     slide = encode_slide(assistant.aligned, features)
-    heat = assistant.aligned.net.patch_similarity(slide.code, encode_text(assistant.aligned, ["necrosis"]))[0, 0]
-    best = int(heat.argmax())
+    similarity = assistant.aligned.net.patch_similarity(slide.code, encode_text(assistant.aligned, ["necrosis"]))[0, 0]
+    best = int(similarity.argmax())
     assert (
         sorted(seen.tiles[1][: (slide.row_of_tile == best).sum()]) == np.flatnonzero(slide.row_of_tile == best).tolist()
     )
@@ -159,37 +169,39 @@ def test_a_slide_of_200_000_patches_costs_400_tokens_at_most(tmp_path):
     info = replace(small.info, size0=(400_000, 400_000))
     features = np.random.default_rng(0).normal(size=(len(cells), 5)).astype(np.float16)
     big = SlideFeatures("big", features, coords, np.ones(len(cells), bool), info, small.spec, "test")
-    asked = prompt(assistant, QUESTION_TEXT, big, OPTIONS)
+    asked = build_prompt(assistant, QUESTION_TEXT, big, OPTIONS)
     assert 300 < asked.num_visual <= 400
     assert np.isfinite(option_probabilities(assistant, [asked])[0]).all()
 
 
 def test_several_slides_share_the_tokens_and_too_many_are_refused(assistant):
     config = assistant.model.config.model_copy(update={"max_tokens": 24, "num_patches": 100})
-    assistant = replace(assistant, looker=Looker(assistant.aligned, config))
+    assistant = replace(assistant, visual_tokenizer=VisualTokenizer(assistant.aligned, config))
     slides = [tiny_slide(name, seed=i) for i, name in enumerate("abc")]
-    asked = prompt(assistant, QUESTION_TEXT, slides, OPTIONS)
+    asked = build_prompt(assistant, QUESTION_TEXT, slides, OPTIONS)
     assert asked.slide_ids == ("a", "b", "c")
     assert 20 < asked.num_visual <= 24
     assert asked.turns[0].text.endswith("C. everywhere\nSlide 1: <slide>\nSlide 2: <slide>\nSlide 3: <slide>")
     with pytest.raises(ConfigError, match="got 13 slides, expected at most 12"):
-        prompt(assistant, QUESTION_TEXT, slides * 4 + slides[:1])
+        build_prompt(assistant, QUESTION_TEXT, slides * 4 + slides[:1])
     with pytest.raises(ConfigError, match="got no slide"):
-        prompt(assistant, QUESTION_TEXT, [])
+        build_prompt(assistant, QUESTION_TEXT, [])
 
 
-def test_looking_by_name_encodes_once_and_equals_looking_at_the_slide(assistant):
+def test_a_slide_named_by_its_id_is_encoded_once_and_gives_the_same_tokens(assistant):
     read = []
 
     def reader(name):
         read.append(name)
         return tiny_slide(name, seed=3)
 
-    looker = Looker(assistant.aligned, assistant.model.config, reader)
-    looker.expect({"a": ["mucin pools", "upper left"]})
-    one = looker("a", [QUESTION_TEXT], OPTIONS)
-    two = looker("a", [QUESTION_TEXT], OPTIONS[::-1])
-    direct = assistant.looker(view_slide(assistant.aligned, tiny_slide("a", seed=3)), [QUESTION_TEXT], OPTIONS)
+    visual_tokenizer = VisualTokenizer(assistant.aligned, assistant.model.config, reader)
+    visual_tokenizer.expect({"a": ["mucin pools", "upper left"]})
+    one = visual_tokenizer("a", [QUESTION_TEXT], OPTIONS)
+    two = visual_tokenizer("a", [QUESTION_TEXT], OPTIONS[::-1])
+    direct = assistant.visual_tokenizer(
+        prepare_slide(assistant.aligned, tiny_slide("a", seed=3)), [QUESTION_TEXT], OPTIONS
+    )
     assert read == ["a"]
     torch.testing.assert_close(one.numbers, direct.numbers)
     torch.testing.assert_close(one.numbers[2:5], two.numbers[[4, 3, 2]])
@@ -197,7 +209,7 @@ def test_looking_by_name_encodes_once_and_equals_looking_at_the_slide(assistant)
 
 def test_text_only_shows_nothing(tmp_path):
     assistant = assemble(tmp_path, text_only=True)
-    one, two = (prompt(assistant, QUESTION_TEXT, tiny_slide("a", seed=s), OPTIONS) for s in (0, 1))
+    one, two = (build_prompt(assistant, QUESTION_TEXT, tiny_slide("a", seed=s), OPTIONS) for s in (0, 1))
     assert one.num_visual == 7  # question, options, both together: what was asked for, nothing of the slide
     assert not one.slides[0].vectors.any()
     assert not one.slides[0].numbers.any()
@@ -205,10 +217,11 @@ def test_text_only_shows_nothing(tmp_path):
 
 
 def test_comparison_of_options_by_hand():
-    numbers = torch.zeros(3, NUM_NUMBERS)
-    numbers[:, 0] = torch.tensor([1.0, 3.0, 2.0])
-    assert compare_options(numbers)[:, AHEAD].tolist() == [-2.0, 1.0, -1.0]
-    assert torch.equal(compare_options(numbers[:1]), numbers[:1])
+    measures = replace(Measures.zeros(4), presence=torch.tensor([1.0, 9.0, 3.0, 2.0]))
+    compared = compare_options(measures, [0, 2, 3])
+    assert compared.ahead.tolist() == [-2.0, 0.0, 1.0, -1.0]
+    torch.testing.assert_close(compared.among[[0, 2, 3]], torch.tensor([1.0, 3.0, 2.0]).softmax(0))
+    assert compare_options(measures, [1]) is measures
 
 
 @pytest.mark.parametrize(
@@ -224,18 +237,18 @@ def test_what_a_question_speaks_of(question, content):
 
 
 def test_texts_asked_for():
-    assert asked_texts("How many of these: a b, c and d?", ("one", "two")) == [
-        AskedText("one", 1), AskedText("two", 2), AskedText("a b"), AskedText("c"), AskedText("d"),
+    assert query_texts("How many of these: a b, c and d?", ("one", "two")) == [
+        QueryText("one", 1), QueryText("two", 2), QueryText("a b"), QueryText("c"), QueryText("d"),
     ]  # fmt: skip
     for denying in ("Which of these is absent from the slide?", "Which of these is not seen?"):
         options = ("mucin", CANNOT_TELL, "keratin pearls")
-        assert asked_texts(denying, options) == [
-            AskedText("no mucin", 1), AskedText(CANNOT_TELL, 2), AskedText("no keratin pearls", 3),
+        assert query_texts(denying, options) == [
+            QueryText("no mucin", 1), QueryText(CANNOT_TELL, 2), QueryText("no keratin pearls", 3),
         ]  # fmt: skip
-    assert asked_texts("Which of these is present?", ("mucin", "fat")) == [AskedText("mucin", 1), AskedText("fat", 2)]
-    assert asked_texts("Is it not malignant?", ("yes", "no"))[1] == AskedText("yes", 1)
-    assert asked_texts("Describe this slide.") == [AskedText("Describe this slide.")]
-    assert len(asked_texts("Which?", tuple("abcdefgh"), limit=3)) == 3
+    assert query_texts("Which of these is present?", ("mucin", "fat")) == [QueryText("mucin", 1), QueryText("fat", 2)]
+    assert query_texts("Is it not malignant?", ("yes", "no"))[1] == QueryText("yes", 1)
+    assert query_texts("Describe this slide.") == [QueryText("Describe this slide.")]
+    assert len(query_texts("Which?", tuple("abcdefgh"), limit=3)) == 3
     assert format_question(" Which? ", ("x", "y")) == "Which?\nA. x\nB. y"
     for wrong in (("", ()), ("Which?", ("x",)), ("Which?", ("x", " "))):
         with pytest.raises(CaptionError):
@@ -254,7 +267,7 @@ def naive_logits(assistant, asked, more=()):
             parts.append(table(torch.tensor(piece.ids)))
         else:
             one = asked.slides[piece.slide]
-            parts.append(assistant.model.projector(one.vectors, one.asked, one.numbers, one.kind))
+            parts.append(assistant.model.projector(one.vectors, one.text_vectors, one.numbers, one.kind))
             for row, slot in enumerate(one.slot.tolist()):
                 if slot:  # its letter
                     letter = assistant.template.answer_ids("ABC"[slot - 1], ended=False)[-1]
@@ -267,7 +280,7 @@ def naive_logits(assistant, asked, more=()):
 @pytest.mark.parametrize("template", ["chatml", "mistral", "none"])
 def test_likelihood_equals_a_loop_over_tokens(tmp_path, template):
     assistant = assemble(tmp_path, template=template)
-    asked = prompt(assistant, QUESTION_TEXT, tiny_slide("a"), OPTIONS)
+    asked = build_prompt(assistant, QUESTION_TEXT, tiny_slide("a"), OPTIONS)
     answers = ["A", "lower right", "It is focal."]
     got = log_likelihood(assistant, asked, answers)
     per_token = log_likelihood(assistant, asked, answers, per_token=True)
@@ -284,17 +297,20 @@ def test_likelihood_equals_a_loop_over_tokens(tmp_path, template):
 def test_option_probabilities_are_a_softmax_over_the_likelihood_of_letters(tmp_path, template):
     assistant = assemble(tmp_path, template=template)
     slides = [tiny_slide("a"), tiny_slide("b", seed=1)]
-    prompts = [prompt(assistant, QUESTION_TEXT, slides[0], OPTIONS), prompt(assistant, "Which?", slides[1], ("x", "y"))]
+    prompts = [
+        build_prompt(assistant, QUESTION_TEXT, slides[0], OPTIONS),
+        build_prompt(assistant, "Which?", slides[1], ("x", "y")),
+    ]
     for asked, got in zip(prompts, option_probabilities(assistant, prompts), strict=True):
         letters = "ABC"[: len(asked.options)]
         expected = log_likelihood(assistant, asked, list(letters), ended=False).softmax(0)
         np.testing.assert_allclose(got, expected, rtol=1e-4)
     with pytest.raises(ConfigError, match="without options"):
-        option_probabilities(assistant, [prompt(assistant, "Which?", slides[0])])
+        option_probabilities(assistant, [build_prompt(assistant, "Which?", slides[0])])
 
 
 def test_greedy_writing_equals_a_loop_and_streams_what_it_returns(assistant):
-    asked = prompt(assistant, QUESTION_TEXT, tiny_slide("a"), OPTIONS)
+    asked = build_prompt(assistant, QUESTION_TEXT, tiny_slide("a"), OPTIONS)
     ids: list[int] = []
     while len(ids) < 12 and not (ids and ids[-1] in assistant.template.end_ids):
         ids.append(int(naive_logits(assistant, asked, ids)[-1].argmax()))
@@ -305,7 +321,7 @@ def test_greedy_writing_equals_a_loop_and_streams_what_it_returns(assistant):
 
 
 def test_drawing_is_seeded_and_leaves_the_generator_alone(assistant):
-    asked = prompt(assistant, QUESTION_TEXT, tiny_slide("a"))
+    asked = build_prompt(assistant, QUESTION_TEXT, tiny_slide("a"))
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
     one, two, other = (generate(assistant, asked, max_new_tokens=20, temperature=2.0, seed=s) for s in (1, 1, 2))
@@ -315,7 +331,7 @@ def test_drawing_is_seeded_and_leaves_the_generator_alone(assistant):
 
 def test_a_conversation_goes_on_about_the_same_slide(assistant):
     history = [Turn("user", "Describe this slide."), Turn("assistant", "It is focal.")]
-    asked = prompt(assistant, "How extensive is it?", tiny_slide("a"), history=history, system="Be brief.")
+    asked = build_prompt(assistant, "How extensive is it?", tiny_slide("a"), history=history, system="Be brief.")
     text = assistant.template.tokenizer.decode([t for piece in asked.pieces for t in piece.ids])
     assert text.index("Be brief.") < text.index("Describe") < text.index("It is focal.") < text.index("How extensive")
     assert [piece.slide for piece in asked.pieces if piece.slide is not None] == [0]
@@ -324,14 +340,14 @@ def test_a_conversation_goes_on_about_the_same_slide(assistant):
 
 def test_bad_questions_and_foreign_features_are_one_clear_line(assistant):
     with pytest.raises(CaptionError, match="question: got an empty text"):
-        prompt(assistant, "  ", tiny_slide("a"))
+        build_prompt(assistant, "  ", tiny_slide("a"))
     with pytest.raises(ContractError, match="encoder"):
-        prompt(assistant, QUESTION_TEXT, replace(tiny_slide("a"), encoder="other"))
-    asked = prompt(assistant, QUESTION_TEXT, tiny_slide("a"))
+        build_prompt(assistant, QUESTION_TEXT, replace(tiny_slide("a"), encoder="other"))
+    asked = build_prompt(assistant, QUESTION_TEXT, tiny_slide("a"))
     with pytest.raises(CaptionError, match="none of them empty"):
         log_likelihood(assistant, asked, ["A", ""])
     with pytest.raises(ConfigError, match="2 masks for 1 slides"):
-        prompt(assistant, QUESTION_TEXT, tiny_slide("a"), keep=[None, None])
+        build_prompt(assistant, QUESTION_TEXT, tiny_slide("a"), keep=[None, None])
 
 
 # ------------------------------------------------------------------------------------------------ on disk
@@ -351,8 +367,8 @@ def test_what_is_saved_comes_back(tmp_path, train):
     if train == "full":
         (tmp_path / "lm").rename(tmp_path / "gone")  # nothing but the checkpoint is needed
     back = load_assistant(out)
-    asked = prompt(assistant, QUESTION_TEXT, tiny_slide("a"), OPTIONS)
-    again = prompt(back, QUESTION_TEXT, tiny_slide("a"), OPTIONS)
+    asked = build_prompt(assistant, QUESTION_TEXT, tiny_slide("a"), OPTIONS)
+    again = build_prompt(back, QUESTION_TEXT, tiny_slide("a"), OPTIONS)
     assert torch.equal(naive_logits(assistant, asked), naive_logits(back, again))
     size = (out / "assistant.safetensors").stat().st_size
     whole = sum(p.numel() * 4 for p in assistant.model.parameters())
@@ -371,6 +387,22 @@ def test_a_language_model_that_moved_is_found_where_it_is_said_to_be(tmp_path):
     assert load_assistant(tmp_path / "saved", language_model=tmp_path / "moved").language.train == "frozen"
 
 
+def test_a_checkpoint_of_the_first_release_loads(tmp_path):
+    assistant = assemble(tmp_path)
+    words = {"language": assistant.language, "template": assistant.template, "aligned": tmp_path / "aligned"}
+    out = save_assistant(tmp_path / "saved", assistant.model, **words)
+    weights = load_file(out / "assistant.safetensors")
+    weights["projector.asked.weight"] = weights.pop("projector.text.weight")
+    save_file(weights, out / "assistant.safetensors")
+    config = json.loads((out / "config.json").read_text())
+    config["looking"] = config.pop("measures")
+    config["assistant"]["blind"] = not config["assistant"].pop("text_only")
+    (out / "config.json").write_text(json.dumps(config))
+    again = load_assistant(out)
+    assert again.model.config.text_only
+    assert torch.equal(again.model.projector.text.weight, assistant.model.projector.text.weight)
+
+
 def test_damaged_and_foreign_directories_are_refused(tmp_path):
     assistant = assemble(tmp_path)
     words = {"language": assistant.language, "template": assistant.template, "aligned": tmp_path / "aligned"}
@@ -384,8 +416,8 @@ def test_damaged_and_foreign_directories_are_refused(tmp_path):
     (out / "config.json").write_text(json.dumps({**config, "format_version": 99}))
     with pytest.raises(CheckpointError, match="version 99"):
         load_assistant(out)
-    (out / "config.json").write_text(json.dumps({**config, "looking": 0}))
-    with pytest.raises(CheckpointError, match="another way of looking at slides"):
+    (out / "config.json").write_text(json.dumps({**config, "measures": 0}))
+    with pytest.raises(CheckpointError, match="other measures of slides"):
         load_assistant(out)
     with pytest.raises(CheckpointError, match="not an assistant"):
         save_assistant(tmp_path / "aligned", assistant.model, **words)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pathflip.assistant import view_slide
+from pathflip.assistant import prepare_slide
 from pathflip.data.questions import VQAQuestion
 from pathflip.evaluate import answering as assistant_module
 from pathflip.evaluate import faithfulness
@@ -20,8 +20,7 @@ from pathflip.evaluate.faithfulness import (
 )
 from pathflip.features import write_features
 from pathflip.types import Answer, Evidence
-from test_assistant import assemble
-from tiny_assistant import tiny_slide
+from tiny_assistant import assemble, tiny_slide
 
 
 def answer_at(view, rows, text="yes"):
@@ -31,13 +30,13 @@ def answer_at(view, rows, text="yes"):
 
 @pytest.fixture
 def view(tmp_path):
-    return view_slide(assemble(tmp_path).aligned, tiny_slide("a"))
+    return prepare_slide(assemble(tmp_path).aligned, tiny_slide("a"))
 
 
 def test_deletion_sees_evidence_that_matters(view, monkeypatch):
     """A language model that likes an answer by how many of tiles 3, 4 and 5 it is shown."""
     counted = []
-    monkeypatch.setattr(faithfulness, "prompt", lambda *_, keep, **__: keep[0])
+    monkeypatch.setattr(faithfulness, "build_prompt", lambda *_, keep, **__: keep[0])
     monkeypatch.setattr(faithfulness, "log_likelihood", lambda _, keep, said: counted.append(keep) or [keep[3:6].sum()])
     lost = delete_evidence(None, view, "?", (), answer_at(view, [3, 4, 5]), "p", np.random.default_rng(0), draws=4)
     assert lost == Deletion("p", 3.0, 0.0)
@@ -49,7 +48,7 @@ def test_deletion_sees_evidence_that_matters(view, monkeypatch):
 
 def test_deletion_weighs_the_letter_of_the_option_with_the_tiles_really_gone(tmp_path):
     assistant = assemble(tmp_path)
-    view = view_slide(assistant.aligned, tiny_slide("a"))
+    view = prepare_slide(assistant.aligned, tiny_slide("a"))
     options, rows = ("left", "right"), [3, 7]
     lost = delete_evidence(
         assistant, view, "Where?", options, answer_at(view, rows, "right"), "p", np.random.default_rng(0)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import tiny_assistant
-from pathflip.assistant import Looker, generate, load_assistant, option_probabilities, prompt
+from pathflip.assistant import VisualTokenizer, build_prompt, generate, load_assistant, option_probabilities
 from pathflip.cli import app
 from pathflip.data.examples import Example, read_examples
 from pathflip.data.instruct import InstructDataset, InstructSpec, pack, rows_to_batch, with_slides
@@ -34,8 +34,7 @@ from pathflip.text.chat import Turn
 from pathflip.train import InstructStep, read_metrics
 from pathflip.train.instruct_run import key_phrases, split_examples, train_instruct
 from pathflip.types import IGNORED
-from test_assistant import assemble
-from tiny_assistant import save_aligned, save_cohort, save_language_model
+from tiny_assistant import assemble, save_aligned, save_cohort, save_language_model
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +54,10 @@ def files_of(cohort):
 
 
 def dataset(assistant, cohort, **spec):
-    looker = Looker(assistant.aligned, assistant.model.config, lambda s: read_features(cohort / "features" / f"{s}.h5"))
-    return InstructDataset(examples_of(cohort), looker, assistant.template, InstructSpec(**spec), 8)
+    visual_tokenizer = VisualTokenizer(
+        assistant.aligned, assistant.model.config, lambda s: read_features(cohort / "features" / f"{s}.h5")
+    )
+    return InstructDataset(examples_of(cohort), visual_tokenizer, assistant.template, InstructSpec(**spec), 8)
 
 
 # ------------------------------------------------------------------------------------------------ reading
@@ -279,7 +280,7 @@ def test_both_published_stages_end_to_end_on_a_shrunk_qwen3_4b(tmp_path, cohort)
         assert torch.equal(adapted[name], value.bfloat16()), name
     assert not torch.equal(stage1.model.projector.vector.weight, stage2.model.projector.vector.weight)
     assert stage2.model.lm.model.layers[0].self_attn.q_proj.r["default"] == 64
-    asked = prompt(stage2, "Where is the necrosis?", read_features(files[0]), ("upper left", "lower right"))
+    asked = build_prompt(stage2, "Where is the necrosis?", read_features(files[0]), ("upper left", "lower right"))
     assert isinstance(generate(stage2, asked, max_new_tokens=4), str)
     assert option_probabilities(stage2, [asked])[0].sum() == pytest.approx(1)
     assert json.loads((two / "last" / "config.json").read_text())["recipe"]["name"] == "instruct_stage2"

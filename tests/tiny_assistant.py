@@ -9,10 +9,15 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from pathflip.assistant import LanguageModelSpec, LoadedAssistant, LoraSpec, VisualTokenizer, open_language_model
+from pathflip.assistant.language_model import open_tokenizer
 from pathflip.checkpoint import InputContract, save_checkpoint
 from pathflip.data.align import TextSpec
 from pathflip.features import write_features
+from pathflip.inference import load
 from pathflip.models import build_model
+from pathflip.models.assistant import Assistant, AssistantConfig
+from pathflip.text.chat import ChatTemplate
 from pathflip.text.tokenizer import train_tokenizer
 from test_data_regions import make_features, scattered_cells
 
@@ -121,6 +126,19 @@ def save_aligned(folder: Path, kind: str = "pathflip") -> Path:
         recipe={"regions": {"side": 3}},
     )
     return folder
+
+
+def assemble(tmp_path, kind="pathflip", template="chatml", train="frozen", **settings) -> LoadedAssistant:
+    """An untrained assistant of tiny parts, in memory; its parts are in ``tmp_path``."""
+    spec = LanguageModelSpec(
+        source=str(save_language_model(tmp_path / "lm", template)), train=train, lora=LoraSpec(rank=4, alpha=8)
+    )
+    aligned = load(save_aligned(tmp_path / "aligned", kind))
+    config = AssistantConfig(**{"embed_dim": 8, "num_patches": 5, "tiles_per_text": 3, **settings})
+    torch.manual_seed(1)
+    template = ChatTemplate(open_tokenizer(spec.source))
+    model = Assistant(config, open_language_model(spec), [ids[-1] for ids in template.letter_ids(26)]).eval()
+    return LoadedAssistant(model, aligned, template, VisualTokenizer(aligned, config), spec, {})
 
 
 def save_cohort(folder: Path, num_slides: int = 6) -> Path:

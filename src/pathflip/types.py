@@ -348,15 +348,16 @@ class SlideTokens(_Tensors):
     """What a language model is shown of one slide, before projection: V tokens.
 
     Attributes:
-        vectors: what was seen, a direction in the shared space (of length √E). asked: what was looked for, likewise
-            (zero for the slide's own token). numbers: what was measured (``models.looking``).
-        kind: SLIDE, QUESTION, OPTION, BOTH, PROBE or PATCH of ``models.looking``. slot: the option's number from 1.
+        vectors: pooled patches, or one: a direction in the shared space, of length √E.
+        text_vectors: the text that was looked for, likewise (zero for the slide's own token).
+        numbers: what was measured (:mod:`pathflip.models.measurements`).
+        kind: SLIDE, QUESTION, OPTION, BOTH, PROBE or PATCH of that module. slot: the option's number from 1.
         tiles: the tiles each token stands for, best first; empty means the whole slide. scores: theirs.
-        texts: what was asked for each token ("" for the slide).
+        texts: what was looked for, a text a token ("" for the slide).
     """
 
     vectors: Float[Tensor, "V E"]
-    asked: Float[Tensor, "V E"]
+    text_vectors: Float[Tensor, "V E"]
     numbers: Float[Tensor, "V F"]
     kind: Int[Tensor, " V"]
     slot: Int[Tensor, " V"]
@@ -385,7 +386,7 @@ class InstructBatch(_Tensors):
     position_ids: Int[Tensor, "B T"]
     labels: Int[Tensor, "B T"]
     vectors: Float[Tensor, "V E"]
-    asked: Float[Tensor, "V E"]
+    text_vectors: Float[Tensor, "V E"]
     numbers: Float[Tensor, "V F"]
     kind: Int[Tensor, " V"]
     slot: Int[Tensor, " V"]

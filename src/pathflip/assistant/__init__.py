@@ -1,26 +1,34 @@
-"""An assistant ready to use: an aligned model that looks, a language model that speaks, and both on disk."""
+"""Question answering over slides: load an assistant, ask it, get an answer with the tiles behind it."""
 
 from pathflip.assistant.answers import Conversation, Writing, answer, ask, caption, refusal_logit
 from pathflip.assistant.calibration import Calibration, read_calibration
 from pathflip.assistant.evidence import evidence_rows, evidence_to_files, tiles_of
-from pathflip.assistant.generation import Prompt, generate, log_likelihood, option_probabilities, prompt, slide_tokens
+from pathflip.assistant.generation import (
+    Prompt,
+    build_prompt,
+    generate,
+    log_likelihood,
+    option_probabilities,
+    slide_tokens,
+)
 from pathflip.assistant.language_model import LanguageModelSpec, LoraSpec, build_language_model, open_language_model
 from pathflip.assistant.store import LoadedAssistant, load_assistant, save_assistant
-from pathflip.assistant.visual_tokens import Looker, SlideView, view_slide
+from pathflip.assistant.visual_tokens import PreparedSlide, VisualTokenizer, prepare_slide
 
 __all__ = [
     "Calibration",
     "Conversation",
     "LanguageModelSpec",
     "LoadedAssistant",
-    "Looker",
     "LoraSpec",
+    "PreparedSlide",
     "Prompt",
-    "SlideView",
+    "VisualTokenizer",
     "Writing",
     "answer",
     "ask",
     "build_language_model",
+    "build_prompt",
     "caption",
     "evidence_rows",
     "evidence_to_files",
@@ -29,11 +37,10 @@ __all__ = [
     "log_likelihood",
     "open_language_model",
     "option_probabilities",
-    "prompt",
+    "prepare_slide",
     "read_calibration",
     "refusal_logit",
     "save_assistant",
     "slide_tokens",
     "tiles_of",
-    "view_slide",
 ]

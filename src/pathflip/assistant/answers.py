@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 import torch
 
 from pathflip.assistant.calibration import Calibration
-from pathflip.assistant.evidence import option_evidence, statement_evidence
-from pathflip.assistant.generation import Prompt, Slide, generate, log_likelihood, option_probabilities, prompt
+from pathflip.assistant.evidence import option_evidence, text_evidence
+from pathflip.assistant.generation import Prompt, Slide, build_prompt, generate, log_likelihood, option_probabilities
 from pathflip.assistant.store import LoadedAssistant
-from pathflip.assistant.visual_tokens import SlideView, view_slide
+from pathflip.assistant.visual_tokens import PreparedSlide, prepare_slide
 from pathflip.data.instruct import CAPTION_PROMPTS
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.text.chat import Turn
@@ -57,7 +57,7 @@ def ask(
     Args:
         assistant: from :func:`~pathflip.assistant.load_assistant`.
         question: in words.
-        slides: features, or views of them (:func:`~pathflip.assistant.view_slide`: quicker for many questions).
+        slides: features, or prepared slides (:func:`~pathflip.assistant.prepare_slide`: quicker for many questions).
         options: of a multiple-choice question. They are scored by likelihood; what the language model writes when left
             to itself is in ``Answer.generated``.
         history: earlier turns about the same slides.
@@ -74,16 +74,18 @@ def ask(
     """
     if (words := len(question.split())) > MOST_QUESTION_WORDS:
         raise CaptionError(f"question: got {words} words, expected at most {MOST_QUESTION_WORDS}; shorten it")
-    views = as_views(assistant, slides)
-    asked = prompt(assistant, question, views, options, history=history)
-    refusal = refusal_logit(assistant, prompt(assistant, question, views, history=history) if options else asked)
-    return answer(assistant, asked, views, refusal, most_evidence=most_evidence, writing=writing, stream=stream)
+    slides = prepared_slides(assistant, slides)
+    prompt = build_prompt(assistant, question, slides, options, history=history)
+    refusal = refusal_logit(
+        assistant, build_prompt(assistant, question, slides, history=history) if options else prompt
+    )
+    return answer(assistant, prompt, slides, refusal, most_evidence=most_evidence, writing=writing, stream=stream)
 
 
 def answer(
     assistant: LoadedAssistant,
-    asked: Prompt,
-    views: Sequence[SlideView],
+    prompt: Prompt,
+    slides: Sequence[PreparedSlide],
     refusal: float,
     *,
     most_evidence: int = 5,
@@ -92,47 +94,47 @@ def answer(
 ) -> Answer:
     """:func:`ask` for a prompt made before, with its :func:`refusal_logit`."""
     calibration = assistant.calibration
-    cannot = calibration.refusal(refusal)
-    if asked.options:
-        return _choice(assistant, asked, views, cannot, calibration, most_evidence)
-    if cannot >= calibration.refuse_above:
-        return Answer(CANNOT_TELL, abstained=True, confidence=cannot)
-    text = _written(assistant, asked, writing, stream)
+    p_refusal = calibration.refusal(refusal)
+    if prompt.options:
+        return _choice(assistant, prompt, slides, p_refusal, calibration, most_evidence)
+    if p_refusal >= calibration.refuse_above:
+        return Answer(CANNOT_TELL, abstained=True, confidence=p_refusal)
+    text = _written(assistant, prompt, writing, stream)
     if not text or cannot_tell(text):
-        return Answer(text or CANNOT_TELL, generated=text, abstained=True, confidence=cannot)
-    sure = math.exp(float(log_likelihood(assistant, asked, [text], per_token=True)[0]))
-    found = statement_evidence(assistant.aligned, views, _answered(asked.question, text), most_evidence)
-    return Answer(text, found, generated=text, confidence=sure)
+        return Answer(text or CANNOT_TELL, generated=text, abstained=True, confidence=p_refusal)
+    confidence = math.exp(float(log_likelihood(assistant, prompt, [text], per_token=True)[0]))
+    evidence = text_evidence(assistant.aligned, slides, _as_one_text(prompt.question, text), most_evidence)
+    return Answer(text, evidence, generated=text, confidence=confidence)
 
 
 def _choice(
     assistant: LoadedAssistant,
-    asked: Prompt,
-    views: Sequence[SlideView],
-    cannot: float,
+    prompt: Prompt,
+    slides: Sequence[PreparedSlide],
+    p_refusal: float,
     calibration: Calibration,
     most_evidence: int,
 ) -> Answer:
     """A multiple-choice answer. Where an option itself says that the slide cannot tell, the options alone decide."""
-    chances = calibration.scaled(option_probabilities(assistant, [asked])[0])
-    best = int(chances.argmax())
-    offered = any(cannot_tell(option) for option in asked.options)
-    abstained = cannot_tell(asked.options[best]) if offered else cannot >= calibration.refuse_above
+    probabilities = calibration.scaled(option_probabilities(assistant, [prompt])[0])
+    best = int(probabilities.argmax())
+    offered = any(cannot_tell(option) for option in prompt.options)
+    abstained = cannot_tell(prompt.options[best]) if offered else p_refusal >= calibration.refuse_above
     withheld = abstained and not offered
     return Answer(
-        text=CANNOT_TELL if withheld else asked.options[best],
-        evidence=() if abstained else option_evidence(asked, views, best + 1, most_evidence),
-        options=asked.options,
-        probabilities=tuple(float(p) for p in chances),
-        generated=_written(assistant, asked, Writing(max_new_tokens=8), None),
+        text=CANNOT_TELL if withheld else prompt.options[best],
+        evidence=() if abstained else option_evidence(prompt, slides, best + 1, most_evidence),
+        options=prompt.options,
+        probabilities=tuple(float(p) for p in probabilities),
+        generated=_written(assistant, prompt, Writing(max_new_tokens=8), None),
         abstained=abstained,
-        confidence=cannot if withheld else float(chances[best]),
+        confidence=p_refusal if withheld else float(probabilities[best]),
     )
 
 
-def refusal_logit(assistant: LoadedAssistant, asked: Prompt) -> float:
-    """Log-odds that the assistant, asked openly, answers "cannot be determined from this slide"."""
-    likely = min(float(log_likelihood(assistant, asked, [CANNOT_TELL])[0]), -1e-6)
+def refusal_logit(assistant: LoadedAssistant, prompt: Prompt) -> float:
+    """Log-odds that the assistant, given no options, answers "cannot be determined from this slide"."""
+    likely = min(float(log_likelihood(assistant, prompt, [CANNOT_TELL])[0]), -1e-6)
     return likely - math.log(-math.expm1(likely))
 
 
@@ -153,12 +155,12 @@ def caption(
     Returns:
         The caption; ``Evidence.text`` is the sentence a place belongs to.
     """
-    views = as_views(assistant, slides)
-    asked = prompt(assistant, CAPTION_PROMPTS[0], views)
-    text = _written(assistant, asked, writing, stream)
+    slides = prepared_slides(assistant, slides)
+    prompt = build_prompt(assistant, CAPTION_PROMPTS[0], slides)
+    text = _written(assistant, prompt, writing, stream)
     evidence: list[Evidence] = []
     for sentence in split_sentences(text):
-        evidence += statement_evidence(assistant.aligned, views, sentence, most_evidence)
+        evidence += text_evidence(assistant.aligned, slides, sentence, most_evidence)
     return Answer(text, tuple(evidence), generated=text)
 
 
@@ -167,44 +169,44 @@ class Conversation:
     """Question after question about the same slides; what was said before is remembered.
 
     Attributes:
-        assistant: who is asked. views: the slides. turns: what was said so far.
+        assistant: answers. slides: what it is asked about. turns: what was said so far.
         most_turns: questions remembered; the oldest are forgotten beyond.
     """
 
     assistant: LoadedAssistant
-    views: tuple[SlideView, ...]
+    slides: tuple[PreparedSlide, ...]
     turns: tuple[Turn, ...] = ()
     most_turns: int = 6
 
     @classmethod
     def about(cls, assistant: LoadedAssistant, slides: Slide | Sequence[Slide]) -> "Conversation":
         """Begin one."""
-        return cls(assistant, as_views(assistant, slides))
+        return cls(assistant, prepared_slides(assistant, slides))
 
     def say(self, question: str, *, writing: Writing = GREEDY, stream: Callable[[str], None] | None = None) -> Answer:
         """Ask, and remember question and answer."""
-        said = ask(self.assistant, question, self.views, history=self.turns, writing=writing, stream=stream)
-        turns = (*self.turns, Turn("user", question), Turn("assistant", said.text))
+        reply = ask(self.assistant, question, self.slides, history=self.turns, writing=writing, stream=stream)
+        turns = (*self.turns, Turn("user", question), Turn("assistant", reply.text))
         self.turns = turns[-2 * self.most_turns :]
-        return said
+        return reply
 
 
-def as_views(assistant: LoadedAssistant, slides: Slide | Sequence[Slide]) -> tuple[SlideView, ...]:
-    """Slides as views, each encoded once."""
-    many = [slides] if isinstance(slides, SlideFeatures | SlideView) else slides
-    return tuple(view_slide(assistant.aligned, one) if isinstance(one, SlideFeatures) else one for one in many)
+def prepared_slides(assistant: LoadedAssistant, slides: Slide | Sequence[Slide]) -> tuple[PreparedSlide, ...]:
+    """Slides ready for questions, each encoded once."""
+    many = [slides] if isinstance(slides, SlideFeatures | PreparedSlide) else slides
+    return tuple(prepare_slide(assistant.aligned, one) if isinstance(one, SlideFeatures) else one for one in many)
 
 
-def _written(assistant: LoadedAssistant, asked: Prompt, writing: Writing, stream: Callable[[str], None] | None) -> str:
+def _written(assistant: LoadedAssistant, prompt: Prompt, writing: Writing, stream: Callable[[str], None] | None) -> str:
     try:
-        return generate(assistant, asked, stream=stream, **asdict(writing))
+        return generate(assistant, prompt, stream=stream, **asdict(writing))
     except torch.OutOfMemoryError:
         raise ConfigError(
-            f"out of memory while writing: {asked.num_visual} visual tokens and up to {writing.max_new_tokens} new "
+            f"out of memory while writing: {prompt.num_visual} visual tokens and up to {writing.max_new_tokens} new "
             "ones; give fewer slides, shorten the conversation, load the language model in 4 bits, or use the CPU"
         ) from None
 
 
-def _answered(question: str, answer: str) -> str:
-    """Question and answer as one statement to look for."""
+def _as_one_text(question: str, answer: str) -> str:
+    """Question and answer as one text to look for."""
     return f"{question_content(question)} {answer}".strip()

@@ -1,4 +1,4 @@
-"""Asking an assistant: prompts, the likelihood of given answers, and answers it writes itself."""
+"""Prompts for an assistant, the likelihood of answers to them, and the answers it writes itself."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,16 +11,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pathflip.assistant.store import LoadedAssistant
-from pathflip.assistant.visual_tokens import SlideView, view_slide
+from pathflip.assistant.visual_tokens import PreparedSlide, prepare_slide
 from pathflip.data.instruct import Row, rows_to_batch, splice_row, with_slides
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.text.chat import ChatPiece, Turn
 from pathflip.text.questions import format_question
 from pathflip.types import IGNORED, InstructBatch, SlideFeatures, SlideTokens
 
-__all__ = ["Prompt", "generate", "log_likelihood", "option_probabilities", "prompt", "slide_tokens"]
+__all__ = ["Prompt", "build_prompt", "generate", "log_likelihood", "option_probabilities", "slide_tokens"]
 
-Slide = SlideFeatures | SlideView
+Slide = SlideFeatures | PreparedSlide
 PROMPTS_AT_ONCE = 32
 
 
@@ -29,8 +29,8 @@ class Prompt:
     """All a language model reads before it answers.
 
     Attributes:
-        question: as asked. options: of a multiple-choice question.
-        slides: what was seen on each slide: its tokens, and the tiles behind them.
+        question: in words. options: of a multiple-choice question.
+        slides: the visual tokens of each slide, and the tiles behind them.
         turns: the conversation, the question last.
         pieces: the same, tokenized.
     """
@@ -57,12 +57,12 @@ def slide_tokens(
     keep: Bool[np.ndarray, " N"] | None = None,
     num_slides: int = 1,
 ) -> SlideTokens:
-    """What the language model is shown of one slide when it is asked this.
+    """The visual tokens of one slide for a question.
 
     Args:
-        assistant: who looks.
-        slide: features, or a :class:`SlideView` of them (quicker, where a slide is asked more than once).
-        question, options: what is asked.
+        assistant: from :func:`~pathflip.assistant.load_assistant`.
+        slide: features, or a :class:`PreparedSlide` of them (quicker, for more than one question).
+        question, options: to answer.
         keep: tiles to leave on the slide; the others are removed as if they had never been cut.
         num_slides: slides that share the conversation's visual tokens.
 
@@ -71,11 +71,11 @@ def slide_tokens(
     """
     if isinstance(slide, SlideFeatures) or keep is not None:
         features = slide if isinstance(slide, SlideFeatures) else slide.features
-        slide = view_slide(assistant.aligned, features, keep)
-    return assistant.looker(slide, [question], options, num_slides)
+        slide = prepare_slide(assistant.aligned, features, keep)
+    return assistant.visual_tokenizer(slide, [question], options, num_slides)
 
 
-def prompt(
+def build_prompt(
     assistant: LoadedAssistant,
     question: str,
     slides: Slide | Sequence[Slide],
@@ -88,7 +88,7 @@ def prompt(
     """Everything up to the answer.
 
     Args:
-        assistant: who is asked.
+        assistant: from :func:`~pathflip.assistant.load_assistant`.
         question: without options; those are written behind it, A to Z.
         slides: one or several.
         options: of a multiple-choice question.
@@ -100,14 +100,14 @@ def prompt(
         CaptionError: an empty question. See also :func:`slide_tokens`.
         ConfigError: no slide, or more than the visual tokens allow.
     """
-    many = [slides] if isinstance(slides, (SlideFeatures, SlideView)) else list(slides)
+    many = [slides] if isinstance(slides, (SlideFeatures, PreparedSlide)) else list(slides)
     if not many:
-        raise ConfigError("prompt: got no slide, expected at least one")
+        raise ConfigError("build_prompt: got no slide, expected at least one")
     masks = list(keep) if keep is not None else [None] * len(many)
     if len(masks) != len(many):
         raise ConfigError(f"keep: got {len(masks)} masks for {len(many)} slides, expected one each (or None)")
     text = format_question(question, options)
-    seen = tuple(
+    tokens = tuple(
         slide_tokens(assistant, one, question, options, keep=mask, num_slides=len(many))
         for one, mask in zip(many, masks, strict=True)
     )
@@ -119,18 +119,25 @@ def prompt(
         turns.insert(0, Turn("system", system))
     pieces = assistant.template.pieces(turns, answer_next=True)
     ids = tuple(one.slide_id for one in many)
-    return Prompt(question, tuple(options), ids, seen, tuple(turns), tuple(pieces))
+    return Prompt(
+        question=question,
+        options=tuple(options),
+        slide_ids=ids,
+        slides=tokens,
+        turns=tuple(turns),
+        pieces=tuple(pieces),
+    )
 
 
 @torch.no_grad()
 def log_likelihood(
-    assistant: LoadedAssistant, asked: Prompt, answers: Sequence[str], *, per_token: bool = False, ended: bool = True
+    assistant: LoadedAssistant, prompt: Prompt, answers: Sequence[str], *, per_token: bool = False, ended: bool = True
 ) -> Float[Tensor, " A"]:
     """Log-probability of each answer, its end included.
 
     Args:
-        assistant: who is asked.
-        asked: the prompt.
+        assistant: from :func:`~pathflip.assistant.load_assistant`.
+        prompt: everything up to the answer.
         answers: for a multiple-choice question the letters ("A", "B", …), or any texts.
         per_token: mean over an answer's tokens, which does not favour short ones.
         ended: count the token that ends the answer.
@@ -142,8 +149,8 @@ def log_likelihood(
         raise CaptionError(f"answers: got {list(answers)!r}, expected at least one, none of them empty")
     rows = []
     for answer in answers:
-        said = ChatPiece(assistant.template.answer_ids(answer, ended=ended), learned=True)
-        rows.append(_row(asked, [*asked.pieces, said]))
+        answer_piece = ChatPiece(assistant.template.answer_ids(answer, ended=ended), learned=True)
+        rows.append(_row(prompt, [*prompt.pieces, answer_piece]))
     batch = rows_to_batch(rows, assistant.model.config.embed_dim).to(assistant.device)
     mean = -assistant.model(batch).float().cpu()
     return mean if per_token else mean * (batch.labels != IGNORED).sum(1).cpu()
@@ -171,8 +178,8 @@ def option_probabilities(assistant: LoadedAssistant, prompts: Sequence[Prompt]) 
     return out
 
 
-def _letters_one_by_one(assistant: LoadedAssistant, asked: Prompt) -> Float[np.ndarray, " O"]:
-    likelihood = log_likelihood(assistant, asked, list(ascii_uppercase[: len(asked.options)]), ended=False)
+def _letters_one_by_one(assistant: LoadedAssistant, prompt: Prompt) -> Float[np.ndarray, " O"]:
+    likelihood = log_likelihood(assistant, prompt, list(ascii_uppercase[: len(prompt.options)]), ended=False)
     chances: np.ndarray = likelihood.softmax(0).numpy()
     return chances
 
@@ -180,7 +187,7 @@ def _letters_one_by_one(assistant: LoadedAssistant, asked: Prompt) -> Float[np.n
 @torch.no_grad()
 def generate(
     assistant: LoadedAssistant,
-    asked: Prompt,
+    prompt: Prompt,
     *,
     max_new_tokens: int = 256,
     temperature: float = 0.0,
@@ -191,15 +198,15 @@ def generate(
     """The answer the language model writes: greedy, or drawn with a seed.
 
     Args:
-        assistant: who is asked.
-        asked: the prompt.
+        assistant: from :func:`~pathflip.assistant.load_assistant`.
+        prompt: everything up to the answer.
         max_new_tokens: where it stops at the latest.
         temperature: 0 always takes the likeliest token.
         top_p: draw from the likeliest tokens that make up this probability.
         seed: of the draws.
         stream: called with every new stretch of text as it comes.
     """
-    batch: InstructBatch = rows_to_batch([_row(asked, asked.pieces)], assistant.model.config.embed_dim)
+    batch: InstructBatch = rows_to_batch([_row(prompt, prompt.pieces)], assistant.model.config.embed_dim)
     batch = batch.to(assistant.device)
     embeds = assistant.model.embed(batch)
     options: dict[str, Any] = {"do_sample": False}
@@ -221,8 +228,8 @@ def generate(
     return str(tokenizer.decode(ids[0], skip_special_tokens=True)).strip()
 
 
-def _row(asked: Prompt, pieces: Sequence[ChatPiece]) -> Row:
-    return splice_row(pieces, asked.slides, asked.question, asked.slide_ids[0])
+def _row(prompt: Prompt, pieces: Sequence[ChatPiece]) -> Row:
+    return splice_row(pieces, prompt.slides, prompt.question, prompt.slide_ids[0])
 
 
 class _Stream:

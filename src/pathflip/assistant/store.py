@@ -5,7 +5,7 @@ runs/assistant/last/
   config.json            format and version, what is shown, which language model, what was run, metrics
   assistant.safetensors  the projector; LoRA adapters; the language model's own weights where they were trained here
   language/              the language model's configuration and tokenizer
-  aligned/               the alignment checkpoint that looks at the slides, whole
+  aligned/               the alignment checkpoint that encodes the slides, whole
 ```
 
 A pretrained language model that is frozen, or trained through LoRA, is named and not copied.
@@ -32,12 +32,12 @@ from pathflip.assistant.language_model import (
     open_tokenizer,
     prepare_language_model,
 )
-from pathflip.assistant.visual_tokens import Looker
+from pathflip.assistant.visual_tokens import VisualTokenizer
 from pathflip.errors import CheckpointError
 from pathflip.inference import Aligned, load
 from pathflip.io.files import atomic_directory, write_json
 from pathflip.models.assistant import Assistant, AssistantConfig
-from pathflip.models.measurements import LOOKING_VERSION
+from pathflip.models.measurements import MEASURES_VERSION
 from pathflip.text.chat import ChatTemplate
 from pathflip.text.questions import MOST_OPTIONS
 
@@ -45,6 +45,8 @@ __all__ = ["LoadedAssistant", "load_assistant", "save_assistant", "stored_weight
 
 FORMAT = "pathflip-assistant"
 FORMAT_VERSION = 1
+RENAMED = {"projector.asked.weight": "projector.text.weight"}
+"""Weights that older checkpoints hold under another name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +55,9 @@ class LoadedAssistant:
 
     Attributes:
         model: projector and language model, in eval mode.
-        aligned: the alignment model that looks.
+        aligned: the alignment model that encodes slides and texts.
         template: tokenizer and chat template.
-        looker: looks at slides with words.
+        visual_tokenizer: makes the visual tokens of slides and questions.
         language: which language model. config: the whole of ``config.json``. path: its directory.
         calibration: of its probabilities, read once (``calibration.json``); by default one that changes nothing.
     """
@@ -63,7 +65,7 @@ class LoadedAssistant:
     model: Assistant
     aligned: Aligned
     template: ChatTemplate
-    looker: Looker
+    visual_tokenizer: VisualTokenizer
     language: LanguageModelSpec
     config: Mapping[str, Any]
     path: Path | None = None
@@ -124,7 +126,7 @@ def save_assistant(
         "format_version": FORMAT_VERSION,
         "pathflip_version": __version__,
         "assistant": model.config.model_dump(mode="json"),
-        "looking": LOOKING_VERSION,
+        "measures": MEASURES_VERSION,
         "language": language.model_dump(mode="json"),
         "fallback_template": template.is_fallback,
         "recipe": dict(recipe or {}),
@@ -172,7 +174,7 @@ def load_assistant(
         model=model,
         aligned=aligned,
         template=template,
-        looker=Looker(aligned, shown),
+        visual_tokenizer=VisualTokenizer(aligned, shown),
         language=language,
         config=config,
         path=path,
@@ -196,6 +198,7 @@ def _fill(path: Path, model: Assistant, language: LanguageModelSpec) -> None:
         weights = load_file(file)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file}: cannot be read ({' '.join(str(error).split())[:160]}); copy it again") from None
+    weights = {RENAMED.get(name, name): value for name, value in weights.items()}
     own = stored_weights(model, language)
     missing, foreign = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     shapes = sorted(n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape)
@@ -232,9 +235,10 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"{file}: format is {config.get('format')!r}, version {config.get('format_version')!r}; "
             f"expected {FORMAT!r}, version {FORMAT_VERSION}"
         )
-    if config.get("looking") != LOOKING_VERSION:
+    measures = config.get("measures", config.get("looking"))  # "looking" in older checkpoints
+    if measures != MEASURES_VERSION:
         raise CheckpointError(
-            f"{file}: it was trained on another way of looking at slides (version {config.get('looking')!r}, expected "
-            f"{LOOKING_VERSION}); train it again, or use the PathFLIP that wrote it ({config.get('pathflip_version')})"
+            f"{file}: it was trained on other measures of slides (version {measures!r}, expected "
+            f"{MEASURES_VERSION}); train it again, or use the PathFLIP that wrote it ({config.get('pathflip_version')})"
         )
     return config

@@ -1,12 +1,17 @@
-"""Slides looked at with words: each slide encoded once, each text looked for once, the results joined as tokens."""
+"""Visual tokens: what a language model is shown of a slide when it is asked something.
+
+A slide is encoded once (:func:`prepare_slide`), and each text is compared with it once
+(:mod:`pathflip.models.measurements`). The results become tokens: the slide's own, one for each text, and
+the patches most like the texts.
+"""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pathflip.data.patches import relative_positions
@@ -21,25 +26,23 @@ from pathflip.models.measurements import (
     PROBE,
     QUESTION,
     SLIDE,
-    Findings,
+    MeasuredTexts,
+    Measures,
     compare_options,
-    examine,
-    margins,
-    patch_numbers,
+    measure_texts,
     pick_patches,
-    slide_numbers,
+    token_numbers,
     unit,
-    with_question,
 )
-from pathflip.text.questions import AskedText, asked_texts
+from pathflip.text.questions import QueryText, query_texts
 from pathflip.types import SlideFeatures, SlideTokens, TextCode
 
-__all__ = ["Looker", "SlideView", "view_slide"]
+__all__ = ["PreparedSlide", "VisualTokenizer", "prepare_slide"]
 
 
 @dataclass(frozen=True, eq=False)
-class SlideView:
-    """A slide in the shared space, with the place and the tiles of every key, and the features it came from."""
+class PreparedSlide:
+    """A slide ready for questions: encoded, with the place and the tiles of every patch, and its features."""
 
     features: SlideFeatures
     encoded: EncodedSlide
@@ -48,18 +51,18 @@ class SlideView:
 
     @property
     def slide_id(self) -> str:
-        """Whose it is."""
+        """Of the slide."""
         return self.encoded.slide_id
 
 
-def view_slide(model: Aligned, features: SlideFeatures, keep: Bool[np.ndarray, " N"] | None = None) -> SlideView:
-    """Encode a slide for looking.
+def prepare_slide(model: Aligned, features: SlideFeatures, keep: Bool[np.ndarray, " N"] | None = None) -> PreparedSlide:
+    """Encode a slide for questions.
 
     Args:
         model: the alignment model.
         features: of the slide.
         keep: tiles to leave on the slide. The others are removed as if they had never been cut: the slide, the
-            neighbourhoods and the keys are computed without them. Positions stay those of the whole tissue.
+            neighbourhoods and the patches are computed without them. Positions stay those of the whole tissue.
 
     Raises:
         ContractError, FeatureError: see :func:`pathflip.inference.encode_slide`.
@@ -74,23 +77,29 @@ def view_slide(model: Aligned, features: SlideFeatures, keep: Bool[np.ndarray, "
     encoded = encode_slide(model, features)
     place = relative_positions(whole.coords, whole.valid, whole.grid.tile_px0)
     rows = np.flatnonzero(encoded.row_of_tile >= 0)
-    key = encoded.row_of_tile[rows]
-    rows = rows[np.argsort(key, kind="stable")]
-    num_keys = encoded.code.patches.shape[1]
-    count = np.bincount(key, minlength=num_keys)
+    patch = encoded.row_of_tile[rows]
+    rows = rows[np.argsort(patch, kind="stable")]
+    num_patches = encoded.code.patches.shape[1]
+    count = np.bincount(patch, minlength=num_patches)
     tiles = tuple(np.split(rows, np.cumsum(count)[:-1]))
-    total = np.stack([np.bincount(encoded.row_of_tile[rows], place[rows, axis], num_keys) for axis in (0, 1)], axis=1)
+    patch = encoded.row_of_tile[rows]
+    total = np.stack([np.bincount(patch, place[rows, axis], num_patches) for axis in (0, 1)], axis=1)
     middle = total / np.maximum(count, 1)[:, None]
-    return SlideView(whole, encoded, torch.from_numpy(middle).float().to(model.device), tiles)
+    return PreparedSlide(
+        features=whole,
+        encoded=encoded,
+        place=torch.from_numpy(middle).float().to(model.device),
+        tiles=tiles,
+    )
 
 
-class Looker:
-    """Looks at slides with words, remembering both.
+class VisualTokenizer:
+    """Makes visual tokens of slides and questions; slides and texts are encoded once and remembered.
 
     Args:
         model: the alignment model.
         config: how many texts, patches and tokens.
-        read: features by slide id; needed only to look at slides by their id.
+        read: features by slide id; needed only for slides that are named by their id.
         evidence: keep the tiles behind every token (training has no use for them).
         cache_bytes: slides are kept encoded up to this size; those used longest ago leave.
     """
@@ -106,69 +115,71 @@ class Looker:
     ) -> None:
         self.model, self.config, self._read = model, config, read
         self.evidence, self.cache_bytes = evidence, cache_bytes
-        self._views: OrderedDict[str, SlideView] = OrderedDict()
-        self._found: dict[str, dict[str, Findings]] = {}
+        self._slides: OrderedDict[str, PreparedSlide] = OrderedDict()
+        self._measured: dict[str, dict[str, MeasuredTexts]] = {}
         self._codes: dict[str, TextCode] = {}
         self._expected: dict[str, tuple[str, ...]] = {}
 
     def expect(self, texts_of: Mapping[str, Sequence[str]]) -> None:
-        """Texts that will be looked for on slides: they are all looked for the first time the slide is, which is
-        several times quicker than one question after the other."""
+        """Texts that will be looked for on slides, by slide id.
+
+        They are all measured the first time the slide is used, several times quicker than question after question.
+        """
         self._expected = {slide_id: tuple(dict.fromkeys(texts)) for slide_id, texts in texts_of.items()}
         self.encode([text for texts in self._expected.values() for text in texts])
 
-    def view(self, slide_id: str) -> SlideView:
+    def slide(self, slide_id: str) -> PreparedSlide:
         """A slide by its id, encoded once."""
-        if slide_id in self._views:
-            self._views.move_to_end(slide_id)
-            return self._views[slide_id]
+        if slide_id in self._slides:
+            self._slides.move_to_end(slide_id)
+            return self._slides[slide_id]
         if self._read is None:
             raise ConfigError(f"slide '{slide_id}': this assistant knows no features by name; give it the slide itself")
-        view = self._views[slide_id] = view_slide(self.model, self._read(slide_id))
-        while sum(_size(one) for one in self._views.values()) > self.cache_bytes and len(self._views) > 1:
-            gone, _ = self._views.popitem(last=False)
-            self._found.pop(gone, None)
-        return view
+        prepared = self._slides[slide_id] = prepare_slide(self.model, self._read(slide_id))
+        while sum(_size(one) for one in self._slides.values()) > self.cache_bytes and len(self._slides) > 1:
+            gone, _ = self._slides.popitem(last=False)
+            self._measured.pop(gone, None)
+        return prepared
 
     def __call__(
-        self, slide: SlideView | str, questions: Sequence[str], options: Sequence[str] = (), num_slides: int = 1
+        self, slide: PreparedSlide | str, questions: Sequence[str], options: Sequence[str] = (), num_slides: int = 1
     ) -> SlideTokens:
-        """:meth:`look` for what the questions ask: what ``data.instruct`` calls."""
-        asked = [one for question in questions for one in self.asked(question, options)]
-        return self.look(slide, list(dict.fromkeys(asked)), num_slides)
+        """:meth:`tokens` for what the questions speak of: what ``data.instruct`` calls."""
+        queries = [query for question in questions for query in self.queries(question, options)]
+        return self.tokens(slide, list(dict.fromkeys(queries)), num_slides)
 
-    def asked(self, question: str, options: Sequence[str] = ()) -> list[AskedText]:
+    def queries(self, question: str, options: Sequence[str] = ()) -> list[QueryText]:
         """What to look for: the question's texts and, where it has no options, the probes."""
-        found = asked_texts(question, options, self.config.max_texts)
+        queries = query_texts(question, options, self.config.max_texts)
         if not options:
-            known = {one.text for one in found}
-            found += [AskedText(text, probe=True) for text in self.config.probes if text not in known]
-        return found[: self.config.max_texts]
+            known = {query.text for query in queries}
+            queries += [QueryText(text, probe=True) for text in self.config.probes if text not in known]
+        return queries[: self.config.max_texts]
 
-    def look(self, slide: SlideView | str, asked: Sequence[AskedText], num_slides: int = 1) -> SlideTokens:
+    def tokens(self, slide: PreparedSlide | str, queries: Sequence[QueryText], num_slides: int = 1) -> SlideTokens:
         """What the language model is shown of one slide.
 
         Args:
-            slide: a view, or the id of a slide that ``read`` knows.
-            asked: the texts, from :meth:`asked`.
+            slide: prepared, or the id of a slide that ``read`` knows.
+            queries: the texts to look for, from :meth:`queries`.
             num_slides: slides of the conversation, which share its ``max_tokens``.
 
         Raises:
             ConfigError: more slides than tokens allow.
         """
         if self.config.text_only:
-            return self._unseen(asked[: self.config.max_tokens // num_slides])
-        view = self.view(slide) if isinstance(slide, str) else slide
+            return self._without_slide(queries[: self.config.max_tokens // num_slides])
+        prepared = self.slide(slide) if isinstance(slide, str) else slide
         budget = self.config.max_tokens // num_slides
         if budget < 2:
             raise ConfigError(
                 f"conversation: got {num_slides} slides, expected at most {self.config.max_tokens // 2} "
                 f"(max_tokens {self.config.max_tokens})"
             )
-        asked = asked[: min(self.config.max_texts, budget - 1)]
-        found = self._examine(view, tuple(one.text for one in asked))
-        patches = pick_patches(found, min(self.config.num_patches, budget - 1 - len(asked)))
-        return _tokens(view, asked, found, patches, self.config.tiles_per_text if self.evidence else 0)
+        queries = queries[: min(self.config.max_texts, budget - 1)]
+        texts = self._measure(prepared, tuple(query.text for query in queries))
+        patches = pick_patches(texts, min(self.config.num_patches, budget - 1 - len(queries)))
+        return _tokens(prepared, queries, texts, patches, self.config.tiles_per_text if self.evidence else 0)
 
     def encode(self, texts: Sequence[str]) -> None:
         """Encode texts ahead, many at a time."""
@@ -176,115 +187,127 @@ class Looker:
         if missing:
             code = encode_text(self.model, missing)
             for row, text in enumerate(missing):
-                self._codes[text] = _row(code, row)
+                self._codes[text] = _one_text(code, row)
 
-    def _unseen(self, asked: Sequence[AskedText]) -> SlideTokens:
-        """What was asked for, and nothing of the slide."""
-        self.encode([one.text for one in asked])
-        local = torch.cat([self._codes[one.text].local for one in asked])
-        nothing, none = tuple(np.zeros(0, np.int64) for _ in asked), tuple(np.zeros(0, np.float32) for _ in asked)
+    def _without_slide(self, queries: Sequence[QueryText]) -> SlideTokens:
+        """What is looked for, and nothing of the slide."""
+        self.encode([query.text for query in queries])
+        directions = torch.cat([self._codes[query.text].local for query in queries])
+        no_tiles, no_scores = np.zeros(0, np.int64), np.zeros(0, np.float32)
         return SlideTokens(
-            vectors=torch.zeros(len(asked), self.config.embed_dim),
-            asked=unit(local),
-            numbers=torch.zeros(len(asked), NUM_NUMBERS),
-            kind=torch.tensor([_kind(one) for one in asked]),
-            slot=torch.tensor([one.option for one in asked]),
-            tiles=nothing,
-            scores=none,
-            texts=tuple(one.text for one in asked),
+            vectors=torch.zeros(len(queries), self.config.embed_dim),
+            text_vectors=unit(directions),
+            numbers=torch.zeros(len(queries), NUM_NUMBERS),
+            kind=torch.tensor([_kind(query) for query in queries]),
+            slot=torch.tensor([query.option for query in queries]),
+            tiles=(no_tiles,) * len(queries),
+            scores=(no_scores,) * len(queries),
+            texts=tuple(query.text for query in queries),
         )
 
-    def _examine(self, view: SlideView, texts: tuple[str, ...]) -> Findings:
-        # Results are kept for slides known by id only: a view may be one of many of a slide, with tiles removed.
-        is_named = self._views.get(view.slide_id) is view
-        known = self._found.setdefault(view.slide_id, {}) if is_named else {}
-        ahead = self._expected.get(view.slide_id, ()) if is_named and not known else ()
+    def _measure(self, slide: PreparedSlide, texts: tuple[str, ...]) -> MeasuredTexts:
+        # Results are kept for slides known by id only: a prepared slide may be one of many, with tiles removed.
+        is_named = self._slides.get(slide.slide_id) is slide
+        known = self._measured.setdefault(slide.slide_id, {}) if is_named else {}
+        ahead = self._expected.get(slide.slide_id, ()) if is_named and not known else ()
         missing = [text for text in dict.fromkeys([*texts, *ahead]) if text not in known]
         if missing:
             self.encode(missing)
             code = TextCode.cat([self._codes[text] for text in missing])
-            found = examine(self.model.net, view.encoded.code, view.place, code, self._num_best(view))
-            known |= {text: _part(found, row) for row, text in enumerate(missing)}
-        return Findings(*(torch.cat([getattr(known[t], f.name) for t in texts]) for f in fields(Findings)))
+            measured = measure_texts(self.model.net, slide.encoded.code, slide.place, code, self._num_best(slide))
+            known |= {text: measured.rows(slice(row, row + 1)) for row, text in enumerate(missing)}
+        return MeasuredTexts.cat([known[text] for text in texts])
 
-    def _num_best(self, view: SlideView) -> int:
+    def _num_best(self, slide: PreparedSlide) -> int:
         wanted = max(self.config.tiles_per_text, self.config.num_patches)
-        return min(wanted, view.encoded.code.patches.shape[1])
+        return min(wanted, slide.encoded.code.patches.shape[1])
 
 
 def _tokens(
-    view: SlideView,
-    asked: Sequence[AskedText],
-    found: Findings,
+    slide: PreparedSlide,
+    queries: Sequence[QueryText],
+    texts: MeasuredTexts,
     patches: Sequence[tuple[int, int, float]],
     tiles_per_text: int,
 ) -> SlideTokens:
     """Slide, texts, patches, in this order; ``tiles_per_text`` 0 leaves the evidence out."""
-    code = view.encoded.code
-    kind = [_kind(one) for one in asked]
-    numbers = found.numbers
-    for group in (OPTION, BOTH):  # alternatives are compared with each other
-        rows = [i for i, one in enumerate(kind) if one == group]
-        if rows:
-            numbers = numbers.index_copy(0, torch.tensor(rows), compare_options(numbers[rows]))
-    numbers = with_question(numbers, torch.tensor(kind))
-    chosen = torch.tensor([key for _, key, _ in patches], dtype=torch.long)
-    origin = torch.tensor([text for text, _, _ in patches], dtype=torch.long)
-    heat = torch.tensor([score for _, _, score in patches])
-    margin = margins(found)[origin]
-    vectors = torch.cat([unit(code.slide), found.pooled, unit(code.patches[0, chosen.to(code.patches.device)])])
-    tiles: tuple[np.ndarray, ...] = ()
-    scores: tuple[np.ndarray, ...] = ()
-    if tiles_per_text:
-        tiles, scores = _all_evidence(view, found, chosen, heat, tiles_per_text)
+    code = slide.encoded.code
+    text_of = torch.tensor([text for text, _, _ in patches], dtype=torch.long)
+    chosen = torch.tensor([patch for _, patch, _ in patches], dtype=torch.long)
+    similarity = torch.tensor([value for _, _, value in patches])
+    patch_vectors = code.patches[0, chosen.to(code.patches.device)]
+    of_patches = replace(
+        Measures.zeros(len(patches)),
+        similarity=similarity - texts.measures.margin[text_of],
+        place=slide.place.cpu()[chosen],
+    )
+    of_slide = replace(Measures.zeros(1), log_num_patches=code.patch_mask.sum().float().log1p().cpu()[None])
+    vectors = torch.cat([unit(code.slide), texts.pooled, unit(patch_vectors)])
+    no_text = torch.zeros_like(vectors[:1])
+    tiles, scores = _evidence(slide, texts, chosen, similarity, tiles_per_text) if tiles_per_text else ((), ())
+    options = [query.option for query in queries]
     return SlideTokens(
         vectors=vectors,
-        asked=torch.cat([torch.zeros_like(vectors[:1]), found.asked, found.asked[origin]]),
-        numbers=torch.cat([slide_numbers(code), numbers, patch_numbers(heat - margin, view.place.cpu()[chosen])]),
-        kind=torch.tensor([SLIDE, *kind, *[PATCH] * len(patches)]),
-        slot=torch.tensor([0, *(one.option for one in asked), *(asked[i].option for i in origin.tolist())]),
+        text_vectors=torch.cat([no_text, texts.directions, texts.directions[text_of]]),
+        numbers=torch.cat([token_numbers(of_slide), _text_numbers(queries, texts.measures), token_numbers(of_patches)]),
+        kind=torch.tensor([SLIDE, *(_kind(query) for query in queries), *[PATCH] * len(patches)]),
+        slot=torch.tensor([0, *options, *(options[text] for text, _, _ in patches)]),
         tiles=tiles,
         scores=scores,
-        texts=("", *(one.text for one in asked), *(asked[i].text for i in origin.tolist())),
+        texts=("", *(query.text for query in queries), *(queries[text].text for text, _, _ in patches)),
     )
 
 
-def _all_evidence(
-    view: SlideView, found: Findings, chosen: Tensor, heat: Tensor, tiles_per_text: int
-) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-    """Tiles and scores of every token: none for the slide, the best of each text, one key of each patch."""
-    parts = [(np.zeros(0, np.int64), np.zeros(0, np.float32))]
-    parts += [_evidence(view, found.best[i, :tiles_per_text], found.best_heat[i]) for i in range(len(found.best))]
-    parts += [_evidence(view, chosen[i : i + 1], heat[i : i + 1]) for i in range(len(chosen))]
-    tiles, scores = zip(*parts, strict=True)
-    return tiles, scores
+def _text_numbers(queries: Sequence[QueryText], measures: Measures) -> Float[Tensor, "C F"]:
+    """Numbers of the texts' tokens; options are compared with each other, alone and joined with the question."""
+    kinds = [_kind(query) for query in queries]
+    for alternatives in (OPTION, BOTH):
+        measures = compare_options(measures, [row for row, kind in enumerate(kinds) if kind == alternatives])
+    return token_numbers(measures, torch.tensor(kinds))
 
 
-def _kind(asked: AskedText) -> int:
-    if asked.probe:
+def _kind(query: QueryText) -> int:
+    if query.probe:
         return PROBE
-    if asked.option == 0:
+    if query.option == 0:
         return QUESTION
-    return BOTH if asked.joined else OPTION
+    return BOTH if query.joined else OPTION
 
 
-def _evidence(view: SlideView, keys: Tensor, heat: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """The tiles behind keys, with the key's heat each."""
-    tiles = [view.tiles[key] for key in keys.tolist()]
-    scores = [np.full(len(t), float(h), np.float32) for t, h in zip(tiles, heat.tolist(), strict=False)]
+def _evidence(
+    slide: PreparedSlide,
+    texts: MeasuredTexts,
+    chosen: Int[Tensor, " P"],
+    similarity: Float[Tensor, " P"],
+    tiles_per_text: int,
+) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+    """Tiles and scores of every token: none for the slide, the best of each text, one patch's of each patch."""
+    parts = [(np.zeros(0, np.int64), np.zeros(0, np.float32))]
+    for best, scores in zip(texts.best_patches[:, :tiles_per_text], texts.best_similarity, strict=True):
+        parts.append(_tiles_of(slide, best, scores[: len(best)]))
+    parts += [_tiles_of(slide, chosen[i : i + 1], similarity[i : i + 1]) for i in range(len(chosen))]
+    return tuple(tiles for tiles, _ in parts), tuple(scores for _, scores in parts)
+
+
+def _tiles_of(slide: PreparedSlide, patches: Tensor, similarity: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The tiles behind patches, with the patch's similarity each."""
+    tiles = [slide.tiles[patch] for patch in patches.tolist()]
+    scores = [np.full(len(t), value, np.float32) for t, value in zip(tiles, similarity.tolist(), strict=True)]
     return np.concatenate(tiles).astype(np.int64), np.concatenate(scores)
 
 
-def _part(found: Findings, row: int) -> Findings:
-    return Findings(*(getattr(found, f.name)[row : row + 1] for f in fields(Findings)))
-
-
-def _row(code: TextCode, row: int) -> TextCode:
+def _one_text(code: TextCode, row: int) -> TextCode:
     one = slice(row, row + 1)
     gate, margin = (None if value is None else value[one] for value in (code.gate, code.margin))
-    return TextCode(code.texts[one], code.caption[one], code.local[one], code.negated[one], gate, margin)
+    return TextCode(
+        texts=code.texts[one],
+        caption=code.caption[one],
+        local=code.local[one],
+        negated=code.negated[one],
+        gate=gate,
+        margin=margin,
+    )
 
 
-def _size(view: SlideView) -> int:
-    keys = view.encoded.code.patches
-    return keys.nbytes + view.features.features.nbytes
+def _size(slide: PreparedSlide) -> int:
+    return slide.encoded.code.patches.nbytes + slide.features.features.nbytes

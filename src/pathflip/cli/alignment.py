@@ -40,7 +40,7 @@ def train(
     captions: Annotated[Path | None, typer.Option(help="JSON lines or CSV: slide, patient, text.")] = None,
     questions: Annotated[Path | None, typer.Option(help="Assistant: multiple-choice questions.")] = None,
     conversations: Annotated[Path | None, typer.Option(help="Assistant: JSON as SlideInstruct or LLaVA.")] = None,
-    aligned: Annotated[Path | None, typer.Option(help="Assistant: the alignment model that looks.")] = None,
+    aligned: Annotated[Path | None, typer.Option(help="Assistant: the alignment model it answers from.")] = None,
     start: Annotated[Path | None, typer.Option(help="Assistant: an earlier stage to go on from.")] = None,
     language_model: Annotated[Path | None, typer.Option(help="Assistant: folder of the language model.")] = None,
     splits: Annotated[Path | None, typer.Option(help="CSV: slide, split (train / val / test).")] = None,

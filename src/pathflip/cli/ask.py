@@ -68,7 +68,7 @@ def caption(
     json: Json = False,
 ) -> None:
     """Describe slides, one caption each; every sentence names the regions that support it."""
-    from pathflip.assistant import Writing, load_assistant, view_slide
+    from pathflip.assistant import Writing, load_assistant, prepare_slide
     from pathflip.assistant import caption as describe
     from pathflip.features import read_features
 
@@ -79,7 +79,7 @@ def caption(
     with progress_bar("captions") as advance:
         for done, path in enumerate(files, start=1):
             try:
-                view = view_slide(loaded.aligned, read_features(path))
+                view = prepare_slide(loaded.aligned, read_features(path))
                 given = describe(loaded, view, writing=writing)
                 rows.append({**_row(view.slide_id, given), "files": _write(given, [view], out, None, None, loaded)})
             except PathFLIPError as error:
@@ -103,7 +103,7 @@ def chat(
     loaded = load_assistant(assistant, language_model=language_model)
     talk = Conversation.about(loaded, _views(loaded, features))
     writing = Writing(temperature=temperature, seed=seed)
-    say(f"{', '.join(view.slide_id for view in talk.views)}. Research software, not a medical device.")
+    say(f"{', '.join(slide.slide_id for slide in talk.slides)}. Research software, not a medical device.")
     for question in _lines(sys.stdin):
         try:
             given = talk.say(question, writing=writing, stream=None if json else _stream)
@@ -111,7 +111,7 @@ def chat(
             say(f"pathflip: {error}")
             continue
         if json:
-            print_rows([_row(talk.views[0].slide_id, given, question=question)], json, _answer_line)
+            print_rows([_row(talk.slides[0].slide_id, given, question=question)], json, _answer_line)
         else:
             print(_rest(given), flush=True)
 
@@ -135,13 +135,13 @@ def _rest(given: Any) -> str:
     """What follows the streamed words of an answer: a withheld answer, and the places."""
     text = given.text if given.abstained and given.text != given.generated else ""
     places = ", ".join(f"({e.box.x}, {e.box.y})" for e in given.evidence)
-    return text + (f"\n  looked at: {places}" if places else "")
+    return text + (f"\n  evidence at {places}" if places else "")
 
 
 def _batch(loaded: Any, features: list[Path], questions: Path, writing: Any) -> Iterator[dict[str, Any]]:
     """Every question of a file; a bad slide or question is a row with an error, and the rest goes on."""
     from pathflip.assistant import ask as answer_to
-    from pathflip.assistant import view_slide
+    from pathflip.assistant import prepare_slide
     from pathflip.data.questions import read_questions
     from pathflip.features import read_features
     from pathflip.io.slide_id import join_ids, paths_by_id
@@ -158,7 +158,7 @@ def _batch(loaded: Any, features: list[Path], questions: Path, writing: Any) -> 
                     raise ConfigError(f"no feature file '{slide_id}.h5' among those given")
                 if view is None or file != files[slide_id]:
                     file = files[slide_id]
-                    view = view_slide(loaded.aligned, read_features(file))
+                    view = prepare_slide(loaded.aligned, read_features(file))
                 given = answer_to(loaded, one.question, view, one.options, writing=writing)
                 yield _row(slide_id, given, question=one.question)
             except PathFLIPError as error:
@@ -167,10 +167,10 @@ def _batch(loaded: Any, features: list[Path], questions: Path, writing: Any) -> 
 
 
 def _views(loaded: Any, features: list[Path]) -> list[Any]:
-    from pathflip.assistant import view_slide
+    from pathflip.assistant import prepare_slide
     from pathflip.features import read_features
 
-    return [view_slide(loaded.aligned, read_features(path)) for path in files_in(features, {".h5"})]
+    return [prepare_slide(loaded.aligned, read_features(path)) for path in files_in(features, {".h5"})]
 
 
 def _row(slide_id: str, given: Any, question: str | None = None) -> dict[str, Any]:

@@ -158,7 +158,7 @@ def rows_to_batch(rows: Sequence[Row], embed_dim: int, pack_tokens: int = 0) -> 
             at = part.stop
     slides = [slide for row in rows for slide in row.slides]
     empty: dict[str, Tensor] = {
-        **dict.fromkeys(("vectors", "asked"), torch.zeros(0, embed_dim)), "numbers": torch.zeros(0, NUM_NUMBERS),
+        **dict.fromkeys(("vectors", "text_vectors"), torch.zeros(0, embed_dim)), "numbers": torch.zeros(0, NUM_NUMBERS),
         **dict.fromkeys(("kind", "slot"), torch.zeros(0, dtype=torch.long)),
     }  # fmt: skip
     seen = {name: torch.cat([none, *(getattr(slide, name) for slide in slides)]) for name, none in empty.items()}

@@ -11,12 +11,12 @@ from sklearn.linear_model import LogisticRegression
 from pathflip.assistant import (
     Calibration,
     LoadedAssistant,
-    SlideView,
+    PreparedSlide,
+    build_prompt,
     generate,
     option_probabilities,
-    prompt,
+    prepare_slide,
     refusal_logit,
-    view_slide,
 )
 from pathflip.data.questions import VQAQuestion
 from pathflip.errors import CaptionError
@@ -43,7 +43,7 @@ def answer_questions(
     """
     found: dict[str, VQAPrediction] = {}
     for view, own in views_with_questions(assistant, questions, files):
-        prompts = [prompt(assistant, one.question, view, one.options) for one in own]
+        prompts = [build_prompt(assistant, one.question, view, one.options) for one in own]
         chances = option_probabilities(assistant, prompts)
         for one, asked, row in zip(own, prompts, chances, strict=True):
             written = generate(assistant, asked, max_new_tokens=6)
@@ -106,10 +106,12 @@ def _weighed(
     logits: dict[str, float] = {}
     chances: dict[str, np.ndarray] = {}
     for view, own in views_with_questions(assistant, questions, files):
-        rows = option_probabilities(assistant, [prompt(assistant, one.question, view, one.options) for one in own])
+        rows = option_probabilities(
+            assistant, [build_prompt(assistant, one.question, view, one.options) for one in own]
+        )
         for one, row in zip(own, rows, strict=True):
             chances[one.question_id] = row
-            logits[one.question_id] = refusal_logit(assistant, prompt(assistant, one.question, view))
+            logits[one.question_id] = refusal_logit(assistant, build_prompt(assistant, one.question, view))
     ordered = [chances[one.question_id] for one in questions]
     right = np.array([int(row.argmax()) == _place(one) for row, one in zip(ordered, questions, strict=True)])
     return np.array([logits[one.question_id] for one in questions]), ordered, right
@@ -129,9 +131,9 @@ def _place(question: VQAQuestion) -> int:
 
 def views_with_questions(
     assistant: LoadedAssistant, questions: Sequence[VQAQuestion], files: Mapping[str, Path]
-) -> Iterator[tuple[SlideView, list[VQAQuestion]]]:
+) -> Iterator[tuple[PreparedSlide, list[VQAQuestion]]]:
     """Slides, each encoded once, with their questions."""
     for slide_id, own in groupby(sorted(questions, key=lambda one: one.slide_id), key=lambda one: one.slide_id):
         if slide_id not in files:
             raise CaptionError(f"slide '{slide_id}': questions but no feature file")
-        yield view_slide(assistant.aligned, read_features(files[slide_id])), list(own)
+        yield prepare_slide(assistant.aligned, read_features(files[slide_id])), list(own)

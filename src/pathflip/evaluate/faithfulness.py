@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
-from pathflip.assistant import LoadedAssistant, SlideView, log_likelihood, prompt, tiles_of
+from pathflip.assistant import LoadedAssistant, PreparedSlide, build_prompt, log_likelihood, tiles_of
 from pathflip.evaluate.estimates import Measure, mean_of
 from pathflip.types import Answer
 
@@ -43,7 +43,7 @@ class Pointing:
 
 def delete_evidence(
     assistant: LoadedAssistant,
-    view: SlideView,
+    view: PreparedSlide,
     question: str,
     options: Sequence[str],
     answer: Answer,
@@ -71,7 +71,9 @@ def delete_evidence(
     def likely(removed: NDArray[np.int64]) -> float:
         keep = np.ones(len(evidence), bool)
         keep[removed] = False
-        return float(log_likelihood(assistant, prompt(assistant, question, view, options, keep=[keep]), [said])[0])
+        return float(
+            log_likelihood(assistant, build_prompt(assistant, question, view, options, keep=[keep]), [said])[0]
+        )
 
     whole = likely(np.zeros(0, np.int64))
     without = likely(np.flatnonzero(evidence))
@@ -79,7 +81,7 @@ def delete_evidence(
     return Deletion(patient, whole - without, whole - float(np.mean(random)))
 
 
-def point_at(answer: Answer, view: SlideView, fractions: Float[np.ndarray, " N"], patient: str) -> Pointing | None:
+def point_at(answer: Answer, view: PreparedSlide, fractions: Float[np.ndarray, " N"], patient: str) -> Pointing | None:
     """The places of an answer against the fraction of every tile that shows what was asked about.
 
     A tile shows it from a quarter of its area. None where there is no evidence or no such tile.

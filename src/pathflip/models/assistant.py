@@ -1,6 +1,7 @@
-"""The assistant: what was seen on a slide, projected into a causal language model's own space, among its words.
+"""The assistant: visual tokens of slides, projected into a causal language model's own space, among its words.
 
-The alignment model is not a part of it: looking at a slide (``models.looking``) needs no gradient and is done once.
+The alignment model is not a part of it: measuring a slide (:mod:`pathflip.models.measurements`) needs no gradient and
+is done once.
 """
 
 from collections.abc import Sequence
@@ -26,11 +27,11 @@ class AssistantConfig(BaseModel):
         embed_dim: E of the alignment model.
         projector_width: hidden width of the measured numbers' branch.
         num_patches: patches shown a slide, at most.
-        max_texts: texts looked for a slide, at most. probes: statements looked for beside the question where it has no
-            options, so that a caption can tell what nobody asked for.
+        max_texts: texts looked for on a slide, at most. probes: texts looked for beside the question where it has no
+            options, so that a caption can speak of what nobody asked for.
         tiles_per_text: tiles kept as evidence of each text.
         max_tokens: visual tokens of a conversation, over all its slides.
-        text_only: show what was asked for and nothing of the slide: the baseline an assistant must beat.
+        text_only: show the texts that are looked for and nothing of the slide: the baseline an assistant must beat.
         vector_noise: standard deviation of Gaussian noise on the vectors in training.
         vector_dropout: fraction of visual tokens whose vector is left out in training (their numbers stay).
     """
@@ -53,8 +54,8 @@ class AssistantConfig(BaseModel):
 class Projector(nn.Module):
     """Visual tokens to the language model's width H, at the size of its word embeddings.
 
-    Linear maps of what was seen and what was asked for, a small network on the measured numbers (standardised by the
-    training set) of what was asked for, and a learned mark for the kind of token.
+    Linear maps of the pooled patches and of the text looked for, a small network on that text and what was measured
+    (standardised by the training set), and a learned mark for the kind of token.
     """
 
     mean: Tensor
@@ -66,7 +67,7 @@ class Projector(nn.Module):
         self.register_buffer("mean", torch.zeros(NUM_KINDS, NUM_NUMBERS))
         self.register_buffer("std", torch.ones(NUM_KINDS, NUM_NUMBERS))
         self.vector = Linear(config.embed_dim, llm_width)
-        self.asked = Linear(config.embed_dim, llm_width, bias=False)
+        self.text = Linear(config.embed_dim, llm_width, bias=False)
         measured = Linear(config.projector_width, llm_width)
         self.numbers = nn.Sequential(
             Linear(NUM_NUMBERS + config.embed_dim, config.projector_width), nn.GELU(), measured
@@ -76,13 +77,13 @@ class Projector(nn.Module):
         nn.init.constant_(self.norm.weight, embedding_rms)
         with torch.no_grad():  # what was measured must be heard among the many entries of the vectors
             self.vector.weight *= 0.3
-            self.asked.weight *= 0.5
+            self.text.weight *= 0.5
             measured.weight *= 3.0
 
     def forward(
         self,
         vectors: Float[Tensor, "V E"],
-        asked: Float[Tensor, "V E"],
+        text_vectors: Float[Tensor, "V E"],
         numbers: Float[Tensor, "V F"],
         kind: Int[Tensor, " V"],
     ) -> Float[Tensor, "V H"]:
@@ -94,8 +95,8 @@ class Projector(nn.Module):
         standard = ((numbers - self.mean[kind]) / self.std[kind]).clamp(-8, 8)
         return self.norm(
             self.vector(vectors)
-            + self.asked(asked)
-            + self.numbers(torch.cat([standard, asked], dim=-1))
+            + self.text(text_vectors)
+            + self.numbers(torch.cat([standard, text_vectors], dim=-1))
             + self.kind(kind)
         )
 
@@ -141,7 +142,7 @@ class Assistant(nn.Module):
         words = table(batch.ids)
         if not len(batch.vectors):
             return words
-        seen = self.projector(batch.vectors, batch.asked, batch.numbers, batch.kind).to(words.dtype)
+        seen = self.projector(batch.vectors, batch.text_vectors, batch.numbers, batch.kind).to(words.dtype)
         letters = table(self.letter_ids[(batch.slot - 1).clamp(min=0)])
         seen = seen + torch.where((batch.slot > 0)[:, None], letters, 0)
         place = batch.visual >= 0

@@ -1,11 +1,13 @@
-"""What a slide says about asked texts: the numbers and vectors a language model is shown.
+"""What is measured of a slide for each text that is looked for: the numbers and vectors behind the visual tokens.
 
-Each text meets all keys of the slide. It becomes one token: the keys pooled by how well they show the text, and
-measured facts: does the slide show it, how much of the tissue, where. The keys that show the texts best become
-tokens of their own. Nothing here is trained, so a slide can be looked at once and the result kept.
+Each text is compared with all patches of the slide. What comes of it: the patches pooled by their similarity to the
+text, and facts: does the slide show it, on how much of the tissue, where. Nothing here is trained, so a slide can be
+measured once and the result kept.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -15,173 +17,233 @@ from torch import Tensor
 from pathflip.types import AlignModel, SlideCode, TextCode
 
 __all__ = [
-    "AHEAD",
-    "AMONG",
     "BOTH",
+    "MEASURES_VERSION",
     "NUM_KINDS",
-    "NUM_MEASURED",
+    "NUM_MEASURES",
     "NUM_NUMBERS",
     "OPTION",
     "PATCH",
     "PROBE",
     "QUESTION",
     "SLIDE",
-    "Findings",
+    "MeasuredTexts",
+    "Measures",
     "compare_options",
-    "examine",
-    "margins",
-    "patch_numbers",
+    "measure_texts",
     "pick_patches",
-    "slide_numbers",
+    "token_numbers",
     "unit",
-    "with_question",
 ]
 
 SLIDE, QUESTION, OPTION, BOTH, PROBE, PATCH = range(6)
-"""Kinds of tokens: the slide, what the question speaks of, an option, question and option together, a statement looked
-for unasked, a patch."""
+"""Kinds of visual tokens: the slide, what the question speaks of, an option, question and option together, a text
+looked for though nobody asked, a patch."""
 NUM_KINDS = 6
 
-LOOKING_VERSION = 2
+MEASURES_VERSION = 2
 """Counts up whenever the numbers below come to mean something else: an assistant would misread them.
 2: where a question denies, its options are looked for as denied."""
 
 QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.98, 1.0)
 FOCUS = 2.5
-"""Pooling weight of a key: exp(FOCUS · z), z its heat standardised over the slide, whatever the model's scale."""
-TEXTS_AT_ONCE = 2**24
-"""Keys times texts compared at once."""
-
-_PRESENCE, _GATE, _MARGIN, _SIGN, _SIMILARITY, _SHARE, _LOG_SHARE = range(7)
-_QUANTILE = 7
-_PLACE = _QUANTILE + len(QUANTILES)  # mean x, mean y, deviation x, deviation y
-_NINTHS = _PLACE + 4  # the nine fields of the tissue's bounding box
-AHEAD, AMONG, _COUNT = _NINTHS + 9, _NINTHS + 10, _NINTHS + 11
-NUM_MEASURED = _NINTHS + 12
-NUM_NUMBERS = 2 * NUM_MEASURED
-"""F. Of a text: presence logit, gate, margin, sign, whole-slide cosine, fraction of keys above the margin and its
-logarithm, quantiles of the heat above the margin, mean place and its standard deviation, fraction in each ninth of the
-tissue's box, presence ahead of the best other option, softmax among the options. Of a patch: heat above the margin,
-place. Of the slide: logarithm of the number of keys. Then, for an option, the same of what the question speaks of."""
+"""Pooling weight of a patch: exp(FOCUS · z), z its similarity standardised over the slide (any model's scale)."""
+PAIRS_AT_ONCE = 2**24
+"""Patches times texts compared at once."""
 
 
 @dataclass(frozen=True, eq=False)
-class Findings:
-    """C texts looked for on one slide: the keys pooled for each, the text's own direction, what was measured.
-    ``best`` are its k hottest keys a text, best first."""
+class _Rows:
+    """Records of tensors with a row a text: taken by row and joined."""
+
+    def rows(self, index: slice | Sequence[int]) -> Self:
+        """Some of the rows."""
+        return type(self)(**{f.name: _rows_of(getattr(self, f.name), index) for f in fields(self)})
+
+    @classmethod
+    def cat(cls, parts: Sequence[Self]) -> Self:
+        """Rows of several, in order."""
+        return cls(**{f.name: _joined([getattr(part, f.name) for part in parts]) for f in fields(cls)})
+
+
+@dataclass(frozen=True, eq=False)
+class Measures(_Rows):
+    """Facts about C texts on one slide, or about C patches. What was not measured is 0.
+
+    Attributes:
+        presence: logit that the slide shows the text. gate, margin: predicted from the text alone.
+        sign: -1 for a text that states an absence, else 1.
+        similarity: of slide and text (of a patch: its similarity to its text above the margin).
+        fraction: of the patches that are above the margin. log_fraction: log(1 + 1000 · fraction).
+        quantiles: of the patches' similarity above the margin, at ``QUANTILES``.
+        place: mean x and y of the pooled patches in the box of the tissue, 0 to 1. deviation: standard deviations.
+        ninths: fraction of the pooling weight in each ninth of the box, row by row.
+        ahead: presence less that of the best other option. among: softmax of presence among the options.
+        log_num_patches: of the slide.
+    """
+
+    presence: Float[Tensor, " C"]
+    gate: Float[Tensor, " C"]
+    margin: Float[Tensor, " C"]
+    sign: Float[Tensor, " C"]
+    similarity: Float[Tensor, " C"]
+    fraction: Float[Tensor, " C"]
+    log_fraction: Float[Tensor, " C"]
+    quantiles: Float[Tensor, "C 6"]
+    place: Float[Tensor, "C 2"]
+    deviation: Float[Tensor, "C 2"]
+    ninths: Float[Tensor, "C 9"]
+    ahead: Float[Tensor, " C"]
+    among: Float[Tensor, " C"]
+    log_num_patches: Float[Tensor, " C"]
+
+    @classmethod
+    def zeros(cls, count: int) -> "Measures":
+        """Nothing measured of ``count`` texts."""
+        widths = {"quantiles": len(QUANTILES), "place": 2, "deviation": 2, "ninths": 9}
+        return cls(**{f.name: torch.zeros((count, widths[f.name]) if f.name in widths else count) for f in fields(cls)})
+
+    def stack(self) -> Float[Tensor, "C F"]:
+        """All of them as columns, in the order of the fields (which is that of every trained projector)."""
+        columns = [getattr(self, f.name) for f in fields(self)]
+        return torch.cat([value[:, None] if value.ndim == 1 else value for value in columns], dim=1)
+
+
+NUM_MEASURES = Measures.zeros(0).stack().shape[1]
+NUM_NUMBERS = 2 * NUM_MEASURES
+"""F of a visual token: its own measures and, for an option, those of what the question speaks of."""
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredTexts(_Rows):
+    """C texts looked for on one slide.
+
+    Attributes:
+        pooled: the slide's patches pooled by their similarity to each text, as directions (:func:`unit`).
+        directions: of the texts themselves.
+        measures: facts about each.
+        best_patches: the k patches most similar to each text, best first. best_similarity: theirs.
+    """
 
     pooled: Float[Tensor, "C E"]
-    asked: Float[Tensor, "C E"]
-    numbers: Float[Tensor, "C F"]
-    best: Int[Tensor, "C k"]
-    best_heat: Float[Tensor, "C k"]
+    directions: Float[Tensor, "C E"]
+    measures: Measures
+    best_patches: Int[Tensor, "C k"]
+    best_similarity: Float[Tensor, "C k"]
 
 
 @torch.no_grad()
-def examine(net: AlignModel, code: SlideCode, place: Float[Tensor, "M 2"], texts: TextCode, num_best: int) -> Findings:
-    """Look for every text on one slide.
+def measure_texts(
+    net: AlignModel, code: SlideCode, place: Float[Tensor, "M 2"], texts: TextCode, num_best: int
+) -> MeasuredTexts:
+    """Compare every text with one slide.
 
     Args:
         net: the alignment model that made both codes.
         code: one slide (B = 1).
-        place: x and y of every key in the box of the tissue, 0 to 1.
+        place: x and y of every patch in the box of the tissue, 0 to 1.
         texts: what to look for.
         num_best: k.
 
     Returns:
-        Findings on the CPU.
+        What was measured, on the CPU.
     """
-    step = max(1, TEXTS_AT_ONCE // max(1, code.patches.shape[1]))
-    parts = [_examine(net, code, place, _rows(texts, i, i + step), num_best) for i in range(0, len(texts.texts), step)]
-    return Findings(*(torch.cat([getattr(part, f.name) for part in parts]).cpu() for f in fields(Findings)))
+    step = max(1, PAIRS_AT_ONCE // max(1, code.patches.shape[1]))
+    starts = range(0, len(texts.texts), step)
+    return MeasuredTexts.cat([_measure_some(net, code, place, _some(texts, i, i + step), num_best) for i in starts])
 
 
-def _examine(net: AlignModel, code: SlideCode, place: Tensor, texts: TextCode, num_best: int) -> Findings:
+def _measure_some(net: AlignModel, code: SlideCode, place: Tensor, texts: TextCode, num_best: int) -> MeasuredTexts:
     real = code.patch_mask[0]
-    keys, place = code.patches[0][real], place[real]
-    similarity = net.patch_similarity(code, texts)
-    heat = similarity[0][:, real].float()
-    z = (heat - heat.mean(1, keepdim=True)) / heat.std(1, keepdim=True, unbiased=False).clamp(min=1e-6)
-    weight = (FOCUS * z).softmax(-1)
-    pooled = weight @ F.normalize(keys.float(), dim=-1)
-    best = heat.topk(min(num_best, heat.shape[1]), dim=1)
-    index = real.nonzero()[:, 0][best.indices]
-    presence = net.presence(code, texts, similarity)[0].float()
-    numbers = _measure(net, code, texts, presence, heat, weight, place)
-    return Findings(unit(pooled), unit(texts.local), numbers, index, best.values)
+    patches, place = code.patches[0][real], place[real]
+    all_similarity = net.patch_similarity(code, texts)
+    similarity = all_similarity[0][:, real].float()
+    deviation = similarity.std(1, keepdim=True, unbiased=False).clamp(min=1e-6)
+    weight = (FOCUS * (similarity - similarity.mean(1, keepdim=True)) / deviation).softmax(-1)
+    best = similarity.topk(min(num_best, similarity.shape[1]), dim=1)
+    above = similarity - _margin(texts, similarity)[:, None]
+    presence, whole = net.presence(code, texts, all_similarity)[0], net.similarity(code, texts)[0]
+    return MeasuredTexts(
+        pooled=unit(weight @ F.normalize(patches.float(), dim=-1)),
+        directions=unit(texts.local),
+        measures=replace(
+            _where_and_how_much(above, weight, place),
+            presence=presence.float().clamp(-20, 20).cpu(),
+            gate=torch.ones(len(above)) if texts.gate is None else texts.gate.float().cpu(),
+            margin=_margin(texts, similarity).cpu(),
+            sign=(1.0 - 2.0 * texts.negated.float()).cpu(),
+            similarity=whole.float().cpu(),
+        ),
+        best_patches=real.nonzero()[:, 0][best.indices].cpu(),
+        best_similarity=best.values.cpu(),
+    )
 
 
-def _measure(
-    net: AlignModel, code: SlideCode, texts: TextCode, presence: Tensor, heat: Tensor, weight: Tensor, place: Tensor
-) -> Float[Tensor, "C F"]:
-    out = heat.new_zeros(len(heat), NUM_NUMBERS)
-    margin = texts.margin.float() if texts.margin is not None else heat.mean(1) + 2 * heat.std(1, unbiased=False)
-    above = heat - margin[:, None]
+def _margin(texts: TextCode, similarity: Float[Tensor, "C M"]) -> Float[Tensor, " C"]:
+    """From where on a similarity counts: the model's own, else two standard deviations above the slide's mean."""
+    if texts.margin is not None:
+        return texts.margin.float()
+    return similarity.mean(1) + 2 * similarity.std(1, unbiased=False)
+
+
+def _where_and_how_much(
+    above: Float[Tensor, "C M"], weight: Float[Tensor, "C M"], place: Float[Tensor, "M 2"]
+) -> Measures:
+    """The measures of place and extent: similarity above the margin, pooling weights and places in, CPU out."""
     fraction = (above > 0).float().mean(1)
-    out[:, _PRESENCE] = presence.clamp(-20, 20)
-    out[:, _GATE] = 1.0 if texts.gate is None else texts.gate.float()
-    out[:, _MARGIN] = margin
-    out[:, _SIGN] = 1.0 - 2.0 * texts.negated.float()
-    out[:, _SIMILARITY] = net.similarity(code, texts)[0].float()
-    out[:, _SHARE], out[:, _LOG_SHARE] = fraction, (1000 * fraction).log1p()
-    ordered = above.sort(dim=1).values
-    rank = [round(q * (heat.shape[1] - 1)) for q in QUANTILES]
-    out[:, _QUANTILE : _QUANTILE + len(QUANTILES)] = ordered[:, rank]
+    rank = [round(q * (above.shape[1] - 1)) for q in QUANTILES]
     mean = weight @ place
-    out[:, _PLACE : _PLACE + 2] = mean
-    out[:, _PLACE + 2 : _PLACE + 4] = (weight @ place.square() - mean.square()).clamp(min=0).sqrt()
-    field = (place * 3).long().clamp(0, 2)
-    ninth = F.one_hot(field[:, 1] * 3 + field[:, 0], 9).float()
-    out[:, _NINTHS : _NINTHS + 9] = weight @ ninth
-    return out
+    third = (place * 3).long().clamp(0, 2)
+    ninth = F.one_hot(third[:, 1] * 3 + third[:, 0], 9).float()
+    return replace(
+        Measures.zeros(len(above)),
+        fraction=fraction.cpu(),
+        log_fraction=(1000 * fraction).log1p().cpu(),
+        quantiles=above.sort(dim=1).values[:, rank].cpu(),
+        place=mean.cpu(),
+        deviation=(weight @ place.square() - mean.square()).clamp(min=0).sqrt().cpu(),
+        ninths=(weight @ ninth).cpu(),
+    )
 
 
-def compare_options(numbers: Float[Tensor, "C F"]) -> Float[Tensor, "C F"]:
-    """The same, with each text's presence set against that of the others, which are its alternatives."""
-    presence = numbers[:, _PRESENCE]
-    if len(presence) < 2:
-        return numbers
+def compare_options(measures: Measures, options: Sequence[int]) -> Measures:
+    """The same, with the presence of some rows, which are each other's alternatives, set against the others'."""
+    if len(options) < 2:
+        return measures
+    rows = torch.tensor(options)
+    presence = measures.presence[rows]
     top = presence.topk(2)
     best_other = top.values[0].expand(len(presence)).clone()
     best_other[top.indices[0]] = top.values[1]
-    out = numbers.clone()
-    out[:, AHEAD], out[:, AMONG] = presence - best_other, presence.softmax(0)
-    return out
+    return replace(
+        measures,
+        ahead=measures.ahead.index_copy(0, rows, presence - best_other),
+        among=measures.among.index_copy(0, rows, presence.softmax(0)),
+    )
 
 
-def with_question(numbers: Float[Tensor, "C F"], kinds: Int[Tensor, " C"]) -> Float[Tensor, "C F"]:
-    """The same, where every option also holds the mean numbers of what the question speaks of: whether "lower right"
-    fits "Where is the necrosis?" is a relation between the option and where the necrosis was found."""
-    question, options = kinds == QUESTION, (kinds == OPTION) | (kinds == BOTH)
-    if not (question.any() and options.any()):
-        return numbers
-    out = numbers.clone()
-    out[options, NUM_MEASURED:] = numbers[question, :NUM_MEASURED].mean(0)
-    return out
+def token_numbers(measures: Measures, kinds: Int[Tensor, " C"] | None = None) -> Float[Tensor, "C F"]:
+    """The numbers of visual tokens: their measures and, beside an option's, the mean of those of the question.
+
+    Whether "lower right" fits "Where is the necrosis?" is a relation between the option and where the necrosis is.
+    """
+    own = measures.stack()
+    of_question = torch.zeros_like(own)
+    if kinds is not None and (question := kinds == QUESTION).any():
+        of_question[(kinds == OPTION) | (kinds == BOTH)] = own[question].mean(0)
+    return torch.cat([own, of_question], dim=1)
 
 
-def pick_patches(findings: Findings, count: int) -> list[tuple[int, int, float]]:
-    """At most ``count`` different keys, taken in turn from the best of every text: (text, key, heat)."""
-    best, heat = findings.best.tolist(), findings.best_heat.tolist()
+def pick_patches(texts: MeasuredTexts, count: int) -> list[tuple[int, int, float]]:
+    """At most ``count`` different patches, taken in turn from the best of every text: (text, patch, similarity)."""
+    best, similarity = texts.best_patches.tolist(), texts.best_similarity.tolist()
     picked: dict[int, tuple[int, int, float]] = {}
     for rank in range(len(best[0]) if best else 0):
         for text, row in enumerate(best):
             if len(picked) == count:
                 return list(picked.values())
-            picked.setdefault(row[rank], (text, row[rank], heat[text][rank]))
+            picked.setdefault(row[rank], (text, row[rank], similarity[text][rank]))
     return list(picked.values())
-
-
-def patch_numbers(above: Float[Tensor, " V"], place: Float[Tensor, "V 2"]) -> Float[Tensor, "V F"]:
-    """Numbers of patch tokens: heat above the margin of their text, and place."""
-    out = above.new_zeros(len(above), NUM_NUMBERS)
-    out[:, _SIMILARITY], out[:, _PLACE : _PLACE + 2] = above, place
-    return out
-
-
-def margins(findings: Findings) -> Float[Tensor, " C"]:
-    """Where each text's heat begins to count."""
-    return findings.numbers[:, _MARGIN]
 
 
 def unit(vectors: Float[Tensor, "V E"]) -> Float[Tensor, "V E"]:
@@ -189,14 +251,7 @@ def unit(vectors: Float[Tensor, "V E"]) -> Float[Tensor, "V E"]:
     return (F.normalize(vectors.float(), dim=-1) * vectors.shape[-1] ** 0.5).cpu()
 
 
-def slide_numbers(code: SlideCode) -> Float[Tensor, "1 F"]:
-    """Numbers of the slide's own token: how large it is."""
-    out = torch.zeros(1, NUM_NUMBERS)
-    out[0, _COUNT] = code.patch_mask.sum().float().log1p()
-    return out
-
-
-def _rows(texts: TextCode, start: int, stop: int) -> TextCode:
+def _some(texts: TextCode, start: int, stop: int) -> TextCode:
     part = slice(start, stop)
     return replace(
         texts,
@@ -207,3 +262,12 @@ def _rows(texts: TextCode, start: int, stop: int) -> TextCode:
         gate=None if texts.gate is None else texts.gate[part],
         margin=None if texts.margin is None else texts.margin[part],
     )
+
+
+def _rows_of(value: Tensor | _Rows, index: slice | Sequence[int]) -> Tensor | _Rows:
+    return value.rows(index) if isinstance(value, _Rows) else value[index]
+
+
+def _joined(values: Sequence[Tensor] | Sequence[_Rows]) -> Tensor | _Rows:
+    first = values[0]
+    return type(first).cat(values) if isinstance(first, _Rows) else torch.cat(list(values))  # type: ignore[arg-type]

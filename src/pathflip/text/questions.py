@@ -12,9 +12,9 @@ from pathflip.text.statements import parse_statement
 __all__ = [
     "GRAMMAR",
     "MOST_OPTIONS",
-    "AskedText",
-    "asked_texts",
+    "QueryText",
     "format_question",
+    "query_texts",
     "question_content",
     "refers_to_options",
 ]
@@ -33,7 +33,7 @@ _REFERS_TO_OPTIONS = re.compile(r"\b(these|following|which|option|options|below)
 
 
 @dataclass(frozen=True)
-class AskedText:
+class QueryText:
     """A text to look for. ``option`` is the number of the option it belongs to, from 1; 0 is the question.
     ``joined``: question and option together. ``probe``: looked for though nobody asked."""
 
@@ -70,7 +70,7 @@ def question_content(question: str) -> str:
     return " ".join(word for word in words if word.lower() not in GRAMMAR)
 
 
-def asked_texts(question: str, options: Sequence[str] = (), limit: int = 64) -> list[AskedText]:
+def query_texts(question: str, options: Sequence[str] = (), limit: int = 64) -> list[QueryText]:
     """The texts a slide is searched for when it is asked this, the most telling first, at most ``limit``.
 
     The question's content; each option alone, and with the question's content; the items of a list in the question
@@ -83,11 +83,11 @@ def asked_texts(question: str, options: Sequence[str] = (), limit: int = 64) -> 
         head, options = parsed.content, [o if cannot_tell(o) else f"no {o.strip()}" for o in options]
     listed = [part.strip(" ?.!") for part in re.split(r",|;|\band\b", tail)] if colon else []
     content = question_content(head)
-    found = [AskedText(option.strip(), number) for number, option in enumerate(options, start=1)]
-    found += [AskedText(item) for item in listed if item]
+    found = [QueryText(option.strip(), number) for number, option in enumerate(options, start=1)]
+    found += [QueryText(item) for item in listed if item]
     if content:
-        found.insert(0, AskedText(content))
-        found += [AskedText(f"{content} {o.strip()}", n, joined=True) for n, o in enumerate(options, start=1)]
+        found.insert(0, QueryText(content))
+        found += [QueryText(f"{content} {o.strip()}", n, joined=True) for n, o in enumerate(options, start=1)]
     if not found:
-        found = [AskedText(question.strip())]
+        found = [QueryText(question.strip())]
     return found[:limit]

@@ -16,12 +16,12 @@ from torch import nn
 from pathflip.assistant import (
     LanguageModelSpec,
     LoadedAssistant,
-    Looker,
     Prompt,
+    VisualTokenizer,
+    build_prompt,
     load_assistant,
     open_language_model,
     option_probabilities,
-    prompt,
     save_assistant,
 )
 from pathflip.assistant.language_model import open_tokenizer, prepare_language_model
@@ -50,7 +50,7 @@ from pathflip.train import (
 __all__ = ["InstructRecipe", "key_phrases", "split_examples", "train_instruct"]
 
 STATISTICS_FROM = 256
-"""Examples looked at to standardise the measured numbers."""
+"""Examples from which the measured numbers are standardised."""
 
 VAL_QUESTIONS = 400
 
@@ -63,7 +63,7 @@ class InstructRecipe(BaseModel):
         learn: kinds of examples it takes: captions, questions (multiple choice), conversations.
         assistant: fields of :class:`~pathflip.models.assistant.AssistantConfig`; ``embed_dim`` comes from the aligned
             model.
-        num_probes: frequent phrases of the training texts that are looked for on every slide asked about openly.
+        num_probes: frequent phrases of the training texts, looked for on every slide where a question has no options.
         language: the language model and what of it is trained.
         data: how examples become rows.
         epochs: passes over the data; 0 takes ``train.steps``. warmup_fraction: of the steps, where epochs are given.
@@ -140,9 +140,9 @@ def train_instruct(
     learned = _of_kinds(examples, recipe.learn)
     by_id = _files_by_id([*learned, *val_examples], files)
     made = _begin(recipe, learned, by_id, aligned, start, language_model)
-    data = InstructDataset(learned, made.looker, made.template, recipe.data, made.model.config.embed_dim)
+    data = InstructDataset(learned, made.visual_tokenizer, made.template, recipe.data, made.model.config.embed_dim)
     if not made.model.config.text_only:
-        made.looker.expect(_asked_of_slides(made.looker, [*learned, *val_examples]))
+        made.visual_tokenizer.expect(_asked_of_slides(made.visual_tokenizer, [*learned, *val_examples]))
     if not made.model.config.text_only:
         _set_statistics(made.model, data, recipe.train.seed)
     config = _train_config(recipe, len(data))
@@ -214,7 +214,7 @@ def _begin(
         return _go_on(recipe, before, by_id)
     if aligned is None:
         raise ConfigError("train: give the aligned model (--aligned), or an assistant to go on from (--start)")
-    looks = load(aligned)
+    aligned_model = load(aligned)
     language = recipe.language.model_copy(update={"source": str(language_model or recipe.language.source)})
     if not language.source:
         raise ConfigError(
@@ -222,12 +222,12 @@ def _begin(
             "pathflip train language_small  makes a small one"
         )
     tokenizer, lm = open_tokenizer(language.source), open_language_model(language)
-    shown = _shown(recipe, examples, looks.checkpoint.config["model"]["embed_dim"])
+    shown = _shown(recipe, examples, aligned_model.checkpoint.config["model"]["embed_dim"])
     template = ChatTemplate(tokenizer, language.template)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
         model = Assistant(shown, lm, [ids[-1] for ids in template.letter_ids(MOST_OPTIONS)])
-    return _assembled(model, looks, template, language, by_id)
+    return _assembled(model, aligned_model, template, language, by_id)
 
 
 def _shown(recipe: InstructRecipe, examples: Sequence[Example], embed_dim: int) -> AssistantConfig:
@@ -262,8 +262,10 @@ def _go_on(recipe: InstructRecipe, before: LoadedAssistant, by_id: Mapping[str, 
 def _assembled(
     model: Assistant, aligned: Aligned, template: ChatTemplate, language: LanguageModelSpec, by_id: Mapping[str, Path]
 ) -> LoadedAssistant:
-    looker = Looker(aligned, model.config, lambda slide_id: read_features(by_id[slide_id]), evidence=False)
-    return LoadedAssistant(model, aligned, template, looker, language, {})
+    visual_tokenizer = VisualTokenizer(
+        aligned, model.config, lambda slide_id: read_features(by_id[slide_id]), evidence=False
+    )
+    return LoadedAssistant(model, aligned, template, visual_tokenizer, language, {})
 
 
 def _train_config(recipe: InstructRecipe, num_examples: int) -> TrainConfig:
@@ -290,7 +292,10 @@ def _validation(made: LoadedAssistant, questions: Sequence[Example]) -> Evaluato
 
     def evaluate(trained: nn.Module) -> dict[str, float]:
         if not known:
-            known.extend(prompt(made, q.question, made.looker.view(q.slide_ids[0]), q.options) for q in questions)
+            known.extend(
+                build_prompt(made, q.question, made.visual_tokenizer.slide(q.slide_ids[0]), q.options)
+                for q in questions
+            )
         chosen = [int(p.argmax()) for p in option_probabilities(made, known)]
         right = np.array([c == q.answer for c, q in zip(chosen, questions, strict=True)])
         seen = np.array([q.needs_slide for q in questions])
@@ -299,14 +304,14 @@ def _validation(made: LoadedAssistant, questions: Sequence[Example]) -> Evaluato
     return evaluate
 
 
-def _asked_of_slides(looker: Looker, examples: Sequence[Example]) -> dict[str, list[str]]:
+def _asked_of_slides(visual_tokenizer: VisualTokenizer, examples: Sequence[Example]) -> dict[str, list[str]]:
     """Every text that the examples will have looked for on each slide."""
     out: dict[str, list[str]] = {}
     for example in examples:
         said = [turn.text.replace(SLIDE_MARK, " ") for turn in example.turns if turn.role == "user"]
         questions = [example.question] if example.question else [text for text in said if text.strip()]
-        asked = [one.text for question in questions for one in looker.asked(question, example.options)]
-        asked += [one.text for request in CAPTION_PROMPTS if not questions for one in looker.asked(request)]
+        asked = [one.text for question in questions for one in visual_tokenizer.queries(question, example.options)]
+        asked += [one.text for request in CAPTION_PROMPTS if not questions for one in visual_tokenizer.queries(request)]
         for slide_id in example.slide_ids:
             out.setdefault(slide_id, []).extend(asked)
     return out

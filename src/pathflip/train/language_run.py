@@ -105,7 +105,7 @@ def _see_nothing(slide_id: str, questions: Sequence[str], options: Sequence[str]
     none = torch.zeros(0, dtype=torch.long)
     return SlideTokens(
         vectors=torch.zeros(0, 1),
-        asked=torch.zeros(0, 1),
+        text_vectors=torch.zeros(0, 1),
         numbers=torch.zeros(0, NUM_NUMBERS),
         kind=none,
         slot=none,

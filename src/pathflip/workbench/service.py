@@ -224,9 +224,9 @@ class ModelService:
         """A slide encoded: for looking and, where there is an assistant, for talking."""
         loaded = self._get()
         if loaded.assistant is not None:
-            from pathflip.assistant import view_slide
+            from pathflip.assistant import prepare_slide
 
-            return view_slide(loaded.aligned, features)
+            return prepare_slide(loaded.aligned, features)
         from pathflip.inference import encode_slide
 
         return _Encoded(encode_slide(loaded.aligned, features))

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pathflip.assistant import Calibration, LoadedAssistant, caption, view_slide
+from pathflip.assistant import Calibration, LoadedAssistant, caption, prepare_slide
 from pathflip.data.questions import VQAQuestion, read_questions
 from pathflip.evaluate.estimates import Estimate, Measure, estimate_all
 from pathflip.evaluate.faithfulness import deletion_measures, pointing_measures
@@ -140,7 +140,7 @@ def caption_examples(
     reports = {row["slide"]: row["text"] for row in read_table(cohort / "captions.jsonl")}
     found = []
     for slide_id in slide_ids:
-        view = view_slide(assistant.aligned, read_features(files[slide_id]))
+        view = prepare_slide(assistant.aligned, read_features(files[slide_id]))
         said = caption(assistant, view, most_evidence=1)
         found.append(CaptionExample(slide_id, said, reports[slide_id], *_picture(cohort, slide_id)))
     return found

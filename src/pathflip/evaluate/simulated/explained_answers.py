@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pathflip.assistant import LoadedAssistant, answer, prompt, refusal_logit
+from pathflip.assistant import LoadedAssistant, answer, build_prompt, refusal_logit
 from pathflip.data.questions import VQAQuestion
 from pathflip.evaluate.answering import views_with_questions
 from pathflip.evaluate.faithfulness import Deletion, Pointing, delete_evidence, point_at
@@ -47,8 +47,10 @@ def explain_answers(
     for view, own in views_with_questions(assistant, questions, files):
         labels = slide_truth.read_labels(cohort / "truth" / f"{view.slide_id}.png")
         for one in own:
-            asked = prompt(assistant, one.question, view, one.options)
-            said = answer(assistant, asked, (view,), refusal_logit(assistant, prompt(assistant, one.question, view)))
+            asked = build_prompt(assistant, one.question, view, one.options)
+            said = answer(
+                assistant, asked, (view,), refusal_logit(assistant, build_prompt(assistant, one.question, view))
+            )
             answers.append((one, said))
             lost = delete_evidence(assistant, view, one.question, one.options, said, one.patient, rng)
             if lost is not None:
