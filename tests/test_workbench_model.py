@@ -16,7 +16,8 @@ from pathflip.features import write_features
 from pathflip.geometry import SlideInfo, TileGrid, TileSpec
 from pathflip.plots import top_tiles
 from pathflip.types import Heatmap
-from pathflip.workbench.service import Models, feature_files, heat_lattice
+from pathflip.workbench.lattice import heat_lattice
+from pathflip.workbench.service import Models, feature_files
 from workbench_model import write_model, write_slide_features, write_slides
 from workbench_server import client, key_of, served
 

@@ -235,3 +235,77 @@ def test_what_a_person_types_is_text_and_never_html(asked):
         page.wait_for_selector(".result .note")
         assert page.locator(".result img").count() == 0
         assert "broken" not in page.title()
+
+
+# --- Regions ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_drawn_region_is_there_after_a_reload_and_in_another_browser(running):
+    with browser_page() as page, page.context.browser.new_context() as other_visitor:
+        page.goto(running.url)
+        open_slide_card(page, "second")
+        other = other_visitor.new_page()
+        other.goto(running.url)
+        open_slide_card(other, "second")
+        other.keyboard.press("b")
+        other.keyboard.press("Escape")
+        page.keyboard.press("b")
+        page.mouse.move(300, 250)
+        page.mouse.down()
+        page.mouse.move(400, 300)
+        page.mouse.move(500, 400)
+        page.mouse.up()
+        page.wait_for_selector("#region-name:focus")
+        page.keyboard.type("nest of <b>cells</b>")
+        page.keyboard.press("Tab")
+        page.wait_for_selector(".finding:has-text('nest of <b>cells</b>')")
+        other.wait_for_selector(".finding:has-text('nest of <b>cells</b>')")
+        assert "mm²" in page.inner_text(".regions .finding") or "µm²" in page.inner_text(".regions .finding")
+        page.reload()
+        page.wait_for_selector(".pane[data-state=shown]")
+        page.wait_for_selector(".shape.clickable")
+        page.click("#job-regions-tab") if page.is_visible("#job-regions-tab") else page.click("[aria-label=Panel]")
+        page.click(".regions .finding")
+        page.wait_for_timeout(700)
+        page.focus(".pane .stage")
+        page.keyboard.press("Delete")
+        other.wait_for_selector(".regions .finding", state="detached")
+
+
+def test_a_polygon_and_a_point_are_drawn_with_the_keyboard_alone(running):
+    with browser_page() as page:
+        page.goto(running.url)
+        open_slide_card(page, "first")
+        page.keyboard.press("y")
+        for key in ("Enter", "ArrowRight", "Enter", "ArrowDown", "Enter"):
+            page.keyboard.press(key)
+            page.wait_for_timeout(600)
+        page.keyboard.press("f")
+        page.wait_for_selector(".regions .finding")
+        page.focus(".pane .stage")
+        page.keyboard.press("t")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".regions .finding >> nth=1")
+        for _ in range(2):
+            page.click(".regions .finding >> nth=0")
+            page.click(".region-form >> text=Delete")
+            page.wait_for_timeout(400)
+        assert page.locator(".regions .finding").count() == 0
+
+
+def test_the_view_is_saved_as_a_picture_with_bar_and_note(running, tmp_path):
+    from PIL import Image
+
+    with browser_page() as page:
+        page.goto(running.url)
+        open_slide_card(page, "first")
+        page.click("[aria-label=Panel]")
+        page.wait_for_timeout(300)
+        with page.expect_download() as saved:
+            page.click("text=Save view as PNG")
+        saved.value.save_as(tmp_path / "view.png")
+    picture = np.asarray(Image.open(tmp_path / "view.png").convert("RGB")).astype(int)
+    foot = picture[-46:]
+    assert (foot[:, :200].sum(2) < 300).sum() > 100, "a dark bar"
+    assert (foot[:, 400:].sum(2) < 500).sum() > 100, "words beside it"
+    assert picture[:-46].std() > 20, "and the slide above"

@@ -43,6 +43,9 @@ export function address(path: string): string {
   return token ? `${relative}${relative.includes("?") ? "&" : "?"}token=${encodeURIComponent(token)}` : relative;
 }
 
+/** This page, so that others can be told who changed something. */
+export const PAGE = crypto.randomUUID?.() ?? String(Math.random());
+
 /** What the server said went wrong, in one line. */
 export class ServerError extends Error {
   constructor(
@@ -67,7 +70,7 @@ async function checked(response: Response): Promise<Response> {
 async function request(path: string, init: RequestInit = {}): Promise<Response> {
   let response: Response;
   try {
-    response = await fetch(address(path), { ...init, headers: { "X-PathFLIP": "1", ...init.headers } });
+    response = await fetch(address(path), { ...init, headers: { "X-PathFLIP": "1", "X-Page": PAGE, ...init.headers } });
   } catch (error) {
     if (init.signal?.aborted) throw error;
     throw new ServerError("the workbench's server cannot be reached; is it still running?", 0);

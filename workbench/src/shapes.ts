@@ -50,6 +50,28 @@ export class Shapes implements Layer {
     return this.elements.get(id);
   }
 
+  /** The same outlines on a canvas, for a picture. */
+  paint(context: CanvasRenderingContext2D, m: Affine): void {
+    const size = 9 / Math.hypot(m.a, m.b);
+    for (const shape of this.shapes) {
+      const path = new Path2D();
+      path.addPath(new Path2D(pathOf(shape, size)), new DOMMatrix([m.a, m.b, m.c, m.d, m.e, m.f]));
+      for (const [style, width] of [["rgb(255 255 255 / 85%)", 5], [shape.color, 2.5]] as const) {
+        context.strokeStyle = style;
+        context.lineWidth = width;
+        context.stroke(path);
+      }
+      if (!shape.label) continue;
+      const at = this.topCorner(shape, m);
+      context.font = "bold 13px system-ui, sans-serif";
+      context.strokeStyle = "#fff";
+      context.lineWidth = 4;
+      context.fillStyle = shape.color;
+      context.strokeText(shape.label, at.x, at.y - 5);
+      context.fillText(shape.label, at.x, at.y - 5);
+    }
+  }
+
   draw(_pane: Pane, m: Affine): void {
     const same = this.matrix && (Object.keys(m) as (keyof Affine)[]).every((key) => this.matrix![key] === m[key]);
     if (same) return;

@@ -4,7 +4,7 @@ import { fill, h, iconButton } from "./dom";
 import type { Finding, Findings } from "./findings";
 import { HeatLayer, PHRASE_COLORS, scaleColor, type HeatMap } from "./heat";
 import { failed } from "./notice";
-import type { Pane } from "./pane";
+import type { Pane, Rect } from "./pane";
 import type { Reading } from "./reading";
 
 interface Answer {
@@ -29,6 +29,7 @@ export class Where {
   private readonly layers: Map<Pane, HeatLayer>;
   private readonly answers = new Map<string, Answer>();
   private phrases: string[] = [];
+  private visible = true;
   private slide = "";
 
   constructor(
@@ -36,7 +37,7 @@ export class Where {
     private readonly active: () => Pane,
     private readonly findings: Findings,
     private readonly reading: Reading,
-    private readonly onlayer: () => void,
+    private readonly keep: (key: string, boxes: Rect[], name: string, color: string) => void,
   ) {
     this.layers = new Map(panes.map((pane) => [pane, new HeatLayer(pane)]));
     const form = h(
@@ -125,12 +126,18 @@ export class Where {
     return this.answers.get(`${key}\n${text}`);
   }
 
+  /** Another job is chosen: its places are shown instead. */
+  setVisible(visible: boolean): void {
+    this.visible = visible;
+    this.render();
+  }
+
   /** Bring heat, list and outlines in line with phrases and slides. */
   render(): void {
     for (const [pane, layer] of this.layers) {
       const maps = this.phrases.flatMap((text, index) => {
         const map = pane.slide && this.answerOf(pane.slide.key, text)?.map;
-        return map ? [{ map, color: this.phrases.length > 1 ? PHRASE_COLORS[index]! : null }] : [];
+        return map && this.visible ? [{ map, color: this.phrases.length > 1 ? PHRASE_COLORS[index]! : null }] : [];
       });
       layer.set(maps);
     }
@@ -143,12 +150,11 @@ export class Where {
         color: this.phrases.length > 1 ? PHRASE_COLORS[index]! : "#0a5c68",
       })),
     );
-    this.findings.set(findings);
+    if (this.visible) this.findings.set(findings);
     fill(this.results, ...this.phrases.map((text, index) => this.card(text, index, answers[index], findings)));
     const first = answers.find((answer) => answer?.map);
     this.controls.hidden = !first;
     if (first?.map) this.showScale(first.map);
-    this.onlayer();
   }
 
   private card(text: string, index: number, answer: Answer | undefined, findings: Finding[]): HTMLElement {
@@ -168,7 +174,8 @@ export class Where {
       const finding = findings[own + rank]!;
       list.append(h("li", {}, this.findings.button(finding, `${rank + 1}  ·  similarity ${region.score.toFixed(2)}`)));
     });
-    card.append(list);
+    const color = several ? PHRASE_COLORS[index]! : "#0a5c68";
+    card.append(list, h("button", { type: "button", class: "secondary", onclick: () => this.keep(this.slide, answer.regions!, text, color) }, "Keep as regions"));
     return card;
   }
 

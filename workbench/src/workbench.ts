@@ -9,6 +9,7 @@ import { notice } from "./notice";
 import { Pane } from "./pane";
 import { Panel, type Job } from "./panel";
 import { Reading, type ReadingState } from "./reading";
+import { Regions, type RegionMessage } from "./regions";
 import { Where } from "./where";
 
 export class Workbench {
@@ -31,8 +32,9 @@ export class Workbench {
   private readonly findings: Findings;
   private readonly reading = new Reading();
   private readonly where: Where | null;
-  private readonly panel: Panel | null;
-  private readonly panelButton: HTMLButtonElement | null;
+  private readonly regions: Regions;
+  private readonly panel: Panel;
+  private readonly panelButton: HTMLButtonElement;
   private split = false;
 
   constructor(readonly state: State) {
@@ -49,12 +51,15 @@ export class Workbench {
     this.linkBox.append(linked, "Move together");
     const both = [this.left, this.right];
     this.findings = new Findings(both, (finding) => this.goTo(finding));
-    this.where = state.model ? new Where(both, () => this.active, this.findings, this.reading, () => {}) : null;
+    this.where = state.model ? new Where(both, () => this.active, this.findings, this.reading, (...kept) => void this.regions.keep(...kept)) : null;
+    this.regions = new Regions(both, () => this.active, () => this.state.model?.note ?? this.state.note);
     const jobs: Job[] = [];
-    if (this.where) jobs.push({ name: "where", title: "Where", element: this.where.element, chosen: () => this.where?.render() });
-    this.panel = jobs.length ? new Panel(jobs, () => {}) : null;
-    this.panel?.element.append(this.modelNote);
-    this.panelButton = this.panel && iconButton("panel", "Panel", () => this.setPanel(Boolean(this.panel!.element.hidden)), { "aria-pressed": "true" });
+    if (this.where) jobs.push({ name: "where", title: "Where", element: this.where.element });
+    jobs.push({ name: "regions", title: "Regions", element: this.regions.element });
+    this.panel = new Panel(jobs, (name) => this.chosen(name));
+    this.panel.element.append(this.modelNote);
+    this.panelButton = iconButton("panel", "Panel", () => this.setPanel(Boolean(this.panel.element.hidden)), { "aria-pressed": "true" });
+    if (!this.where) this.setPanel(false);
     for (const pane of both) {
       pane.onfocus = () => this.activate(pane);
       pane.onview = (moved) => this.link.moved(moved);
@@ -64,7 +69,7 @@ export class Workbench {
       };
     }
     this.panes.append(this.left.element);
-    this.desk = h("div", { class: "desk", hidden: true }, this.panes, this.panel?.element);
+    this.desk = h("div", { class: "desk", hidden: true }, this.panes, this.panel.element);
     this.element = h("div", { class: "workbench" }, this.topBar(), this.grid.element, this.desk);
     document.addEventListener("keydown", (event) => this.key(event));
     window.addEventListener("hashchange", () => this.fromAddress());
@@ -142,8 +147,8 @@ export class Workbench {
   }
 
   private setPanel(shown: boolean): void {
-    this.panel!.element.hidden = !shown;
-    this.panelButton!.setAttribute("aria-pressed", String(shown));
+    this.panel.element.hidden = !shown;
+    this.panelButton.setAttribute("aria-pressed", String(shown));
   }
 
   /** Show a finding: on the slide it lies on. */
@@ -155,6 +160,18 @@ export class Workbench {
     }
     this.activate(pane);
     pane.show(finding);
+  }
+
+  /** Another job: its places are shown, those of the others are not. */
+  private chosen(job: string): void {
+    this.where?.setVisible(job === "where" || job === "regions");
+  }
+
+  private draw(tool: "box" | "polygon" | "point"): void {
+    if (this.desk.hidden) return;
+    this.setPanel(true);
+    this.panel.choose("regions");
+    this.regions.drawing.use(tool, this.active);
   }
 
   private showModel(model: ModelState | null): void {
@@ -197,6 +214,7 @@ export class Workbench {
   private changed(): void {
     const inGrid = !this.grid.element.hidden;
     void this.where?.slideChanged();
+    if (this.panes.isConnected) void this.regions.slideChanged();
     this.gridButton.setAttribute("aria-pressed", String(inGrid));
     this.splitButton.setAttribute("aria-pressed", String(this.split));
     this.left.element.classList.toggle("active", this.split && this.active === this.left);
@@ -238,8 +256,12 @@ export class Workbench {
     const actions: Record<string, () => void> = {
       g: () => (this.grid.element.hidden ? this.toGrid() : this.opened.length && this.show(this.opened.at(-1)!)),
       s: () => this.setSplit(!this.split),
-      n: () => this.findings.step(1),
-      p: () => this.findings.step(-1),
+      n: () => this.step(1),
+      p: () => this.step(-1),
+      b: () => this.draw("box"),
+      y: () => this.draw("polygon"),
+      t: () => this.draw("point"),
+      Delete: () => void this.regions.deleteSelected(),
       "/": () => this.ask(),
       "?": () => showHelp(this.state.version),
     };
@@ -249,8 +271,13 @@ export class Workbench {
     event.preventDefault();
   }
 
+  private step(by: number): void {
+    if (this.panel.current === "regions") this.regions.step(by);
+    else this.findings.step(by);
+  }
+
   private ask(): void {
-    if (!this.where || !this.panel || this.desk.hidden) return;
+    if (!this.where || this.desk.hidden) return;
     this.setPanel(true);
     this.panel.choose("where");
     this.where.focus();
@@ -260,6 +287,13 @@ export class Workbench {
     const events = new EventSource(address("/api/events"));
     const on = <T>(kind: string, then: (data: T) => void) =>
       events.addEventListener(kind, (event) => then(JSON.parse((event as MessageEvent<string>).data) as T));
+    let greeted = false;
+    on("hello", () => {
+      if (greeted) this.regions.reload();
+      greeted = true;
+    });
+    on("reload", () => this.regions.reload());
+    on<RegionMessage>("regions", (message) => this.regions.message(message));
     on<ModelState>("model", (model) => this.showModel(model));
     on<ReadingState & { slide: string }>("reading", (state) => this.reading.show(state.slide, state));
     on<{ slide: string; message: string }>("unreadable", ({ slide, message }) => {

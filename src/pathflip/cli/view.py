@@ -21,6 +21,9 @@ def view(
         list[Path] | None,
         typer.Option(help="Feature files or folders of them; slides read here are added to the first folder."),
     ] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="SQLite file for drawn regions; else one beside the slides.")
+    ] = None,
     slide_mpp: SlideMPP = None,
     host: Annotated[
         str, typer.Option(help=f"Address to listen on; others than this machine need {PASSWORD_VARIABLE}.")
@@ -43,6 +46,7 @@ def view(
             slides=slides,
             suffixes=SLIDE_SUFFIXES,
             slide_mpp=slide_mpp,
+            annotations=annotations,
             models=models if has_model else None,
             host=host,
             port=port,

@@ -19,6 +19,8 @@ from starlette.staticfiles import StaticFiles
 
 from pathflip import __version__
 from pathflip.errors import PathFLIPError, SlideError
+from pathflip.workbench.annotations import Annotations, ChangedElsewhereError
+from pathflip.workbench.drawing import changed_elsewhere, region_routes
 from pathflip.workbench.endpoints import Endpoint, in_thread
 from pathflip.workbench.events import Events
 from pathflip.workbench.guard import Access, Guard, UploadTooLargeError, login
@@ -48,6 +50,7 @@ class Workbench:
     note: str = CAUTION
     events: Events = field(default_factory=Events)
     service: ModelService | None = None
+    annotations: dict[Path, Annotations] = field(default_factory=dict)
     tiles: ByteCache = field(default_factory=lambda: ByteCache(TILE_CACHE_BYTES))
     thumbnails: ByteCache = field(default_factory=lambda: ByteCache(THUMBNAIL_CACHE_BYTES))
 
@@ -98,12 +101,14 @@ def create_app(bench: Workbench) -> Starlette:
             in_thread(lambda request: _tile(bench, request)),
         ),
         *question_routes(bench),
+        *region_routes(bench),
         Mount("/", StaticFiles(directory=STATIC, check_dir=False)),
     ]
     return Starlette(
         routes=routes,
         middleware=[Middleware(Guard, access=bench.access)],
         exception_handlers={
+            ChangedElsewhereError: changed_elsewhere,
             NotReadError: _not_read,
             PathFLIPError: _failed,
             HTTPException: _http_error,

@@ -37,6 +37,11 @@ class SlideFile:
     root: Path = field(repr=False)
     folder: str = ""
 
+    @property
+    def name(self) -> str:
+        """Its place below the folder named: what regions are kept under, so that the folder can be moved."""
+        return os.fsencode(os.path.relpath(self.path, self.root)).decode("utf-8", "backslashreplace")
+
     def check(self) -> None:
         """Refuse a file that is reached through a link out of the folder named at start.
 

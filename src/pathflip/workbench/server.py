@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pathflip.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
+    from pathflip.workbench.annotations import Annotations
     from pathflip.workbench.service import Models
 
 __all__ = ["Running", "Settings", "open_workbench"]
@@ -28,6 +29,7 @@ class Settings:
     Attributes:
         slides: files and folders. suffixes: endings of slide files.
         slide_mpp: microns per level-0 pixel, for files that do not say.
+        annotations: file that drawn regions are kept in; None: one beside the slides of each folder.
         models: a model, an assistant and features; None means a viewer.
         host, port: where to listen; port 0 takes a free one.
         password: needed where ``host`` is not this machine.
@@ -37,6 +39,7 @@ class Settings:
     slides: Sequence[Path]
     suffixes: Collection[str]
     slide_mpp: float | None = None
+    annotations: Path | None = None
     models: "Models | None" = None
     host: str = "127.0.0.1"
     port: int = 0
@@ -78,6 +81,7 @@ def open_workbench(settings: Settings) -> Running:
     except ImportError as error:
         raise MissingExtraError(error.name or "uvicorn", "workbench", "pathflip view") from None
     from pathflip.workbench.app import Workbench, create_app
+    from pathflip.workbench.drawing import watch_other_programs
     from pathflip.workbench.events import Events
     from pathflip.workbench.guard import Access
     from pathflip.workbench.library import Library
@@ -92,7 +96,8 @@ def open_workbench(settings: Settings) -> Running:
     listening = _bind(settings.host, settings.port)
     port = listening.getsockname()[1]
     access = Access(settings.host, port, settings.password, settings.framed_by_notebooks)
-    bench = Workbench(library, access, events=events, service=service)
+    stores = _annotations(settings, library.roots)
+    bench = Workbench(library, access, events=events, service=service, annotations=stores)
     config = uvicorn.Config(
         create_app(bench),
         log_level="warning",
@@ -114,6 +119,8 @@ def open_workbench(settings: Settings) -> Running:
 
     def serve() -> None:
         threading.Thread(target=end_streams, daemon=True).start()
+        watched = list({id(store): store for store in stores.values()}.values())
+        threading.Thread(target=watch_other_programs, args=(watched, events, stopping), daemon=True).start()
         if service is not None:
             service.start()
         try:
@@ -122,11 +129,23 @@ def open_workbench(settings: Settings) -> Running:
             stopping.set()
             listening.close()
             library.close()
+            for store in watched:
+                store.close()
 
     def stop() -> None:
         server.should_exit = True
 
     return Running(_address(settings, port, access.token), len(library), serve, stop)
+
+
+def _annotations(settings: Settings, roots: Sequence[Path]) -> "dict[Path, Annotations]":
+    """Where the regions of each folder's slides are kept."""
+    from pathflip.workbench.annotations import DATABASE_NAME, Annotations
+
+    if settings.annotations is not None:
+        store = Annotations(settings.annotations)
+        return dict.fromkeys(roots, store)
+    return {root: Annotations(root / DATABASE_NAME) for root in dict.fromkeys(roots)}
 
 
 def _check_host(settings: Settings) -> None:

@@ -4,7 +4,6 @@ Everything goes through the library's public functions. The model is loaded besi
 looked at while it comes; what is asked before waits for it.
 """
 
-import base64
 import sys
 import threading
 from collections import OrderedDict
@@ -13,17 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pathflip.errors import CaptionError, CheckpointError, ConfigError, ContractError, FeatureError, PathFLIPError
 from pathflip.geometry import Box
 from pathflip.workbench.events import Events
+from pathflip.workbench.lattice import heat_lattice
 from pathflip.workbench.library import Library, SlideFile
 
 if TYPE_CHECKING:
     from pathflip.assistant import LoadedAssistant
     from pathflip.inference import Aligned, EncodedSlide
-    from pathflip.types import Heatmap, SlideFeatures
+    from pathflip.types import SlideFeatures
     from pathflip.verify import Calibration
 
 __all__ = ["ModelService", "Models", "NotReadError", "feature_files"]
@@ -388,39 +386,6 @@ def feature_files(paths: Sequence[Path]) -> dict[str, Path]:
             files.setdefault(file.stem, file)
             files.setdefault(file.stem.rpartition("__")[2], file)
     return files
-
-
-def heat_lattice(heatmap: "Heatmap") -> dict[str, Any]:
-    """Scores on the lattice the tiles were cut on, as 16-bit steps between the smallest and the largest (0: no tile).
-
-    Where tiles overlap, a cell is the mean of those over it.
-    """
-    grid = heatmap.grid
-    step = grid.spec.stride_px0(grid.info)
-    cells = grid.cells()
-    reach = max(1, round(grid.tile_px0 / step))
-    columns, rows = (cells.max(axis=0) + reach).tolist() if len(cells) else (0, 0)
-    total, count = np.zeros((rows, columns)), np.zeros((rows, columns))
-    valid = np.isfinite(heatmap.scores)
-    for down in range(reach):
-        for right in range(reach):
-            np.add.at(total, (cells[valid, 1] + down, cells[valid, 0] + right), heatmap.scores[valid])
-            np.add.at(count, (cells[valid, 1] + down, cells[valid, 0] + right), 1)
-    mean = total / np.maximum(count, 1)
-    shown = mean[count > 0]
-    low, high = (float(shown.min()), float(shown.max())) if len(shown) else (0.0, 0.0)
-    scaled = np.where(count > 0, 1 + (mean - low) / max(high - low, 1e-9) * 65534, 0)
-    corner = grid.coords.min(axis=0).tolist() if len(grid) else [0, 0]
-    return {
-        "x": corner[0],
-        "y": corner[1],
-        "step": step,
-        "columns": columns,
-        "rows": rows,
-        "low": low,
-        "high": high,
-        "cells": base64.b64encode(np.rint(scaled).astype("<u2").tobytes()).decode("ascii"),
-    }
 
 
 def _is_spelled_out(model: "Aligned", word: str) -> bool:
