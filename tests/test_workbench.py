@@ -272,7 +272,7 @@ def test_other_machines_need_a_password(slides):
 
 def test_what_cannot_be_shown_is_said_before_anything_is_served(tmp_path, slides):
     (tmp_path / "empty").mkdir()
-    for path, reason in ((tmp_path / "absent", "no such file"), (tmp_path / "empty", "no slide in this folder")):
+    for path, reason in ((tmp_path / "absent", "no such file"), (tmp_path / "empty", "file in this folder")):
         with pytest.raises(ConfigError, match=reason), served(path):
             pass
     with socket.socket() as taken:
@@ -326,3 +326,19 @@ def test_the_built_page_is_that_of_its_sources():
     for name in sorted(names):
         digest.update(f"{name}\n".encode() + (sources / name).read_bytes())
     assert (STATIC / "sources.sha256").read_text().strip() == digest.hexdigest(), "run  make workbench"
+
+
+def test_equal_names_in_two_folders_are_two_slides_and_an_ending_is_no_part_of_a_name(tmp_path, picture):
+    for case, name in (("case_1", "same.tif"), ("case_2", "same.tif"), ("case_2", "other.ome.tif")):
+        (tmp_path / case).mkdir(exist_ok=True)
+        write_pyramid(tmp_path / case / name, [picture])
+    with served(tmp_path) as running, client(running) as visitor:
+        slides = visitor.get("/api/state").json()["slides"]
+        assert sorted(slide["id"] for slide in slides) == ["case_1__same", "case_2__same", "other"]
+        assert sorted(slide["folder"] for slide in slides) == ["case_1", "case_2", "case_2"]
+        assert len({slide["key"] for slide in slides}) == 3
+
+
+def test_slides_of_an_object_store_are_refused_in_one_line(tmp_path):
+    with pytest.raises(ConfigError, match="copy them here"), served(Path("s3:/bucket/slides")):
+        pass

@@ -14,14 +14,13 @@ import pytest
 pytest.importorskip("starlette", reason="the extra 'workbench' is not installed")
 pytest.importorskip("uvicorn", reason="the extra 'workbench' is not installed")
 
-from pathflip.cli.app import SLIDE_SUFFIXES
 from pathflip.workbench.server import Running, Settings, open_workbench
 
 
 @contextmanager
 def served(*slides: Path, **settings: Any) -> Iterator[Running]:
     """A workbench over these slides, on a port of its own."""
-    running = open_workbench(Settings(slides=slides, suffixes=SLIDE_SUFFIXES, **settings))
+    running = open_workbench(Settings(slides=slides, **settings))
     running.start()
     address = httpx.URL(running.url)
     for _ in range(200):

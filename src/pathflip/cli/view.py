@@ -33,7 +33,6 @@ def view(
     json: Json = False,
 ) -> None:
     """Look at slides in the browser: a fast viewer, and with a model, ask where, what and which cases."""
-    from pathflip.slide.paths import SLIDE_SUFFIXES
     from pathflip.workbench.server import Settings, open_workbench, show_page
     from pathflip.workbench.service import Models
 
@@ -44,7 +43,6 @@ def view(
     running = open_workbench(
         Settings(
             slides=slides,
-            suffixes=SLIDE_SUFFIXES,
             slide_mpp=slide_mpp,
             annotations=annotations,
             models=models if has_model else None,

@@ -8,23 +8,21 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pathflip.errors import ConfigError, SlideError
-from pathflip.io.slide_id import slide_id
-from pathflip.slide import open_slide
+from pathflip.io.storage import as_url
+from pathflip.slide import find_slides, open_slide
+from pathflip.slide.paths import slide_names
 from pathflip.workbench.tiles import DeepZoom
 
 __all__ = ["Library", "SlideFile"]
 
 MOST_OPEN = 6
 """Slides kept open. Each may hold 96 MB of decoded tiles."""
-MOST_FILES = 20_000
-DEEPEST = 6
-"""Folders within folders that are looked into."""
 
 
 @dataclass(frozen=True)
@@ -76,53 +74,31 @@ class Library:
 
     Args:
         paths: slide files, or folders of them (searched with their subfolders).
-        suffixes: endings of slide files, lower case.
         slide_mpp: microns per level-0 pixel for files that do not say.
 
     Raises:
-        ConfigError: a path does not exist or holds no slide.
+        ConfigError: a path does not exist, lies in an object store, or holds no slide.
     """
 
-    def __init__(self, paths: Sequence[Path], suffixes: Collection[str], slide_mpp: float | None = None) -> None:
-        self._suffixes = set(suffixes)
+    def __init__(self, paths: Sequence[Path], slide_mpp: float | None = None) -> None:
         self._slide_mpp = slide_mpp
         self._lock = threading.Lock()
         self._opening: dict[str, threading.Lock] = {}
         self._open: OrderedDict[tuple[str, str], _OpenSlide] = OrderedDict()
-        self.roots = tuple(path if path.is_dir() else path.parent for path in paths)
-        files: dict[str, SlideFile] = {}
+        root_of: dict[Path, Path] = {}
         for path in paths:
-            if not os.path.lexists(path):
-                raise ConfigError(f"'{path}': no such file or folder; check the path")
-            found = list(self._below(path, path)) if path.is_dir() else [_slide_file(path, path.parent)]
-            if not found:
-                raise ConfigError(f"'{path}': no slide in this folder; expected files such as .svs, .ndpi, .tif, .dcm")
-            files |= {file.key: file for file in found}
-        self.files = files
+            if url := as_url(path):
+                raise ConfigError(f"'{url}': the workbench shows slides of this machine's disks; copy them here first")
+            slides = find_slides([path], recursive=True)
+            root = path if path.is_dir() and slides != [path] else path.parent  # a DICOM folder is one slide
+            root_of |= {slide: root for slide in slides if slide not in root_of}
+        names = slide_names(list(root_of))
+        files = [_slide_file(path, root, names[path]) for path, root in root_of.items()]
+        self.files = {file.key: file for file in files}
+        self.roots = tuple(dict.fromkeys(root_of.values()))
 
     def __len__(self) -> int:
         return len(self.files)
-
-    def _below(self, folder: Path, root: Path, depth: int = 0) -> Iterator[SlideFile]:
-        """Slide files of a folder, then of its subfolders; links to folders are not followed."""
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            if depth:
-                return  # a subfolder that may not be read hides its own slides only
-            raise ConfigError(f"'{folder}': this folder cannot be read: {error.strerror or error}") from None
-        count = 0
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                if depth < DEEPEST:
-                    yield from self._below(Path(entry.path), root, depth + 1)
-            elif Path(entry.name).suffix.lower() in self._suffixes:
-                count += 1
-                if count > MOST_FILES:
-                    raise ConfigError(f"'{folder}': more than {MOST_FILES} slides; name a smaller folder")
-                yield _slide_file(Path(entry.path), root)
 
     def by_slide_id(self, name: str) -> SlideFile | None:
         """The first slide of that name."""
@@ -183,12 +159,12 @@ class Library:
                 entry.zoom.slide.close()
 
 
-def _slide_file(path: Path, root: Path) -> SlideFile:
+def _slide_file(path: Path, root: Path, name: str) -> SlideFile:
     place = os.fsencode(os.path.relpath(path, root)) + b"\0" + os.fsencode(os.path.abspath(root))
     folder = os.path.relpath(path.parent, root)
     return SlideFile(
         key=hashlib.sha256(place).hexdigest()[:16],
-        slide_id=slide_id(path),
+        slide_id=name,
         path=path,
         root=root,
         folder="" if folder == "." else folder,

@@ -4,7 +4,7 @@ import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ class Settings:
     """What to show, and to whom.
 
     Attributes:
-        slides: files and folders. suffixes: endings of slide files.
+        slides: files and folders.
         slide_mpp: microns per level-0 pixel, for files that do not say.
         annotations: file that drawn regions are kept in; None: one beside the slides of each folder.
         models: a model, an assistant and features; None means a viewer.
@@ -37,7 +37,6 @@ class Settings:
     """
 
     slides: Sequence[Path]
-    suffixes: Collection[str]
     slide_mpp: float | None = None
     annotations: Path | None = None
     models: "Models | None" = None
@@ -88,7 +87,7 @@ def open_workbench(settings: Settings) -> Running:
     from pathflip.workbench.service import ModelService
 
     _check_host(settings)
-    library = Library(settings.slides, settings.suffixes, settings.slide_mpp)
+    library = Library(settings.slides, settings.slide_mpp)
     events = Events()
     service = None
     if settings.models is not None:
