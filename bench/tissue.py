@@ -1,4 +1,4 @@
-"""How well tissue is found: against outlines drawn by hand, and against the search as it was before fat had its own cue.
+"""How well tissue is found: against outlines drawn by hand, and against the search as it was without a cue for fat.
 
     python bench/tissue.py FOLDER [--json] [--pictures DIR]
 
@@ -110,6 +110,7 @@ def misses(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def main() -> int:
+    """Measure every slide and print a row for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--json", action="store_true")

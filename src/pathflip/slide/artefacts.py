@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 
 from pathflip.errors import ConfigError
 from pathflip.geometry import SlideInfo
-from pathflip.slide.masks import Mask, closed, disk, hysteresis, without_small
+from pathflip.slide.masks import Mask, closed, disk, extremes, grown, hysteresis, opened, without_small
 from pathflip.slide.reader import Slide
 from pathflip.slide.tissue import (
     ASSUMED_MPP,
     TissueMask,
     area_shares,
-    extremes,
     glass_colour,
     is_dark_field,
     pen_strokes,
@@ -164,7 +163,7 @@ def _sharpness(
     energy = np.full((4, *shape), np.nan, np.float32)
     for rows, columns in _blocks(tissue.mask):
         energy[:, rows, columns] = _block_energy(slide, tissue, rows, columns, side, um)
-    glass = ~_grown(tissue.mask, 60 / um) & np.isfinite(energy[0])
+    glass = ~grown(tissue.mask, 60 / um) & np.isfinite(energy[0])
     noise = np.median(energy[:, glass], axis=1) if glass.sum() >= 50 else np.zeros(4, np.float32)
     weight = (tissue.mask & np.isfinite(energy[0])).astype(np.float32)
     mean = [_average(np.nan_to_num(e), weight, spec.window_um / um) for e in energy]
@@ -260,7 +259,7 @@ def _folds(density: NDArray[np.float32], tissue: Mask, um: float, spec: Artefact
     brown = dark_blue > 1.6 * both  # DAB, pigment
     usual = float(np.percentile(green[solid > 0], 90))  # folds are rare, and denser than dense tissue
     rim = tissue & (both > spec.fold_rim) & (green > 1.1 * usual) & (green > 0.6) & ~brown
-    core = _opened(rim & (both > spec.fold) & (green > 1.3 * usual), 8 / um)
+    core = opened(rim & (both > spec.fold) & (green > 1.3 * usual), 8 / um)
     return without_small(hysteresis(rim, core), spec.fold_um2 / um**2)
 
 
@@ -268,10 +267,10 @@ def _on_glass(density: NDArray[np.float32], tissue: Mask, um: float) -> dict[str
     """Dust, bubbles, dark bands and pen."""
     low, high = extremes(density)
     colourless = high - low < 0.15 * low + 0.06
-    free = ~_grown(tissue, 16 / um)
+    free = ~grown(tissue, 16 / um)
     grey = (low > 0.12) & colourless & free
     ink = colourless & (low > 1.2)  # black to the eye: over tissue as well
-    broad = _opened(grey | ink, 20 / um)
+    broad = opened(grey | ink, 20 / um)
     band = _along_the_edge(grey | ink, um)
     black = hysteresis((grey & (low > 0.35)) | ink, broad & (low > 0.6)) & ~band
     bubble = _bubbles(low, colourless, tissue, um)
@@ -281,18 +280,6 @@ def _on_glass(density: NDArray[np.float32], tissue: Mask, um: float) -> dict[str
         "dark": band,
         "pen": without_small(black, 8_000 / um**2) | pen_strokes(density, um),
     }
-
-
-def _opened(mask: Mask, radius: float) -> Mask:
-    import cv2
-
-    return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, disk(max(1, round(radius)))).astype(bool)
-
-
-def _grown(mask: Mask, radius: float) -> Mask:
-    import cv2
-
-    return cv2.dilate(mask.astype(np.uint8), disk(max(1, round(radius)))).astype(bool)
 
 
 def _along_the_edge(grey: Mask, um: float) -> Mask:

@@ -1,23 +1,24 @@
-"""Find the tissue of a stained slide: by colour relative to the glass, never by darkness.
+"""Find the tissue of a stained slide: by colour relative to the glass, and fat by its walls; never by darkness.
 
 Darkness is what glass edges, scanner bands, dust and shadows share with tissue; colour is what they lack. Each pixel
 is compared with the slide's own glass in optical density (Beer–Lambert), and the *spread* of that density over
 red, green and blue is the evidence: zero for anything grey, whatever its darkness; large for eosin, haematoxylin and
-DAB, faint or strong. The cell walls of fat are faint but coloured, so fat is found by averaging, then closing the gaps
-between walls.
+DAB, faint or strong. Fat averages to nearly nothing: it is found by the thin coloured walls that span it
+(:mod:`pathflip.slide.walls`), where these touch other tissue or are large enough to stand alone.
 """
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pathflip.errors import ConfigError
 from pathflip.geometry import SlideInfo
-from pathflip.slide.masks import Mask, closed, disk, fill_holes, hysteresis, without_small
+from pathflip.slide.masks import GREY_TINT, Mask, closed, disk, extremes, fill_holes, hysteresis, without_small
 from pathflip.slide.reader import Slide
+from pathflip.slide.walls import spanned_by_walls, without_smears
 
 if TYPE_CHECKING:
     from shapely import Polygon
@@ -27,15 +28,12 @@ __all__ = [
     "TissueMask",
     "TissueSpec",
     "area_shares",
-    "extremes",
     "find_tissue",
     "glass_colour",
     "is_dark_field",
     "pen_strokes",
 ]
 
-GREY_TINT = 0.15
-"""Near black a grey level of colour is a large step of density: so much spread per unit of grey density is ignored."""
 ASSUMED_MPP = 0.5
 """Only sets the scale of the search on slides without a known resolution; never used for tiles."""
 
@@ -49,6 +47,10 @@ class TissueSpec:
         smooth_um: standard deviation of the average over which colour is judged.
         faint: colour spread (natural-log optical density) above which a pixel may be tissue.
         clear: colour spread that some pixel of a fragment must reach.
+        wall: density in green by which the walls of fat stand out from what is beside them.
+        wall_gap_um: half the widest gap between walls of the same fat.
+        wall_fraction: walls cover at least this fraction of fat.
+        alone_um2: fat that touches no other tissue counts from this area.
         close_um: gaps up to twice this width, such as fat cells, belong to the tissue around them.
         hole_um2: enclosed holes up to this area belong to the tissue.
         fragment_um2: smaller fragments are dust or debris.
@@ -59,13 +61,17 @@ class TissueSpec:
     smooth_um: float = 12.0
     faint: float = 0.028
     clear: float = 0.06
+    wall: float = 0.016
+    wall_gap_um: float = 56.0
+    wall_fraction: float = 0.2
+    alone_um2: float = 50_000.0
     close_um: float = 28.0
     hole_um2: float = 60_000.0
-    fragment_um2: float = 5_000.0
+    fragment_um2: float = 10_000.0
     max_mask_px: int = 4096
 
     def __post_init__(self) -> None:
-        for name in ("mask_mpp", "smooth_um", "faint", "clear", "close_um", "max_mask_px"):
+        for name in ("mask_mpp", "smooth_um", "faint", "clear", "wall", "wall_gap_um", "close_um", "max_mask_px"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"TissueSpec.{name}: got {getattr(self, name)}, expected a positive number")
 
@@ -196,29 +202,52 @@ def _tissue(overview: NDArray[np.uint8], um: float, spec: TissueSpec) -> Mask:
     colour = cv2.GaussianBlur(spread, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
     faint = max(spec.faint, min(noise, 2.5 * spec.faint))
     near = cv2.blur(spread, (3, 3)) > faint
-    mask = hysteresis((colour > faint) & near, colour > max(spec.clear, 1.5 * faint))  # near: no halo of the average
-    mask = closed(mask, spec.close_um / um)
+    clear = colour > max(spec.clear, 1.5 * faint)
+    solid = closed(hysteresis((colour > faint) & near, clear), spec.close_um / um)  # near: no halo of the average
+    density[pen] = 0
+    fat = spanned_by_walls(
+        density,
+        solid,
+        um,
+        wall=max(spec.wall, noise),
+        gap_um=spec.wall_gap_um,
+        hole_um2=spec.hole_um2,
+        fraction=spec.wall_fraction,
+    )
+    mask = hysteresis(solid | fat, clear | without_small(fat, spec.alone_um2 / um**2))
     mask = fill_holes(mask & ~pen, spec.hole_um2 / um**2) & ~pen
-    return without_small(mask, spec.fragment_um2 / um**2)
+    return without_smears(without_small(mask, spec.fragment_um2 / um**2), density[..., 1], um)
 
 
 def glass_colour(overview: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
-    """The colour of bare glass, and how much colour spread its noise alone reaches (median + 6 deviations)."""
+    """The colour of bare glass, and how much optical density its noise alone reaches.
+
+    Glass is even: of the bright pixels, the flattest are looked at (next to fat most bright pixels are no glass, but
+    what lies between its walls is as bright), and of those the commonest brightness. Pure white is left out where
+    something else is flat as well: scanners fill with it what they did not scan.
+    """
     low, high = extremes(overview)
-    bright = overview[(low > 185) & (high - low < 20)].astype(np.float32)
-    if len(bright) < 0.002 * overview[..., 0].size:  # tissue from edge to edge
+    bright = (low > 150) & (high - low < 45)
+    uneven = _unevenness(overview)
+    if bright.sum() < 0.002 * low.size:  # tissue from edge to edge
         return np.full(3, 245, np.float32), 0.0
-    glass = np.median(bright, axis=0)
-    low, high = extremes(-np.log(np.maximum(bright, 1) / glass))
-    spread = high - low
-    middle = float(np.median(spread))
-    return glass.astype(np.float32), middle + 6 * 1.4826 * float(np.median(np.abs(spread - middle)))
+    noise = max(1.0, float(np.percentile(uneven[bright], 5)))
+    flat = bright & (uneven <= max(3.0, noise))
+    scanned = flat & (low < 255)
+    flat = scanned if scanned.sum() >= 0.002 * low.size else flat
+    pixels = overview[flat]
+    light = pixels[:, 1].astype(np.intp)
+    common = np.convolve(np.bincount(light, minlength=256), np.ones(5), "same").argmax()
+    glass = np.median(pixels[np.abs(light - common) <= 4], axis=0)
+    return glass.astype(np.float32), 2 * noise / float(glass[1])
 
 
-def extremes(colors: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Smallest and largest of the three channels; numpy's own reduction over so short an axis is ten times slower."""
-    red, green, blue = (colors[..., i] for i in range(3))
-    return np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
+def _unevenness(overview: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Largest difference of grey levels, over the channels, between a pixel and its eight neighbours' extremes."""
+    import cv2
+
+    around = np.ones((3, 3), np.uint8)
+    return np.asarray(extremes(cv2.dilate(overview, around) - cv2.erode(overview, around))[1])
 
 
 def pen_strokes(density: NDArray[np.float32], um: float) -> Mask:
