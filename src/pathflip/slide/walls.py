@@ -15,6 +15,7 @@ from pathflip.slide.masks import Mask, closed, disk, extremes, fill_holes, grown
 
 __all__ = ["line_contrast", "spanned_by_walls", "without_smears"]
 
+_COARSEST_UM = 16.0
 _THIN_UM = 24.0
 """Half the width of the widest line that counts as a wall."""
 _LONG_UM = 64.0
@@ -76,10 +77,12 @@ def spanned_by_walls(
         fraction: walls cover at least this fraction of what is not solid.
 
     Returns:
-        The mask without ``solid``.
+        The mask without ``solid``; empty where a pixel is wider than 16 µm, which shows no walls.
     """
     import cv2
 
+    if um > _COARSEST_UM:
+        return np.zeros(solid.shape, bool)
     lines = line_contrast(np.ascontiguousarray(density[..., 1]), um) > wall
     network = fill_holes(closed(_long(lines, um) | solid, gap_um / um), hole_um2 / um**2)
     network = opened(network, 0.7 * gap_um / um) & ~solid  # a lone line, closed, is still a line
