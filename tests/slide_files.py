@@ -67,6 +67,22 @@ def exact_box(picture: Pixels, x: float, y: float, width: float, height: float, 
     return np.rint(result).astype(np.uint8)
 
 
+def area_mean(picture: Pixels, x: float, y: float, width: float, height: float, out: tuple[int, int]) -> Pixels:
+    """As :func:`exact_box` within the picture, by its integral: fast enough for hundreds of files."""
+    integral = np.zeros((picture.shape[0] + 1, picture.shape[1] + 1, 3))
+    integral[1:, 1:] = picture.cumsum(axis=0, dtype=float).cumsum(axis=1)
+
+    def at(edges: NDArray[np.float64], values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+        low = np.clip(np.floor(edges).astype(int), 0, values.shape[axis] - 2)
+        share = (edges - low).reshape([-1 if a == axis else 1 for a in range(3)])
+        return values.take(low, axis) * (1 - share) + values.take(low + 1, axis) * share
+
+    corners = at(y + np.arange(out[1] + 1) * (height / out[1]), integral, 0)
+    corners = at(x + np.arange(out[0] + 1) * (width / out[0]), corners, 1)
+    sums = np.diff(np.diff(corners, axis=0), axis=1)
+    return np.rint(sums * (out[0] * out[1] / (width * height))).astype(np.uint8)
+
+
 def covered(low: float, high: float) -> tuple[range, NDArray[np.float64]]:
     """The pixels an interval touches, and how much of each it covers."""
     pixels = range(int(np.floor(low)), int(np.ceil(high)))

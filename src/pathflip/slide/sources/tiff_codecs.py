@@ -63,7 +63,7 @@ class Codec:
         elif self.compression in JPEG2000:
             pixels = decode_jpeg2000(data)
         else:
-            pixels = np.asarray(_image_decoder(self.compression)(data))
+            pixels = np.asarray(_image_decoder(self.compression, self.samples)(data))
         pixels = pixels.reshape(pixels.shape[0], -1, 1) if pixels.ndim == 2 else pixels
         columns, full, least = self.tile[0] >> halvings, self.tile[1] >> halvings, rows >> halvings
         kind = np.uint8 if self.bits <= 8 else np.uint16
@@ -133,11 +133,11 @@ def _inflate(data: bytes, size: int) -> bytes:
         return raw
 
 
-def _image_decoder(compression: int) -> Callable[[bytes], Any]:
+def _image_decoder(compression: int, samples: int) -> Callable[[bytes], Any]:
     import imagecodecs
 
     decoders: dict[str, Callable[[bytes], Any]] = {
-        "WebP": _decode_webp,
+        "WebP": lambda data: _decode_webp(data, samples == 4),
         "PNG": imagecodecs.png_decode,
         "JPEG XL": imagecodecs.jpegxl_decode,
         "LERC": imagecodecs.lerc_decode,
@@ -145,13 +145,13 @@ def _image_decoder(compression: int) -> Callable[[bytes], Any]:
     return decoders[_IMAGES[compression]]
 
 
-def _decode_webp(data: bytes) -> Any:
-    """WebP has no checksum and no end mark: what ends in zeros was cut and filled up."""
+def _decode_webp(data: bytes, has_alpha: bool) -> Any:
+    """WebP leaves out an alpha that is opaque, and has no checksum and no end mark: what ends in zeros was cut."""
     import imagecodecs
 
     if data[: 8 + int.from_bytes(data[4:8], "little")].endswith(bytes(16)):
         raise ValueError("a WebP stream that ends in zeros")
-    return imagecodecs.webp_decode(data)
+    return imagecodecs.webp_decode(data, hasalpha=has_alpha)
 
 
 def decode_jpeg2000(data: bytes) -> Samples:
