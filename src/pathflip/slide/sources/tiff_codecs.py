@@ -146,11 +146,11 @@ def _image_decoder(compression: int, samples: int) -> Callable[[bytes], Any]:
 
 
 def _decode_webp(data: bytes, has_alpha: bool) -> Any:
-    """WebP leaves out an alpha that is opaque, and has no checksum and no end mark: what ends in zeros was cut."""
+    """WebP leaves out an alpha that is opaque, and has no checksum and no end mark: a run of zeros was lost data."""
     import imagecodecs
 
-    if data[: 8 + int.from_bytes(data[4:8], "little")].endswith(bytes(16)):
-        raise ValueError("a WebP stream that ends in zeros")
+    if bytes(128) in data or data[: 8 + int.from_bytes(data[4:8], "little")].endswith(bytes(16)):
+        raise ValueError("a WebP stream with its data zeroed")
     return imagecodecs.webp_decode(data, hasalpha=has_alpha)
 
 
