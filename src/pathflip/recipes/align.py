@@ -39,7 +39,7 @@ SMALL: dict[str, Any] = {
 
 
 def align_base() -> AlignRecipe:
-    """PathFLIP as this project recommends it: patch keys in their neighbourhood, gated statements, late interaction.
+    """PathFLIP as this project recommends it: patches in their neighbourhood, gated sub-captions, late interaction.
 
     ``pathflip train align_base --features F --captions C --out runs/base``
 
