@@ -88,7 +88,7 @@ def test_a_cohort_is_of_one_kind(sample, tmp_path):
         assert text.index(f"{odd}.h5") < text.index("a.h5") < text.index("b.h5")  # the odd one first
     with pytest.raises(FeatureError, match="expected at least one"):
         check_cohort([])
-    with pytest.raises(FeatureError, match="not a readable HDF5"):
+    with pytest.raises(FeatureError, match="no such file"):
         check_cohort([tmp_path / "absent.h5"])
 
 
@@ -125,7 +125,7 @@ def test_non_finite_rows_are_named_unless_invalid(sample, tmp_path):
     with h5py.File(path, "a") as file:
         file["features"][2, 1] = np.inf
         file["features"][4, 1] = np.nan
-    with pytest.raises(FeatureError, match=r"in 2 of 7 rows \(2, 4\)"):
+    with pytest.raises(FeatureError, match=r"in 2 rows \(2, 4\) of 7"):
         read_features(path)
     sample.features[1] = np.nan
     with pytest.raises(FeatureError, match=r"rows \(1\)"):

@@ -441,7 +441,7 @@ def test_slidechat_out(ours, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: f["features"].__setitem__((2, 0), np.nan), r"NaN or infinity in 1 of 5 rows \(2\)"),
+        (lambda f: f["features"].__setitem__((2, 0), np.nan), r"NaN or infinity in 1 row \(2\) of 5"),
         (lambda f: f["coords"].__setitem__(3, (0, 0)), r"1 of 5 tiles stand there twice \(the first at \[0, 0\]\)"),
         (lambda f: f["coords"].__setitem__(3, (-512, 0)), r"row 3 lies at \[-512, 0\]"),
         (lambda f: f["coords"].__setitem__(3, (9000, 0)), r"1 of 5 tiles begin beyond the slide of 9000 × 8000 px"),
@@ -449,7 +449,7 @@ def test_slidechat_out(ours, tmp_path):
         (lambda f: put(f, "coords", CELLS[:, :1]), r"'coords' is int64 \(5, 1\), expected numbers of shape \(N, 2\)"),
         (lambda f: put(f, "coords", CELLS[:4]), "5 feature rows, but 4 coordinates"),
         (lambda f: put(f, "coords", CELLS[:0]), "'coords' holds no tile"),
-        (lambda f: put(f, "features", np.ones((1, 5, 3))), r"'features' is float64 \(1, 5, 3\)"),
+        (lambda f: put(f, "features", np.ones((2, 5, 3))), r"'features' is float64 \(2, 5, 3\)"),
         (lambda f: put(f, "features", np.ones(3)), "one vector a slide; expected one row a tile"),
         (lambda f: f.__delitem__("coords"), "without 'coords'"),
         (lambda f: f.__delitem__("features") or f.__delitem__("coords"), r"holds \[\]; expected 'coords'"),
@@ -610,8 +610,8 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert [row["slide_id"] for row in rows] == ["s1", "t"]
     assert (rows[0]["detected"], rows[0]["tiles"], rows[0]["tile_px0"]) == ("clam", 5, 512)
     assert "not a readable HDF5 file" in rows[1]["error"]
-    text = "s1: clam → pathflip, 5 tiles, resnet50, 3 wide, 224 px at 0.5 mpp = 512 level-0 px"
-    assert _convert_line(rows[0]) == text
+    text = "s1: clam → pathflip, 5 tiles, resnet50, 3 wide, 224 px at 0.5 mpp = 512 level-0 px; {}"
+    assert _convert_line(rows[0]) == text.format(rows[0]["files"][0])
     assert run(str(folder), "--to", "nonsense", "--out", out) == 2
 
 

@@ -93,7 +93,12 @@ def test_unreadable_coordinate_files_say_what_is_missing(tmp_path):
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["x"] = 1
     (tmp_path / "text.h5").write_text("no")
-    for name, word in (("foreign.h5", "slide_id"), ("other.h5", "coords"), ("text.h5", "HDF5"), ("gone.h5", "HDF5")):
+    for name, word in (
+        ("foreign.h5", "slide_id"),
+        ("other.h5", "coords"),
+        ("text.h5", "HDF5"),
+        ("gone.h5", "no such file"),
+    ):
         with pytest.raises(FeatureError, match=word):
             read_coords(tmp_path / name)
 

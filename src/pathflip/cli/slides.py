@@ -238,13 +238,14 @@ def convert(
     encoder: Annotated[str | None, typer.Option(help="Name of the encoder, where files do not say.")] = None,
     slides: Annotated[Path | None, typer.Option(help="Folder of the slides: level-0 size, resolution, bounds.")] = None,
     coords: Annotated[Path | None, typer.Option(help="Folder of coordinate files, for features without any.")] = None,
+    drop_invalid: Annotated[bool, typer.Option("--drop-invalid", help="Leave out rows with NaN or infinity.")] = False,
     json: Json = False,
 ) -> None:
     """Features and tiles of TRIDENT, CLAM, STAMP, LazySlide, SlideChat or QuPath, in and out."""
     from pathflip.interop import Asked
     from pathflip.interop import convert as run
 
-    asked = Asked(mpp, tile_px, slide_mpp, encoder, slides, coords)
+    asked = Asked(mpp, tile_px, slide_mpp, encoder, slides, coords, drop_invalid)
     with progress_bar("converting") as advance:
         rows = run(
             inputs,
@@ -260,4 +261,5 @@ def convert(
 def _convert_line(row: Mapping[str, Any]) -> str:
     what = f"{row['encoder']}, {row['dim']} wide" if row["dim"] else "coordinates"
     size = f"{row['tile_px']} px at {row['mpp']:.4g} mpp = {row['tile_px0']} level-0 px"
-    return f"{row['slide_id']}: {row['detected']} → {row['to']}, {row['tiles']} tiles, {what}, {size}"
+    where = row["files"][0] + (f" and {len(row['files']) - 1} more" if len(row["files"]) > 1 else "")
+    return f"{row['slide_id']}: {row['detected']} → {row['to']}, {row['tiles']} tiles, {what}, {size}; {where}"

@@ -11,9 +11,9 @@ The format is specified in ``docs/formats.md``. Layout::
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from pathflip import __version__
 from pathflip.errors import ConfigError, FeatureError
 from pathflip.geometry import Box, SlideInfo, TileSpec
 from pathflip.io.files import atomic_hdf5
-from pathflip.io.storage import as_url, exists, filesystem, shown
+from pathflip.io.hdf5 import dataset, opened, plain_attributes, read_array
+from pathflip.io.slide_id import check_name, join_ids, slide_id
+from pathflip.io.storage import exists, shown
 from pathflip.slide.tiling import magnification
 from pathflip.types import SlideFeatures
 
@@ -41,6 +43,7 @@ __all__ = [
     "read_features",
     "read_kind",
     "read_settings",
+    "rows_named",
     "trident_attributes",
     "write_features",
 ]
@@ -64,10 +67,13 @@ def write_features(path: str | Path, features: SlideFeatures, *, settings: Mappi
             tell whether the file is still what was asked for.
 
     Raises:
-        FeatureError: lengths disagree, or a valid row holds NaN or infinity.
+        FeatureError: lengths disagree, a valid row holds NaN or infinity, or no file can be named after slide or
+            encoder.
     """
     path = Path(path)
     _check_arrays(path, features.features, features.coords, features.valid)
+    check_name(features.slide_id, "slide_id", path)
+    check_name(features.encoder, "encoder", path)
     with atomic_hdf5(path) as file:
         _dataset(file, "features", features.features.astype(np.float32, copy=False))
         _dataset(file, "coords", features.coords.astype(np.int64, copy=False))
@@ -130,49 +136,87 @@ def trident_attributes(info: SlideInfo, spec: TileSpec, folder: Path) -> dict[st
     }
 
 
-def read_features(path: str | Path) -> SlideFeatures:
+def read_features(path: str | Path, *, drop_invalid: bool = False) -> SlideFeatures:
     """Read one slide's features.
+
+    The slide's id is the file's name, as everywhere: renaming a file renames its slide. Where the file itself names
+    another slide a warning says so.
 
     Args:
         path: a file of our own. Those of TRIDENT, CLAM, STAMP, … go through ``pathflip convert`` once: most of
             them do not say how large their tiles are, and a guess would be wrong by a scanner's difference.
+        drop_invalid: take rows with NaN or infinity as invalid, with a warning, instead of refusing the file.
 
     Raises:
-        FeatureError: not HDF5, damaged, made elsewhere, a missing or misshapen dataset (named), or non-finite
-            valid rows (named).
+        FeatureError: not HDF5, damaged, made elsewhere, a missing or misshapen dataset (named), non-finite
+            valid rows (named), or tiles that cannot be true: negative corners, the same tile twice.
     """
     path = Path(path)
-    if not exists(path):
+    if not exists(path) and not path.exists():
         raise FeatureError(f"{shown(path)}: no such feature file; make it with  pathflip extract")
-    with _opened(path) as file:
-        root = dict(file.attrs)
+    with opened(path) as file:
+        root = plain_attributes(path, file)
         _refuse_foreign(path, file, root)
-        matrix = _read_array(path, file, "features").astype(np.float32, copy=False)
-        coords = _read_array(path, file, "coords").astype(np.int64, copy=False)
-        valid = _read_array(path, file, "valid").astype(bool) if "valid" in file else np.ones(len(coords), bool)
+        matrix = _array(path, file, "features").astype(np.float32, copy=False)
+        coords = _array(path, file, "coords").astype(np.int64, copy=False)
+        stored = dataset(path, file, "valid") is not None
+        valid = _array(path, file, "valid").astype(bool) if stored else np.ones(len(coords), bool)
         if "dim" in root and int(root["dim"]) != matrix.shape[1]:
             raise FeatureError(f"{path}: attribute 'dim' is {root['dim']}, but 'features' is {matrix.shape}")
+    if drop_invalid and len(matrix) == len(valid):
+        valid = _finite_rows(path, matrix, valid)
     _check_arrays(path, matrix, coords, valid)
-    if len(coords) and not (-_FARTHEST_PX0 < coords.min() <= coords.max() < _FARTHEST_PX0):
-        raise FeatureError(f"{path}: 'coords' reaches from {coords.min()} to {coords.max()}; expected level-0 pixels")
+    _check_coords(path, coords)
     info, spec = read_description(path, root)
+    info = replace(info, slide_id=_id_by_name(path, info.slide_id))
     if not valid.all():
         matrix = np.where(valid[:, None], matrix, np.float32(0))
-    return SlideFeatures(info.slide_id, matrix, coords, valid, info, spec, str(root["encoder"]))
+    encoder = check_name(str(root["encoder"]), "encoder", path)
+    return SlideFeatures(info.slide_id, matrix, coords, valid, info, spec, encoder)
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file to read; whatever its bytes make h5py raise (a dozen kinds, on damage) becomes FeatureError."""
-    try:
-        url = as_url(path)
-        with filesystem(url).open(url, "rb") if url else path.open("rb") as handle, h5py.File(handle, "r") as file:
-            yield file
-    except FeatureError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise FeatureError(f"{path}: not a readable HDF5 feature file ({reason}); extract it again") from error
+def _id_by_name(path: Path, inside: str) -> str:
+    """The slide's id, from the file's name."""
+    name = check_name(slide_id(path), "name", path)
+    if inside != name and not join_ids([inside], [name]):
+        warnings.warn(
+            f"{path.name}: the file says it is of another slide than its name does; '{name}' is used everywhere. If it "
+            "was not renamed on purpose, it may be the wrong file",
+            stacklevel=3,
+        )
+    return name
+
+
+def _finite_rows(path: Path, matrix: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    bad = valid & ~np.isfinite(matrix).all(axis=1)
+    if bad.any():
+        warnings.warn(f"{path.name}: {rows_named(np.flatnonzero(bad))} not finite: taken as invalid", stacklevel=3)
+    return valid & ~bad
+
+
+def rows_named(rows: NDArray[np.int64]) -> str:
+    """Rows as a person reads them: "2 rows (3, 7)"."""
+    listed = ", ".join(str(row) for row in rows[:5]) + (", …" if len(rows) > 5 else "")
+    return f"{len(rows)} {'row' if len(rows) == 1 else 'rows'} ({listed})"
+
+
+def _check_coords(path: Path, coords: NDArray[np.int64]) -> None:
+    """Refuse corners that no slide has, and tiles that stand there twice."""
+    if len(coords) == 0:
+        return
+    if not -_FARTHEST_PX0 < coords.min() <= coords.max() < _FARTHEST_PX0:
+        raise FeatureError(f"{path}: 'coords' reaches from {coords.min()} to {coords.max()}; expected level-0 pixels")
+    if coords.min() < 0:
+        row = int(np.flatnonzero((coords < 0).any(axis=1))[0])
+        raise FeatureError(f"{path}: row {row} lies at {coords[row].tolist()}; expected level-0 pixels from (0, 0) on")
+    order = np.lexsort((coords[:, 1], coords[:, 0]))
+    again = (np.diff(coords[order], axis=0) == 0).all(axis=1)
+    if again.any():
+        first = coords[order[:-1][again][0]].tolist()
+        raise FeatureError(
+            f"{path}: {int(again.sum())} of {len(coords)} tiles stand there twice (the first at {first}); expected "
+            "every tile once: extract it again"
+        )
 
 
 def _refuse_foreign(path: Path, file: h5py.File, root: Mapping[str, Any]) -> None:
@@ -185,7 +229,7 @@ def _refuse_foreign(path: Path, file: h5py.File, root: Mapping[str, Any]) -> Non
 
 def read_settings(path: str | Path) -> dict[str, Any] | None:
     """The settings a feature file was made with; None where it does not say (files made elsewhere)."""
-    with _opened(Path(path)) as file:
+    with opened(path) as file:
         text = file.attrs.get("settings")
         settings = None if text is None else json.loads(str(text))
     if not isinstance(settings, dict | None):
@@ -196,8 +240,6 @@ def read_settings(path: str | Path) -> dict[str, Any] | None:
 _SHAPES = {"features": (2, "fiu", "(N, D)"), "coords": (2, "fiu", "(N, 2)"), "valid": (1, "biu", "(N,)")}
 """Dimensions, kinds of numbers, and how a person writes it."""
 _FARTHEST_PX0 = 2**40
-_PLAUSIBLE_BYTES = 2**28
-"""Larger arrays must take at least a hundredth of their size in the file; a damaged header can claim terabytes."""
 
 
 def read_counts(path: str | Path) -> tuple[int, int]:
@@ -207,31 +249,19 @@ def read_counts(path: str | Path) -> tuple[int, int]:
         FeatureError: not a feature file.
     """
     path = Path(path)
-    with _opened(path) as file:
-        valid = _read_array(path, file, "valid")
+    with opened(path) as file:
+        valid = _array(path, file, "valid")
     return len(valid), len(valid) - int(valid.astype(bool).sum())
 
 
-def _read_array(path: Path, file: h5py.File, key: str) -> NDArray[Any]:
-    if key not in file or not isinstance(file.get(key, getlink=True), h5py.HardLink):
+def _array(path: Path, file: h5py.File, key: str) -> NDArray[Any]:
+    item = dataset(path, file, key)
+    if item is None:
         raise FeatureError(f"{path}: no dataset '{key}'; got {sorted(file)}, expected 'features' and 'coords'")
-    dataset = file[key]
-    if not isinstance(dataset, h5py.Dataset):
-        raise FeatureError(f"{path}: no dataset '{key}' ('{key}' is a group); expected 'features' and 'coords'")
     ndim, kinds, shape = _SHAPES[key]
-    if dataset.ndim != ndim or (key == "coords" and dataset.shape[1] != 2) or dataset.dtype.kind not in kinds:
-        raise FeatureError(
-            f"{path}: dataset '{key}' is {dataset.dtype} {dataset.shape}, expected numbers of shape {shape}"
-        )
-    if dataset.is_virtual or dataset.external:
-        raise FeatureError(f"{path}: dataset '{key}' lies in other files; expected it here")
-    stored, ends = dataset.id.get_storage_size(), file.id.get_filesize()
-    if dataset.size and not (0 < stored <= ends and dataset.nbytes <= max(_PLAUSIBLE_BYTES, 100 * stored)):
-        raise FeatureError(  # HDF5 itself may crash on it
-            f"{path}: dataset '{key}' claims {dataset.nbytes} bytes, {stored} of them stored in a file of {ends}; "
-            "it is damaged: extract it again"
-        )
-    return np.asarray(dataset[...])
+    if item.ndim != ndim or (key == "coords" and item.shape[1] != 2) or item.dtype.kind not in kinds:
+        raise FeatureError(f"{path}: dataset '{key}' is {item.dtype} {item.shape}, expected numbers of shape {shape}")
+    return read_array(path, file, key)
 
 
 def _check_arrays(path: Path, matrix: NDArray[Any], coords: NDArray[Any], valid: NDArray[Any]) -> None:
@@ -242,9 +272,8 @@ def _check_arrays(path: Path, matrix: NDArray[Any], coords: NDArray[Any], valid:
         )
     bad = np.flatnonzero(valid & ~np.isfinite(matrix).all(axis=1))
     if len(bad):
-        shown = ", ".join(str(row) for row in bad[:5]) + (", ..." if len(bad) > 5 else "")
         raise FeatureError(
-            f"{path}: 'features' holds NaN or infinity in {len(bad)} of {len(matrix)} rows ({shown}); "
+            f"{path}: 'features' holds NaN or infinity in {rows_named(bad)} of {len(matrix)}; "
             "expected finite values, or these rows marked False in 'valid'; extract it again"
         )
 
@@ -264,7 +293,7 @@ def read_description(path: Path, root: Mapping[str, Any]) -> tuple[SlideInfo, Ti
     try:
         bounds = Box(*(int(v) for v in root["bounds0"])) if "bounds0" in root else None
         info = SlideInfo(
-            slide_id=str(root["slide_id"]),
+            slide_id=check_name(str(root["slide_id"]), "slide_id", path),
             size0=(int(root["size0"][0]), int(root["size0"][1])),
             mpp0=float(root["mpp0"]),
             downsamples=tuple(float(v) for v in root["downsamples"]),
@@ -331,16 +360,17 @@ def read_kind(path: str | Path) -> FeatureKind:
         FeatureError: not a feature file of ours.
     """
     path = Path(path)
-    with _opened(path) as file:
-        root = dict(file.attrs)
+    with opened(path) as file:
+        root = plain_attributes(path, file)
         _refuse_foreign(path, file, root)
         dim = _read_shape(path, file)[1]
     _, spec = read_description(path, root)
-    return FeatureKind(str(root["encoder"]), dim, spec.tile_px, spec.mpp, spec.stride_px)
+    encoder = check_name(str(root["encoder"]), "encoder", path)
+    return FeatureKind(encoder, dim, spec.tile_px, spec.mpp, spec.stride_px)
 
 
 def _read_shape(path: Path, file: h5py.File) -> tuple[int, int]:
-    shape = getattr(file.get("features"), "shape", None)
+    shape = getattr(dataset(path, file, "features"), "shape", None)
     if shape is None or len(shape) != 2:
         raise FeatureError(f"{path}: 'features' has shape {shape}, expected (N, D); extract it again")
     return int(shape[0]), int(shape[1])

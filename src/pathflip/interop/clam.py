@@ -13,41 +13,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathflip.errors import FeatureError
-from pathflip.interop.hdf5 import OWN, File, own_attribute, read_file, read_own, whole
-from pathflip.interop.tiles import Asked, Stated, Tiles, join, numeric, settle
-from pathflip.io.files import atomic_hdf5, atomic_path
+from pathflip.interop.own_attribute import OWN, own_attribute, read_own
+from pathflip.interop.tiles import Asked, Stated, Tiles, encoder_of, join, numeric, settle, unbatched
+from pathflip.io.files import atomic_hdf5, atomic_path, path_inside
+from pathflip.io.hdf5 import File, read_file, whole
+from pathflip.io.slide_id import slide_id
 
-__all__ = ["coords_beside", "read_clam", "read_clam_coords", "read_clam_pt", "write_clam"]
+COORDS = {"coords": "coords"}
+"""What is read of a coordinates file."""
+__all__ = ["COORDS", "coords_beside", "read_clam", "read_clam_coords", "read_clam_pt", "write_clam"]
 
 
 def read_clam(file: File, asked: Asked) -> Tiles:
     """``h5_files``: features and coordinates without attributes."""
     own, encoder = read_own(file.path, file.attributes[""].get(OWN))
     patches = None if own else _patches_of(file.path, asked)
-    stated = Stated(file.path.stem, own=own, step_tells_side=True, tile_px0=_side0(patches) if patches else None)
+    stated = Stated(slide_id(file.path), own=own, step_tells_side=True, tile_px0=_side0(patches) if patches else None)
     tiles = settle(file.path, stated, asked, file.array("coords"))
     features = numeric(file.path, "features", file.array("features"))
-    return join(file.path, tiles, features, asked.encoder or encoder or _no_encoder(file.path))
+    said = str(file.attributes.get("features", {}).get("encoder", "None"))
+    return join(file.path, tiles, features, encoder_of(file.path, asked, encoder, said), asked)
 
 
 def read_clam_coords(file: File, asked: Asked) -> Tiles:
     """``patches``: where the tiles are, and how large at level 0."""
     own, _ = read_own(file.path, file.attributes[""].get(OWN))
-    stated = Stated(file.path.stem, own=own, tile_px0=_side0(file.attributes["coords"]))
+    stated = Stated(slide_id(file.path), own=own, tile_px0=_side0(file.attributes["coords"]))
     return settle(file.path, stated, asked, file.array("coords"))
 
 
 def read_clam_pt(path: Path, asked: Asked) -> Tiles:
     """``pt_files``: a bare tensor; coordinates from ``h5_files`` or ``patches`` beside it, or ``--coords``."""
     features = _load_tensor(path)
-    coords_file = read_file(coords_beside(path, asked))
+    coords_file = read_file(coords_beside(path, asked), COORDS)
     own, encoder = read_own(path, coords_file.attributes[""].get(OWN))
     on_coords = coords_file.attributes.get("coords", {})
     if own is None and "patch_level" not in on_coords:
         on_coords = _patches_of(coords_file.path, asked) or {}
-    stated = Stated(path.stem, own=own, tile_px0=_side0(on_coords) if on_coords else None, step_tells_side=True)
+    stated = Stated(slide_id(path), own=own, tile_px0=_side0(on_coords) if on_coords else None, step_tells_side=True)
     tiles = settle(coords_file.path, stated, asked, coords_file.array("coords"))
-    return join(path, tiles, numeric(path, "tensor", features), asked.encoder or encoder or _no_encoder(path))
+    return join(path, tiles, numeric(path, "tensor", features), encoder_of(path, asked, encoder), asked)
 
 
 def coords_beside(path: Path, asked: Asked) -> Path:
@@ -73,7 +78,7 @@ def _patches_of(path: Path, asked: Asked) -> Mapping[str, Any] | None:
     for folder in (asked.coords, path.parent.parent / "patches"):
         place = folder / f"{path.stem}.h5" if folder else None
         if place is not None and place.is_file():
-            on_coords = read_file(place, ("coords",)).attributes.get("coords", {})
+            on_coords = read_file(place, COORDS).attributes.get("coords", {})
             if "patch_level" in on_coords:
                 return on_coords
     return None
@@ -87,23 +92,19 @@ def _side0(on_coords: Mapping[str, Any]) -> int | None:
     return round(size * extra * float(np.asarray(on_coords["downsample"], np.float64).reshape(-1)[0]))
 
 
-def _no_encoder(path: Path) -> str:
-    raise FeatureError(f"{path}: does not say which encoder made it; give --encoder NAME")
-
-
 def _load_tensor(path: Path) -> NDArray[Any]:
     """A bare tensor; a file that holds any other object is refused before anything in it runs."""
     import torch
 
     if not path.is_file():
-        raise FeatureError(f"{path}: no such file")
+        raise FeatureError(f"{path}: no such file, or no regular one")
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise FeatureError(
             f"{path}: holds pickled objects, which could run code when read; refused; expected a bare tensor (N, D)"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # torch raises many kinds on damage
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FeatureError(f"{path}: not a readable .pt file ({reason}); copy it again") from error
     if not isinstance(loaded, torch.Tensor):
@@ -111,23 +112,25 @@ def _load_tensor(path: Path) -> NDArray[Any]:
             f" of {sorted(map(str, loaded))[:5]}" if isinstance(loaded, dict) else ""
         )
         raise FeatureError(f"{path}: holds {what}, expected a bare tensor (N, D)")
-    return np.asarray(loaded.float() if loaded.is_floating_point() else loaded)
+    if loaded.is_sparse or loaded.is_quantized or loaded.layout != torch.strided:
+        raise FeatureError(f"{path}: holds a sparse or quantised tensor, expected a plain one (N, D)")
+    return unbatched(np.asarray(loaded.float() if loaded.is_floating_point() else loaded))
 
 
 def write_clam(tiles: Tiles, out: Path) -> list[Path]:
     """``patches/`` (exact at level 0, whatever the resolution), and with features ``h5_files/`` and ``pt_files/``."""
     name = f"{tiles.slide_id}.h5"
-    written = [_write_patches(tiles, out / "patches" / name)]
+    written = [_write_patches(tiles, path_inside(out, "patches", name))]
     if tiles.features is None:
         return written
     import torch
 
-    target = out / "h5_files" / name
+    target = path_inside(out, "h5_files", name)
     with atomic_hdf5(target) as file:
         file.create_dataset("features", data=tiles.features, maxshape=(None, tiles.features.shape[1]), chunks=True)
         file.create_dataset("coords", data=tiles.grid.coords.astype(np.int32), maxshape=(None, 2), chunks=True)
         file.attrs[OWN] = own_attribute(tiles.grid, tiles.encoder)
-    tensor = out / "pt_files" / f"{tiles.slide_id}.pt"
+    tensor = path_inside(out, "pt_files", f"{tiles.slide_id}.pt")
     with atomic_path(tensor) as temporary:
         torch.save(torch.from_numpy(np.array(tiles.features)), temporary)
     return [*written, target, tensor]

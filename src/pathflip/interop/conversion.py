@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -13,17 +14,18 @@ from typing import Any
 import h5py
 
 from pathflip.errors import ConfigError, FeatureError, PathFLIPError
-from pathflip.features.store import FORMAT, FeatureKind, features_path, read_features, write_features
+from pathflip.features.store import FORMAT, FeatureKind, read_features, write_features
 from pathflip.geometry import TileGrid
 from pathflip.interop.clam import read_clam, read_clam_coords, read_clam_pt, write_clam
-from pathflip.interop.hdf5 import opened, read_file
 from pathflip.interop.lazyslide import read_lazyslide, write_lazyslide
 from pathflip.interop.qupath import read_qupath, write_qupath
 from pathflip.interop.slidechat import read_slidechat, write_slidechat
 from pathflip.interop.stamp import read_stamp, write_stamp
-from pathflip.interop.tiles import Asked, Tiles
+from pathflip.interop.tiles import Asked, Tiles, encoder_of
 from pathflip.interop.trident import read_trident, write_trident
-from pathflip.io.files import write_text
+from pathflip.io.files import path_inside, write_text
+from pathflip.io.hdf5 import File, dataset, opened, read_file
+from pathflip.io.slide_id import check_name, slide_id
 from pathflip.processes import follow_parent
 from pathflip.slide import read_coords
 from pathflip.slide.tiling import write_coords
@@ -79,23 +81,83 @@ def detect(path: Path) -> str:
         return _detect_hdf5(path, file)
 
 
+FEATURE_NAMES = (
+    "features", "feats", "feat", "embeddings", "embedding", "embeds", "tile_embeds", "tile_embeddings", "tile_features",
+    "patch_embeddings", "patch_embeds", "patch_features", "tile_feats", "patch_feats",
+)  # fmt: skip
+COORDS_NAMES = (
+    "coords",
+    "coordinates",
+    "coord",
+    "tile_coords",
+    "tile_coordinates",
+    "patch_coords",
+    "patch_coordinates",
+)
+"""Names that pipelines give one row a tile, and where the tiles are."""
+
+
+def _named(path: Path, file: h5py.File, names: Sequence[str], what: str) -> str | None:
+    """The one dataset with any of these names, or None.
+
+    Raises:
+        FeatureError: there are two.
+    """
+    present = [name for name in names if dataset(path, file, name) is not None]
+    if len(present) > 1:
+        raise FeatureError(f"{path}: holds '{present[0]}' and '{present[1]}'; expected one dataset of {what}")
+    return present[0] if present else None
+
+
+def _shape(file: h5py.File, name: str | None) -> tuple[int, ...] | None:
+    """Of a dataset, without a batch axis."""
+    if name is None:
+        return None
+    shape = tuple(int(n) for n in file[name].shape)
+    return shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
+
+
 def _detect_hdf5(path: Path, file: h5py.File) -> str:
     if file.attrs.get("format") == FORMAT:
         return "pathflip"
-    if "feats" in file:
-        return "stamp"
-    shape = getattr(file.get("features"), "shape", None)
-    if shape is not None and (len(shape) == 1 or "coords" not in file):
-        raise FeatureError(f"{path}: 'features' {shape} without 'coords': one vector a slide; expected one row a tile")
-    if "coords" not in file:
+    features = _named(path, file, FEATURE_NAMES, "features")
+    coords = _named(path, file, COORDS_NAMES, "coordinates")
+    shape, at = _shape(file, features), _shape(file, coords)
+    if shape is not None and (len(shape) == 1 or at is None):
+        raise FeatureError(
+            f"{path}: '{features}' {shape} without 'coords': one vector a slide; expected one row a tile"
+        )
+    if at is None:
         raise FeatureError(f"{path}: holds {sorted(file)}; expected 'coords' with 'features' or 'feats'")
-    on_coords = file["coords"].attrs
-    if shape is None:
+    if features == "feats":
+        return "stamp"
+    on_coords = file[coords].attrs
+    if features is None:
+        _refuse_unknown_features(path, file, at[0])
         if "settings_hash" in on_coords:
             return "pathflip coordinates"
         return "clam coordinates" if "patch_level" in on_coords else "trident coordinates"
-    is_trident = "patch_size_level0" in on_coords or "encoder" in file["features"].attrs
+    is_trident = "patch_size_level0" in on_coords or "encoder" in file[features].attrs
     return "trident" if is_trident else "clam"
+
+
+def _refuse_unknown_features(path: Path, file: h5py.File, rows: int) -> None:
+    """A table of numbers beside the coordinates, under a name nobody knows, is not passed over."""
+    for name in sorted(file):
+        item = None if name in COORDS_NAMES else dataset(path, file, name)
+        if item is not None and item.ndim > 1 and item.dtype.kind == "f" and rows in item.shape[:2]:
+            raise FeatureError(
+                f"{path}: holds '{name}' {item.shape} beside its coordinates; if these are features, rename "
+                f"the dataset: expected one of {', '.join(FEATURE_NAMES)}"
+            )
+
+
+def _file(path: Path) -> File:
+    """A neighbour's file, whatever it calls its datasets: as ``features`` and ``coords``."""
+    with opened(path) as file:
+        features = _named(path, file, FEATURE_NAMES, "features")
+        coords = _named(path, file, COORDS_NAMES, "coordinates")
+    return read_file(path, {name: own for name, own in ((features, "features"), (coords, "coords")) if name})
 
 
 def read_tiles(path: str | Path, asked: Asked | None = None) -> tuple[str, Tiles]:
@@ -107,12 +169,12 @@ def read_tiles(path: str | Path, asked: Asked | None = None) -> tuple[str, Tiles
     path, asked = Path(path), asked or Asked()
     kind = detect(path)
     if kind in ("pathflip", "pathflip coordinates"):
-        return kind, _read_ours(path, kind)
+        return kind, _read_ours(path, kind, asked)
     if kind in ("trident", "trident coordinates"):
-        return kind, read_trident(read_file(path), asked)
+        return kind, read_trident(_file(path), asked)
     by_file = {"clam": read_clam, "clam coordinates": read_clam_coords, "stamp": read_stamp}
     if kind in by_file:
-        return kind, by_file[kind](read_file(path), asked)
+        return kind, by_file[kind](_file(path), asked)
     by_path = {
         "clam pt": read_clam_pt,
         "lazyslide": read_lazyslide,
@@ -122,26 +184,31 @@ def read_tiles(path: str | Path, asked: Asked | None = None) -> tuple[str, Tiles
     return kind, by_path[kind](path, asked)
 
 
-def _read_ours(path: Path, kind: str) -> Tiles:
+def _read_ours(path: Path, kind: str, asked: Asked) -> Tiles:
     if kind == "pathflip coordinates":
-        return Tiles(read_coords(path))
-    slide = read_features(path)
+        grid = read_coords(path)
+        return Tiles(replace(grid, info=replace(grid.info, slide_id=check_name(slide_id(path), "name", path))))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        slide = read_features(path, drop_invalid=asked.drop_invalid)
+    encoder_of(path, asked, slide.encoder)
+    notes = tuple(str(one.message) for one in caught)
     kept = slide.valid
     grid = TileGrid(slide.info, slide.spec, slide.coords[kept])
     lost = int((~kept).sum())
-    warnings = (f"{lost} unreadable tiles left out: only PathFLIP's format can mark them",) if lost else ()
+    notes += (f"{lost} unreadable tiles left out: only PathFLIP's format can mark them",) if lost else ()
     if len(grid) == 0:
         raise FeatureError(f"{path}: holds no readable tile; nothing to convert")
-    return Tiles(grid, slide.encoder, slide.features[kept], warnings)
+    return Tiles(grid, slide.encoder, slide.features[kept], notes)
 
 
 def _write_ours(tiles: Tiles, out: Path) -> list[Path]:
     if tiles.features is None:
-        target = out / "coords" / f"{tiles.slide_id}.h5"
+        target = path_inside(out, "coords", f"{tiles.slide_id}.h5")
         write_coords(target, tiles.grid)
         return [target]
     slide = tiles.slide_features()
-    target = features_path(out, slide.encoder, slide.slide_id)
+    target = path_inside(out, f"features_{slide.encoder}", f"{slide.slide_id}.h5")
     write_features(target, slide)
     return [target]
 
@@ -165,10 +232,11 @@ _SUFFIXES = (".h5", ".hdf5", ".pt", ".csv", ".geojson", ".zarr")
 def find_inputs(paths: Sequence[str | Path]) -> list[Path]:
     """Files as given; folders as the feature files in them (sorted, not recursive).
 
-    Of a CLAM folder with ``h5_files`` and ``pt_files`` the former is taken: it holds the same and coordinates.
+    Of a CLAM folder with ``h5_files`` and ``pt_files`` the former is taken: it holds the same and coordinates. Of a
+    TRIDENT job folder, and of a STAMP folder with one extractor, the folder with the features.
 
     Raises:
-        ConfigError: a folder without any.
+        ConfigError: a folder without any, or with several kinds of features (named).
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -176,10 +244,27 @@ def find_inputs(paths: Sequence[str | Path]) -> list[Path]:
             found.append(path)
             continue
         inside = _files_of(path) or _files_of(path / "h5_files") or _files_of(path / "pt_files")
+        inside = inside or _files_below(path)
         if not inside:
             raise ConfigError(f"'{path}': no {', '.join(_SUFFIXES)} in this folder")
         found += inside
     return list(dict.fromkeys(found))
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Feature files one or two folders down: ``20x_256px_0px_overlap/features_uni_v1`` or ``<extractor>``."""
+    folders = [p for pattern in ("*", "*/*") for p in sorted(folder.glob(pattern)) if p.is_dir() and p.name[0] != "."]
+    filled = {p: files for p in folders if p.name not in _NOT_FEATURES and (files := _files_of(p))}
+    named = {p: files for p, files in filled.items() if p.name.startswith("features_")}
+    chosen = named or {p: files for p, files in filled.items() if p.parent == folder}
+    if len(chosen) > 1:
+        names = ", ".join(str(p.relative_to(folder)) for p in list(chosen)[:4])
+        raise ConfigError(f"'{folder}': holds features of {len(chosen)} kinds ({names}); expected one: give its folder")
+    return next(iter(chosen.values()), [])
+
+
+_NOT_FEATURES = ("patches", "slides", "thumbnails", "contours", "contours_geojson", "visualization", "masks", "coords")
+"""Folders of TRIDENT, CLAM and ours that hold no features."""
 
 
 def _files_of(folder: Path) -> list[Path]:

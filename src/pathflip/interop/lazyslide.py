@@ -3,6 +3,7 @@
 Read and written with the ``spatialdata`` library itself; images in the store are neither read nor written.
 """
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathflip.errors import FeatureError, MissingExtraError
+from pathflip.errors import FeatureError, MissingExtraError, OutputError
 from pathflip.geometry import Box, SlideInfo, best_level
-from pathflip.interop.hdf5 import OWN, own_attribute, read_own
+from pathflip.interop.own_attribute import OWN, own_attribute, read_own
 from pathflip.interop.tiles import Asked, Stated, Tiles, join, settle
-from pathflip.io.files import atomic_directory
+from pathflip.io.files import atomic_directory, path_inside
+from pathflip.io.slide_id import check_name, slide_id
 
 __all__ = ["read_lazyslide", "write_lazyslide"]
 
@@ -48,7 +50,7 @@ def read_lazyslide(path: Path, asked: Asked) -> Tiles:
     own, own_encoder = read_own(path, store.attrs.get(OWN))
     info = _slide_info(path, store.attrs.get(PROPERTIES) or {})
     stated = Stated(
-        path.name.removesuffix(".zarr"),
+        slide_id(path),
         tile_px=int(spec["width"]),
         mpp=spec.get("mpp"),
         stride_px=int(spec["stride_width"]),
@@ -63,7 +65,7 @@ def read_lazyslide(path: Path, asked: Asked) -> Tiles:
     if table is None:
         return tiles
     name, rows = table
-    return join(path, tiles, _in_order(path, rows, shapes), name)
+    return join(path, tiles, _in_order(path, rows, shapes), check_name(name, "encoder", path), asked)
 
 
 def _tile_spec(path: Path, store: Any) -> tuple[str, Mapping[str, Any]]:
@@ -98,7 +100,7 @@ def _slide_info(path: Path, properties: Mapping[str, Any]) -> SlideInfo | None:
     box = Box(*(int(v) for v in bounds)) if bounds else None
     whole_slide = Box(0, 0, width, height)
     return SlideInfo(
-        path.name.removesuffix(".zarr"),
+        slide_id(path),
         (width, height),
         properties.get("mpp"),
         tuple(float(v) for v in properties.get("level_downsample") or (1.0,)),
@@ -151,13 +153,30 @@ def write_lazyslide(tiles: Tiles, out: Path) -> list[Path]:
     }
     tables = {} if tiles.features is None else {f"{tiles.encoder}_{KEY}": _feature_table(tiles)}
     store = library.SpatialData(shapes={KEY: _shapes(tiles)}, tables=tables, attrs=attributes)
-    target = out / f"{tiles.slide_id}.zarr"
+    target = path_inside(out, f"{tiles.slide_id}.zarr")
+    if target.exists() and not is_ours(target):
+        raise OutputError(
+            f"{target}: is there already, and not written by pathflip convert; it is not replaced: choose another --out"
+        )
     with atomic_directory(target) as temporary:
         store.write(temporary / "store")  # the library writes to a path that does not exist yet
         for child in list((temporary / "store").iterdir()):
             child.rename(temporary / child.name)
         (temporary / "store").rmdir()
     return [target]
+
+
+def is_ours(store: Path) -> bool:
+    """Whether a zarr store bears our own attribute, so that an earlier conversion may be replaced."""
+    for name in ("zarr.json", ".zattrs"):
+        try:
+            root = json.loads((store / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            continue
+        attributes = root.get("attributes", root) if isinstance(root, dict) else {}
+        if isinstance(attributes, dict) and OWN in json.dumps(attributes)[: 1 << 20]:
+            return True
+    return False
 
 
 def _shapes(tiles: Tiles) -> Any:

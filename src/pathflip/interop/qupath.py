@@ -17,6 +17,8 @@ from pathflip.errors import FeatureError
 from pathflip.geometry import SlideInfo, TileGrid, TileSpec
 from pathflip.interop.tiles import Asked, Stated, Tiles, settle
 from pathflip.io import geojson
+from pathflip.io.files import path_inside
+from pathflip.io.slide_id import slide_id
 
 __all__ = ["Region", "read_qupath", "read_regions", "tiles_inside", "write_qupath"]
 
@@ -62,9 +64,12 @@ def read_regions(path: str | Path, info: SlideInfo | None = None) -> list[Region
 
 def _features(path: Path) -> list[Any]:
     try:
+        if path.exists() and not path.is_file():
+            raise FeatureError(f"{path}: is no regular file, expected GeoJSON")
         loaded = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise FeatureError(f"{path}: not readable GeoJSON ({error}); export it from QuPath again") from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise FeatureError(f"{path}: not readable GeoJSON ({reason}); export it from QuPath again") from error
     if isinstance(loaded, dict):
         loaded = loaded.get("features", [loaded])
     if not isinstance(loaded, list) or not all(isinstance(item, dict) and "geometry" in item for item in loaded):
@@ -73,26 +78,63 @@ def _features(path: Path) -> list[Any]:
 
 
 def _region(path: Path, number: int, item: Mapping[str, Any], offset: tuple[float, float]) -> Region | None:
+    properties = item.get("properties")
+    properties = properties if isinstance(properties, dict) else {}
+    name = properties.get("name")
+    which = f"{path}: object {number}" + (f" ('{str(name)[:60]}')" if name else "")
+    shape = _shape(which, item["geometry"])
+    if shape is None:
+        return None
+    return Region(
+        shapely.transform(shape, lambda points: points + np.asarray(offset)),
+        str(properties.get("objectType") or properties.get("object_type") or "annotation").lower(),
+        str(name or ""),
+        class_name(properties.get("classification")),
+        _measurements(properties.get("measurements")),
+    )
+
+
+def _shape(which: str, geometry: Any) -> BaseGeometry | None:
+    """The area of a geometry; None where it has none: no geometry, points, lines.
+
+    Raises:
+        FeatureError: it is broken; ``which`` names the object.
+    """
+    if geometry is None:
+        return None
     try:
-        shape = shapely.geometry.shape(item["geometry"])
-    except (KeyError, TypeError, ValueError, AttributeError, shapely.errors.ShapelyError) as error:
-        raise FeatureError(f"{path}: object {number} has a geometry that cannot be read ({error})") from error
+        shape = shapely.geometry.shape(geometry)
+        parts = [part for part in getattr(shape, "geoms", [shape]) if part.geom_type in ("Polygon", "MultiPolygon")]
+        shape = shapely.union_all(parts) if shape.geom_type == "GeometryCollection" else shape
+    except Exception as error:  # coordinates that are no numbers, too few, too deep: shapely raises many kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise FeatureError(f"{which} has a geometry that cannot be read ({reason})") from error
+    if not np.isfinite(shapely.get_coordinates(shape)).all():
+        raise FeatureError(f"{which} has a corner that is no number (NaN or infinity); draw it again")
     if shape.geom_type not in ("Polygon", "MultiPolygon") or shape.is_empty:
         return None
     if not shape.is_valid:
         shape = shapely.make_valid(shape)  # hand-drawn outlines cross themselves
-    properties = item.get("properties") or {}
-    kind = properties.get("classification") or {}
-    measured = properties.get("measurements") or {}
+    if shape.area == 0:
+        raise FeatureError(f"{which} is an outline without an area; draw it again")
+    return shape
+
+
+def class_name(value: Any) -> str:
+    """A QuPath class as QuPath shows it: of a name, an object with a name, or the list of a derived class."""
+    if isinstance(value, dict):
+        value = value.get("names", value.get("name"))
+    if isinstance(value, list):
+        return ": ".join(str(part) for part in value if part is not None)
+    return "" if value is None else str(value)
+
+
+def _measurements(measured: Any) -> dict[str, float]:
     if isinstance(measured, list):  # QuPath before 0.4: [{"name": …, "value": …}]
-        measured = {entry.get("name"): entry.get("value") for entry in measured}
-    return Region(
-        shapely.transform(shape, lambda points: points + np.asarray(offset)),
-        str(properties.get("objectType") or properties.get("object_type") or "annotation").lower(),
-        str(properties.get("name") or ""),
-        str(kind.get("name") or "") if isinstance(kind, dict) else str(kind),
-        {str(key): float(value) for key, value in measured.items() if isinstance(value, (int, float))},
-    )
+        measured = {entry.get("name"): entry.get("value") for entry in measured if isinstance(entry, dict)}
+    if not isinstance(measured, dict):
+        return {}
+    return {str(k): float(v) for k, v in measured.items() if isinstance(v, (int, float)) and abs(v) < 1e300}
 
 
 def tiles_inside(grid: TileGrid, regions: Sequence[Region], min_share: float = 0.25) -> NDArray[np.bool_]:
@@ -113,7 +155,7 @@ def read_qupath(path: Path, asked: Asked) -> Tiles:
     Raises:
         FeatureError: no area objects, tiles of different sizes, or annotations without a slide to lay tiles on.
     """
-    name = path.name.removesuffix(".geojson").removesuffix(".json")
+    name = slide_id(path)
     info = asked.slide(name)
     regions = read_regions(path, info)
     tiles = [region for region in regions if region.object_type == "tile"]
@@ -161,7 +203,7 @@ def _lattice(info: SlideInfo, spec: TileSpec, bounds: tuple[float, ...]) -> Tile
 
 def write_qupath(tiles: Tiles, out: Path) -> list[Path]:
     """One tile object a tile, named by its row. (Scores as measurements: ``pathflip ground``.)"""
-    grid, target = tiles.grid, out / f"{tiles.slide_id}.geojson"
+    grid, target = tiles.grid, path_inside(out, f"{tiles.slide_id}.geojson")
     rings = (geojson.box_ring(grid.box(row)) for row in range(len(grid)))
     rows = [
         geojson.feature([ring], name=f"tile {row}", info=grid.info, object_type="tile")

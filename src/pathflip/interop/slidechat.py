@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from pathflip.errors import FeatureError
-from pathflip.interop.clam import coords_beside
-from pathflip.interop.hdf5 import read_file
+from pathflip.interop.clam import COORDS, coords_beside
 from pathflip.interop.tiles import Asked, Stated, Tiles, join, settle
-from pathflip.io.files import atomic_path
+from pathflip.io.files import atomic_path, path_inside
+from pathflip.io.hdf5 import read_file
+from pathflip.io.slide_id import slide_id
 
 __all__ = ["DIM", "read_slidechat", "write_slidechat"]
 
@@ -43,9 +44,9 @@ def read_slidechat(path: Path, asked: Asked) -> Tiles:
         coords, source = extra[:, :2], path
     else:
         source, side0 = coords_beside(path, asked), None
-        coords = read_file(source).array("coords")
-    stated = Stated(path.stem, tile_px0=side0, step_tells_side=True)
-    return join(path, settle(source, stated, asked, coords), features, asked.encoder or ENCODER)
+        coords = read_file(source, COORDS).array("coords")
+    stated = Stated(slide_id(path), tile_px0=side0, step_tells_side=True)
+    return join(path, settle(source, stated, asked, coords), features, asked.encoder or ENCODER, asked)
 
 
 def _header(path: Path) -> list[str]:
@@ -83,7 +84,7 @@ def write_slidechat(tiles: Tiles, out: Path) -> list[Path]:
             f"slide '{tiles.slide_id}': features of {encoder} are {features.shape[1]} wide; SlideChat reads the first "
             f"{DIM} columns as a CONCH feature; extract with --encoder {ENCODER}"
         )
-    grid, target = tiles.grid, out / f"{tiles.slide_id}.csv"
+    grid, target = tiles.grid, path_inside(out, f"{tiles.slide_id}.csv")
     side = np.full((len(features), 1), grid.tile_px0)
     with atomic_path(target) as temporary:
         np.savetxt(

@@ -5,14 +5,18 @@ from pathlib import Path
 import numpy as np
 
 from pathflip.errors import FeatureError
-from pathflip.interop.hdf5 import OWN, File, own_attribute, read_own, whole
-from pathflip.interop.tiles import Asked, Stated, Tiles, join, numeric, settle
-from pathflip.io.files import atomic_hdf5
+from pathflip.interop.own_attribute import OWN, own_attribute, read_own
+from pathflip.interop.tiles import Asked, Stated, Tiles, encoder_of, join, numeric, settle, smallest_step
+from pathflip.io.files import atomic_hdf5, path_inside
+from pathflip.io.hdf5 import File, whole
+from pathflip.io.slide_id import slide_id
 
 __all__ = ["read_stamp", "write_stamp"]
 
 LAYOUT_VERSION = "2.1.0"
 """The release that introduced ``tile_size_um``; STAMP refuses files of a release newer than itself."""
+_SAME_STEP = 0.03
+"""A step may differ from the tile's side by this fraction: coordinates are rounded to pixels before they are scaled."""
 _HISTORIC_UM, _HISTORIC_PX = 256.0, 224
 """Files of STAMP 1 count in pixels of 256/224 µm and carry no unit."""
 
@@ -22,14 +26,38 @@ def read_stamp(file: File, asked: Asked) -> Tiles:
     root = file.attributes[""]
     if str(root.get("feat_type", "tile")) != "tile":
         raise FeatureError(f"{file.path}: feat_type is '{root['feat_type']}', expected 'tile' (one row a tile)")
-    own, _ = read_own(file.path, root.get(OWN))
+    own, own_encoder = read_own(file.path, root.get(OWN))
     tile_um, tile_px, microns = _tile_size(file)
-    stated = Stated(file.path.stem, tile_px=tile_px, mpp=tile_um / tile_px if tile_px else None, own=own)
+    name = slide_id(file.path)
+    stated = Stated(name, tile_px=tile_px, mpp=tile_um / tile_px if tile_px else None, own=own)
     if own is None and tile_px is None and asked.tile_px:
-        stated = Stated(file.path.stem, mpp=tile_um / asked.tile_px)
-    tiles = settle(file.path, stated, asked, numeric(file.path, "coords", file.array("coords"), 2) * microns, "um")
-    encoder = asked.encoder or str(root.get("extractor", "")) or file.path.parent.name
-    return join(file.path, tiles, numeric(file.path, "feats", file.array("feats")), encoder)
+        stated = Stated(name, mpp=tile_um / asked.tile_px)
+    coords_um = numeric(file.path, "coords", file.array("coords"), 2) * microns
+    tiles = settle(file.path, stated, asked, coords_um, "um")
+    if own is None:
+        note = _check_step(file.path, smallest_step(coords_um), tile_um, tiles.grid.info.require_mpp())
+        tiles = Tiles(tiles.grid, warnings=tiles.warnings + note)
+    encoder = encoder_of(file.path, asked, str(root.get("extractor", "")) or file.path.parent.name, own_encoder)
+    return join(file.path, tiles, numeric(file.path, "features", file.array("features")), encoder, asked)
+
+
+def _check_step(path: Path, step: float | None, tile_um: float, mpp0: float) -> tuple[str, ...]:
+    """What to tell of tiles that do not stand side by side, as STAMP cuts them.
+
+    Raises:
+        FeatureError: the step is the tile's side in pixels of the slide: the coordinates are no microns.
+    """
+    if step is not None and abs(mpp0 - 1) > _SAME_STEP and abs(step * mpp0 / tile_um - 1) < _SAME_STEP:
+        raise FeatureError(
+            f"{path}: says its coordinates are microns, but its tiles of {tile_um:g} µm stand {step:g} apart, which is "
+            f"{tile_um:g} µm in pixels of {mpp0:g} µm: they are pixels; extract it again"
+        )
+    if step is None or step >= (1 - _SAME_STEP) * tile_um:
+        return ()
+    return (
+        f"its tiles are {tile_um:g} µm wide but stand {step:g} µm apart: they overlap, which STAMP's do not, or one of "
+        "the two numbers is wrong: look at them (--to qupath) before you use them",
+    )
 
 
 def _tile_size(file: File) -> tuple[float, int | None, float]:
@@ -60,7 +88,7 @@ def write_stamp(tiles: Tiles, out: Path) -> list[Path]:
             f"slide '{tiles.slide_id}': features reach {np.abs(features).max():g}, STAMP's half precision ends at "
             f"{largest:g}; expected features within it"
         )
-    target = out / encoder / f"{tiles.slide_id}.h5"
+    target = path_inside(out, encoder, f"{tiles.slide_id}.h5")
     with atomic_hdf5(target) as file:
         file["coords"] = (grid.coords * grid.info.require_mpp()).astype(np.float32)
         file["feats"] = features.astype(np.float16)

@@ -14,13 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathflip.errors import ConfigError, FeatureError, SlideError
+from pathflip.features.store import rows_named
 from pathflip.geometry import SlideInfo, TileGrid, TileSpec
-from pathflip.io.slide_id import slide_id
+from pathflip.io.slide_id import check_name, join_ids, slide_id
 from pathflip.slide import open_slide
 from pathflip.types import SlideFeatures
 
-__all__ = ["Asked", "Stated", "Tiles", "join", "level0_coords", "numeric", "settle"]
+__all__ = ["Asked", "Stated", "Tiles", "encoder_of", "join", "level0_coords", "numeric", "settle", "smallest_step",
+           "unbatched"]  # fmt: skip
 
+_FARTHEST_PX0 = 2**40
 AGREE = 0.01
 """Two statements of one resolution may differ by this fraction before a person is told."""
 
@@ -33,9 +36,10 @@ class Asked:
         mpp: microns per pixel the tiles were encoded at.
         tile_px: side of a tile at that resolution, pixels.
         slide_mpp: microns per level-0 pixel, of all slides.
-        encoder: name of the encoder.
+        encoder: name of the encoder, for files that do not say.
         slides: folder of the slides themselves: level-0 size, resolution and scanned bounds come from them.
         coords: folder of coordinate files, for features that have none (CLAM ``.pt``, SlideChat).
+        drop_invalid: leave out rows with NaN or infinity, instead of refusing the file.
     """
 
     mpp: float | None = None
@@ -44,6 +48,7 @@ class Asked:
     encoder: str | None = None
     slides: Path | None = None
     coords: Path | None = None
+    drop_invalid: bool = False
 
     def __post_init__(self) -> None:
         for name in ("mpp", "tile_px", "slide_mpp"):
@@ -56,10 +61,12 @@ class Asked:
                 raise ConfigError(f"convert: --{name} {folder}: no such folder")
 
     def slide(self, name: str) -> SlideInfo | None:
-        """The slide of this name, found in ``slides`` by its stem; None where there is none that opens."""
+        """The slide of this id, found in ``slides``; None where there is none that opens."""
         if self.slides is None:
             return None
-        for path in _by_stem(self.slides, self.slides.stat().st_mtime_ns).get(name, ()):
+        by_id = _by_stem(self.slides, self.slides.stat().st_mtime_ns)
+        own = name if name in by_id else join_ids([name], by_id).get(name, name)
+        for path in by_id.get(own, ()):
             try:
                 with open_slide(path, slide_mpp=self.slide_mpp) as slide:
                     return slide.info
@@ -137,26 +144,60 @@ class Tiles:
         return SlideFeatures(self.slide_id, features, grid.coords, valid, grid.info, grid.spec, encoder)
 
 
-def join(path: Path, tiles: Tiles, features: NDArray[Any], encoder: str) -> Tiles:
+def join(path: Path, tiles: Tiles, features: NDArray[Any], encoder: str, asked: Asked) -> Tiles:
     """Tiles with their features.
 
     Raises:
-        FeatureError: another number of rows, or rows that are not finite (named).
+        FeatureError: another number of rows, or rows that are not finite (named) and ``asked`` does not drop them.
     """
+    features = unbatched(features)
     if features.ndim != 2 or features.dtype.kind not in "fiu":
         raise FeatureError(f"{path}: features are {features.dtype} {features.shape}, expected numbers (N, D)")
     if len(features) != len(tiles.grid):
         raise FeatureError(
             f"{path}: {len(features)} feature rows, but {len(tiles.grid)} coordinates; expected one row a tile"
         )
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if len(bad):
-        shown = ", ".join(str(row) for row in bad[:5]) + (", ..." if len(bad) > 5 else "")
+    with np.errstate(over="ignore"):  # too large for single precision is infinity, and seen below
+        features = features.astype(np.float32, copy=False)
+    finite = np.isfinite(features).all(axis=1)
+    notes = tiles.warnings
+    if not finite.all():
+        bad = rows_named(np.flatnonzero(~finite))
+        if not asked.drop_invalid or not finite.any():
+            raise FeatureError(
+                f"{path}: features hold NaN or infinity in {bad} of {len(features)}; expected finite values; extract "
+                "it again, or leave them out with --drop-invalid"
+            )
+        notes = (*notes, f"left out, not finite: {bad} of {len(features)}")
+        tiles, features = replace(tiles, grid=replace(tiles.grid, coords=tiles.grid.coords[finite])), features[finite]
+    return replace(tiles, features=features, encoder=encoder, warnings=notes)
+
+
+def encoder_of(path: Path, asked: Asked, *stated: str | None) -> str:
+    """The encoder of a file: what the file says, in one place or several; else what the caller says.
+
+    Raises:
+        FeatureError: nobody says, two places disagree, or the caller contradicts the file.
+    """
+    names = list(dict.fromkeys(name for name in stated if name and name != "None"))
+    if len(names) > 1:
         raise FeatureError(
-            f"{path}: features hold NaN or infinity in {len(bad)} of {len(features)} rows ({shown}); expected finite "
-            "values; extract it again"
+            f"{path}: says its encoder is '{names[0]}', and '{names[1]}'; expected one: extract it again"
         )
-    return replace(tiles, features=features.astype(np.float32, copy=False), encoder=encoder)
+    if names and asked.encoder and asked.encoder != names[0]:
+        raise FeatureError(
+            f"{path}: says its encoder is '{names[0]}', --encoder says '{asked.encoder}'; leave --encoder out"
+        )
+    if not names and not asked.encoder:
+        raise FeatureError(f"{path}: does not say which encoder made it; give --encoder NAME")
+    return check_name(names[0] if names else str(asked.encoder), "encoder", path)
+
+
+def unbatched(values: NDArray[Any]) -> NDArray[Any]:
+    """An array without the batch axis of length 1 that some pipelines leave: (1, N, D) or (N, 1, D) as (N, D)."""
+    if values.ndim == 3 and 1 in values.shape[:2]:
+        return values[0] if values.shape[0] == 1 else values[:, 0]
+    return values
 
 
 def numeric(path: Path, name: str, values: NDArray[Any], width: int | None = None) -> NDArray[Any]:
@@ -165,6 +206,7 @@ def numeric(path: Path, name: str, values: NDArray[Any], width: int | None = Non
     Raises:
         FeatureError: it is not (named, with its shape).
     """
+    values = unbatched(values)
     if values.ndim != 2 or values.dtype.kind not in "fiu" or (width is not None and values.shape[1] != width):
         raise FeatureError(
             f"{path}: '{name}' is {values.dtype} {values.shape}, expected numbers of shape (N, {width or 'D'})"
@@ -181,6 +223,8 @@ def level0_coords(path: Path, values: NDArray[Any]) -> NDArray[np.int64]:
         FeatureError: wrong shape, not whole numbers (another unit), negative, or the same tile twice.
     """
     values = numeric(path, "coords", values, 2)
+    if not np.isfinite(values).all() or np.abs(values).max() >= _FARTHEST_PX0:
+        raise FeatureError(f"{path}: 'coords' reaches beyond any slide, or is not finite; extract it again")
     if values.dtype.kind == "f" and not np.array_equal(values, np.rint(values)):
         row = int(np.flatnonzero((values != np.rint(values)).any(axis=1))[0])
         raise FeatureError(
@@ -241,7 +285,10 @@ def _from_microns(path: Path, values: NDArray[Any], mpp0: float) -> NDArray[np.i
     values = numeric(path, "coords", values, 2)
     if not np.isfinite(values).all():
         raise FeatureError(f"{path}: 'coords' holds NaN or infinity; extract it again")
-    return _sane(path, np.rint(values.astype(np.float64) / mpp0).astype(np.int64))
+    pixels = np.rint(values.astype(np.float64) / mpp0)
+    if np.abs(pixels).max() >= _FARTHEST_PX0:
+        raise FeatureError(f"{path}: 'coords' reaches beyond any slide; extract it again")
+    return _sane(path, pixels.astype(np.int64))
 
 
 def _contradictions(spec: TileSpec, info: SlideInfo, asked: Asked, slide: SlideInfo | None) -> list[str]:
@@ -311,6 +358,16 @@ def _agree(tile_px: int, side0: int | None, mpp: float | None, mpp0: float | Non
         f"({abs(true / mpp - 1):.0%} off: cut by magnification, not by size); written as {true:.4g}"
     )
     return true, mpp0, [note]
+
+
+def smallest_step(values: NDArray[Any]) -> float | None:
+    """The smallest distance between neighbours in a row or column of tiles; None where no two share one."""
+    gaps = []
+    for along, across in ((0, 1), (1, 0)):
+        rows = values[np.lexsort((values[:, along], values[:, across]))].astype(np.float64)
+        gap = np.diff(rows[:, along])[np.diff(rows[:, across]) == 0]
+        gaps += [float(gap[gap > 0].min())] if (gap > 0).any() else []
+    return min(gaps, default=None)
 
 
 def _step(path: Path, values: NDArray[Any]) -> int:

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from pathflip.errors import FeatureError
 from pathflip.features.store import trident_attributes
-from pathflip.interop.hdf5 import OWN, File, own_attribute, read_own, whole
-from pathflip.interop.tiles import Asked, Stated, Tiles, join, numeric, settle
-from pathflip.io.files import atomic_hdf5
+from pathflip.interop.own_attribute import OWN, own_attribute, read_own
+from pathflip.interop.tiles import Asked, Stated, Tiles, encoder_of, join, numeric, settle
+from pathflip.io.files import atomic_hdf5, path_inside
+from pathflip.io.hdf5 import File, whole
+from pathflip.io.slide_id import slide_id
 from pathflip.slide.tiling import magnification
 
 __all__ = ["read_trident", "slide_name", "write_trident"]
@@ -23,7 +24,7 @@ COORDS_SUFFIX = "_patches"
 
 def slide_name(path: Path) -> str:
     """The slide a TRIDENT file is of."""
-    return path.stem.removesuffix(COORDS_SUFFIX)
+    return slide_id(path).removesuffix(COORDS_SUFFIX)
 
 
 def read_trident(file: File, asked: Asked) -> Tiles:
@@ -45,8 +46,14 @@ def read_trident(file: File, asked: Asked) -> Tiles:
     tiles = Tiles(tiles.grid, warnings=tiles.warnings + note)
     if "features" not in file.arrays:
         return tiles
-    encoder = asked.encoder or own_encoder or _encoder(file)
-    return join(file.path, tiles, numeric(file.path, "features", file.arrays["features"]), encoder)
+    said = str(file.attributes.get("features", {}).get("encoder", "None"))
+    folder = file.path.parent.name
+    by_folder = folder.removeprefix("features_") if folder.startswith("features_") else None
+    encoder = encoder_of(file.path, asked, own_encoder, said, by_folder if said == "None" else None)
+    if by_folder not in (None, encoder):
+        line = f"the file says its encoder is '{encoder}', its folder '{folder}'; the file's is used"
+        tiles = Tiles(tiles.grid, warnings=(*tiles.warnings, line))
+    return join(file.path, tiles, numeric(file.path, "features", file.arrays["features"]), encoder, asked)
 
 
 def _bucket_note(on_coords: Any, tiles: Tiles) -> tuple[str, ...]:
@@ -60,24 +67,15 @@ def _bucket_note(on_coords: Any, tiles: Tiles) -> tuple[str, ...]:
     )
 
 
-def _encoder(file: File) -> str:
-    on_features = file.attributes.get("features", {})
-    if str(on_features.get("encoder", "None")) != "None":
-        return str(on_features["encoder"])
-    folder = file.path.parent.name
-    if folder.startswith("features_"):
-        return folder.removeprefix("features_")
-    raise FeatureError(f"{file.path}: neither the file nor its folder says which encoder made it; give --encoder NAME")
-
-
 def write_trident(tiles: Tiles, out: Path) -> list[Path]:
     """``<mag>x_<px>px_<overlap>px_overlap/patches/`` and, with features, ``…/features_<encoder>/``."""
     spec = tiles.grid.spec
-    job = out / f"{magnification(spec.mpp)}x_{spec.tile_px}px_{spec.tile_px - spec.stride_px}px_overlap"
-    written = [_write(tiles, job / "patches" / f"{tiles.slide_id}{COORDS_SUFFIX}.h5", with_features=False)]
+    job = f"{magnification(spec.mpp)}x_{spec.tile_px}px_{spec.tile_px - spec.stride_px}px_overlap"
+    coords = path_inside(out, job, "patches", f"{tiles.slide_id}{COORDS_SUFFIX}.h5")
+    written = [_write(tiles, coords, with_features=False)]
     if tiles.features is not None:
-        folder = job / f"features_{tiles.encoder}"
-        written.append(_write(tiles, folder / f"{tiles.slide_id}.h5", with_features=True))
+        target = path_inside(out, job, f"features_{tiles.encoder}", f"{tiles.slide_id}.h5")
+        written.append(_write(tiles, target, with_features=True))
     return written
 
 

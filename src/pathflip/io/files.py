@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from pathflip.errors import OutputError
+
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["atomic_directory", "atomic_hdf5", "atomic_path", "page_template", "write_json", "write_text"]
+__all__ = ["atomic_directory", "atomic_hdf5", "atomic_path", "page_template", "path_inside", "write_json", "write_text"]
 
 
 @contextmanager
@@ -91,6 +93,19 @@ def _exchange(first: Path, second: Path) -> bool:
         return False
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE (linux/fs.h)
     return bool(renameat2(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0)
+
+
+def path_inside(folder: str | Path, *parts: str) -> Path:
+    """A path in a folder, to write to; names that come from files cannot lead out of it.
+
+    Raises:
+        OutputError: it would lie elsewhere, by its own words or through a symbolic link.
+    """
+    root, target = Path(folder), Path(folder).joinpath(*parts)
+    home = root.resolve()
+    if not target.parent.resolve().is_relative_to(home) or target.name in ("", ".", "..") or target == root:
+        raise OutputError(f"'{target}' would lie outside the folder '{folder}': nothing is written there")
+    return target
 
 
 def write_text(target: str | Path, text: str) -> None:

@@ -23,6 +23,8 @@ from pathflip.errors import FeatureError, PathFLIPError, SlideError
 from pathflip.geometry import Box, SlideInfo, TileGrid, TileSpec
 from pathflip.io.files import atomic_hdf5, atomic_path, write_text
 from pathflip.io.geojson import feature, write_features
+from pathflip.io.hdf5 import dataset, opened, plain_attributes, read_array
+from pathflip.io.slide_id import check_name
 from pathflip.slide.artefacts import KINDS, ArtefactMask, ArtefactSpec, find_artefacts
 from pathflip.slide.paths import slide_names
 from pathflip.slide.reader import Slide, open_slide
@@ -334,24 +336,21 @@ def read_coords(path: str | Path) -> TileGrid:
     Raises:
         FeatureError: not such a file; the message names the missing key.
     """
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            dataset = file.get("coords")
-            if not isinstance(dataset, h5py.Dataset) or dataset.ndim != 2 or dataset.shape[1] != 2:
-                raise FeatureError(f"'{path}': no dataset 'coords' of shape (N, 2) (found {sorted(file)})")
-            if dataset.nbytes > max(2**28, 100 * dataset.id.get_storage_size()):
-                raise FeatureError(f"'{path}': 'coords' claims {dataset.nbytes} bytes that the file does not hold")
-            attributes = dict(dataset.attrs)
-            return TileGrid(_info(attributes), _spec(attributes), np.asarray(dataset[:], np.int64))
-    except FeatureError:
-        raise
-    except KeyError as key:
-        raise FeatureError(f"'{path}': attribute {key} of 'coords' is missing; was it written by pathflip?") from None
-    except Exception as error:  # h5py raises a dozen kinds on damage
-        reason = " ".join(str(error).split())
-        raise FeatureError(f"'{path}': not a readable HDF5 file: {reason}") from None
+    path = Path(path)
+    with opened(path) as file:
+        item = dataset(path, file, "coords")
+        if item is None or item.ndim != 2 or item.shape[1] != 2 or item.dtype.kind not in "iu":
+            raise FeatureError(f"'{path}': no dataset 'coords' of shape (N, 2) (found {sorted(file)})")
+        attributes = plain_attributes(path, item)
+        coords = read_array(path, file, "coords")
+        try:
+            info, spec = _info(attributes), _spec(attributes)
+        except KeyError as key:
+            raise FeatureError(
+                f"'{path}': attribute {key} of 'coords' is missing; was it written by pathflip?"
+            ) from None
+    check_name(info.slide_id, "slide_id", path)
+    return TileGrid(info, spec, coords.astype(np.int64))
 
 
 def _info(a: dict[str, Any]) -> SlideInfo:

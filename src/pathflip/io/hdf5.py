@@ -1,0 +1,194 @@
+"""Reading HDF5 files without trusting them: the one reader for feature files, coordinates and neighbours' files.
+
+What a file stores elsewhere (external links, external storage, virtual datasets) is refused, never followed: another
+file's bytes would come along, and a pipe would hang. So are soft links, claimed sizes that the file does not hold,
+and pipes and devices in place of files.
+"""
+
+import importlib
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from pathflip.errors import FeatureError, MissingExtraError, PathFLIPError
+from pathflip.io.storage import as_url, filesystem, shown
+
+__all__ = ["File", "attribute_json", "dataset", "opened", "plain_attributes", "read_array", "read_file", "whole"]
+
+_PLAUSIBLE_BYTES = 2**28
+"""Larger arrays must take at least a hundredth of their size in the file; a damaged header can claim terabytes."""
+_MOST_ATTRIBUTES = 1000
+_FILTERS = {
+    307: "bzip2", 32000: "lzf", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp", 32015: "zstd",
+    32017: "sz", 32019: "fcidecomp", 32026: "blosc2", 32028: "zfp", 32029: "bitshuffle",
+}  # fmt: skip
+"""Registered filters of HDF5 (portal.hdfgroup.org, registered filter plugins) by number."""
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[h5py.File]:
+    """An HDF5 file to read, of this machine or an object store; whatever damage makes the library raise is one line.
+
+    Raises:
+        FeatureError: absent, no regular file, truncated, damaged, or not HDF5.
+    """
+    path, url = Path(path), as_url(path)
+    if url is None:
+        _check_regular(path)
+    try:
+        with filesystem(url).open(url, "rb") if url else path.open("rb") as handle, h5py.File(handle, "r") as file:
+            yield file
+    except PathFLIPError:
+        raise
+    except Exception as error:  # damage shows as OSError, KeyError, RuntimeError, MemoryError, UnicodeDecodeError, …
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise FeatureError(f"{shown(path)}: not a readable HDF5 file ({reason}); copy or extract it again") from error
+
+
+def _check_regular(path: Path) -> None:
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be reached ({error})"
+        raise FeatureError(f"{path}: {reason}; check the path") from None
+    if stat.S_ISDIR(mode):
+        raise FeatureError(f"{path}: is a folder, expected a feature file; give the files inside it")
+    if not stat.S_ISREG(mode):
+        raise FeatureError(f"{path}: is no regular file (a pipe or device), expected a feature file")
+
+
+def dataset(path: Path, file: h5py.Group, key: str) -> h5py.Dataset | None:
+    """A dataset whose data lie in this file; None where there is nothing of that name, or a group.
+
+    Raises:
+        FeatureError: it is a link, or its data lie in other files.
+    """
+    link = file.get(key, getlink=True)
+    if link is None:
+        return None
+    if not isinstance(link, h5py.HardLink):
+        raise FeatureError(f"{path}: '{key}' is a link to other data; expected the data themselves: refused")
+    item = file[key]
+    if not isinstance(item, h5py.Dataset):
+        return None
+    if item.is_virtual or item.external:
+        raise FeatureError(f"{path}: dataset '{key}' lies in other files; expected it in this one: refused")
+    return item
+
+
+def read_array(path: Path, file: h5py.File, key: str) -> NDArray[Any]:
+    """A dataset, whole.
+
+    Raises:
+        FeatureError: there is none, it is a link or lies elsewhere, it is compressed with a filter that is not here,
+            or it claims more than the file holds.
+    """
+    item = dataset(path, file, key)
+    if item is None:
+        raise FeatureError(f"{path}: no dataset '{key}'; got {sorted(file)}")
+    _check_filters(path, key, item)
+    stored, ends = item.id.get_storage_size(), file.id.get_filesize()
+    if item.size and not (0 < stored <= ends and item.nbytes <= max(_PLAUSIBLE_BYTES, 100 * stored)):
+        raise FeatureError(  # HDF5 itself may crash on it
+            f"{path}: dataset '{key}' claims {item.nbytes} bytes, {stored} of them stored in a file of {ends}; "
+            "it is damaged: extract it again"
+        )
+    return np.asarray(item[...])
+
+
+def _check_filters(path: Path, key: str, item: h5py.Dataset) -> None:
+    """Refuse, by name, a compression that this machine's HDF5 does not know; ``hdf5plugin`` brings the usual ones."""
+    properties = item.id.get_create_plist()
+    for number in range(properties.get_nfilters()):
+        code = properties.get_filter(number)[0]
+        if h5py.h5z.filter_avail(code) or (_load_plugins() and h5py.h5z.filter_avail(code)):
+            continue
+        name = _FILTERS.get(code, "an unknown filter")
+        wanted = MissingExtraError("hdf5plugin", "hdf5", "reading it")
+        raise FeatureError(
+            f"{path}: dataset '{key}' is compressed with {name} (HDF5 filter {code}), which is not here; {wanted}  "
+            "(or pip install hdf5plugin)"
+        )
+
+
+def _load_plugins() -> bool:
+    """Register the filters of the package ``hdf5plugin``, where it is installed."""
+    try:
+        importlib.import_module("hdf5plugin")
+    except ImportError:
+        return False
+    return True
+
+
+def plain_attributes(path: Path, item: h5py.Group | h5py.Dataset) -> dict[str, Any]:
+    """The attributes of a file or dataset.
+
+    Raises:
+        FeatureError: there are thousands.
+    """
+    if len(item.attrs) > _MOST_ATTRIBUTES:
+        raise FeatureError(f"{path}: has {len(item.attrs)} attributes; it is damaged or no feature file")
+    return dict(item.attrs)
+
+
+@dataclass(frozen=True, eq=False)
+class File:
+    """Datasets and attributes of one HDF5 file: root attributes under "", a dataset's under its name."""
+
+    path: Path
+    arrays: Mapping[str, NDArray[Any]] = field(repr=False)
+    attributes: Mapping[str, Mapping[str, Any]]
+
+    def array(self, key: str) -> NDArray[Any]:
+        """A dataset that must be there."""
+        if key not in self.arrays:
+            raise FeatureError(f"{self.path}: no dataset '{key}'; got {sorted(self.arrays)}")
+        return self.arrays[key]
+
+
+def read_file(path: Path, names: Mapping[str, str]) -> File:
+    """Some datasets of an HDF5 file, whole.
+
+    Args:
+        names: name in the file -> name to give it.
+
+    Raises:
+        FeatureError: see :func:`opened` and :func:`read_array`.
+    """
+    with opened(path) as file:
+        arrays = {
+            own: read_array(path, file, name) for name, own in names.items() if dataset(path, file, name) is not None
+        }
+        attributes = {"": plain_attributes(path, file)}
+        attributes |= {own: plain_attributes(path, file[name]) for name, own in names.items() if own in arrays}
+    return File(path, arrays, attributes)
+
+
+def whole(value: Any) -> int | None:
+    """An attribute as a whole number; TRIDENT writes unknown ones as the string 'None'."""
+    try:
+        number = float(np.asarray(value).reshape(-1)[0])
+    except (TypeError, ValueError, IndexError):
+        return None
+    return int(number) if np.isfinite(number) and number == int(number) else None
+
+
+def attribute_json(path: Path, text: Any, name: str) -> Any:
+    """An attribute that holds JSON.
+
+    Raises:
+        FeatureError: it does not.
+    """
+    try:
+        return json.loads(str(text))
+    except (ValueError, RecursionError) as error:
+        raise FeatureError(f"{path}: attribute '{name}' is not JSON ({error}); delete it, or convert again") from error
