@@ -128,7 +128,7 @@ def test_non_finite_rows_are_named_unless_invalid(sample, tmp_path):
     with pytest.raises(FeatureError, match=r"in 2 rows \(2, 4\) of 7"):
         read_features(path)
     sample.features[1] = np.nan
-    with pytest.raises(FeatureError, match=r"rows \(1\)"):
+    with pytest.raises(FeatureError, match=r"1 row \(1\)"):
         write_features(tmp_path / "b.h5", sample)
     assert not (tmp_path / "b.h5").exists()
 
