@@ -1,5 +1,6 @@
 """The workbench's page in a real browser: what a person does, and what they must then see."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from pathflip.workbench.service import Models
 from slide_files import halved, smooth_picture, write_pyramid
-from workbench_model import write_model, write_slide_features, write_slides
+from workbench_model import write_assistant, write_model, write_slide_features, write_slides
 from workbench_server import browser_page, served
 
 MPP = 0.5
@@ -309,3 +310,72 @@ def test_the_view_is_saved_as_a_picture_with_bar_and_note(running, tmp_path):
     assert (foot[:, :200].sum(2) < 300).sum() > 100, "a dark bar"
     assert (foot[:, 400:].sum(2) < 500).sum() > 100, "words beside it"
     assert picture[:-46].std() > 20, "and the slide above"
+
+
+# --- Check and talk --------------------------------------------------------------------------------------------------
+
+
+def test_a_report_is_checked_sentence_by_sentence_and_each_lights_its_places(asked):
+    with browser_page() as page:
+        page.goto(asked.url)
+        open_slide_card(page, "first")
+        page.click("#job-check-tab")
+        page.fill("[aria-label=Report]", "Keratin pearls are seen. Surgical margins are free. <i>Mucin</i> pools.")
+        page.click("text=Check >> nth=-1")
+        page.wait_for_selector(".verdict")
+        verdicts = page.locator(".verdict-word").all_inner_texts()
+        assert verdicts[0].startswith("uncertain")
+        assert verdicts[1].startswith("not visible")
+        assert page.locator(".verdict i").count() == 0
+        assert "calibrat" in page.inner_text(".note")
+        places = page.locator(".shape.clickable").count()
+        assert places == page.locator(".verdict .place").count() > 0
+        page.hover(".verdict >> nth=0")
+        assert page.locator(".shape.lit").count() == 3, "the places of that sentence"
+        page.click("#job-where-tab")
+        assert page.locator(".shape.clickable").count() == 0, "another job, other places"
+
+
+def test_an_answer_and_its_places_light_each_other(asked_aloud):
+    with browser_page() as page:
+        page.goto(asked_aloud.url)
+        open_slide_card(page, "first")
+        key = page.url.split("slide=")[1]
+        page.click("#job-talk-tab")
+        page.click("text=Describe the slide >> nth=0")
+        said = page.locator(".said.theirs")
+        said.locator("p").wait_for(timeout=60_000)
+        assert "nothing" in said.inner_text(), "an untrained language model writes nothing, and that is said"
+        box = {"width": 256, "height": 256, "score": 0.5, "slide": key}
+        sentences = ["Keratin pearls are <b>seen</b>.", "Mucin pools are present."]
+        evidence = [box | {"x": 0, "y": 0, "text": sentences[0]}, box | {"x": 512, "y": 512, "text": sentences[1]}]
+        answer = {
+            "text": " ".join(sentences), "sentences": sentences, "abstained": False, "confidence": 0.7,
+            "evidence": evidence,
+        }  # fmt: skip
+        told = f'event: words\ndata: {{"text": "Keratin"}}\n\nevent: answer\ndata: {json.dumps(answer)}\n\n'
+        page.route("**/api/talk*", lambda route: route.fulfill(body=told, content_type="text/event-stream"))
+        page.fill("[aria-label=Question]", "What is seen?")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".said.theirs >> nth=1 >> .place >> nth=1")
+        assert page.locator(".said.ours").last.inner_text() == "What is seen?"
+        assert "70 %" in said.nth(1).inner_text()
+        assert said.locator("b").count() == 0
+        page.locator(".place").nth(1).hover()
+        assert page.locator(".shape.lit").count() == 1
+        assert page.locator(".sentence.lit").inner_text().startswith("Mucin")
+        page.mouse.move(5, 300)
+        page.locator(".shape.clickable").first.hover(force=True)
+        assert page.locator(".sentence.lit").inner_text().startswith("Keratin")
+
+
+@pytest.fixture(scope="module")
+def asked_aloud(tmp_path_factory):
+    """A workbench with an assistant."""
+    world = tmp_path_factory.mktemp("aloud")
+    write_slides(world / "slides", ("first", "second"))
+    write_model(world / "model")
+    write_slide_features(world / "slides" / "first.tif", world / "features")
+    assistant = write_assistant(world, world / "model")
+    with served(world / "slides", models=Models(assistant=assistant, features=(world / "features",))) as running:
+        yield running

@@ -53,3 +53,20 @@ def write_slide_features(slide_file: Path, out: Path) -> Path:
     target = out / f"{slide_file.stem}.h5"
     write_features(target, features)
     return target
+
+
+def write_assistant(folder: Path, model: Path) -> Path:
+    """An untrained assistant of tiny parts that looks with ``model``."""
+    from pathflip.assistant import LanguageModelSpec, open_language_model, save_assistant
+    from pathflip.assistant.language_model import open_tokenizer
+    from pathflip.models.assistant import Assistant, AssistantConfig
+    from pathflip.text.chat import ChatTemplate
+    from tiny_assistant import save_language_model
+
+    spec = LanguageModelSpec(source=str(save_language_model(folder / "language", "chatml")), train="full")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        template = ChatTemplate(open_tokenizer(spec.source))
+        config = AssistantConfig(embed_dim=8, num_patches=5, tiles_per_text=3)
+        net = Assistant(config, open_language_model(spec), [ids[-1] for ids in template.letter_ids(26)]).eval()
+    return save_assistant(folder / "assistant", net, language=spec, template=template, aligned=model)

@@ -15,7 +15,7 @@ export class Findings {
   private findings: Finding[] = [];
   private chosen = -1;
   private readonly layers: Map<Pane, Shapes>;
-  private readonly items = new Map<Finding, HTMLElement[]>();
+  private readonly items = new WeakMap<Finding, HTMLElement[]>();
 
   constructor(
     panes: Pane[],
@@ -27,8 +27,13 @@ export class Findings {
   set(findings: Finding[]): void {
     this.findings = findings;
     this.chosen = -1;
-    this.items.clear();
     this.draw();
+  }
+
+  chooseFinding(finding: Finding): void {
+    const index = this.findings.indexOf(finding);
+    if (index >= 0) this.choose(index);
+    else this.goTo(finding); // of an earlier answer: shown, no longer outlined
   }
 
   /** Next (1) or previous (-1) finding. */
@@ -89,10 +94,9 @@ export class Findings {
         element.addEventListener("pointerleave", () => this.light(finding, false));
       });
     }
-    for (const [finding, elements] of this.items) {
-      const current = this.findings.indexOf(finding) === this.chosen;
-      for (const element of elements) element.classList.toggle("current", current);
-    }
+    this.findings.forEach((finding, index) => {
+      for (const element of this.items.get(finding) ?? []) element.classList.toggle("current", index === this.chosen);
+    });
   }
 }
 

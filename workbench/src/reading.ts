@@ -36,6 +36,13 @@ export class Reading {
     }
   }
 
+  /** Begin with several slides, one after the other. */
+  async beginAll(keys: string[], then: () => void): Promise<void> {
+    const [key, ...rest] = keys;
+    if (key === undefined) return then();
+    await this.begin(key, () => void this.beginAll(rest, then));
+  }
+
   /** A message of the server. */
   show(key: string, now: ReadingState): void {
     if (key !== this.key) return;

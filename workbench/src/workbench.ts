@@ -1,6 +1,7 @@
 // What is open, where, and which keys do what.
 import { address, type ModelState, type SlideEntry, type State } from "./api";
 import { fill, h, iconButton } from "./dom";
+import { Check } from "./check";
 import { Findings, type Finding } from "./findings";
 import { Grid } from "./grid";
 import { lettersWork, showHelp } from "./help";
@@ -10,6 +11,7 @@ import { Pane } from "./pane";
 import { Panel, type Job } from "./panel";
 import { Reading, type ReadingState } from "./reading";
 import { Regions, type RegionMessage } from "./regions";
+import { Talk } from "./talk";
 import { Where } from "./where";
 
 export class Workbench {
@@ -30,8 +32,10 @@ export class Workbench {
   private readonly linkBox = h("label", { class: "check link", hidden: true });
   private readonly modelNote = h("div", { class: "model-note", role: "status" });
   private readonly findings: Findings;
-  private readonly reading = new Reading();
+  private readonly readings = [new Reading(), new Reading(), new Reading()] as const;
   private readonly where: Where | null;
+  private readonly talk: Talk | null;
+  private readonly check: Check | null;
   private readonly regions: Regions;
   private readonly panel: Panel;
   private readonly panelButton: HTMLButtonElement;
@@ -51,10 +55,15 @@ export class Workbench {
     this.linkBox.append(linked, "Move together");
     const both = [this.left, this.right];
     this.findings = new Findings(both, (finding) => this.goTo(finding));
-    this.where = state.model ? new Where(both, () => this.active, this.findings, this.reading, (...kept) => void this.regions.keep(...kept)) : null;
+    this.where = state.model ? new Where(both, () => this.active, this.findings, this.readings[0], (...kept) => void this.regions.keep(...kept)) : null;
     this.regions = new Regions(both, () => this.active, () => this.state.model?.note ?? this.state.note);
     const jobs: Job[] = [];
     if (this.where) jobs.push({ name: "where", title: "Where", element: this.where.element });
+    const shown = () => (this.split ? both : [this.left]);
+    this.talk = state.model?.talks ? new Talk(shown, this.findings, this.readings[1]) : null;
+    if (this.talk) jobs.push({ name: "talk", title: "Ask", element: this.talk.element });
+    this.check = state.model ? new Check(() => this.active, this.findings, this.readings[2]) : null;
+    if (this.check) jobs.push({ name: "check", title: "Check", element: this.check.element });
     jobs.push({ name: "regions", title: "Regions", element: this.regions.element });
     this.panel = new Panel(jobs, (name) => this.chosen(name));
     this.panel.element.append(this.modelNote);
@@ -164,6 +173,8 @@ export class Workbench {
 
   /** Another job: its places are shown, those of the others are not. */
   private chosen(job: string): void {
+    this.talk?.setVisible(job === "talk");
+    this.check?.setVisible(job === "check");
     this.where?.setVisible(job === "where" || job === "regions");
   }
 
@@ -214,6 +225,8 @@ export class Workbench {
   private changed(): void {
     const inGrid = !this.grid.element.hidden;
     void this.where?.slideChanged();
+    this.talk?.slideChanged();
+    this.check?.slideChanged();
     if (this.panes.isConnected) void this.regions.slideChanged();
     this.gridButton.setAttribute("aria-pressed", String(inGrid));
     this.splitButton.setAttribute("aria-pressed", String(this.split));
@@ -295,7 +308,7 @@ export class Workbench {
     on("reload", () => this.regions.reload());
     on<RegionMessage>("regions", (message) => this.regions.message(message));
     on<ModelState>("model", (model) => this.showModel(model));
-    on<ReadingState & { slide: string }>("reading", (state) => this.reading.show(state.slide, state));
+    on<ReadingState & { slide: string }>("reading", (state) => this.readings.forEach((reading) => reading.show(state.slide, state)));
     on<{ slide: string; message: string }>("unreadable", ({ slide, message }) => {
       if ([...this.open.values()].includes(slide)) notice(`A place on this slide cannot be read and is hatched: ${message}`, "error");
     });

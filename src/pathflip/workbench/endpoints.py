@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-__all__ = ["Body", "Endpoint", "in_thread", "with_body"]
+__all__ = ["Body", "Endpoint", "in_thread", "read_body", "with_body"]
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
