@@ -102,7 +102,7 @@ export class Check {
     };
     const cards = verification.sentences.map((one, index) => {
       const color = COLORS[one.verdict] ?? "#4d6066";
-      return this.card(one.sentence, one.verdict, color, one.probability, one.negated ? `${one.reason} Where the thing denied would be:`.trim() : one.reason, places(one.regions, color, String(index + 1)));
+      return this.card(one.sentence, one.verdict, color, one.probability, one.negated && one.regions.length ? `${one.reason ? `${one.reason}. ` : ""}Where the thing denied would be:` : one.reason, places(one.regions, color, String(index + 1)));
     });
     const missing = verification.omissions.map((one, index) =>
       this.card(one.finding, "not in the report", OMITTED, one.probability, "The slide seems to show it, and no sentence speaks of it.", places(one.regions, OMITTED, `+${index + 1}`)),
