@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from cohort_run import tissue_picture
 from slide_files import halved
+from slide_matrix import Case, known_picture, write_case
 
 WILD = (
     0,
@@ -139,6 +140,46 @@ def damaged_tiffs(draw, bases):
             del data[draw(st.integers(len(data) // 2, len(data) - 1)) :]
             fields = [(position, width) for position, width in fields if position + width <= len(data)]
     return bytes(data)
+
+
+PIXEL_CASES = (
+    Case(), Case("LZW, predictor", levels="2, 4"), Case("JPEG, own tables", "YCbCr 4:2:0"),
+    Case("none", parts="strips"), Case("JPEG, shared tables", "YCbCr 4:2:2", levels="3"),
+    Case("JPEG, own tables", "RGB", parts="strips"), Case("JPEG 2000 33005"), Case("deflate", planes="apart"),
+    Case("PackBits", levels="unmarked"), Case("deflate", levels="smallest first"),
+    Case("deflate", levels="in sub-directories"), Case("none", levels="padded"), Case("LZW", file="BigTIFF, little"),
+    Case("Zstandard", parts="strips"), Case("JPEG, own tables", "grey"),
+)  # fmt: skip
+"""Slides of which libraries of others can read most."""
+
+
+def pixel_bases(folder):
+    """Their bytes."""
+    picture = known_picture()
+    return [write_case(Path(folder) / "base.tif", case, picture).read_bytes() for case in PIXEL_CASES]
+
+
+@st.composite
+def damaged_slides(draw, bases):
+    """A slide with a tile spoilt, its header damaged, or both; and in words what was done to it."""
+    base = draw(st.integers(0, len(bases) - 1))
+    data, words = bases[base], [PIXEL_CASES[base].odd]
+    if draw(st.booleans()):
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            page = file.pages[draw(st.integers(0, len(file.pages) - 1))]
+            tile = draw(st.integers(0, len(page.dataoffsets) - 1))
+            offset, count = page.dataoffsets[tile], page.databytecounts[tile]
+        half = offset + count // draw(st.sampled_from((1, 2, 3, 8)))
+        how = draw(st.sampled_from(("zeros", "noise", "one byte")))
+        length = offset + count - half if how != "one byte" else 1
+        noise = np.random.default_rng(draw(st.integers(0, 999))).bytes(length)
+        data = data[:half] + (bytes(length) if how == "zeros" else noise) + data[half + length :]
+        words.append(f"tile {tile} of page {page.index}: {how} from byte {half - offset} of {count}")
+        if draw(st.booleans()):
+            return data, words
+    damaged = draw(damaged_tiffs([data]))
+    changed = [at for at, (a, b) in enumerate(zip(data, damaged, strict=False)) if a != b]
+    return damaged, [*words, f"bytes {changed[:12]} changed, length {len(damaged)} of {len(data)}"]
 
 
 def write_feature_file(path):

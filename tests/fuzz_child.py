@@ -5,6 +5,7 @@ PathFLIPError) or "escaped" (anything else, with its trace).
 """
 
 import json
+import logging
 import resource
 import sys
 import traceback
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import cv2
 import h5py  # noqa: F401  # loaded before memory is limited
-import openslide  # noqa: F401
-import tifffile  # noqa: F401
+import numpy as np
+import openslide
+import tifffile
 
 from pathflip.errors import PathFLIPError
 from pathflip.features.store import read_features, read_settings
@@ -35,6 +37,75 @@ def read_slide(path):
                 continue  # a damaged tile; the next may be fine
 
 
+REGION_PX = 256
+"""Side of the square from the corner of level 0 that is compared."""
+
+
+def read_pixels(path):
+    """The corner of level 0, written beside the file for a comparison, and what the header said of it."""
+    with open_slide(path, slide_mpp=2.0) as slide:
+        width, height = slide.info.size0
+        pixels = slide.read_region_px(0, 0, 0, min(width, REGION_PX), min(height, REGION_PX))
+        np.save(f"{path}.npy", pixels)
+        return {"size0": [width, height], "notes": list(slide.info.notes), "reader": slide.info.reader}
+
+
+def reference_pixels(path):
+    """The same corner by OpenSlide and by tifffile, where they read it without a word; nothing of ours takes part."""
+    found = {}
+    for name, read in (("openslide", _by_openslide), ("tifffile", _by_tifffile)):
+        try:
+            for size, pixels in read(path):
+                np.save(f"{path}.{name}.{len(found)}.npy", pixels)
+                found[f"{name}.{len(found)}"] = list(size)
+        except Exception as error:
+            found.setdefault("errors", []).append(f"{name}: {type(error).__name__}: {str(error)[:100]}")
+    return {"pictures": found}
+
+
+def _by_openslide(path):
+    with openslide.OpenSlide(path) as slide:
+        width, height = slide.dimensions
+        rgba = np.asarray(slide.read_region((0, 0), 0, (min(width, REGION_PX), min(height, REGION_PX)))).astype(float)
+        yield slide.dimensions, (rgba[..., :3] * rgba[..., 3:] / 255 + 255 - rgba[..., 3:]).astype(np.uint8)
+
+
+def _by_tifffile(path):
+    """Every page of 8-bit RGB, or JPEG that is handed out as such."""
+    logged = logging.getLogger("tifffile")
+    with tifffile.TiffFile(path) as file:
+        for page in list(file.pages)[:8]:
+            plain = page.bitspersample == 8 and page.samplesperpixel == 3 and int(page.photometric) in (2, 6)
+            direct = int(page.photometric) == 2 or int(page.compression) == 7
+            if not (plain and direct and page.imagewidth * page.imagelength < 2**24) or page.imagedepth != 1:
+                continue
+            with _Silence(logged) as silence:
+                pixels = page.asarray()
+            if pixels.ndim != 3 or silence.spoke:
+                continue
+            pixels = np.moveaxis(pixels, 0, -1) if pixels.shape[0] == 3 and pixels.shape[-1] != 3 else pixels
+            yield (page.imagewidth, page.imagelength), pixels[:REGION_PX, :REGION_PX]
+
+
+class _Silence(logging.Handler):
+    """Whether a logger said anything meanwhile: tifffile goes on after damage, with a remark."""
+
+    def __init__(self, logger):
+        super().__init__()
+        self.spoke = False
+        self._logger = logger
+
+    def emit(self, record):
+        self.spoke = True
+
+    def __enter__(self):
+        self._logger.addHandler(self)
+        return self
+
+    def __exit__(self, *_):
+        self._logger.removeHandler(self)
+
+
 def read_feature_file(path):
     """Everything that reads feature files."""
     for read in (read_settings, read_coords):
@@ -45,7 +116,12 @@ def read_feature_file(path):
     read_features(path)
 
 
-READ = {"slide": read_slide, "features": read_feature_file}
+READ = {
+    "slide": read_slide,
+    "features": read_feature_file,
+    "pixels": read_pixels,
+    "reference": reference_pixels,
+}
 
 
 def peak_kb():
@@ -58,13 +134,13 @@ def answer(line):
     """What became of one file."""
     kind, path = line.rstrip("\n").split(" ", 1)
     try:
-        READ[kind](path)
+        more = READ[kind](path) or {}
     except PathFLIPError as error:
         found = {"verdict": "refused", "message": str(error)}
     except BaseException as error:
         found = {"verdict": "escaped", "message": repr(error), "trace": traceback.format_exc()}
     else:
-        found = {"verdict": "ok"}
+        found = {"verdict": "ok", **more}
     return {**found, "peak_mb": peak_kb() / 1024}
 
 
