@@ -1,8 +1,8 @@
 """Damaged files: whatever their bytes say, a reader refuses or reads; it never crashes, hangs or takes all memory.
 
 And what it reads are the right pixels: other libraries read the same damaged slide, and where none of them sees what
-ours shows, something was wrong in silence. ``PATHFLIP_FUZZ=2000 python -m pytest tests/test_fuzz.py -n 0`` runs 2,000 of
-each kind, 20,000 a long campaign.
+ours shows, something was wrong in silence. ``PATHFLIP_FUZZ=2000 python -m pytest tests/test_fuzz.py -n 0`` tries 2,000
+of each kind, 20,000 is a long campaign.
 """
 
 import os

@@ -316,6 +316,31 @@ def test_a_padded_level_that_is_recognised_is_read_from_the_right_place(tmp_path
         )
 
 
+@pytest.mark.parametrize("marked", [True, False])
+def test_what_shows_something_else_is_no_level_whatever_its_shape(tmp_path, marked):
+    """A label of half the size that nobody calls a label; a level padded by a factor that its size does not tell."""
+    half = area_mean(PICTURE, 0, 0, WIDTH, HEIGHT, (WIDTH // 2, HEIGHT // 2))
+    label = cv2.GaussianBlur(smooth_picture(HEIGHT // 2, WIDTH // 2, 9), (0, 0), 2)
+    pages = [page_of(Case(), p, reduced=n > 1, mpp=None) for n, p in enumerate((PICTURE, label, half))]
+    if not marked:
+        pages[2].tags[254] = pages[0].tags[254]
+        pages = [pages[0], pages[2], page_of(Case(), halved(label, 2), reduced=False, mpp=None)]
+    with open_slide(write_tiff(tmp_path / "a.tif", pages)) as slide:
+        assert slide.info.downsamples == (1.0, 2.0)
+        assert difference(slide.thumbnail(WIDTH // 2), half) < 1
+    picture = smooth_picture(500, 700, 5)
+    level = np.full((256, 512, 3), 255, np.uint8)
+    level[:200, :280] = area_mean(picture, 0, 0, 700, 500, (280, 200))  # 2.5, where 2 would fill up to the same size
+    path = write_pyramid(tmp_path / "b.tif", [picture, level], tile=256)
+    assert level_factor((700, 500), (512, 256), (256, 256)) == 2
+    with open_slide(path) as slide:
+        assert slide.info.downsamples == (1.0,)
+        assert (
+            difference(slide.read_box(380, 260, 240, 200, (60, 50)), area_mean(picture, 380, 260, 240, 200, (60, 50)))
+            < 1
+        )
+
+
 @pytest.mark.parametrize("name", ["label 100x90", "macro 1280x431", "Thumbnail", "overview"])
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_labels_and_macros_are_never_levels(tmp_path, name, place):

@@ -25,11 +25,12 @@ _QPTIFF = re.compile(r"<ImageType>\s*(\w+)\s*</ImageType>")
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One picture of a TIFF: a page, or three that hold a colour each."""
+    """One picture of a TIFF: a page, or three that hold a colour each; ``is_below`` in a sub-directory."""
 
     pages: tuple[Any, ...]
     name: str
     image: OMEImage | None = None
+    is_below: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -61,12 +62,14 @@ class Pyramid:
         downsamples: level-0 pixels per pixel of each.
         sizes: width and height of each without padding.
         notes: what a person should know of what was left out.
+        doubtful: the levels that neither their place nor their header calls levels, or whose size had to be guessed.
     """
 
     levels: tuple[Picture, ...]
     downsamples: tuple[float, ...]
     sizes: tuple[tuple[int, int], ...]
     notes: tuple[str, ...] = ()
+    doubtful: frozenset[Picture] = frozenset()
 
 
 def find_levels(path: Path, file: Any, vendor: str, description: str) -> Pyramid:
@@ -96,7 +99,7 @@ def find_levels(path: Path, file: Any, vendor: str, description: str) -> Pyramid
         pictures = [p for p in pictures if p.is_tiled]
     if not pictures:
         raise SlideError(f"slide '{path}': a TIFF of label, macro or thumbnail images only; expected a slide")
-    return _pyramid(path, pictures)
+    return _pyramid(path, pictures, sure=vendor == "aperio")
 
 
 def known_levels(file: Any, known: Source) -> Pyramid:
@@ -123,7 +126,7 @@ def _with_sub_images(picture: Picture) -> Iterator[Picture]:
     below = [list(page.pages or ()) for page in picture.pages]
     for index in range(min(map(len, below))):
         pages = tuple(inner[index] for inner in below)
-        yield Picture(pages, f"sub-image {index} of {picture.name}", picture.image)
+        yield Picture(pages, f"sub-image {index} of {picture.name}", picture.image, True)
 
 
 def _refuse_image_stacks(path: Path, description: str) -> None:
@@ -163,7 +166,8 @@ def text_of(tag: Any) -> str:
     return value.replace("\x00", "") if isinstance(value, str) else ""
 
 
-def _pyramid(path: Path, pictures: Sequence[Picture]) -> Pyramid:
+def _pyramid(path: Path, pictures: Sequence[Picture], sure: bool) -> Pyramid:
+    """``sure``: its kind of file keeps nothing but levels as such pages."""
     tiled = [p for p in pictures if p.is_tiled]
     largest = max(tiled or pictures, key=lambda p: p.area)
     same = [p for p in pictures if p.size == largest.size and p.is_tiled == largest.is_tiled]
@@ -172,8 +176,8 @@ def _pyramid(path: Path, pictures: Sequence[Picture]) -> Pyramid:
             f"slide '{path}': {len(same)} pages of {largest.size[0]} × {largest.size[1]} px (channels, focal planes or "
             "several slides), expected one full resolution; export a single RGB image"
         )
-    levels, notes = {1.0: (largest, largest.size)}, []
-    for picture in sorted(pictures, key=lambda p: -p.area):
+    levels, notes, doubtful = {1.0: (largest, largest.size)}, [], set()
+    for picture in sorted(pictures, key=lambda p: (-p.area, not p.is_marked_reduced)):
         if picture is largest or not (picture.is_tiled or not largest.is_tiled or picture.is_marked_reduced):
             continue
         factor = level_factor(largest.size, picture.size, _tile_of(picture))
@@ -182,11 +186,13 @@ def _pyramid(path: Path, pictures: Sequence[Picture]) -> Pyramid:
             notes.append(f"leaves out {picture.name} ({width} × {height} px, no whole level of the slide)")
         elif factor not in levels:
             levels[factor] = picture, _true_size(largest.size, picture.size, factor)
+            if levels[factor][1] != picture.size or not (sure or picture.is_marked_reduced or picture.is_below):
+                doubtful.add(picture)
     if largest is not pictures[0]:
         notes.append(f"the full resolution is {largest.name}")
     factors = sorted(levels)
     sizes = tuple(levels[f][1] for f in factors)
-    return Pyramid(tuple(levels[f][0] for f in factors), tuple(factors), sizes, tuple(notes))
+    return Pyramid(tuple(levels[f][0] for f in factors), tuple(factors), sizes, tuple(notes), frozenset(doubtful))
 
 
 def _tile_of(picture: Picture) -> tuple[int, int] | None:

@@ -27,6 +27,7 @@ from pathflip.slide.sources.resolution import (
     resolution_from_description,
     resolution_from_tags,
 )
+from pathflip.slide.sources.same_picture import shows_the_same
 from pathflip.slide.sources.source import Color, NotHereError, Pixels, Source
 from pathflip.slide.sources.stored_tiles import StoredTiles
 from pathflip.slide.sources.tiff_codecs import CODEC_NAMES, Samples
@@ -150,7 +151,7 @@ def open_tiled_tiff(
             first: Any = file.pages[0]
             description = text_of(first.tags.get(270))
             pyramid = known_levels(file, known) if known else find_levels(path, file, vendor, description)
-            levels, downsamples, notes = _levels(path, file, pyramid, background, vendor)
+            levels, downsamples, doubtful, notes = _levels(path, file, pyramid, background, vendor)
             stated = _stated_resolution(pyramid, description)
             orientation = _orientation(pyramid.levels[0].pages[0])
     except IncompleteError as error:
@@ -171,6 +172,8 @@ def open_tiled_tiff(
         mpp_stated=stated.stated,
     )
     source = _with_known_samples(path, levels, info, background)
+    if doubtful:
+        source = _without_strangers(path, source, doubtful)
     return oriented(source, orientation)
 
 
@@ -182,10 +185,10 @@ def _reader(levels: Sequence[Level], vendor: str) -> str:
 
 def _levels(
     path: Path, file: Any, pyramid: Pyramid, background: Color, vendor: str
-) -> tuple[tuple[Level, ...], tuple[float, ...], tuple[str, ...]]:
-    """The levels that can be read, their downsamples, and what is left out; the first must be readable."""
+) -> tuple[tuple[Level, ...], tuple[float, ...], set[int], tuple[str, ...]]:
+    """The levels that can be read, their downsamples, which are doubtful, what is left out; the first must be read."""
     levels: list[Level] = []
-    downsamples, notes = [], []
+    downsamples, notes, doubtful = [], [], set()
     orientation = _orientation(pyramid.levels[0].pages[0])
     for picture, size, downsample in zip(pyramid.levels, pyramid.sizes, pyramid.downsamples, strict=True):
         bits = picture.image.significant_bits if picture.image else 0
@@ -198,12 +201,13 @@ def _levels(
                 raise
             notes.append(f"leaves out {picture.name}: {str(error).partition(': ')[2] or error}")
             continue
+        doubtful |= {len(levels)} if picture in pyramid.doubtful else set()
         levels.append(level)
         downsamples.append(downsample)
     absent = int(levels[0].is_absent.sum())
     if absent:
         notes.append(f"leaves out {absent} of {levels[0].is_absent.size} tiles (background is shown there)")
-    return tuple(levels), tuple(downsamples), tuple(notes)
+    return tuple(levels), tuple(downsamples), doubtful, tuple(notes)
 
 
 def _orientation(page: Any) -> int:
@@ -256,6 +260,23 @@ def _with_known_samples(path: Path, levels: tuple[Level, ...], info: SlideInfo, 
             )
     source.close()
     return TiledTIFFSource(path, levels, replace(info, notes=tuple(notes)), background)
+
+
+def _without_strangers(path: Path, source: TiledTIFFSource, doubtful: set[int]) -> TiledTIFFSource:
+    """The source without the doubtful levels that show something else: a label of the right shape, a padded level."""
+    number = 0
+    for original in range(1, len(source.sizes)):
+        number += 1
+        if original not in doubtful or shows_the_same(source, number):
+            continue
+        info, levels, (width, height) = source.info, source._levels, source.sizes[number]
+        note = f"leaves out a page of {width} × {height} px, which shows something else than the slide"
+        downsamples = info.downsamples[:number] + info.downsamples[number + 1 :]
+        info = replace(info, downsamples=downsamples, notes=(*info.notes, note))
+        source.close()
+        source = TiledTIFFSource(path, levels[:number] + levels[number + 1 :], info, source.background)
+        number -= 1
+    return source
 
 
 def _sampled(source: TiledTIFFSource) -> Iterator[Samples]:
