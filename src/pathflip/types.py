@@ -189,6 +189,8 @@ class AlignBatch(_Tensors):
     sub_key: Int[Tensor, "B K"]
     caption_keys: Int[Tensor, "B J"]
     regions: Int[Tensor, "B L S"] | None = None
+    caption_vectors: Float[Tensor, "B P"] | None = None
+    sub_vectors: Float[Tensor, "B K P"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,9 +273,14 @@ class AlignModel(Protocol):
         ...
 
     def encode_texts(
-        self, texts: tuple[str, ...], ids: Int[Tensor, "C T"], mask: Bool[Tensor, "C T"], negated: Bool[Tensor, " C"]
+        self,
+        texts: tuple[str, ...],
+        ids: Int[Tensor, "C T"],
+        mask: Bool[Tensor, "C T"],
+        negated: Bool[Tensor, " C"],
+        vectors: Float[Tensor, "C P"] | None = None,
     ) -> TextCode:
-        """Texts into the shared space."""
+        """Texts into the shared space; ``vectors`` are a pretrained encoder's, for models that have such a path."""
         ...
 
     def similarity(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C"]:

@@ -21,6 +21,7 @@ from pathflip.features.store import read_features
 from pathflip.io.slide_id import paths_by_id
 from pathflip.text.captions import named_as
 from pathflip.text.flips import flipped_statement
+from pathflip.text.pretrained import PretrainedText
 from pathflip.text.sampling import sample_published
 from pathflip.text.statements import parse_statement
 from pathflip.text.tokenizer import Tokenizer
@@ -41,6 +42,8 @@ class TextSpec(BaseModel):
         visual_only: draw the statements a slide can show first, others only where there are none; and let the
             others score nothing afterwards (rules of ``pathflip.text.statements``).
         caption_tokens, statement_tokens: longest text kept, in tokens.
+        pretrained: a pretrained text encoder beside the tower from scratch: a name of
+            ``pathflip.text.pretrained.KNOWN`` or a folder; empty for none. pretrained_digest: SHA-256 of its weights.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,6 +55,8 @@ class TextSpec(BaseModel):
     visual_only: bool = True
     caption_tokens: int = Field(384, ge=8)
     statement_tokens: int = Field(64, ge=8)
+    pretrained: str = ""
+    pretrained_digest: str = ""
 
 
 def text_to_encode(statement: SubCaption, spec: TextSpec) -> tuple[str, bool]:
@@ -101,6 +106,7 @@ class AlignDataset:
         max_regions: regions drawn a slide and step; None takes all.
         context: also compute the 3×3 neighbourhood mean of every drawn patch (over all tiles, drawn or not).
         check: called with the features of every slide as it is read; raises what it does not like (mixed encoders).
+        pretrained: also give a pretrained encoder's vectors of captions and statements.
         cache_bytes: slides are kept in memory up to this size, least recently used ones leave.
 
     Raises:
@@ -122,6 +128,7 @@ class AlignDataset:
         context: bool = True,
         check: Callable[[SlideFeatures], None] | None = None,
         cache_bytes: int = 6 << 30,
+        pretrained: PretrainedText | None = None,
     ) -> None:
         wrong, other = ("max_regions", "max_patches") if regions is None else ("max_patches", "max_regions")
         if {"max_regions": max_regions, "max_patches": max_patches}[wrong] is not None:
@@ -131,11 +138,17 @@ class AlignDataset:
         self.tokenizer, self.text, self.regions = tokenizer, text, regions
         self.max_patches, self.max_regions = max_patches, max_regions
         self.context, self.check, self.cache_bytes = context, check, cache_bytes
+        self.pretrained = pretrained
         self._cache: OrderedDict[int, SlidePatches] = OrderedDict()
         self._keys = [_caption_keys(caption, text) for _, caption in self.pairs]
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def encoded_texts(self) -> list[str]:
+        """Every statement of the captions as the text encoder sees it, each once, sorted."""
+        statements = (statement for _, caption in self.pairs for statement in caption.subcaptions)
+        return sorted({text_to_encode(statement, self.text)[0] for statement in statements})
 
     def slide(self, item: int) -> SlidePatches:
         """One slide, read once and cached."""
@@ -191,7 +204,10 @@ class AlignDataset:
 
     def _caption_tensors(self, texts: list[str]) -> dict[str, Tensor]:
         tokens = self.tokenizer.encode(texts, self.text.caption_tokens)
-        return {"caption_ids": tokens.ids, "caption_mask": tokens.mask}
+        out = {"caption_ids": tokens.ids, "caption_mask": tokens.mask}
+        if self.pretrained is not None:
+            out["caption_vectors"] = self.pretrained.embed(texts)
+        return out
 
     def _statement_tensors(self, drawn: list[list[tuple[SubCaption, bool]]]) -> dict[str, Tensor]:
         slots = self.text.num_subcaptions + self.text.num_flips
@@ -204,6 +220,9 @@ class AlignDataset:
             "sub_key": torch.zeros(shape, dtype=torch.int64),
             "sub_token_mask": torch.zeros((*shape, length), dtype=torch.bool),
         }
+        if self.pretrained is not None:
+            vectors = self.pretrained.embed([text for text, _ in encoded])
+            out["sub_vectors"] = vectors.new_zeros((*shape, vectors.shape[1]))
         flags = ("sub_mask", "sub_negated", "sub_visual", "sub_false")
         out |= {name: torch.zeros(shape, dtype=torch.bool) for name in flags}
         for row, (b, k, statement, made_false) in enumerate(flat):
@@ -212,6 +231,8 @@ class AlignDataset:
             out["sub_mask"][b, k], out["sub_negated"][b, k] = True, negated
             out["sub_visual"][b, k], out["sub_false"][b, k] = statement.visual, made_false
             out["sub_key"][b, k] = statement_key(text, negated)
+            if self.pretrained is not None:
+                out["sub_vectors"][b, k] = vectors[row]
         return out
 
 

@@ -31,7 +31,7 @@ from pathflip.inference import Aligned, load
 from pathflip.io.files import write_json
 from pathflip.simulate import World, simulate
 
-__all__ = ["Demo", "play", "run_demo"]
+__all__ = ["Demo", "paint_and_extract", "play", "run_demo"]
 
 SELECTION = (
     "Phrases stand at even steps of the model's average precision, best to worst, and reports at even steps of rank; "
@@ -96,7 +96,7 @@ def play(
     clock = _Clock(say)
     say(world.describe())
     with clock.stage("paint slides, write reports"):
-        simulate(world, demo.cohort, num_workers=demo.num_workers, progress=progress)
+        paint(world, demo, progress)
     with clock.stage("find tissue, cut tiles, extract features"):
         _extract(world, demo, progress)
     with clock.stage("train"):
@@ -161,6 +161,17 @@ def _result(
         }
     finite: dict[str, Any] = _finite(result)
     return finite
+
+
+def paint(world: World, demo: Demo, progress: Callable[..., None]) -> None:
+    """Paint the cohort, reports and truth with it."""
+    simulate(world, demo.cohort, num_workers=demo.num_workers, progress=progress)
+
+
+def paint_and_extract(world: World, demo: Demo, progress: Callable[..., None]) -> None:
+    """A painted cohort and its features; what is there already is kept."""
+    paint(world, demo, progress)
+    _extract(world, demo, progress)
 
 
 def _extract(world: World, demo: Demo, progress: Callable[..., None]) -> None:

@@ -10,6 +10,7 @@ from pathflip.checkpoint import Checkpoint, load_checkpoint
 from pathflip.data.align import TextSpec
 from pathflip.data.regions import RegionSpec
 from pathflip.models.cpu import keep_laid_out
+from pathflip.text.pretrained import PretrainedText, open_pretrained_text
 from pathflip.types import AlignModel
 
 __all__ = ["Aligned", "load"]
@@ -17,13 +18,17 @@ __all__ = ["Aligned", "load"]
 
 @dataclass(frozen=True, eq=False)
 class Aligned:
-    """A trained model with the words and features it understands."""
+    """A trained model with the words and features it understands.
+
+    ``pretrained`` is the text encoder beside the model's own, for models that have such a path.
+    """
 
     checkpoint: Checkpoint
     text: TextSpec
     regions: RegionSpec | None
     """How tiles form regions, for models that read these."""
     device: torch.device
+    pretrained: PretrainedText | None = None
 
     @property
     def net(self) -> AlignModel:
@@ -41,7 +46,8 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Aligned:
     """Open a checkpoint directory written by training, ready to use.
 
     Raises:
-        CheckpointError: missing, damaged or foreign.
+        CheckpointError: missing, damaged or foreign, or its pretrained text encoder has other weights now.
+        ConfigError: its pretrained text encoder is not installed.
     """
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     checkpoint = load_checkpoint(Path(path))
@@ -50,4 +56,6 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Aligned:
         keep_laid_out(checkpoint.model)
     given = checkpoint.config["recipe"].get("regions")
     regions = None if given is None else RegionSpec(**given)
-    return Aligned(checkpoint, TextSpec(**checkpoint.config["text"]), regions, chosen)
+    text = TextSpec(**checkpoint.config["text"])
+    pretrained = open_pretrained_text(text.pretrained, text.pretrained_digest or None) if text.pretrained else None
+    return Aligned(checkpoint, text, regions, chosen, pretrained)

@@ -120,7 +120,8 @@ def encode_text(model: Aligned, texts: str | Sequence[str], *, statements: bool 
         tokens = model.checkpoint.tokenizer.encode([text for text, _ in encoded], limit)
         negated = torch.tensor([negated for _, negated in encoded], device=model.device)
         ids, mask = tokens.ids.to(model.device), tokens.mask.to(model.device)
-        code = model.net.encode_texts(chunk, ids, mask, negated)
+        vectors = None if model.pretrained is None else model.pretrained.embed([text for text, _ in encoded])
+        code = model.net.encode_texts(chunk, ids, mask, negated, None if vectors is None else vectors.to(model.device))
         if code.gate is not None:
             code = replace(code, gate=code.gate * torch.tensor(visual, device=model.device))
         parts.append(code)

@@ -19,18 +19,27 @@ __all__ = ["Retrieval", "retrieval_scores", "retrieve"]
 SENTENCE_WEIGHT = 2.0
 """Weight of the statement-level score beside the whole-slide score in retrieval (docs/method.md)."""
 
-FEWEST_TO_STANDARDISE = 8
-
 
 @dataclass(frozen=True, eq=False)
 class Retrieval:
-    """Scores of slides (rows) against captions (columns): ``scores`` combines the other two."""
+    """Scores of slides (rows) against captions (columns): ``scores`` combines the other two.
+
+    ``scores`` of a slide and a caption do not depend on which other slides are in the gallery, but for one scale of
+    the whole matrix.
+    """
 
     slide_ids: tuple[str, ...]
     captions: tuple[str, ...]
     whole: Float[np.ndarray, "B A"]
     statements: Float[np.ndarray, "B A"]
     scores: Float[np.ndarray, "B A"]
+
+    @property
+    def gallery_normalised(self) -> Float[np.ndarray, "B A"]:
+        """The combined scores standardised caption by caption over the gallery's slides: some captions score high on
+        every slide, and what tells is on which they score higher than elsewhere. It needs the whole test gallery at
+        once, so no headline number uses it."""
+        return retrieval_scores(self.whole, self.statements, axis=0)
 
     def slides_for(self, caption: int, k: int = 5) -> list[tuple[str, float]]:
         """The k best slides for a caption."""
@@ -95,18 +104,19 @@ def _whole_captions(model: Aligned, captions: Sequence[str], rows_of: list[list[
     return TextCode(tuple(captions), caption, caption, torch.zeros(len(captions), dtype=torch.bool))
 
 
-def retrieval_scores(whole: Float[np.ndarray, "B A"], statements: Float[np.ndarray, "B A"]) -> np.ndarray:
-    """z(whole) + 2·z(statements).
+def retrieval_scores(
+    whole: Float[np.ndarray, "B A"], statements: Float[np.ndarray, "B A"], axis: int | None = None
+) -> Float[np.ndarray, "B A"]:
+    """z(whole) + 2·z(statements), z being (value - mean) / standard deviation.
 
-    With ``FEWEST_TO_STANDARDISE`` slides or more, z is over the slides, caption by caption: some captions score high on
-    every slide, and what tells is on which they score higher than elsewhere. With fewer it is over the whole matrix.
-    A constant column (or matrix) contributes nothing.
+    Args:
+        axis: None takes mean and standard deviation over the whole matrix, which changes no ranking of either part;
+            0 takes them over the slides, caption by caption. A constant column (or matrix) contributes nothing.
     """
-    axis = 0 if len(whole) >= FEWEST_TO_STANDARDISE else None
 
     def standard(values: np.ndarray) -> np.ndarray:
-        spread = values.std(axis=axis, keepdims=True)
+        deviation = values.std(axis=axis, keepdims=True)
         centred = values - values.mean(axis=axis, keepdims=True)
-        return np.where(spread > 1e-9, centred / np.maximum(spread, 1e-9), 0.0)
+        return np.where(deviation > 1e-9, centred / np.maximum(deviation, 1e-9), 0.0)
 
     return standard(whole) + SENTENCE_WEIGHT * standard(statements)

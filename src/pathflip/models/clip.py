@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from pathflip.errors import ConfigError
 from pathflip.losses import info_nce
 from pathflip.models.cpu import Linear, linear
 from pathflip.models.pathflip import PatchStem, TowerConfig
+from pathflip.models.text_paths import text_vectors
 from pathflip.models.text_tower import TextEncoder
 from pathflip.types import AlignBatch, AlignOutput, SlideChunks, SlideCode, TextCode
 
@@ -48,14 +50,16 @@ class SlideCLIP(nn.Module):
             for part in (self.attention_value, self.attention_gate, self.attention_score):
                 part.requires_grad_(False)
         self.head = Linear(config.width, config.embed_dim)
-        self.text = TextEncoder(config.text())
+        self.text = TextEncoder(config.text()) if config.pretrained.scratch else None
         self.caption_head = Linear(config.text_width, config.embed_dim)
         self.logit_scale = nn.Parameter(torch.tensor([config.scale]).log())
+        self.pretrained_text = config.pretrained_head()
 
     def forward(self, batch: AlignBatch) -> AlignOutput:
         """Encode both sides; statements are not used."""
         slides = self.encode_slides(batch.patches, batch.patch_mask, batch.context, batch.position)
-        (pooled,) = self.text([(batch.caption_ids, batch.caption_mask)], "mean")
+        block = (batch.caption_ids, batch.caption_mask)
+        pooled = text_vectors(self.text, self.pretrained_text, block, batch.caption_vectors)
         caption = self.caption_head(pooled)
         unused = caption.new_zeros(*batch.sub_mask.shape, self.config.embed_dim)
         return AlignOutput(slides.slide, caption, slides.patches, slides.patch_mask, unused)
@@ -94,10 +98,15 @@ class SlideCLIP(nn.Module):
         return self._code(hidden, torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device))
 
     def encode_texts(
-        self, texts: tuple[str, ...], ids: Int[Tensor, "C T"], mask: Bool[Tensor, "C T"], negated: Bool[Tensor, " C"]
+        self,
+        texts: tuple[str, ...],
+        ids: Int[Tensor, "C T"],
+        mask: Bool[Tensor, "C T"],
+        negated: Bool[Tensor, " C"],
+        vectors: Float[Tensor, "C P"] | None = None,
     ) -> TextCode:
         """Texts into the shared space."""
-        (pooled,) = self.text([(ids, mask)], "mean")
+        pooled = text_vectors(self.text, self.pretrained_text, (ids, mask), vectors)
         caption = self.caption_head(pooled)
         return TextCode(texts, caption, caption, negated)
 
@@ -121,3 +130,9 @@ class SlideCLIP(nn.Module):
         """Standardise patch features by the training set's mean and spread (kept in the checkpoint)."""
         self.stem.feature_mean.copy_(mean)
         self.stem.feature_std.copy_(std.clamp(min=1e-4))
+
+    def set_text_statistics(self, vectors: Float[Tensor, "C P"]) -> None:
+        """Standardise a pretrained encoder's vectors by those of the training texts (kept in the checkpoint)."""
+        if self.pretrained_text is None:
+            raise ConfigError("set_text_statistics: this model has no pretrained path; expected pretrained.width > 0")
+        self.pretrained_text.set_vector_statistics(vectors)

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from pathflip.errors import FeatureError
+from pathflip.errors import ConfigError, FeatureError
 from pathflip.losses import (
     balanced_sigmoid,
     gather_with_grad,
@@ -25,6 +25,7 @@ from pathflip.losses import (
     statement_labels,
 )
 from pathflip.models.cpu import Linear, linear
+from pathflip.models.text_paths import PretrainedHead, PretrainedPath, text_vectors
 from pathflip.models.text_tower import TextConfig, TextEncoder
 from pathflip.types import AlignBatch, AlignOutput, SlideChunks, SlideCode, TextCode
 
@@ -46,6 +47,7 @@ class TowerConfig(BaseModel):
         context: use the 3×3 neighbourhood mean beside each patch (the largest single gain for heatmaps).
         position: use each patch's place in the tissue, so that "upper left" can be learned.
         scale: start of the logit scales (stored as their logarithm).
+        pretrained: a pretrained encoder's vectors beside, or instead of, the text tower from scratch.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,6 +68,11 @@ class TowerConfig(BaseModel):
     context: bool = True
     position: bool = True
     scale: float = 10.0
+    pretrained: PretrainedPath = PretrainedPath()
+
+    def pretrained_head(self) -> PretrainedHead | None:
+        """The head of the pretrained path, where there is one."""
+        return PretrainedHead(self.pretrained, self.text_width, self.dropout) if self.pretrained.width else None
 
     def text(self) -> TextConfig:
         """The sizes of the text tower: a small pre-norm Transformer over word pieces."""
@@ -120,7 +127,7 @@ class PathFLIP(nn.Module):
             nn.LayerNorm(2 * config.width), nn.Dropout(config.dropout), Linear(2 * config.width, config.embed_dim)
         )
         self.key_head = Linear(config.width, config.embed_dim)
-        self.text = TextEncoder(config.text())
+        self.text = TextEncoder(config.text()) if config.pretrained.scratch else None
         self.caption_head = Linear(config.text_width, config.embed_dim)
         self.local_head = Linear(config.text_width, config.embed_dim)
         self.text_gate = nn.Linear(config.text_width, 2)
@@ -129,6 +136,7 @@ class PathFLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor([config.scale]).log())
         self.logit_scale_global = nn.Parameter(torch.tensor([config.scale]).log())
         self.logit_scale_late = nn.Parameter(torch.tensor([1.0]).log())
+        self.pretrained_text = config.pretrained_head()
         nn.init.zeros_(self.text_gate.weight)
         with torch.no_grad():
             self.text_gate.bias.copy_(torch.tensor([2.0, config.initial_margin]))
@@ -137,7 +145,9 @@ class PathFLIP(nn.Module):
         """Encode both sides of a batch."""
         slides = self.encode_slides(batch.patches, batch.patch_mask, batch.context, batch.position)
         num_slides, num_subs = batch.sub_mask.shape
-        (pooled,) = self.text([(batch.sub_ids.flatten(0, 1), batch.sub_token_mask.flatten(0, 1))], "mean")
+        block = (batch.sub_ids.flatten(0, 1), batch.sub_token_mask.flatten(0, 1))
+        vectors = None if batch.sub_vectors is None else batch.sub_vectors.flatten(0, 1)
+        pooled = text_vectors(self.text, self.pretrained_text, block, vectors)
         local, gate, margin = self._statement(pooled)
         shape = (num_slides, num_subs)
         told = (batch.sub_mask & ~batch.sub_false)[..., None]
@@ -237,10 +247,15 @@ class PathFLIP(nn.Module):
         return SlideCode(slide=slide, patches=torch.cat(embeddings)[None], patch_mask=mask)
 
     def encode_texts(
-        self, texts: tuple[str, ...], ids: Int[Tensor, "C T"], mask: Bool[Tensor, "C T"], negated: Bool[Tensor, " C"]
+        self,
+        texts: tuple[str, ...],
+        ids: Int[Tensor, "C T"],
+        mask: Bool[Tensor, "C T"],
+        negated: Bool[Tensor, " C"],
+        vectors: Float[Tensor, "C P"] | None = None,
     ) -> TextCode:
         """Texts into the shared space. ``texts`` are kept for naming results only."""
-        (pooled,) = self.text([(ids, mask)], "mean")
+        pooled = text_vectors(self.text, self.pretrained_text, (ids, mask), vectors)
         local, gate, margin = self._statement(pooled)
         return TextCode(texts, self.caption_head(pooled), local, negated, gate, margin)
 
@@ -267,6 +282,12 @@ class PathFLIP(nn.Module):
         """Standardise patch features by the training set's mean and spread (kept in the checkpoint)."""
         self.stem.feature_mean.copy_(mean)
         self.stem.feature_std.copy_(std.clamp(min=1e-4))
+
+    def set_text_statistics(self, vectors: Float[Tensor, "C P"]) -> None:
+        """Standardise a pretrained encoder's vectors by those of the training texts (kept in the checkpoint)."""
+        if self.pretrained_text is None:
+            raise ConfigError("set_text_statistics: this model has no pretrained path; expected pretrained.width > 0")
+        self.pretrained_text.set_vector_statistics(vectors)
 
     def _statement(
         self, pooled: Float[Tensor, "C W"]

@@ -246,9 +246,14 @@ class PerceiverPathFLIP(nn.Module):
         return tokens
 
     def encode_texts(
-        self, texts: tuple[str, ...], ids: Int[Tensor, "C T"], mask: Bool[Tensor, "C T"], negated: Bool[Tensor, " C"]
+        self,
+        texts: tuple[str, ...],
+        ids: Int[Tensor, "C T"],
+        mask: Bool[Tensor, "C T"],
+        negated: Bool[Tensor, " C"],
+        vectors: Float[Tensor, "C P"] | None = None,
     ) -> TextCode:
-        """Texts into the shared space, as captions and as statements."""
+        """Texts into the shared space, as captions and as statements. ``vectors`` are not used."""
         block: Block = (ids, mask)
         (pooled,) = self.text_encoder([block], self.config.pooling)
         return TextCode(texts, self.caption_head(pooled), self.local_head(pooled), negated)

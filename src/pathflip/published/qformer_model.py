@@ -204,9 +204,14 @@ class PublishedPathFLIP(nn.Module):
         return self.patch_proj(patches).masked_fill_(~patch_mask.unsqueeze(-1), 0.0), patch_mask
 
     def encode_texts(
-        self, texts: tuple[str, ...], ids: Int[Tensor, "C T"], mask: Bool[Tensor, "C T"], negated: Bool[Tensor, " C"]
+        self,
+        texts: tuple[str, ...],
+        ids: Int[Tensor, "C T"],
+        mask: Bool[Tensor, "C T"],
+        negated: Bool[Tensor, " C"],
+        vectors: Float[Tensor, "C P"] | None = None,
     ) -> TextCode:
-        """Texts into the shared space; one embedding serves slides and regions."""
+        """Texts into the shared space; one embedding serves slides and regions. ``vectors`` are not used."""
         (embedded,) = self.embed_texts([(ids, mask)])
         return TextCode(texts=texts, caption=embedded, local=embedded, negated=negated)
 

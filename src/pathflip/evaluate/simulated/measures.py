@@ -115,18 +115,8 @@ def read_cohort(folder: Path, features: Path, split: str) -> Cohort:
         fractions = slide_truth.concept_shares(painted, found.grid, FINDINGS)
         caption = captions[row["slide"]]
         extents = slide_truth.concept_extents(painted, FINDINGS)
-        slides.append(
-            CohortSlide(
-                slide_id=row["slide"],
-                patient=row["patient"],
-                row=row,
-                text=caption["text"],
-                paraphrase=caption.get("paraphrase") or caption["text"],
-                features=found,
-                fractions=fractions,
-                extents=extents,
-            )
-        )
+        text, paraphrase = caption["text"], caption.get("paraphrase") or caption["text"]
+        slides.append(CohortSlide(row["slide"], row["patient"], row, text, paraphrase, found, fractions, extents))
     return Cohort(tuple(slides))
 
 
@@ -140,13 +130,13 @@ def score_model(name: str, model: Aligned, cohort: Cohort) -> CohortScores:
         present[wording] = _mean_over_prompts(model, encoded, [states for states, _ in asked])
         absent[wording] = _mean_over_prompts(model, encoded, [denials for _, denials in asked])
     return CohortScores(
-        name=name,
-        retrieval=retrieve(model, encoded, [slide.text for slide in cohort.slides]),
-        paraphrased=retrieve(model, encoded, [slide.paraphrase for slide in cohort.slides]),
-        present=present,
-        absent=absent,
-        grounding=_grounding(model, encoded, cohort),
-        classes={
+        name,
+        retrieve(model, encoded, [slide.text for slide in cohort.slides]),
+        retrieve(model, encoded, [slide.paraphrase for slide in cohort.slides]),
+        present,
+        absent,
+        _grounding(model, encoded, cohort),
+        {
             "type": zero_shot(model, encoded, TYPE_CLASSNAMES, TEMPLATES),
             "grade": zero_shot(model, encoded, GRADE_CLASSNAMES, TEMPLATES),
             "pattern": zero_shot(model, encoded, PATTERN_CLASSNAMES, TEMPLATES),
@@ -170,8 +160,8 @@ def _grounding(model: Aligned, encoded: Sequence[EncodedSlide], cohort: Cohort) 
             valid = known.features.valid
             if not truth[valid].any() or truth[valid].all():
                 continue
-            scores = ground(model, slide, prompts(FINDINGS[finding], "train")[0][0]).scores
-            precision = metrics.average_precision(truth[valid], scores[valid])
+            heat = ground(model, slide, prompts(FINDINGS[finding], "train")[0][0]).scores
+            precision = metrics.average_precision(truth[valid], heat[valid])
             found.append((place, int(finding), precision, metrics.chance_average_precision(truth[valid])))
     return found
 
@@ -193,13 +183,21 @@ def _retrieval_measures(scores: CohortScores, count: int) -> list[Measure]:
 
     kinds = {
         "R@1 whole slide": scores.retrieval.whole,
-        "R@1 sub-captions": scores.retrieval.statements,
+        "R@1 statements": scores.retrieval.statements,
         "R@1 combined": scores.retrieval.scores,
+        "R@1 combined, gallery-normalised": scores.retrieval.gallery_normalised,
         "R@1 combined, held-out wording": scores.paraphrased.scores,
+        "R@1 combined, held-out wording, gallery-normalised": scores.paraphrased.gallery_normalised,
     }
-    return [
+    both = [
         Measure(name, mean_of(hits(matrix)), 1 / count, "mean of both directions") for name, matrix in kinds.items()
     ]
+    ways = {"slide to report": scores.retrieval.scores, "report to slide": scores.retrieval.scores.T}
+    apart = [
+        Measure(f"R@1 combined, {way}", mean_of(metrics.hits_at_k(matrix, 1)), 1 / count, "one direction")
+        for way, matrix in ways.items()
+    ]
+    return [*both, *apart]
 
 
 def _presence_measures(scores: CohortScores, cohort: Cohort) -> list[Measure]:

@@ -1,0 +1,145 @@
+"""Alignment models on painted worlds of several seeds: mean and standard deviation, paired differences, chance levels.
+
+``python bench/worlds.py --seeds 200-204 --out worlds``: paint each world, extract its features, train each model
+with the world's seed, and measure it on the test patients. Worlds 100-109 are for development; 200-204 are for
+results, opened once the recipe is frozen. Run again, it goes on where it stopped: what is painted, trained or measured
+is kept. ``--json`` ends with one object {measure: {model: [value a seed]}}.
+
+Time: about 4 minutes a world to paint and extract on two cores, and 2 to 5 minutes a model on one.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pathflip.demo import Demo, paint_and_extract
+from pathflip.demo.jobs import Job, run_jobs
+from pathflip.evaluate.simulated.measures import measures, read_cohort, score_model
+from pathflip.evaluate.simulated.upper_bound import supervised_upper_bound
+from pathflip.inference import load
+from pathflip.io.files import write_json
+from pathflip.recipes.align import RECIPES
+from pathflip.recipes.settings import with_settings
+from pathflip.simulate import World
+from pathflip.train.align_run import read_split, train_align
+
+MODELS = ("align_base", "clip_mean", "clip_abmil", "clip_best", "align_published_small")
+Values = dict[str, dict[str, list[float]]]
+
+
+def main() -> None:
+    """See the module's text."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", default="200-204", help="numbers and ranges: 200-204 or 100,103")
+    parser.add_argument("--out", type=Path, required=True, help="folder for everything; a folder a seed")
+    parser.add_argument("--models", default=",".join(MODELS), help="recipes, with settings: align_base+train.steps=300")
+    parser.add_argument("--split", default="test", choices=("val", "test"))
+    parser.add_argument("--world", default="demo", help="demo, or quick to see that it runs")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    seeds, models = read_seeds(asked.seeds), asked.models.split(",")
+    for seed in seeds:
+        demo = Demo(asked.out / str(seed), seed, asked.workers)
+        paint_and_extract(World.named(asked.world, seed), demo, lambda *_: None)
+        missing = [model for model in models if not result_file(demo, model, asked.split).is_file()]
+        run_jobs([Job(model, train_and_measure, (demo, model, asked.split)) for model in missing], asked.workers)
+        say(f"world {seed}: {len(missing)} models trained, {len(models) - len(missing)} kept")
+    values = collect(asked.out, seeds, models, asked.split)
+    print(table(values, models, chance_levels(asked.out, seeds[0], models[0], asked.split)))
+    if asked.json:
+        print(json.dumps(values))
+
+
+def read_seeds(text: str) -> list[int]:
+    """Seeds of "200-204,300"."""
+    out: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        out += range(int(first), int(last or first) + 1)
+    return out
+
+
+def train_and_measure(demo: Demo, model: str, split: str) -> None:
+    """One model of one world: its checkpoint under ``runs/``, its numbers in a file of their own."""
+    torch.set_num_threads(1)
+    if model == "supervised_upper_bound":
+        train, test = (read_cohort(demo.cohort, demo.features, part) for part in ("train", split))
+        reached = supervised_upper_bound(train, test)
+        numbers: Mapping[str, Any] = {measure: {"value": value} for measure, value in reached.items()}
+    else:
+        name, *settings = model.split("+")
+        recipe = with_settings(RECIPES[name](), [f"train.seed={demo.seed}", *settings])
+        parts = read_split(list(demo.files().values()), demo.cohort / "captions.jsonl", demo.cohort / "splits.csv")
+        run = demo.run(model.replace("=", "_"))
+        val_files, val_captions = parts["val"]
+        train_align(recipe, *parts["train"], run, val_files=val_files, val_captions=val_captions, resume=True)
+        cohort = read_cohort(demo.cohort, demo.features, split)
+        everyone = np.arange(len(cohort.slides))
+        found = measures(score_model(name, load(run), cohort), cohort)
+        numbers = {measure.name: {"value": measure.of(everyone), "chance": measure.chance} for measure in found}
+    write_json(result_file(demo, model, split), numbers)
+
+
+def result_file(demo: Demo, model: str, split: str) -> Path:
+    """Where the numbers of a model stand."""
+    return demo.out / "measured" / f"{model.replace('=', '_')}.{split}.json"
+
+
+def collect(out: Path, seeds: Sequence[int], models: Sequence[str], split: str) -> Values:
+    """Every measure of every model, one value a seed."""
+    values: Values = {}
+    for model in models:
+        for seed in seeds:
+            numbers = json.loads(result_file(Demo(out / str(seed), seed), model, split).read_text())
+            for measure, entry in numbers.items():
+                values.setdefault(measure, {}).setdefault(model, []).append(entry["value"])
+    return values
+
+
+def chance_levels(out: Path, seed: int, model: str, split: str) -> dict[str, float]:
+    """What knowing nothing gives, by measure."""
+    numbers = json.loads(result_file(Demo(out / str(seed), seed), model, split).read_text())
+    return {measure: entry["chance"] for measure, entry in numbers.items() if "chance" in entry}
+
+
+def table(values: Values, models: Sequence[str], chance: Mapping[str, float]) -> str:
+    """Markdown: mean ± standard deviation over worlds; after the first model's, how much better it is than each other
+    model, world by world, with the 95 % interval of a paired t-test."""
+    lines = [f"| measure | {' | '.join(models)} | chance |", "|---" * (len(models) + 2) + "|"]
+    for measure, by_model in values.items():
+        first = np.array(by_model.get(models[0], []))
+        cells = []
+        for model in models:
+            own = np.array(by_model.get(model, []))
+            cell = f"{own.mean():.2f} ± {own.std(ddof=1) if len(own) > 1 else 0:.2f}" if len(own) else ""
+            if model != models[0] and len(own) == len(first) > 1:
+                low, high = paired_interval(first - own)
+                cell += f" ({(first - own).mean():+.2f}, {low:+.2f} to {high:+.2f})"
+            cells.append(cell)
+        level = f"{chance[measure]:.2f}" if measure in chance else ""
+        lines.append(f"| {measure} | {' | '.join(cells)} | {level} |")
+    return "\n".join(lines)
+
+
+def paired_interval(differences: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean of paired differences (Student's t)."""
+    from scipy.stats import t
+
+    half = t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / np.sqrt(len(differences))
+    return float(differences.mean() - half), float(differences.mean() + half)
+
+
+def say(text: str) -> None:
+    """A message for people: standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

