@@ -6,33 +6,16 @@ Its kinds are planted again below in other files, so that no rule holds for the 
 
 import shutil
 import warnings
-from pathlib import Path
 
 import cv2
 import numpy as np
 import openslide
 import pytest
 
+from odd_slides import FOLDER, SPEC, THE_TILE, TRUTH, difference, whole
 from pathflip.errors import MissingMPPError, ResolutionError, SlideError
 from pathflip.geometry import TileSpec
 from pathflip.slide import find_tissue, open_slide
-
-FOLDER = Path(__file__).parent / "fixtures" / "odd_slides"
-TRUTH = cv2.imread(str(FOLDER / "truth.png"))[..., ::-1]
-THE_TILE = cv2.resize(TRUTH[128:256, 256:384], (64, 64), interpolation=cv2.INTER_AREA)
-SPEC = TileSpec(64, 1.0)
-
-
-def difference(got, want):
-    """Mean absolute difference in grey levels."""
-    assert got.shape == want.shape
-    return float(np.abs(got.astype(int) - want.astype(int)).mean())
-
-
-def whole(slide):
-    """All of level 0."""
-    width, height = slide.info.size0
-    return slide.read_region_px(0, 0, 0, width, height)
 
 
 def opened(name, **options):
