@@ -124,7 +124,7 @@ def test_equal_statements_have_equal_keys_and_negation_counts(cohort):
 def test_flips_are_marked_untrue_and_change_the_sign(cohort):
     data = make(cohort, text=TextSpec(num_subcaptions=3, num_flips=2))
     batch = data.batch([1], np.random.default_rng(0))
-    assert batch.sub_mask[0].tolist() == [True, True, False, True, True]
+    assert batch.sub_mask[0].tolist() == [True, True, True, True, False]  # two sub-captions, two flips, nothing
     true_keys = set(batch.sub_key[0][batch.sub_mask[0] & ~batch.sub_false[0]].tolist())
     assert int(batch.sub_false.sum()) == 2
     assert true_keys.isdisjoint(batch.sub_key[0][batch.sub_false[0]].tolist())
