@@ -40,9 +40,10 @@ def test_a_jpeg_tile_that_is_not_whole_is_an_error_there_and_only_there(name, ti
         assert difference(slide.read_region_px(0, x, y, 64, 64), TRUTH[y : y + 64, x : x + 64]) < 4
 
 
+@pytest.mark.parametrize("reader", ["auto", "openslide"])
 @pytest.mark.parametrize(("name", "level"), [("coarsest_level_zeroed.svs", 2), ("middle_level_zeroed.svs", 1)])
-def test_a_damaged_level_is_made_from_the_next_finer_one(name, level):
-    with opened(name) as slide, warnings.catch_warnings(record=True) as said:
+def test_a_damaged_level_is_made_from_the_next_finer_one(name, level, reader):
+    with opened(name, reader=reader) as slide, warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         thumbnail = slide.thumbnail(140)
         for mpp, shrink in ((0.25, 0.5), (0.5, 1.0), (1.0, 2.0)):

@@ -298,12 +298,24 @@ def test_the_calibration_survives_its_file_and_belongs_to_its_weights(model, cal
     assert read_calibration(tmp_path) is None
     write_calibration(tmp_path, calibration)
     assert read_calibration(tmp_path) == calibration
+    stored = json.loads((tmp_path / FILE_NAME).read_text(encoding="utf-8"))
+    stored["statements"], stored["unknown_share"] = stored.pop("sub_captions"), stored.pop("unknown_fraction")
+    (tmp_path / FILE_NAME).write_text(json.dumps(stored))  # as the first release wrote it
+    assert read_calibration(tmp_path) == calibration
     (tmp_path / "model.safetensors").write_bytes(b"other weights")
     with pytest.raises(CheckpointError, match="other weights"):
         read_calibration(tmp_path)
     (tmp_path / FILE_NAME).write_text('{"format": "nonsense"}')
     with pytest.raises(CheckpointError, match="pathflip calibrate"):
         read_calibration(tmp_path)
+
+
+def test_a_sentence_that_stands_twice_is_judged_twice_alike(model, case, calibration):
+    sentences = ["Necrosis is present.", "Stage pT2 N0.", "Necrosis is present.", "Keratin pearls are present."]
+    judgements = verify_report(model, case, " ".join(sentences), calibration).judgements
+    assert [j.sentence for j in judgements] == sentences
+    assert judgements[0] == judgements[2]
+    assert judgements[0].regions != judgements[3].regions
 
 
 # --- The page --------------------------------------------------------------------------------------------------------
@@ -330,7 +342,7 @@ def test_the_page_says_what_the_json_says(model, case, calibration, tmp_path):
     assert "not a medical device" in html
     assert "A caution." in html
     assert row["caution"].endswith("not a medical device.")
-    assert f"{calibration.statements.ece_after:.3f}" in html
+    assert f"{calibration.sub_captions.ece_after:.3f}" in html
     annotations = json.loads(shapes.read_text(encoding="utf-8"))["features"]
     regions = [r for s in (*row["sentences"], *row["omissions"]) for r in s["regions"]]
     assert len(annotations) == len(regions)
