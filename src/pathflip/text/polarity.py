@@ -94,6 +94,7 @@ def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
 # --- Polarity of a clause --------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=65536)
 def polarity_of(clause: str, language: str = "en") -> Polarity:
     """What a clause says of its finding. Text in a language without tables is undecided."""
     if language not in LANGUAGES:

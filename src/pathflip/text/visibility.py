@@ -24,6 +24,7 @@ def _compiled(language: str) -> tuple[list[tuple[str, re.Pattern[str]]], re.Patt
     return kinds, anyway, re.compile(cues.dependent, re.IGNORECASE)
 
 
+@lru_cache(maxsize=65536)
 def not_visual_kind(text: str, language: str = "en") -> str | None:
     """Why a slide cannot show ``text`` ("margins", "nodes", "stage", …), or None if it can."""
     kinds, anyway, _ = _compiled(language if language in LANGUAGES else "en")
