@@ -174,11 +174,13 @@ def clauses_of(text: str, language: str = "en") -> list[Clause]:
         words = re.findall(r"[^\W_]+", piece.text.lower())
         polarity = polarity_of(piece.text, language)
         frame = bool(words) and all(word in rules.cues.frame or word.endswith("ly") for word in words)
-        degree = bool(words) and all(word in rules.cues.degrees or word in rules.cues.frame for word in words)
+        degree = len(words) > 1 and words[0] in ("not", "nicht", "pas", "no") and words[-1] in rules.cues.degrees
         short = 0 < len(words) < 3 and words[0] not in rules.cues.frame and not re.search(r"[:=]", piece.text)
         before = polarity_of(clauses[-1].text, language) if clauses else None
         bare = language == "en" and _BARE_DENIAL.match(piece.text)
-        if clauses and (bare or (degree and not frame) or (short and polarity == "affirmed" == before)):
+        if clauses and degree and len(words) < 4:  # "necrosis is seen, but not extensive" affirms necrosis
+            continue
+        if clauses and (bare or (short and polarity == "affirmed" == before)):
             clauses[-1] = Clause(f"{clauses[-1].text}, {piece.text}", clauses[-1].unclear)
         elif polarity != "affirmed" or not frame:
             clauses.append(piece)
@@ -238,7 +240,7 @@ def _items(part: str, rules: _Compiled, language: str) -> list[Clause]:
     groups, unclear = [items[0]], [False]
     for place, item in enumerate(items[1:]):
         left, rest = groups[-1], "".join(items[place + 1 :])
-        own = rules.verb.search(left) and rules.verb.search(item) and not rules.verb.match(item)
+        own = rules.verb.search(left) and rules.verb.search(item)
         if own and not _RELATIVE.match(item):
             groups.append(item)
             unclear.append(False)

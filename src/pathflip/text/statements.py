@@ -21,7 +21,7 @@ from pathflip.text.polarity import (
     polarity_of,
     value_polarity,
 )
-from pathflip.text.visibility import kinds_of, not_visual_kind, without_asides
+from pathflip.text.visibility import kinds_of, not_visual_kind, visible_rest, without_asides
 from pathflip.types import SubCaption
 
 __all__ = ["bare_sentence", "not_visual_kind", "parse_statement", "polar_clauses", "statements_of"]
@@ -116,6 +116,7 @@ def _prose(sentence: str, language: str) -> tuple[SubCaption, ...]:
         kinds = ["clinical"] * len(clauses)
     elif _RESECTION_STATUS.search(bare):
         kinds = ["margins"] * len(clauses)
+    clauses, kinds = _trimmed(clauses, kinds, language)
     visible = [clause for clause, kind in zip(clauses, kinds, strict=True) if kind is None]
     hidden = [(clause, kind) for clause, kind in zip(clauses, kinds, strict=True) if kind is not None]
     if not visible:
@@ -127,6 +128,20 @@ def _prose(sentence: str, language: str) -> tuple[SubCaption, ...]:
         aside = [clause for clause, _ in hidden]
         stated.append(_joined(sentence, text, aside, clauses, language, hidden[0][1], whole=False))
     return tuple(stated)
+
+
+def _trimmed(
+    clauses: list[Clause], kinds: list[str | None], language: str
+) -> tuple[list[Clause], list[str | None]]:
+    """Clauses of which a part can be seen, in two: that part, and the whole set aside with its reason."""
+    out: list[tuple[Clause, str | None]] = []
+    for clause, kind in zip(clauses, kinds, strict=True):
+        rest = visible_rest(clause.text, language) if kind not in (None, "no information") else None
+        if rest is not None and polarity_of(rest, language) == "affirmed":
+            out.append((Clause(rest), None))
+            clause = Clause(clause.text[clause.text.find(rest) + len(rest) :].strip(" ,;") or clause.text)
+        out.append((clause, kind))
+    return [clause for clause, _ in out], [kind for _, kind in out]
 
 
 def _by_polarity(clauses: list[Clause], language: str) -> list[list[Clause]]:

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from pathflip.text.cues import LANGUAGES, cues_of
 
-__all__ = ["kinds_of", "not_visual_kind", "without_asides"]
+__all__ = ["kinds_of", "not_visual_kind", "visible_rest", "without_asides"]
 
 # In brackets, or (stage) at the end behind a comma, these kinds are cut away from an otherwise visible sentence.
 _ASIDES = ("stage", "size", "nodes", "receptors", "margins")
@@ -29,7 +29,62 @@ def not_visual_kind(text: str, language: str = "en") -> str | None:
     """Why a slide cannot show ``text`` ("margins", "nodes", "stage", …), or None if it can."""
     kinds, anyway, _ = _compiled(language if language in LANGUAGES else "en")
     rest = anyway.sub(" ", text)
-    return next((kind for kind, pattern in kinds if pattern.search(rest)), None)
+    kind = next((kind for kind, pattern in kinds if pattern.search(rest)), None)
+    return kind or _empty_kind(text, language)
+
+
+def _empty_kind(text: str, language: str) -> str | None:
+    """Why a text states no finding ("site", "interpretation"), None where it names one."""
+    cues = cues_of(language)
+    if not cues.empty or re.search(cues.findings, text, re.IGNORECASE):
+        return None
+    return next((kind for kind, pattern in cues.empty.items() if re.search(pattern, text, re.IGNORECASE)), None)
+
+
+_SEGMENT = re.compile(
+    r",\s+(?:and\s+|with\s+)?|\s+(?:and|but|with|while)\s+(?=(?:is|are|was|were|has|have|measur\w+|no|negative|clear|lymph|"
+    r"margins?|stag\w+|metasta\w+|both|one|two|three|positive|involv\w+)\b)|\s+(?=(?:measuring|staged|classified as p?T\d|"
+    r"identified in|confirmed (?:through|by)|discovered during)\b)",
+    re.IGNORECASE,
+)
+_DIAGNOSIS = re.compile(
+    r"\b(?:diagnos(?:is|es) (?:of|is|was)|diagnosed (?:with|as)|found to have|graded as|indicating (?=an? (?:poorly|well|moderately)))"
+    r"\s*",
+    re.IGNORECASE,
+)
+_SPREAD = re.compile(r"\bmetasta\w+|\bnod(?:e|al|es)\b|\blymph\b|\bspread\b", re.IGNORECASE)
+
+
+def visible_rest(clause: str, language: str = "en") -> str | None:
+    """The part of a clause that a slide can show although the clause as a whole also speaks of what it cannot.
+
+    The diagnosis ("… a 67-year-old woman diagnosed with *invasive carcinoma, grade 2*, stage II") or what stands
+    before the first thing that cannot be seen (*Invasive carcinoma of ductal type*, measuring 3 cm, with clear margins").
+    None where there is no such part. English only.
+    """
+    if language != "en":
+        return None
+    verb = re.compile(cues_of(language).verbs, re.IGNORECASE)
+    told = _DIAGNOSIS.search(clause)
+    candidates = [clause[told.end() :], clause] if told else [clause]
+    for candidate in candidates:
+        cuts = [match.start() for match in _SEGMENT.finditer(candidate)]
+        ends = [*([len(candidate)] if candidate != clause else []), *reversed(cuts)]
+        for end in ends:
+            head = candidate[:end].strip(" ,;")
+            whole = candidate == clause
+            if whole and verb.search(clause) and not verb.search(head):
+                continue  # the subject alone of something that cannot be seen
+            if not_visual_kind(head, language) is None and _states_a_finding(head, whole):
+                return head
+    return None
+
+
+def _states_a_finding(head: str, whole: bool) -> bool:
+    """Whether the head of a clause is a statement by itself, and not of spread to elsewhere."""
+    if _SPREAD.search(head) or len(head.split()) < 2:
+        return False
+    return re.search(cues_of("en").findings, head, re.IGNORECASE) is not None and (not whole or len(head.split()) > 2)
 
 
 def kinds_of(clauses: list[str], language: str = "en") -> list[str | None]:
@@ -44,8 +99,18 @@ def kinds_of(clauses: list[str], language: str = "en") -> list[str | None]:
     return kinds
 
 
+_SIZE = r"(?:\b(?:up to |about |approximately )?\d[\d.,]*\s*(?:[x×]\s*\d[\d.,]*\s*)*[- ]?(?:cm|mm)\b\s+)"
+
+
+@lru_cache(maxsize=1)
+def _sized_finding() -> re.Pattern[str]:
+    return re.compile(rf"{_SIZE}(?=(?!from|of|in|to|deep|margin)(?:[\w-]+\s+){{0,4}}{cues_of('en').findings})", re.IGNORECASE)
+
+
 def without_asides(text: str, language: str = "en") -> str:
-    """The sentence without bracketed or trailing stage, size and count fragments."""
+    """The sentence without bracketed or trailing stage, size and count fragments, or a size before its noun."""
+    if language == "en":
+        text = _sized_finding().sub("", text)
 
     def aside(match: re.Match[str]) -> str:
         return "" if not_visual_kind(match.group(), language) in _ASIDES else match.group()

@@ -21,6 +21,8 @@ class Cues:
 
     Attributes:
         not_visual: reason -> wordings of what this slide cannot show.
+        findings: words of a diagnosis or a microscopic finding.
+        empty: wordings that state no finding, unless a word of ``findings`` stands beside them.
         not_visual_cased: the same where capitals matter ("ER", not "er").
         visible_anyway: wordings that hold one of those and are visible all the same.
         denials: (wording, positive counterpart), tried in this order.
@@ -52,6 +54,8 @@ class Cues:
     verbs: str = r"(?!)"
     dependent: str = r"(?!)"
     visible_anyway: tuple[str, ...] = ()
+    findings: str = r"(?!)"
+    empty: Mapping[str, str] = field(default_factory=dict)
     not_visual_cased: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -31,6 +31,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         rf"\bnode (?:\w+ )?{_NODE_WORDS}\b|\bnode[- ](?:positive|negative)\b|\bnode\s*:",
         r"\b(?:sentinel|regional|axillary|hilar|pelvic|inguinal|mediastinal|cervical|peribronchial|intrapulmonary|"
         r"para-?aortic|examined|sampled) (?:\w+ )?node\b",
+        r"\blevel \w+ (?:lymph )?node\b|\blymph node (?:from|at|in) (?:station|level)\b",
         rf"\b{_COUNTED} (?:(?:/|of|out of) ?(?:the )?\w+ )?(?:\w+ )?(?:lymph )?node\b|\bneck dissection\b",
         r"\(\d+/\d+\)",
     ),
@@ -42,13 +43,13 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\b(?:tumou?r|lesion) size\b|\bsize\s*[:=]",
     ),
     "gross": (
-        r"\bgross(?:ly)?\b|\bmacroscop\w+|\bformalin\b|\bfixed in\b|\breceived (?:fresh|in|for|and|as)\b",
-        r"\bcassettes?\b|\bsubmitted\b|\bbisected\b|\bserially\b|\blabel+ed\b|\bblocks?\b",
+        r"\bgross(?:ly)?\b(?! tumou?r perforation)|\bmacroscop\w+|\bformalin\b|\bfixed in\b|\breceived (?:fresh|in|for|and|as)\b",
+        r"\bcassettes?\b|\bsubmitted\b|\bbisected\b|\bserially\b|\blabel+ed\b|\bblocks?\b(?! of tissue)",
         r"\b(?:rubbery|friable|firm|tan|soft-elastic)\b|\bto the naked eye\b|\bcut surfaces?\b",
         r"\bfrozen sections?\b|\bintra-?operativ\w+",
     ),
     "clinical": (
-        r"\bclinical(?:ly)?\b|\bhistory of\b|\b(?:medical|family|past|surgical|smoking) history\b",
+        r"\bclinical(?:ly)?\b(?! indicated)|\bhistory of\b|\b(?:medical|family|past|surgical|smoking) history\b",
         r"\bpatients?\b(?!['’]s)|\b\d+[- ]year[- ]old\b|\bsmok(?:er|ing)\b|\bsymptom\w*",
         r"\bpresent(?:s|ed) with (?:an? )?(?:pain|cough|fever|bleeding|mass|lump)\b|\bunderwent\b",
         r"\b(?:\w*therap(?:y|ies|eutic\w*)|chemoradi\w+|neo-?adjuvant|adjuvant|treatments?|management)\b",
@@ -92,6 +93,9 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\b(?:these|the|such)(?: \w+)? (?:findings?|features|results|characteristics) (?:\w+ly )?(?:highlight|"
         r"underscore|underline|emphasi[sz]e|support|suggest|provide|warrant|necessitate|reflect|contribute|align|point)\w*",
         r"\b(?:aggressive|malignant) (?:nature|behaviou?r|potential)\b|\bcritical (?:for|in|to)\b",
+        r"\b(?:these|the|such|pathological)(?: \w+)? findings (?:are )?(?:\w+ly )?(?:indica\w+|suggest\w*|confirm\w*|represent\w*|"
+        r"demonstrate)\b(?: of)?(?: an?)? (?:\w+ (?:and )?){0,3}(?:aggressive|advanced|locali[sz]ed|early|late|progressive\w*|"
+        r"challenging|favou?rable)\b|\bthis (?:\w+ )?(?:analysis|evaluation|assessment)\b|\bdetermining the origin\b",
         r"\bfurther (?:evaluation|investigation|assessment|stud(?:y|ies)|workup)\b",
     ),
 }
@@ -101,6 +105,24 @@ NOT_VISUAL_CASED: dict[str, str] = {
     "stage": rf"(?<![\w-])(?:{STAGE_TOKEN})(?:\(\w+\))?(?:p?[NMLVR][0-3OXx][a-c]?)*\b(?!-)",
     "receptors": r"\b(?:ERs?|PR|PAS|PSA|IHC)\b",
     "molecular": r"\b(?:ALK|FISH|MSI|MSS)\b",
+}
+FINDINGS = (
+    r"\b(?!diagnos|prognos|stroma\b)\w*(?:carcinomas?|sarcomas?|lymphomas?|melanomas?|gliomas?|blastomas?|cytomas?|omas?|plasia|"
+    r"osis|itis|phaga|phages|cytes?)\b|\b(?:DCIS|LCIS|PIN|in[- ]situ|invasion|invad\w+|(?:un|de)?differentiat\w+|grade[ds]?|"
+    r"mitos\w+|mitotic|nuclei|nuclear|nucle\w+|atypia|atypical|inflam\w+|infiltrat\w+|glands?|glandular|calcif\w+|o?edema|"
+    r"fibro\w+|cyst\w*|polyps?|ulcer\w*|na?ev\w+|cribriform|papill\w+|mucin\w*|keratini?\w*|pleomorph\w+|patterns?|"
+    r"architect\w+|stroma\w*|necro\w+|cells?|cellular\w*|h[a]?emorrhag\w+|emphysem\w+|cortex|vascular|perineural|muscularis|"
+    r"pleura\w*|serosa\w*|adipose|capsul\w+|unremarkable|benign|changes|satellite|deposits?|nests?|spindle|solid|acinar)\b"
+)
+_ORGANS = r"(?:quadrants?|breasts?|lobes?|lungs?|colon|rectum|kidney|bladder|prostate|brain|tongue|mouth|skin|uterus|cervix|ovar\w+)"
+_EMPTY = {
+    "site": rf"\b(?:locat\w+|situated|centered|centred|positioned|originat\w+)\b.{{0,60}}\b{_ORGANS}\b",
+    "interpretation": r"\b(?:findings?|assessments?|evaluations?|analys[ie]s|examinations?|details|information|report|summary|"
+    r"results?|characteristics|insights?|features)\b.{0,80}\b(?:underscor\w+|emphasi\w+|highlight\w*|provid\w+|guid\w+|direct\w+|"
+    r"tailor\w*|warrant\w*|crucial|insights?|comprehensive\w*|reflects?|contribut\w+|foundation|significan\w+|distinct|consistent "
+    r"with its|notable|important|localized (?:tumou?r|disease|nature))\b",
+    "no information": r"\b(?:specific )?measurements? were\b|\b(?:specimens?|samples?|material)\b.{0,30}\b(?:includ\w+|consist\w+|"
+    r"compris\w+)\b|\bclassification was\b",
 }
 _VISIBLE_ANYWAY = (
     r"\b(?:ill|poorly|well|sharply)[- ](?:defined|circumscribed|demarcated) (?:\w+ )?margins?\b",
@@ -130,6 +152,7 @@ _DENIALS: tuple[tuple[str, str], ...] = (
     (r"\b(?:cannot|can ?not|can['’]t|could not|couldn['’]t) (?=\w)", "can "),
     (_BE + r" (?:\w+ly )?(?:devoid of|free (?:of|from)|clear of|without)\b(?: any)?", "contain{s}"),
     (_BE + r" (?:\w+ly )?(?:uninvolved|unaffected|spared)\b", "{be} involved"),
+    (r"\bun(?:involved|affected) by\b", "involved by"),
     (_BE + r" (?:\w+ly )?free(?=\s*(?:$|[.,;(]|at\b|by\b))", "{be} involved"),
     (r"(?:(?<=margins )|(?<=margin ))(?:is|are|was|were) (?:\w+ly )?clear\b(?! of)", "{be} involved"),
     (r"\bunable to (?=\w)", "able to "),
@@ -168,7 +191,7 @@ _PSEUDO = (
     r"\b(?:of )?no (?:special|specific|particular) (?:histologic(?:al)? )?(?:sub)?type\b|\bnot of special type\b",
     rf"\b(?:not|no|never|nowhere|none) (?:completely |entirely |wholly )?{_GONE}\b",
     rf"\b(?:no|none|not a|neither)\b[^,;.]{{1,40}}? (?:is|are|was|were) (?:\w+ly )?{_GONE}\b",
-    r"\b(?:do|does|did) not lack\b|\bno (?:lack|absence|shortage) of\b|\bnot fail to\b|\bwithout exception\b",
+    r"\black of (?:an? )?(?:specific|special|further)\b|\b(?:do|does|did) not lack\b|\bno (?:lack|absence|shortage) of\b|\bnot fail to\b|\bwithout exception\b",
     r",\s*(?:though|although|albeit|but|if) not (?:\w+ )?\w+\s*(?=,)",
     r"\bwith or without\b|\bwhether or not\b|\b(?:gram|triple)[- ]negative\b|\bwithout (?:difficulty|delay)\b",
 )
@@ -194,17 +217,17 @@ _HEDGES = (
 )
 _BREAKS = (
     r"\s*;\s*",
-    r",?\s+\b(?:but|although|though|while|whereas|however|except(?:ing)?(?: for)?|despite|yet|otherwise|apart from|"
+    r",?\s+\b(?:but|although|though|while|whereas|however|except(?:ing)?(?: for)?|despite|yet|apart from|"
     r"aside from|other than|with the exception of|save for)\b,?\s+",
     r",\s+(?=with\b|no\b(?!\.)|not\b|neither\b|nor\b|none\b)",
     r",\s+and\s+(?=(?:there|the|this|these|it|its|all|some|no|focal|both|surgical|margins?)\b)",
     r"(?<!not),?\s+(?=without\b|with (?:no|an? absence|absence|lack)\b|in the absence of\b)",
     r",\s+(?=measuring\b)|\s+and\s+(?=(?:measures|weighs|shows|exhibits|contains|extends|is accompanied)\b)",
-    r"\s+and\s+(?=(?:no|without|absent|lacks?|lacking)\b|(?:is|are) (?:negative|free)\b)",
+    r"\s+or\s+(?=no\b)|\s+and\s+(?=(?:no|without|absent|lacks?|lacking)\b|(?:is|are) (?:negative|free)\b)",
     # What hangs behind a noun: "carcinoma lacking mucin", "nests showing no keratin", "a tumour that does not invade".
     r"(?<!\bis)(?<!\bare)(?<!\bwas)(?<!\bwere)(?<!ly),?\s+(?=(?:lacking|devoid of|free (?:of|from)|not \w+ing)\b)",
     r",?\s+(?=(?:showing|demonstrating|exhibiting|displaying|containing|having|revealing) (?:no|little|neither|an absence)\b)",
-    r",?\s+(?=(?:which|that) (?:\w+ly )?(?:do|does|did|is|are|was|were|has|have|lacks?|shows?)\b)",
+    r",\s+(?=which\b)|,?\s+(?=(?:which|that) (?:\w+ly )?(?:do|does|did|is|are|was|were|has|have|lacks?|shows?)\b)",
     r"\s+(?=(?:rules out|excludes|(?:has|have|had) (?:now |thus |also )?(?:ruled out|excluded))\b)",
     r"(?<=\ws) (?=(?:rule out|exclude)\b)",
     r"(?:,|\band|\bwith)\s+(?=(?:possibl[ey]|probabl[ey]|suspected|suspicious|questionable|equivocal|features? suspicious|"
@@ -235,13 +258,15 @@ CUES = Cues(
     not_visual=NOT_VISUAL,
     not_visual_cased=NOT_VISUAL_CASED,
     visible_anyway=_VISIBLE_ANYWAY,
+    findings=FINDINGS,
+    empty=_EMPTY,
     denials=_DENIALS,
     pseudo=_PSEUDO,
     doubts=_DOUBTS,
     hedges=_HEDGES,
     breaks=_BREAKS,
     dependent=r"(?:with|without|all of|none of|of which|which|that|lacking|devoid|free of|free from|showing|containing)\b|"
-    r"(?:is|are|was|were) (?:also )?(?:negative|free|clear|benign|uninvolved)\b",
+    r"(?:is|are|was|were|remains?|appears?|lacks?|shows?|has|have|exhibits?|confined|limited|restricted|the noted)\b",
     frame=_FRAME,
     degrees=_DEGREES,
     predicates=_PREDICATES,
