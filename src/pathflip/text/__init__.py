@@ -15,6 +15,7 @@ _WHERE = {
     "merge_sentences": "sampling",
     "parse_statement": "statements",
     "read_captions": "captions",
+    "read_report": "reports",
     "sample_merges": "sampling",
     "sample_published": "sampling",
     "sample_sentences": "sampling",

@@ -34,11 +34,11 @@ _OWN_WORDS: dict[str, frozenset[str]] = {
         nein fehlen fehlend fraglich fragliche verdacht herdförmig herdförmige"""
     ),
     "fr": _words(
-        """des une du et est sont avec sans pas aucun aucune dans les aux ne présence signe au ce cette par sur on qui
-        il absence d'une n'est d'un nécrose bien peu très foyers retrouve observe observée à"""
+        """une du est sont avec sans pas aucun aucune dans les aux ne présence signe cette il absence d'une n'est
+        d'un nécrose bien peu très foyers retrouve observe observée à"""
     ),
     "es": _words(
-        """el los las del y es son con sin se hay ningún ninguna observa observan identifica identifican ausencia por
+        """el los del y con sin se hay ningún ninguna observa observan identifica identifican ausencia por
         para presencia aprecia aprecian una invasión células está muestra
         ausente ausentes nula nulo carece"""
     ),
@@ -124,6 +124,8 @@ def _of_latin(text: str, words: list[str], default: str) -> str:
     foreign = len(parts & _FOREIGN_WORDS)
     best = max(evidence, key=lambda name: evidence[name])
     others = [words for name, words in _DENIALS.items() if name != best]
+    if best in ("de", "fr") and evidence[best] and "no" in distinct:
+        return MIXED
     if evidence[best] and any(distinct & (words - _OWN_WORDS[best] - _DENIALS[best]) for words in others):
         return MIXED
     ranked = sorted(evidence, key=lambda name: -evidence[name])

@@ -66,7 +66,7 @@ _AFTER_SEMICOLON = _words(
 )
 
 _SEPARATORS = re.compile(r"</s>|<br\s*/?>", re.IGNORECASE)
-_BULLET = re.compile(r"^\s*[•●▪■◦‣⁃·*–—-]+\s+(?=\S)")
+_BULLET = re.compile(r"^\s*(?:[•●▪■◦‣⁃·*–—-]+\s+|[•●▪■◦‣⁃]+|[-–—*](?=[^\W_]))(?=\S)")
 _NUMBERING = re.compile(r"^\s*[(\[]?(?:\d{1,2}|[A-Za-z]|[ivxIVX]{1,4})[.)\]]\s+\S")
 # A run of stops with closing quotes and brackets: at white space or the end of a block; glued to a capitalised word
 # ("identified.The"); a full-width stop; or a semicolon.

@@ -31,7 +31,9 @@ _OPENING = re.compile(
     r"further|specifically|conversely|interestingly|in addition|of note|on microscopy|microscopy|comment)\s*[,:]\s*)+",
     re.IGNORECASE,
 )
-_BULLET = re.compile(r"^\s*(?:[•●▪■◦·*–—-]+\s+|[(\[]?(?:\d{1,2}|[A-Za-z]|[ivxIVX]{1,4})[.)\]]\s+)(?=\S)")
+_BULLET = re.compile(
+    r"^\s*(?:[•●▪■◦·*–—-]+\s+|[•●▪■◦‣⁃]+|[-–—*](?=[^\W_])|[(\[]?(?:\d{1,2}|[A-Za-z]|[ivxIVX]{1,4})[.)\]]\s+)(?=\S)"
+)
 _LEADERS = re.compile(r"\s*(?:\.{3,}|…+|(?<=\s)(?:\.\s){3,}\.?|_{3,})\s*(?=\S)")
 _RESECTION_STATUS = re.compile(r"\bresidual (?:tumou?r|disease|carcinoma)\W+R[012X]\b", re.IGNORECASE)
 _ORDER: tuple[Polarity, ...] = ("affirmed", "denied", "undecided")
@@ -130,9 +132,7 @@ def _prose(sentence: str, language: str) -> tuple[SubCaption, ...]:
     return tuple(stated)
 
 
-def _trimmed(
-    clauses: list[Clause], kinds: list[str | None], language: str
-) -> tuple[list[Clause], list[str | None]]:
+def _trimmed(clauses: list[Clause], kinds: list[str | None], language: str) -> tuple[list[Clause], list[str | None]]:
     """Clauses of which a part can be seen, in two: that part, and the whole set aside with its reason."""
     out: list[tuple[Clause, str | None]] = []
     for clause, kind in zip(clauses, kinds, strict=True):

@@ -42,14 +42,14 @@ def _empty_kind(text: str, language: str) -> str | None:
 
 
 _SEGMENT = re.compile(
-    r",\s+(?:and\s+|with\s+)?|\s+(?:and|but|with|while)\s+(?=(?:is|are|was|were|has|have|measur\w+|no|negative|clear|lymph|"
-    r"margins?|stag\w+|metasta\w+|both|one|two|three|positive|involv\w+)\b)|\s+(?=(?:measuring|staged|classified as p?T\d|"
-    r"identified in|confirmed (?:through|by)|discovered during)\b)",
+    r",\s+(?:and\s+|with\s+)?|\s+(?:and|but|with|while)\s+(?=(?:is|are|was|were|has|have|measur\w+|no|negative|clear|"
+    r"lymph|margins?|stag\w+|metasta\w+|both|one|two|three|positive|involv\w+)\b)|\s+(?=(?:measuring|staged|"
+    r"classified as p?T\d|identified in|confirmed (?:through|by)|discovered during)\b)",
     re.IGNORECASE,
 )
 _DIAGNOSIS = re.compile(
-    r"\b(?:diagnos(?:is|es) (?:of|is|was)|diagnosed (?:with|as)|found to have|graded as|indicating (?=an? (?:poorly|well|moderately)))"
-    r"\s*",
+    r"\b(?:diagnos(?:is|es) (?:of|is|was)|diagnosed (?:with|as)|found to have|graded as|"
+    r"indicating (?=an? (?:poorly|well|moderately)))\s*",
     re.IGNORECASE,
 )
 _SPREAD = re.compile(r"\bmetasta\w+|\bnod(?:e|al|es)\b|\blymph\b|\bspread\b", re.IGNORECASE)
@@ -58,9 +58,9 @@ _SPREAD = re.compile(r"\bmetasta\w+|\bnod(?:e|al|es)\b|\blymph\b|\bspread\b", re
 def visible_rest(clause: str, language: str = "en") -> str | None:
     """The part of a clause that a slide can show although the clause as a whole also speaks of what it cannot.
 
-    The diagnosis ("… a 67-year-old woman diagnosed with *invasive carcinoma, grade 2*, stage II") or what stands
-    before the first thing that cannot be seen (*Invasive carcinoma of ductal type*, measuring 3 cm, with clear margins").
-    None where there is no such part. English only.
+    The diagnosis ("… a 67-year-old woman diagnosed with *invasive carcinoma, grade 2*, stage II") or what stands before
+    the first thing that cannot be seen ("*Carcinoma of ductal type*, measuring 3 cm"). None where there is no such
+    part. English only.
     """
     if language != "en":
         return None
@@ -104,7 +104,9 @@ _SIZE = r"(?:\b(?:up to |about |approximately )?\d[\d.,]*\s*(?:[x×]\s*\d[\d.,]*
 
 @lru_cache(maxsize=1)
 def _sized_finding() -> re.Pattern[str]:
-    return re.compile(rf"{_SIZE}(?=(?!from|of|in|to|deep|margin)(?:[\w-]+\s+){{0,4}}{cues_of('en').findings})", re.IGNORECASE)
+    return re.compile(
+        rf"{_SIZE}(?=(?!from|of|in|to|deep|margin)(?:[\w-]+\s+){{0,4}}{cues_of('en').findings})", re.IGNORECASE
+    )
 
 
 def without_asides(text: str, language: str = "en") -> str:

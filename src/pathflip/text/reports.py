@@ -1,0 +1,386 @@
+"""A report as a hospital writes it: parts, sections, sentences, and what of it one slide can show.
+
+A report is read line by line. Headings open sections (:mod:`pathflip.text.headings`), "A.", "Part B" and the like open
+parts; each sentence keeps its part, its section, its language and its place. History, gross description, stains and
+margins are not on the slide, and what another part shows is not either. What cannot be told is undecided.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
+
+from pathflip.text.checkboxes import checked_lines, has_boxes
+from pathflip.text.cues import LANGUAGES, cues_of
+from pathflip.text.headings import HIDDEN_SECTIONS, heading_of
+from pathflip.text.language import language_of
+from pathflip.text.markup import plain_text
+from pathflip.text.polarity import value_polarity
+from pathflip.text.report_parts import WEAK_MARK, inline_part, parts_of, referred_parts, strong_mark
+from pathflip.text.sentences import split_sentences
+from pathflip.text.statements import statements_of
+from pathflip.types import SubCaption
+
+__all__ = ["ALL_PARTS", "Report", "read_report"]
+
+ALL_PARTS = "*"
+"""The part of an item that holds slides of every part: a case."""
+
+# With text behind their colon these are one line of a form and open no section.
+_LINE_KINDS = frozenset(("margins", "nodes", "stage", "administration", "specimen"))
+# Opened with text behind the colon, these end where the next part begins, or at an empty line.
+_SHORT_KINDS = frozenset(("clinical", "frozen"))
+_PROCEDURE = re.compile(
+    r"\b(?:biops\w+|excisions?|resections?|\w+ectom\w+|\w+otom\w+|curett\w+|cores?|chips|aspirat\w+|brushings?|TUR\w*|shave|punch|"
+    r"specimen|exzis\w+|resektat\w*|resektion\w*|biopsie\w*|résection|exérèse|biopsia\w*|resección|pieza)\b|生検|切除",
+    re.IGNORECASE,
+)
+_TABLE_HEAD = re.compile(
+    r"^\W*(?:findings?|parameters?|items?|features?|befund|merkmal|élément|hallazgo|項目)\W+(?:results?|values?|status|ergebnis|"
+    r"résultat|resultado|結果)\W*$",
+    re.IGNORECASE,
+)
+_WORD = re.compile(r"[^\W\d_]{2,}|[\u3040-\u9fff]")
+_RULE = re.compile(r"^[\s|:=_*~.–—-]*$")
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report taken apart.
+
+    Attributes:
+        text: the words of the report; every ``place`` counts characters of it.
+        parts: the parts it names, in order ("A", "B", …); empty where it names none.
+        language: of the report as a whole.
+        statements: every sub-caption in reading order, whatever part it belongs to.
+        notes: what was done to the text ("HTML", "mojibake repaired").
+    """
+
+    text: str
+    parts: tuple[str, ...]
+    language: str
+    statements: tuple[SubCaption, ...]
+    notes: tuple[str, ...] = ()
+
+    def sub_captions(self, part: str | None = None) -> tuple[SubCaption, ...]:
+        """The sub-captions as they stand to a slide of one part.
+
+        What belongs to another part is not visible on it. Without a part, and in a report of several, nobody can tell
+        which findings the slide shows: they are undecided. A sub-caption of no part counts for every slide.
+
+        Args:
+            part: "A", "2", …; :data:`ALL_PARTS` for an item of all slides; None where it is not known.
+        """
+        if part == ALL_PARTS or len(self.parts) < 2:
+            return self.statements
+        return tuple(self._for_part(one, part) for one in self.statements)
+
+    def _for_part(self, one: SubCaption, part: str | None) -> SubCaption:
+        if one.part is None or not one.visual:
+            return one
+        if part is None:
+            return replace(one, undecided=True, negated=False, reason="the slide's part is not known")
+        if part.strip().upper() in one.part.split(", "):
+            return one
+        return replace(one, visual=False, reason=f"part {one.part}")
+
+    def caption(self, part: str | None = None) -> str:
+        """What the report says of a slide as one text: the report itself where all of it is of this slide."""
+        stated = self.sub_captions(part)
+        structured = self.parts or any(one.section for one in stated)
+        if not structured:
+            return self.text
+        return " ".join(dict.fromkeys(one.text for one in stated if one.decided)) or self.text
+
+
+@lru_cache(maxsize=4096)
+def read_report(raw: str) -> Report:
+    """Take a report apart: markup off, then parts, sections, sentences and what they state.
+
+    Args:
+        raw: the report as exported: plain text, HTML, RTF, with tick boxes or tables.
+    """
+    plain = plain_text(raw)
+    lines = _logical_lines(plain.text)
+    parts = parts_of(plain.text[line.start : line.end] for line in lines)
+    language = language_of(plain.text)
+    statements: list[SubCaption] = []
+    for block in _blocks(plain.text, lines, parts):
+        statements += _block_statements(plain.text, block, parts, language)
+    return Report(plain.text, parts, language, tuple(statements), plain.notes)
+
+
+# --- Lines -----------------------------------------------------------------------------------------------------------
+
+
+class _Line(NamedTuple):
+    start: int
+    end: int
+
+
+def _logical_lines(text: str) -> list[_Line]:
+    """Lines with text; the tick boxes of one question stand together though they are written on several lines."""
+    lines: list[_Line] = []
+    start = 0
+    for raw in text.split("\n"):
+        line = _Line(start, start + len(raw))
+        start += len(raw) + 1
+        if not raw.strip():
+            lines.append(line)
+            continue
+        before = text[lines[-1].start : lines[-1].end] if lines else ""
+        if lines and before.strip() and _goes_with(before, raw):
+            lines[-1] = _Line(lines[-1].start, line.end)
+        else:
+            lines.append(line)
+    return lines
+
+
+def _goes_with(before: str, line: str) -> bool:
+    """Whether a line of boxes belongs to the question above it."""
+    if not has_boxes(line) or re.match(r"\s*[\w(]*[A-Za-z]{2}", line):
+        return False
+    if has_boxes(before):
+        return re.search(r"[:：]", before.split("\n")[0]) is not None
+    option = re.sub(r"^\W+|^_*[xX]?_+\s*", "", line.strip()).strip()
+    return (before.rstrip().endswith((":", "：")) and heading_of(before) is None) or value_polarity(option) is not None
+
+
+# --- Blocks ----------------------------------------------------------------------------------------------------------
+
+
+class _Block(NamedTuple):
+    """A stretch of the report of one part and one section. ``title``: names a specimen or the hospital."""
+
+    start: int
+    end: int
+    part: str | None
+    section: str | None
+    title: bool = False
+
+
+@dataclass
+class _State:
+    part: str | None = None
+    strong: bool = False
+    section: str | None = None
+    short: bool = False
+    begun: bool = False
+    sectioned: bool = False
+
+
+def _blocks(text: str, lines: Sequence[_Line], parts: Sequence[str]) -> Iterator[_Block]:
+    kinds = {heading.kind for a, b in lines if (heading := heading_of(text[a:b])) is not None}
+    state = _State(sectioned=bool(kinds & {"microscopy", "diagnosis", "synoptic"}))
+    structured = bool(parts or kinds)
+    pending: list[_Block] = []
+    for line in lines:
+        content = text[line.start : line.end]
+        if not content.strip() or _RULE.match(content) or _TABLE_HEAD.match(content):
+            yield from pending
+            pending = []
+            if state.short and not content.strip():
+                state.section, state.short = None, False
+            continue
+        block = _read_line(text, line, state, parts, structured)
+        if block is None:
+            yield from pending
+            pending = []
+            continue
+        same = pending and pending[-1][2:] == block[2:] and text[pending[-1].end : block.start].strip() == ""
+        if same and not block.title:
+            pending[-1] = pending[-1]._replace(end=block.end)
+        else:
+            yield from pending
+            pending = [block]
+    yield from pending
+
+
+def _read_line(text: str, line: _Line, state: _State, parts: Sequence[str], structured: bool) -> _Block | None:
+    """What is left of a line when its headings and part marks are read; None where nothing is."""
+    position = line.start
+    marked = False
+    for _ in range(4):
+        rest = text[position : line.end]
+        strong = strong_mark(rest, parts)
+        if strong:
+            _open_part(state, *strong[:1], strong=True)
+            position, marked = position + strong[1], True
+            continue
+        heading = heading_of(rest)
+        if heading is not None and not (heading.kind == "specimen" and heading.part):
+            inline = text[position + heading.length : line.end].strip()
+            label = re.fullmatch(r"\(?([A-Z]|\d{1,2})\W*", inline)
+            if label and heading.kind == "specimen" and label[1] in parts:
+                _open_part(state, label[1], strong=True)
+                return None
+            if inline and heading.kind in _LINE_KINDS:
+                state.begun = True
+                own = heading.part if heading.part in parts else state.part
+                return _Block(position, line.end, own, heading.kind)
+            _open_section(state, heading.kind, heading.part if heading.part in parts else "", bool(inline))
+            position, marked = position + heading.length, False
+            continue
+        weak = WEAK_MARK.match(rest)
+        if weak is not None and weak["label"] in parts:
+            _open_part(state, weak["label"], strong=False)
+            position, marked = position + weak.end(), True
+            continue
+        break
+    rest = text[position : line.end]
+    if not rest.strip():
+        return None
+    if structured and not state.begun:
+        return _Block(position, line.end, None, "header", title=not _is_prose(rest))
+    if marked and state.section is None and state.sectioned and not re.search(cues_of("en").findings, rest, re.I):
+        return _Block(
+            position, line.end, state.part, None, title=not _is_prose(rest) or _PROCEDURE.search(rest) is not None
+        )
+    if marked:
+        return _after_mark(text, position, line.end, state)
+    return _Block(position, line.end, state.part, state.section, title=_is_specimen_label(rest))
+
+
+def _open_part(state: _State, label: str, strong: bool) -> None:
+    if state.short or state.section in _SHORT_KINDS:
+        state.section, state.short = None, False
+    if strong and state.section in ("specimen", "header"):
+        state.section = None
+    state.part, state.strong, state.begun = label, strong, True
+
+
+def _open_section(state: _State, kind: str, part: str, inline: bool) -> None:
+    state.section, state.begun = kind, True
+    state.short = inline and kind in _SHORT_KINDS
+    if part:
+        state.part, state.strong = part, False
+    elif not state.strong:
+        state.part = None
+
+
+def _after_mark(text: str, start: int, end: int, state: _State) -> _Block:
+    """The line behind "A.": its title ("Colon, sigmoid, resection:") is no statement."""
+    rest = text[start:end]
+    colon = re.search(r"[:：]\s*|\.{3,}\s*", rest[:100])
+    findings = cues_of("en").findings
+    if colon and _is_title(rest[: colon.start()], rest[colon.end() :]):
+        if not rest[colon.end() :].strip():
+            return _Block(start, end, state.part, state.section, title=True)
+        return _Block(start + colon.end(), end, state.part, state.section)
+    bare = not re.search(findings, rest, re.IGNORECASE) and not _is_prose(rest) and not has_boxes(rest)
+    bare = bare and re.search(r"[.!?。]\s", rest) is None
+    return _Block(start, end, state.part, state.section, title=_is_specimen_label(rest) or bare)
+
+
+def _is_title(label: str, answer: str) -> bool:
+    """Whether what stands before a colon names a specimen and not a finding that is answered."""
+    if re.search(r"[.!?。]\s", label) or re.search(cues_of("en").findings, label, re.IGNORECASE):
+        return False
+    if has_boxes(answer[:4]) or re.match(r"\W*\[|\W*_", answer):
+        return False
+    return all(value_polarity(answer.split(".")[0], name) is None for name in LANGUAGES)
+
+
+def _is_prose(text: str) -> bool:
+    """Whether a text is a sentence and not a title."""
+    return (len(text.split()) > 3 and text.rstrip().endswith((".", "!", "。"))) or any(
+        len(text.split()) > 3 and re.search(cues_of(name).verbs, text, re.IGNORECASE) is not None for name in LANGUAGES
+    )
+
+
+def _is_specimen_label(text: str) -> bool:
+    """ "Skin, back, excision": what was sent, and nothing that is seen in it."""
+    if len(text.split()) > 10 or has_boxes(text) or re.search(cues_of("en").findings, text, re.IGNORECASE):
+        return False
+    return _PROCEDURE.search(text) is not None and not any(
+        re.search(cues_of(name).verbs, text, re.IGNORECASE) for name in ("en", "de", "fr")
+    )
+
+
+# --- Sentences -------------------------------------------------------------------------------------------------------
+
+
+def _block_statements(text: str, block: _Block, parts: Sequence[str], language: str) -> Iterator[SubCaption]:
+    part = block.part
+    for start, end in _sentence_spans(text, block):
+        sentence = text[start:end]
+        part, skip = inline_part(sentence, part, parts)
+        named = skip > 0 and block.section is None and _is_specimen_label(sentence[skip:])
+        own, labelled = referred_parts(sentence[skip:], part, parts)
+        sentence = sentence[skip + labelled :]
+        if _WORD.search(sentence) is None:
+            continue
+        yield from _sentence_statements(
+            " ".join(sentence.split()),
+            start + skip + labelled,
+            end,
+            own,
+            block._replace(title=block.title or named),
+            language,
+        )
+
+
+def _sentence_statements(
+    sentence: str, start: int, end: int, part: str | None, block: _Block, language: str
+) -> Iterator[SubCaption]:
+    spoken = language_of(sentence, default=language if language in LANGUAGES else "en")
+    hidden = block.section if block.section in HIDDEN_SECTIONS else None
+    if block.title:
+        hidden = "header" if block.section == "header" else "specimen"
+    for one in statements_of(sentence, spoken):
+        reason = hidden or one.reason
+        place = (start, end)
+        if one.place is not None and end - start == len(sentence):
+            place = (start + one.place[0], start + one.place[1])
+        yield replace(
+            one,
+            visual=one.visual and hidden is None,
+            reason=reason,
+            part=part,
+            section=None if block.section == "header" and not block.title else block.section,
+            place=place,
+        )
+
+
+def _sentence_spans(text: str, block: _Block) -> Iterator[tuple[int, int]]:
+    """Start and end of every sentence of a block; the tick boxes of a question are one."""
+    prose = block.start
+    lines = _logical_lines(text[block.start : block.end])
+    for line in lines:
+        start, end = block.start + line.start, block.start + line.end
+        if has_boxes(text[start:end]):
+            start, end = _boxed(text, start, end)
+            yield from _located(text, prose, start)
+            yield start, end
+            prose = end
+    yield from _located(text, prose, block.end)
+
+
+def _boxed(text: str, start: int, end: int) -> tuple[int, int]:
+    """The form within a line, without the sentences before its label and behind its last option."""
+    lines = checked_lines(text[start:end])
+    first, last = lines[0].options[0].start, lines[-1].options[-1]
+    before = list(re.finditer(r"[.!?。]\s+(?=\S)", text[start : start + first]))
+    after = re.search(r"[.!?。]\s+(?=[A-ZÄÖÜÉ])", text[start + last.start : end])
+    stop = start + last.start + after.start() + 1 if after else end
+    return (start + before[-1].end() if before else start), stop
+
+
+def _located(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """The sentences of a stretch of text with their places in it."""
+    position = start
+    for sentence in split_sentences(text[start:end]):
+        pattern = re.compile(r"\W*?\s*".join(map(re.escape, sentence.split())))
+        match = pattern.search(text, position, end)
+        if match is None:  # a bullet within: the first and the last word tell the place
+            words = sentence.split()
+            first = text.find(words[0], position, end)
+            last = text.find(words[-1], max(first, position), end)
+            if first < 0 or last < 0:
+                continue
+            yield first, last + len(words[-1])
+            position = last + len(words[-1])
+        else:
+            yield match.start(), match.end()
+            position = match.end()

@@ -1,0 +1,145 @@
+"""Whole reports: parts, sections, places, markup; on reports written for this test."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from pathflip.text.headings import heading_of
+from pathflip.text.markup import plain_text
+from pathflip.text.reports import ALL_PARTS, read_report
+
+REPORTS = json.loads((Path(__file__).parent / "fixtures" / "text" / "reports.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("example", REPORTS, ids=lambda e: e["report_id"])
+def test_what_a_slide_of_a_part_shows(example):
+    report = read_report(example["text"])
+    stated = report.sub_captions(example["slide_part"])
+    for finding, polarity in example["statements"]:
+        said = {s.polarity for s in stated if s.visual and finding.lower() in s.text.lower()}
+        assert said == {polarity}, (finding, said)
+    learnt = [s.text.lower() for s in stated if s.decided]
+    for quote in example["not_on_this_slide"]:
+        assert not [text for text in learnt if quote.lower().strip(".") in text], quote
+    for one in report.statements:
+        assert "".join(one.text.split())[:12] in "".join(report.text[slice(*one.place)].split())
+
+
+def test_a_plain_caption_is_read_as_its_sentences():
+    text = "Glands are present but no necrosis. The margins are free."
+    report = read_report(text)
+    assert (report.text, report.parts, report.notes) == (text, (), ())
+    assert [(s.text, s.polarity, s.visual) for s in report.sub_captions()] == [
+        ("Glands are present", "affirmed", True),
+        ("no necrosis.", "denied", True),
+        ("The margins are free.", "denied", False),
+    ]
+    assert [text[slice(*s.place)] for s in report.statements] == [s.text for s in report.statements]
+
+
+MANY_PARTS = (
+    "MICROSCOPY\nA. Skin: Melanoma.\nB. Node: No melanoma.\nC. Scar: Fibrosis.\nCOMMENT: No ulceration in A and C."
+)
+
+
+def test_parts_are_kept_apart():
+    report = read_report(MANY_PARTS)
+    assert report.parts == ("A", "B", "C")
+
+    def decided(part):
+        return [s.text for s in report.sub_captions(part) if s.decided]
+
+    assert decided("A") == ["Melanoma.", "No ulceration in A and C."]
+    assert decided("B") == ["No melanoma."]
+    assert decided(None) == []  # nobody knows which part the slide is of
+    assert {s.reason for s in report.sub_captions(None)} == {"the slide's part is not known"}
+    assert len(decided(ALL_PARTS)) == 4
+    assert report.caption("B") == "No melanoma."
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "part"),
+    [
+        ("CLINICAL HISTORY", "clinical", ""), ("Clinical diagnosis: cancer", "clinical", ""),
+        ("FINAL PATHOLOGIC DIAGNOSIS:", "diagnosis", ""), ("## Microscopic description", "microscopy", ""),
+        ("**Gross description:** tan", "gross", ""), ("2. Frozen section diagnosis:", "frozen", ""),
+        ("Mikroskopischer Befund zu A:", "microscopy", "A"), ("MICROSCOPY (PART B):", "microscopy", "B"),
+        ("Microscopie A : Carcinome", "microscopy", "A"), ("DESCRIPCIÓN MACROSCÓPICA:", "gross", ""),
+        ("組織所見：腺癌", "microscopy", ""), ("REGIONAL LYMPH NODES", "nodes", ""), ("Nachtrag:", "addendum", ""),
+        ("pTNM CLASSIFICATION (AJCC 8th Edition)", "stage", ""), ("Signed: X", "administration", ""),
+    ],
+)  # fmt: skip
+def test_headings(line, kind, part):
+    found = heading_of(line)
+    assert found is not None
+    assert (found.kind, found.part) == (kind, part)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Histologic type: Adenocarcinoma",
+        "Diagnosis cannot be made.",
+        "Necrosis: absent",
+        "Sections show a tumour.",
+        "A.",
+    ],
+)
+def test_no_headings(line):
+    assert heading_of(line) is None
+
+
+def test_markup_comes_off_and_is_noted():
+    assert plain_text("Mitoses &lt; 3 per mm&sup2;.") == plain_text("Mitoses < 3 per mm².").__class__(
+        "Mitoses < 3 per mm².", ("entities",)
+    )
+    assert plain_text("<p>No<br>necrosis</p>").text.split() == ["No", "necrosis"]
+    assert plain_text("Mitoses <3 and >2").notes == ()
+    assert plain_text("NÃ©crose").text == "Nécrose"
+    assert plain_text("Nests\x1fof\u200b cells").text == "Nests of cells"
+    assert "lost" in plain_text("N\ufffdcrose").notes[0]
+    assert plain_text("{\\rtf1 No \\b necrosis\\b0 .\\par}").text.strip() == "No necrosis."
+
+
+def test_boxes_on_lines_of_their_own():
+    report = read_report("Perineural invasion:\n  [ ] Present\n  [x] Not identified\nNecrosis: absent\n")
+    assert [(s.polarity, s.content) for s in report.statements] == [
+        ("denied", "perineural invasion: identified"),
+        ("denied", "necrosis: present"),
+    ]
+
+
+def test_two_languages_in_one_sentence_are_undecided():
+    (one,) = read_report("Keine Nekrosen, the tumour is solid and no mitoses are seen").statements[:1]
+    assert (one.polarity, one.reason) == ("undecided", "language: mixed")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   ",
+        "A.\nB.",
+        "{\\rtf1 broken",
+        "<p>",
+        "&nbsp;",
+        "[x]",
+        "[ ] [x]",
+        "Part A\nPart B",
+        "A: " * 900,
+        "((((" * 900,
+    ],
+)
+def test_odd_texts_are_read(text):
+    report = read_report(text)
+    assert all(0 <= s.place[0] <= s.place[1] <= len(report.text) for s in report.statements)
+    assert not any(s.decided for s in report.sub_captions("A") if s.text.strip("[]x ()A.:") == "")
+
+
+def test_a_long_report_is_read_in_seconds():
+    text = "The tumour shows necrosis and no mitoses are seen in it. " * 1200
+    start = time.perf_counter()
+    assert len(read_report(text).statements) == 2400
+    assert time.perf_counter() - start < 20
