@@ -18,8 +18,8 @@ from pathflip.geometry import Box
 from pathflip.io.files import write_text
 from pathflip.io.slide_id import join_ids, slide_id
 from pathflip.io.tables import PLAIN, TableOptions, TableRow, first_of, is_empty, read_rows, text_of
-from pathflip.text.sentences import split_sentences
-from pathflip.text.statements import parse_statement, statements_of
+from pathflip.text.reports import read_report, undecided_note
+from pathflip.text.statements import parse_statement
 from pathflip.types import Caption, SubCaption
 
 __all__ = ["check_captions", "named_as", "patient_of", "read_captions", "slide_of_row", "slides_of_row",
@@ -33,6 +33,7 @@ SLIDE_KEYS = (
 PATIENT_KEYS = ("patient", "patient_id", "case", "case_id", "subject", "subject_id", "submitter_id")
 TEXT_KEYS = ("text", "caption", "report", "report_text", "description", "findings")
 SUBCAPTION_KEYS = ("subcaptions", "sub_captions", "sentences", "fine_grained_concepts")
+PART_KEYS = ("part", "specimen_part", "part_id", "part_of_report")
 STATEMENT_KEYS = ("text", "visual_description", "sentence", "description")
 _POLARITIES = ("affirmed", "denied", "undecided", "present", "absent", "uncertain")
 # Fields of a ready-made sub-caption that replace what the rules say.
@@ -69,6 +70,8 @@ def read_captions(
         if on_error == "raise":
             raise CaptionError(f"{line}; mend the file, or leave such rows out with on_error='skip'")
         warnings.warn(line, stacklevel=2)
+    if note := undecided_note(captions):
+        warnings.warn(f"{Path(path).name}: {note}", stacklevel=2)
     if not captions:
         raise CaptionError(f"{Path(path).name}: no usable caption; expected one row a slide with a slide and a text")
     return captions
@@ -149,7 +152,8 @@ def _caption(fields: Mapping[str, Any]) -> Caption:
     if not text:
         raise CaptionError(f"slide '{name}' has an empty caption")
     if not statements:
-        statements = tuple(one for sentence in split_sentences(text) for one in statements_of(sentence))
+        report, part = read_report(text), str(first_of(fields, PART_KEYS) or "").strip() or None
+        text, statements = report.caption(part), report.sub_captions(part)
     if not statements:
         raise CaptionError(f"slide '{name}': the caption holds no sentence (got {text[:40]!r})")
     patient = str(first_of(fields, PATIENT_KEYS) or "").strip() or patient_of(name)

@@ -6,7 +6,8 @@ margins are not on the slide, and what another part shows is not either. What ca
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -20,9 +21,9 @@ from pathflip.text.polarity import value_polarity
 from pathflip.text.report_parts import WEAK_MARK, inline_part, parts_of, referred_parts, strong_mark
 from pathflip.text.sentences import split_sentences
 from pathflip.text.statements import statements_of
-from pathflip.types import SubCaption
+from pathflip.types import Caption, SubCaption
 
-__all__ = ["ALL_PARTS", "Report", "read_report"]
+__all__ = ["ALL_PARTS", "Report", "read_report", "undecided_note"]
 
 ALL_PARTS = "*"
 """The part of an item that holds slides of every part: a case."""
@@ -103,12 +104,32 @@ def read_report(raw: str) -> Report:
     """
     plain = plain_text(raw)
     lines = _logical_lines(plain.text)
+    if "\n" not in plain.text.strip():
+        lines = _flat_lines(plain.text)
     parts = parts_of(plain.text[line.start : line.end] for line in lines)
     language = language_of(plain.text)
     statements: list[SubCaption] = []
-    for block in _blocks(plain.text, lines, parts):
+    blocks = _blocks(plain.text, lines, parts) if len(lines) > 1 or "\n" in plain.text.strip() or parts else ()
+    for block in blocks or (_Block(0, len(plain.text), None, None),):
         statements += _block_statements(plain.text, block, parts, language)
     return Report(plain.text, parts, language, tuple(statements), plain.notes)
+
+
+def undecided_note(captions: Iterable[Caption]) -> str | None:
+    """One line about sentences that could not be understood, for a whole file; None where there are none.
+
+    Doubt that a report itself expresses is no such case.
+    """
+    reasons = Counter(
+        str(one.reason)
+        for caption in captions
+        for one in caption.subcaptions
+        if one.undecided and one.visual and one.reason not in (None, "doubt", "contradicting ticks")
+    )
+    if not reasons:
+        return None
+    said = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common(6))
+    return f"{sum(reasons.values())} sentences are undecided and will not train ({said})"
 
 
 # --- Lines -----------------------------------------------------------------------------------------------------------
@@ -135,6 +156,23 @@ def _logical_lines(text: str) -> list[_Line]:
         else:
             lines.append(line)
     return lines
+
+
+def _flat_lines(text: str) -> list[_Line]:
+    """The lines of a report whose line ends were lost, cut before each heading; one line where it has no headings.
+
+    A caption of one paragraph may hold a sentence like "Macroscopy: a firm mass."; it is a report of sections only with
+    two headings of which one is in capitals, three of which one is of microscopy, or four.
+    """
+    starts = [0] + [match.end() for match in re.finditer(r"[.!?;。]\s+(?=\S)", text)]
+    headings = [(start, heading) for start in starts if (heading := heading_of(text[start : start + 120])) is not None]
+    inside = [(start, heading) for start, heading in headings if ":" in text[start : start + heading.length]]
+    capitals = any(text[start : start + heading.length].isupper() for start, heading in inside)
+    histology = any(heading.kind == "microscopy" for _, heading in inside)
+    if len(inside) < (2 if capitals else 3 if histology else 4):
+        return [_Line(0, len(text))]
+    cuts = sorted({0, *(start for start, _ in inside)})
+    return [_Line(start, stop) for start, stop in zip(cuts, [*cuts[1:], len(text)], strict=True)]
 
 
 def _goes_with(before: str, line: str) -> bool:
@@ -209,7 +247,8 @@ def _read_line(text: str, line: _Line, state: _State, parts: Sequence[str], stru
             position, marked = position + strong[1], True
             continue
         heading = heading_of(rest)
-        if heading is not None and not (heading.kind == "specimen" and heading.part):
+        named = marked and heading is not None and heading.kind in ("nodes", "margins", "specimen")  # "B. Node: …"
+        if heading is not None and not named and not (heading.kind == "specimen" and heading.part):
             inline = text[position + heading.length : line.end].strip()
             label = re.fullmatch(r"\(?([A-Z]|\d{1,2})\W*", inline)
             if label and heading.kind == "specimen" and label[1] in parts:
@@ -325,7 +364,9 @@ def _sentence_statements(
     sentence: str, start: int, end: int, part: str | None, block: _Block, language: str
 ) -> Iterator[SubCaption]:
     spoken = language_of(sentence, default=language if language in LANGUAGES else "en")
-    hidden = block.section if block.section in HIDDEN_SECTIONS else None
+    heading = heading_of(sentence) if block.section is None else None  # "Clinical history: smoking." within prose
+    section = heading.kind if heading is not None else block.section
+    hidden = section if section in HIDDEN_SECTIONS else None
     if block.title:
         hidden = "header" if block.section == "header" else "specimen"
     for one in statements_of(sentence, spoken):

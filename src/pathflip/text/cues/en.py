@@ -222,7 +222,7 @@ _BREAKS = (
     r",\s+(?=with\b|no\b(?!\.)|not\b|neither\b|nor\b|none\b)",
     r",\s+and\s+(?=(?:there|the|this|these|it|its|all|some|no|focal|both|surgical|margins?)\b)",
     r"(?<!not),?\s+(?=without\b|with (?:no|an? absence|absence|lack)\b|in the absence of\b)",
-    r"\s+(?:and|&)\s+(?=the \w+ (?:also )?(?:shows?|is|are|has|have|contains?|exhibits?)\b)",
+    r"\s+(?:and|&)\s+(?=the \w+ (?:also )?(?:shows?|has|have|contains?|exhibits?)\b)",
     r",\s+(?=measuring\b)|\s+and\s+(?=(?:measures|weighs|shows|exhibits|contains|extends|is accompanied)\b)",
     r"\s+or\s+(?=no\b)|\s+and\s+(?=(?:no|without|absent|lacks?|lacking)\b|(?:is|are) (?:negative|free)\b)",
     # What hangs behind a noun: "carcinoma lacking mucin", "nests showing no keratin", "a tumour that does not invade".
