@@ -40,6 +40,12 @@ _DESCRIPTOR = re.compile(
     r"inflammation chronique|rares|nombreuses?|quelques|discr[eè]te?|inflamación crónica|escas[oa]s?|numeros[oa]s?)\b",
     re.IGNORECASE,
 )
+# "Necrosis was searched for" tells nothing until it is said what was found.
+_SOUGHT = re.compile(r"\b(?:looked|searched|screened|tested|sought|hunted)\b(?: for)?\W*$", re.IGNORECASE)
+# "… has been looked for and is ruled out": the denial is of what came before.
+_SAME_SUBJECT = re.compile(
+    r"(?:is|are|was|were|has been|have been|ist|sind|wurde|wurden|est|sont|es|son)\b", re.IGNORECASE
+)
 _RELATIVE = re.compile(r"(?:which|that|who|whose|where|der|die|das|welche[rs]?|qui|dont|que|cuyo)\b", re.IGNORECASE)
 _SEEN_AT_END = re.compile(
     r"\b(?:seen|identified|noted|observed|found|present|evident|vorhanden|nachweisbar|presentes?|présente?s?)\W*$", re.I
@@ -109,6 +115,8 @@ def polarity_of(clause: str, language: str = "en") -> Polarity:
     hedge = rules.hedge.search(clause)
     if hedge is not None:
         return "denied" if denial is not None and denial.start() < hedge.start() else "undecided"
+    if denial is None and language == "en" and _SOUGHT.search(clause):
+        return "undecided"
     return "denied" if denial is not None else "affirmed"
 
 
@@ -196,9 +204,9 @@ _REQUEST = re.compile(
     r"\W*(?:rule out|r/o|exclude|please|query|ausschluss|z\.? ?a\.|éliminer|descartar)\b", re.IGNORECASE
 )
 _BARE_DENIAL = re.compile(
-    r"(?:none|not|nothing)(?: (?:is|are|was|were|be|been|being))?(?: (?:identified|seen|present|observed|noted|"
-    r"detected|"
-    r"found|evident|demonstrated|appreciated|visible|visuali[sz]ed|recogni[sz]ed|apparent|shown|encountered|discernible|"
+    r"(?:(?:is|are|was|were|has been|have been) )?(?:none|not|nothing|absent|lacking|ruled out|excluded)"
+    r"(?: (?:is|are|was|were|be|been|being))?(?: (?:identified|seen|present|observed|noted|detected|found|evident|"
+    r"demonstrated|appreciated|visible|visuali[sz]ed|recogni[sz]ed|apparent|shown|encountered|discernible|"
     r"recogni[sz]able|involved|infiltrated|invaded))?\W*$",
     re.IGNORECASE,
 )
@@ -240,7 +248,7 @@ def _items(part: str, rules: _Compiled, language: str) -> list[Clause]:
     groups, unclear = [items[0]], [False]
     for place, item in enumerate(items[1:]):
         left, rest = groups[-1], "".join(items[place + 1 :])
-        own = rules.verb.search(left) and rules.verb.search(item)
+        own = rules.verb.search(left) and rules.verb.search(item) and not _SAME_SUBJECT.match(item)
         if own and not _RELATIVE.match(item):
             groups.append(item)
             unclear.append(False)

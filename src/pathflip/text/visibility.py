@@ -94,7 +94,9 @@ def kinds_of(clauses: list[str], language: str = "en") -> list[str | None]:
     for clause in clauses:
         kind = not_visual_kind(clause, language)
         if kind is None and kinds and dependent.match(clause):
-            kind = kinds[-1]
+            # "It measures 3 cm and shows necrosis": what is measured may be seen, a margin's findings may not
+            own = kinds[-1] in ("size", "stage") and re.search(cues_of("en").findings, clause, re.IGNORECASE)
+            kind = None if own else kinds[-1]
         kinds.append(kind)
     return kinds
 
@@ -104,9 +106,9 @@ _SIZE = r"(?:\b(?:up to |about |approximately )?\d[\d.,]*\s*(?:[x×]\s*\d[\d.,]*
 
 @lru_cache(maxsize=1)
 def _sized_finding() -> re.Pattern[str]:
-    return re.compile(
-        rf"{_SIZE}(?=(?!from|of|in|to|deep|margin)(?:[\w-]+\s+){{0,4}}{cues_of('en').findings})", re.IGNORECASE
-    )
+    other = r"(?!(?:and|with|shows?|is|are|was|were|from|of|in|to|deep|margins?|which|that|away|wide|thick|long)\b)"
+    noun = rf"(?:{other}[\w-]+\s+){{0,4}}{other}{cues_of('en').findings}"
+    return re.compile(rf"{_SIZE}(?={noun})", re.IGNORECASE)
 
 
 def without_asides(text: str, language: str = "en") -> str:
