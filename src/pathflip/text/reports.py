@@ -89,7 +89,7 @@ class Report:
     def caption(self, part: str | None = None) -> str:
         """What the report says of a slide as one text: the report itself where all of it is of this slide."""
         stated = self.sub_captions(part)
-        structured = self.parts or any(one.section for one in stated)
+        structured = len(self.parts) > 1 or any(one.section for one in stated)
         if not structured:
             return self.text
         return " ".join(dict.fromkeys(one.text for one in stated if one.decided)) or self.text

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.io.files import write_json, write_text
+from pathflip.text.privacy import without_private_words
 
 __all__ = ["TokenBatch", "Tokenizer", "load_tokenizer", "train_tokenizer"]
 
@@ -95,7 +96,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 2000) -> Tokenizer:
     """Train a lower-case word-piece tokenizer: the same texts give the same vocabulary, on any machine.
 
     Args:
-        texts: captions and sentences; order does not matter.
+        texts: captions and sentences; order does not matter. Names, dates and numbers of persons, and words of one text
+            among twenty or more, do not become tokens (:mod:`pathflip.text.privacy`).
         vocab_size: number of tokens aimed at; small corpora give fewer.
 
     Raises:
@@ -103,7 +105,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 2000) -> Tokenizer:
     """
     if vocab_size < len(SPECIALS) + 1:
         raise ConfigError(f"vocab_size: got {vocab_size}, expected more than the {len(SPECIALS)} special tokens")
-    corpus = sorted(texts)
+    corpus = sorted(without_private_words([text] for text in texts))
     learner = _word_piece(None)
     # The trainer numbers the characters it finds in the order of a randomly seeded hash map, and ties between merges
     # follow those numbers. Fixing the characters (as "special" tokens of a throw-away tokenizer) makes it repeatable.

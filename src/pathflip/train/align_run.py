@@ -24,6 +24,7 @@ from pathflip.io.tables import PLAIN, TableOptions
 from pathflip.models import build_model
 from pathflip.text.captions import named_as, read_captions
 from pathflip.text.pretrained import PretrainedText, open_pretrained_text
+from pathflip.text.privacy import without_private_words
 from pathflip.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from pathflip.train import (
     AlignStep,
@@ -229,9 +230,9 @@ def _validation(
 
 
 def _words(captions: Sequence[Caption], text: TextSpec) -> list[str]:
-    """What the tokenizer is trained on: captions, and statements as the text encoder will see them."""
-    contents = [s.content for c in captions for s in c.subcaptions] if text.polarity else []
-    return [c.text for c in captions] + contents
+    """What the tokenizer is trained on: captions, and sub-captions as the text encoder will see them; no names."""
+    reports = [[c.text, *(s.content for s in c.subcaptions if text.polarity and not s.undecided)] for c in captions]
+    return without_private_words(reports)
 
 
 def _build(recipe: AlignRecipe, feature_dim: int, vocab_size: int) -> Any:
