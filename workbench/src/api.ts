@@ -12,6 +12,7 @@ export interface State {
   note: string;
   slides: SlideEntry[];
   model: ModelState | null;
+  cases: boolean;
 }
 
 export interface ModelState {

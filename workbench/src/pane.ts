@@ -223,6 +223,18 @@ export class Pane {
     viewport.applyConstraints(immediately);
   }
 
+  /** What is in view, as an upright rectangle of level-0 pixels. */
+  inView(): Rect | null {
+    const { width, height } = this.size;
+    const corners = [this.toImage(0, 0), this.toImage(width, 0), this.toImage(0, height), this.toImage(width, height)];
+    if (!this.slide || corners.some((corner) => !corner)) return null;
+    const within = (value: number, most: number) => Math.min(Math.max(value, 0), most);
+    const xs = corners.map((corner) => within(corner!.x, this.slide!.width));
+    const ys = corners.map((corner) => within(corner!.y, this.slide!.height));
+    const [x, y] = [Math.min(...xs), Math.min(...ys)];
+    return { x, y, width: Math.max(...xs) - x, height: Math.max(...ys) - y };
+  }
+
   /** Bring a rectangle of level-0 pixels into view, with what surrounds it. */
   show(rect: Rect): void {
     const view = this.view();

@@ -206,6 +206,12 @@ export class Regions {
     this.render();
   }
 
+  /** The rectangle around the chosen region of the active slide. */
+  chosenBox(): Rect | null {
+    const region = this.of(this.active().slide?.key ?? "").get(this.selected);
+    return region ? bounds(region.geometry) : null;
+  }
+
   step(by: number): void {
     const ids = [...this.of(this.active().slide?.key ?? "").keys()];
     if (!ids.length) return;

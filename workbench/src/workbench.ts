@@ -1,6 +1,7 @@
 // What is open, where, and which keys do what.
 import { address, type ModelState, type SlideEntry, type State } from "./api";
 import { fill, h, iconButton } from "./dom";
+import { Cases, type CasesState } from "./cases";
 import { Check } from "./check";
 import { Findings, type Finding } from "./findings";
 import { Grid } from "./grid";
@@ -36,6 +37,7 @@ export class Workbench {
   private readonly where: Where | null;
   private readonly talk: Talk | null;
   private readonly check: Check | null;
+  private readonly cases: Cases | null;
   private readonly regions: Regions;
   private readonly panel: Panel;
   private readonly panelButton: HTMLButtonElement;
@@ -64,6 +66,8 @@ export class Workbench {
     if (this.talk) jobs.push({ name: "talk", title: "Ask", element: this.talk.element });
     this.check = state.model ? new Check(() => this.active, this.findings, this.readings[2]) : null;
     if (this.check) jobs.push({ name: "check", title: "Check", element: this.check.element });
+    this.cases = state.cases ? new Cases(() => this.active, () => this.regions.chosenBox(), (finding) => this.goToCase(finding)) : null;
+    if (this.cases) jobs.push({ name: "cases", title: "Cases", element: this.cases.element });
     jobs.push({ name: "regions", title: "Regions", element: this.regions.element });
     this.panel = new Panel(jobs, (name) => this.chosen(name));
     this.panel.element.append(this.modelNote);
@@ -183,6 +187,12 @@ export class Workbench {
     this.setPanel(true);
     this.panel.choose("regions");
     this.regions.drawing.use(tool, this.active);
+  }
+
+  /** A case that was found: its place is outlined. */
+  private goToCase(finding: Finding): void {
+    this.findings.set([finding]);
+    this.goTo(finding);
   }
 
   private showModel(model: ModelState | null): void {
@@ -308,6 +318,7 @@ export class Workbench {
     on("reload", () => this.regions.reload());
     on<RegionMessage>("regions", (message) => this.regions.message(message));
     on<ModelState>("model", (model) => this.showModel(model));
+    on<CasesState>("cases", (state) => this.cases?.message(state));
     on<ReadingState & { slide: string }>("reading", (state) => this.readings.forEach((reading) => reading.show(state.slide, state)));
     on<{ slide: string; message: string }>("unreadable", ({ slide, message }) => {
       if ([...this.open.values()].includes(slide)) notice(`A place on this slide cannot be read and is hatched: ${message}`, "error");

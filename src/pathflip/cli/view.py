@@ -21,6 +21,9 @@ def view(
         list[Path] | None,
         typer.Option(help="Feature files or folders of them; slides read here are added to the first folder."),
     ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="CSV with a column 'slide': its other columns filter the cases found.")
+    ] = None,
     annotations: Annotated[
         Path | None, typer.Option(help="SQLite file for drawn regions; else one beside the slides.")
     ] = None,
@@ -45,6 +48,7 @@ def view(
             slides=slides,
             slide_mpp=slide_mpp,
             annotations=annotations,
+            labels=labels,
             models=models if has_model else None,
             host=host,
             port=port,

@@ -20,6 +20,8 @@ from starlette.staticfiles import StaticFiles
 from pathflip import __version__
 from pathflip.errors import PathFLIPError, SlideError
 from pathflip.workbench.annotations import Annotations, ChangedElsewhereError
+from pathflip.workbench.case_routes import Cases, case_routes
+from pathflip.workbench.cases import NotIndexedError
 from pathflip.workbench.drawing import changed_elsewhere, region_routes
 from pathflip.workbench.endpoints import Endpoint, in_thread
 from pathflip.workbench.events import Events
@@ -50,6 +52,7 @@ class Workbench:
     note: str = CAUTION
     events: Events = field(default_factory=Events)
     service: ModelService | None = None
+    cases: Cases | None = None
     annotations: dict[Path, Annotations] = field(default_factory=dict)
     tiles: ByteCache = field(default_factory=lambda: ByteCache(TILE_CACHE_BYTES))
     thumbnails: ByteCache = field(default_factory=lambda: ByteCache(THUMBNAIL_CACHE_BYTES))
@@ -73,6 +76,7 @@ class Workbench:
             "title": self.title,
             "version": __version__,
             "note": self.note,
+            "cases": self.cases is not None,
             "model": None if self.service is None else self.service.state(),
             "slides": [
                 {"key": file.key, "id": shown_text(file.slide_id), "folder": shown_text(file.folder)}
@@ -102,6 +106,7 @@ def create_app(bench: Workbench) -> Starlette:
         ),
         *question_routes(bench),
         *region_routes(bench),
+        *case_routes(bench),
         Mount("/", StaticFiles(directory=STATIC, check_dir=False)),
     ]
     return Starlette(
@@ -109,6 +114,7 @@ def create_app(bench: Workbench) -> Starlette:
         middleware=[Middleware(Guard, access=bench.access)],
         exception_handlers={
             ChangedElsewhereError: changed_elsewhere,
+            NotIndexedError: _not_indexed,
             NotReadError: _not_read,
             PathFLIPError: _failed,
             HTTPException: _http_error,
@@ -238,6 +244,10 @@ def _tile(bench: Workbench, request: Request) -> Response:
 
 async def _not_read(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error), "reason": "not read"}, 409)
+
+
+async def _not_indexed(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error), "reason": "not indexed"}, 409)
 
 
 async def _failed(request: Request, error: Exception) -> Response:

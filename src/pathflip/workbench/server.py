@@ -13,7 +13,10 @@ from pathflip.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from pathflip.workbench.annotations import Annotations
-    from pathflip.workbench.service import Models
+    from pathflip.workbench.case_routes import Cases
+    from pathflip.workbench.events import Events
+    from pathflip.workbench.library import Library
+    from pathflip.workbench.service import Models, ModelService
 
 __all__ = ["Running", "Settings", "open_workbench"]
 
@@ -30,6 +33,7 @@ class Settings:
         slides: files and folders.
         slide_mpp: microns per level-0 pixel, for files that do not say.
         annotations: file that drawn regions are kept in; None: one beside the slides of each folder.
+        labels: table of the slides, to filter cases by.
         models: a model, an assistant and features; None means a viewer.
         host, port: where to listen; port 0 takes a free one.
         password: needed where ``host`` is not this machine.
@@ -39,6 +43,7 @@ class Settings:
     slides: Sequence[Path]
     slide_mpp: float | None = None
     annotations: Path | None = None
+    labels: Path | None = None
     models: "Models | None" = None
     host: str = "127.0.0.1"
     port: int = 0
@@ -92,11 +97,12 @@ def open_workbench(settings: Settings) -> Running:
     service = None
     if settings.models is not None:
         service = ModelService(replace(settings.models, slide_mpp=settings.slide_mpp), library, events)
+    cases = _cases(settings, service, library, events)
     listening = _bind(settings.host, settings.port)
     port = listening.getsockname()[1]
     access = Access(settings.host, port, settings.password, settings.framed_by_notebooks)
     stores = _annotations(settings, library.roots)
-    bench = Workbench(library, access, events=events, service=service, annotations=stores)
+    bench = Workbench(library, access, events=events, service=service, annotations=stores, cases=cases)
     config = uvicorn.Config(
         create_app(bench),
         log_level="warning",
@@ -135,6 +141,20 @@ def open_workbench(settings: Settings) -> Running:
         server.should_exit = True
 
     return Running(_address(settings, port, access.token), len(library), serve, stop)
+
+
+def _cases(settings: Settings, service: "ModelService | None", library: "Library", events: "Events") -> "Cases | None":
+    """The slides with features, to be searched; None without any."""
+    from pathflip.workbench.case_routes import Cases
+    from pathflip.workbench.cases import FolderCases, Labels, read_labels
+
+    if service is None or not service.feature_files:
+        if settings.labels is not None:
+            raise ConfigError("--labels: they filter cases, which need --model and --features")
+        return None
+    names = [*service.feature_files, *(file.slide_id for file in library.files.values())]
+    labels = Labels() if settings.labels is None else read_labels(settings.labels, list(dict.fromkeys(names)))
+    return Cases(FolderCases(service, service.feature_files, events), labels)
 
 
 def _annotations(settings: Settings, roots: Sequence[Path]) -> "dict[Path, Annotations]":
