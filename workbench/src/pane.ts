@@ -263,8 +263,15 @@ export class Pane {
     const viewport = this.viewer.viewport;
     if (!this.slide || !viewport) return;
     const { width, height } = this.size;
-    viewport.panBy(viewport.deltaPointsFromPixels(new OpenSeadragon.Point(dx * width, dy * height)));
-    viewport.applyConstraints();
+    const isField = Math.max(Math.abs(dx), Math.abs(dy)) >= 1; // a whole field is stepped to, as a stage does
+    const began = performance.now();
+    viewport.panBy(viewport.deltaPointsFromPixels(new OpenSeadragon.Point(dx * width, dy * height)), isField);
+    viewport.applyConstraints(isField);
+    if (!isField) return;
+    this.viewer.forceRedraw();
+    requestAnimationFrame(() =>
+      this.whenSharp(() => performance.measure("next field", { start: began, end: performance.now() })),
+    );
   }
 
   private key(event: KeyboardEvent): void {
