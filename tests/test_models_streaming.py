@@ -108,7 +108,6 @@ from pathflip.checkpoint import Checkpoint, InputContract
 from pathflip.data.align import TextSpec
 from pathflip.data.regions import RegionSpec
 from pathflip.models import build_model
-from pathflip.models.cpu import keep_laid_out
 from pathflip.processes import keep_memory
 from pathflip.text.tokenizer import train_tokenizer
 
@@ -127,7 +126,7 @@ tokenizer = train_tokenizer(["keratin pearls are seen"], 100)
 few = {} if sys.argv[1] == "published" else {"text_layers": 1}
 net = build_model({"kind": sys.argv[1], "feature_dim": width, "vocab_size": tokenizer.vocab_size, **few}).eval()
 keep_memory()  # as a verb does
-keep_laid_out(net.requires_grad_(False))
+net.requires_grad_(False)
 model = inference.Aligned(
     Checkpoint(net, tokenizer, InputContract.of(features), {}), TextSpec(), RegionSpec(side=16), torch.device("cpu")
 )

@@ -40,7 +40,6 @@ from pathflip.simulate.world import (
     extent_of,
     far_places,
 )
-from pathflip.text.refusals import CANNOT_TELL
 
 WORLD = World.named("demo", seed=3)
 

@@ -17,9 +17,10 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 
+from pathflip.models.cpu import accelerate_for_cpu
 from pathflip.train import AlignStep, OptimConfig, TrainConfig, fit, read_metrics
+from test_models_pathflip import make_batch, tiny
 from tiny_align import TinyAlign, batches
-from tiny_pathflip import make_batch, tiny
 
 GOLDEN = Path(__file__).parent / "golden" / "loss_curve.json"
 
@@ -52,7 +53,7 @@ def curves() -> dict[str, list[float]]:
     runs = {
         "plain": (plain, TinyAlign(0.0), batches()),
         "rich": (rich, TinyAlign(0.2), batches()),
-        "pathflip": (plain, tiny("pathflip"), lambda index, rank, world: make_batch(index)),
+        "pathflip": (plain, accelerate_for_cpu(tiny("pathflip")), lambda index, rank, world: make_batch(index)),
     }
     for name, (config, model, source) in runs.items():
         with TemporaryDirectory() as folder:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from pathflip.errors import ConfigError, MissingExtraError
-from pathflip.models.cpu import on_onednn
+from pathflip.models.cpu import accelerate_for_cpu
 from pathflip.processes import transformers_are_quiet
 
 __all__ = ["LanguageModelSpec", "LoraSpec", "add_lora", "build_language_model", "open_language_model", "open_tokenizer"]
@@ -157,7 +157,7 @@ def add_lora(lm: nn.Module, spec: LoraSpec) -> None:
 
 def prepare_language_model(lm: Any, spec: LanguageModelSpec) -> Any:
     """Freeze, add adapters, checkpoint, as ``spec`` says; in place."""
-    on_onednn(lm)
+    accelerate_for_cpu(lm)
     lm.requires_grad_(spec.train == "full")
     if spec.train == "lora":
         add_lora(lm, spec.lora)

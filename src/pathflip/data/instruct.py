@@ -72,8 +72,7 @@ class Row:
 def with_slides(text: str, num_slides: int) -> str:
     """A first question with a mark for every slide behind it; marks that are there stay.
 
-    The marks stand behind the question: a causal language model reads in one direction, so the visual tokens can attend
-    to the question and not the other way round.
+    A causal language model reads in one direction: behind the question, what was seen is read in its light.
 
     Raises:
         CaptionError: marks for another number of slides.

@@ -9,7 +9,7 @@ import torch
 from pathflip.checkpoint import Checkpoint, load_checkpoint
 from pathflip.data.align import TextSpec
 from pathflip.data.regions import RegionSpec
-from pathflip.models.cpu import keep_laid_out
+from pathflip.models.cpu import accelerate_for_cpu
 from pathflip.text.pretrained import PretrainedText, open_pretrained_text
 from pathflip.types import AlignModel
 
@@ -51,9 +51,7 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Aligned:
     """
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     checkpoint = load_checkpoint(Path(path))
-    checkpoint.model.to(chosen).eval().requires_grad_(False)
-    if chosen.type == "cpu":
-        keep_laid_out(checkpoint.model)
+    accelerate_for_cpu(checkpoint.model.to(chosen).eval().requires_grad_(False))
     given = checkpoint.config["recipe"].get("regions")
     regions = None if given is None else RegionSpec(**given)
     text = TextSpec(**checkpoint.config["text"])

@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float, Int
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from pathflip.models.cpu import Linear
 from pathflip.models.measurements import NUM_KINDS, NUM_NUMBERS
 from pathflip.types import IGNORED, InstructBatch
 
@@ -66,11 +65,11 @@ class Projector(nn.Module):
         self.vector_noise, self.vector_dropout = config.vector_noise, config.vector_dropout
         self.register_buffer("mean", torch.zeros(NUM_KINDS, NUM_NUMBERS))
         self.register_buffer("std", torch.ones(NUM_KINDS, NUM_NUMBERS))
-        self.vector = Linear(config.embed_dim, llm_width)
-        self.text = Linear(config.embed_dim, llm_width, bias=False)
-        measured = Linear(config.projector_width, llm_width)
+        self.vector = nn.Linear(config.embed_dim, llm_width)
+        self.text = nn.Linear(config.embed_dim, llm_width, bias=False)
+        measured = nn.Linear(config.projector_width, llm_width)
         self.numbers = nn.Sequential(
-            Linear(NUM_NUMBERS + config.embed_dim, config.projector_width), nn.GELU(), measured
+            nn.Linear(NUM_NUMBERS + config.embed_dim, config.projector_width), nn.GELU(), measured
         )
         self.kind = nn.Embedding(NUM_KINDS, llm_width)
         self.norm = nn.RMSNorm(llm_width, eps=1e-6)

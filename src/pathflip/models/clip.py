@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from pathflip.errors import ConfigError
 from pathflip.losses import info_nce
-from pathflip.models.cpu import Linear, linear
 from pathflip.models.pathflip import PatchStem, TowerConfig
 from pathflip.models.text_paths import text_vectors
 from pathflip.models.text_tower import TextEncoder
@@ -43,15 +42,15 @@ class SlideCLIP(nn.Module):
         self.config = config
         self.reads_context = config.context
         self.stem = PatchStem(config)
-        self.attention_value = Linear(config.width, config.width // 2)
-        self.attention_gate = Linear(config.width, config.width // 2)
-        self.attention_score = Linear(config.width // 2, 1)
+        self.attention_value = nn.Linear(config.width, config.width // 2)
+        self.attention_gate = nn.Linear(config.width, config.width // 2)
+        self.attention_score = nn.Linear(config.width // 2, 1)
         if config.pool == "mean":
             for part in (self.attention_value, self.attention_gate, self.attention_score):
                 part.requires_grad_(False)
-        self.head = Linear(config.width, config.embed_dim)
+        self.head = nn.Linear(config.width, config.embed_dim)
         self.text = TextEncoder(config.text()) if config.pretrained.scratch else None
-        self.caption_head = Linear(config.text_width, config.embed_dim)
+        self.caption_head = nn.Linear(config.text_width, config.embed_dim)
         self.logit_scale = nn.Parameter(torch.tensor([config.scale]).log())
         self.pretrained_text = config.pretrained_head()
 
@@ -116,7 +115,7 @@ class SlideCLIP(nn.Module):
 
     def patch_similarity(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C M"]:
         """Cosine of each patch with the text; padded ones hold -inf."""
-        similarity = linear(slides.patches, F.normalize(texts.local, dim=-1)).mT
+        similarity = F.normalize(texts.local, dim=-1) @ slides.patches.mT
         return similarity.masked_fill(~slides.patch_mask[:, None], float("-inf"))
 
     def presence(

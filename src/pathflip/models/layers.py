@@ -1,28 +1,20 @@
 """Layers every model shares: attention over few or many keys, packed rows, masked softmax and means."""
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
-
-from pathflip.models.cpu import product
 
 __all__ = [
     "MultiHeadAttention",
     "TextKeyAttention",
     "as_autocast",
     "attend",
-    "draw_kept",
     "drop_padding",
-    "dropout",
-    "feed_forward",
-    "keep_some",
     "masked_softmax",
-    "pick_rows",
-    "place_rows",
 ]
 
 
@@ -62,84 +54,13 @@ def attend(
     if not explicit:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=drop)
     weights = masked_softmax((query * query.shape[-1] ** -0.5) @ key.mT, mask)
-    return dropout(weights, drop) @ value
-
-
-class _FeedForwardFunction(torch.autograd.Function):
-    """down(gelu(up(x))); the gelu, a layer's largest tensor, is computed again in the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, down_bias: Tensor) -> Tensor:
-        hidden = product(x, up, up_bias)
-        ctx.save_for_backward(x, hidden, up, down)
-        return product(F.gelu(hidden), down, down_bias)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        x, hidden, up, down = ctx.saved_tensors
-        grad = grads[0].contiguous()
-        to_down = product(grad.t(), F.gelu(hidden).t())
-        inner = torch.ops.aten.gelu_backward(product(grad, down.t()), hidden)
-        return product(inner, up.t()), product(inner.t(), x.t()), inner.sum(dim=0), to_down, grad.sum(dim=0)
+    return F.dropout(weights, drop) @ value
 
 
 def as_autocast(x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
     """x in autocast's precision, so that several linear layers that read it do not each convert it again."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
-
-
-def feed_forward(x: Float[Tensor, "*b W"], up: nn.Linear, down: nn.Linear) -> Float[Tensor, "*b W"]:
-    """down(gelu(up(x))), keeping one wide tensor for the backward pass instead of two."""
-    rows, *parts = [as_autocast(tensor) for tensor in (x, up.weight, up.bias, down.weight, down.bias)]
-    with torch.autocast(x.device.type, enabled=False):
-        if torch.is_grad_enabled():
-            rows = _FeedForwardFunction.apply(rows.flatten(0, -2), *parts)
-        else:
-            up_weight, up_bias, down_weight, down_bias = parts
-            hidden = product(rows.flatten(0, -2), up_weight, up_bias, gelu=True)
-            rows = product(hidden, down_weight, down_bias)
-    return rows.view(x.shape)
-
-
-def dropout(x: Float[Tensor, "*b"], p: float, training: bool = True) -> Float[Tensor, "*b"]:
-    """Dropout. On CPU four 16-bit draws come out of each random integer and the mask is kept as booleans.
-
-    Why: torch's own draws are five times slower there, and its mask takes four times the memory. ``p`` is rounded to
-    a multiple of 2⁻¹⁶ (0.1 becomes 0.100006).
-    """
-    if not training or p == 0.0:
-        return x
-    if x.device.type != "cpu":
-        return F.dropout(x, p)
-    return _KeepSome.apply(x, *draw_kept(x, p))
-
-
-def draw_kept(x: Float[Tensor, "*b"], p: float) -> tuple[Bool[Tensor, "*b"], float]:
-    """Which entries a CPU dropout leaves, and what it multiplies them by."""
-    dropped = round(p * 2**16)
-    draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    kept = draws.view(torch.int16)[: x.numel()] >= dropped - 2**15
-    return kept.view(x.shape), 2**16 / (2**16 - dropped)
-
-
-def keep_some(x: Float[Tensor, "*b"], kept: Bool[Tensor, "*b"], scale: float = 1.0) -> Float[Tensor, "*b"]:
-    """x · kept · scale. Bytes become floats five times faster than booleans do, so the mask is read as bytes."""
-    out = kept.view(torch.int8).to(x.dtype).mul_(x)
-    return out if scale == 1.0 else out.mul_(scale)
-
-
-class _KeepSome(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, kept: Tensor, scale: float) -> Tensor:
-        ctx.save_for_backward(kept)
-        ctx.scale = scale
-        return keep_some(x, kept, scale)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (kept,) = ctx.saved_tensors
-        return keep_some(grads[0], kept, ctx.scale), None, None
 
 
 class MultiHeadAttention(nn.Module):
@@ -240,39 +161,3 @@ class TextKeyAttention(nn.Module):
     ) -> Float[Tensor, "B H C M"]:
         """Attention weights of every head; 0 on padded keys."""
         return self.attention.weights(self._prepared("query", texts), self._prepared("key", keys), key_mask)
-
-
-class _PlaceRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, index: Tensor, size: int) -> Tensor:
-        ctx.save_for_backward(index)
-        return rows.new_zeros(size, *rows.shape[1:]).index_copy_(0, index, rows)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (index,) = ctx.saved_tensors
-        return grads[0].index_select(0, index), None, None
-
-
-class _PickRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, index: Tensor) -> Tensor:
-        ctx.save_for_backward(index)
-        ctx.size = len(rows)
-        return rows.index_select(0, index)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (index,) = ctx.saved_tensors
-        grad = grads[0]
-        return grad.new_zeros(ctx.size, *grad.shape[1:]).index_copy_(0, index, grad), None
-
-
-def place_rows(rows: Float[Tensor, "P *w"], index: Int[Tensor, " P"], size: int) -> Float[Tensor, "R *w"]:
-    """``size`` rows, zero but for ``rows`` at ``index`` (every index at most once: that makes the backward a copy)."""
-    return _PlaceRows.apply(rows, index, size)
-
-
-def pick_rows(rows: Float[Tensor, "R *w"], index: Int[Tensor, " P"]) -> Float[Tensor, "P *w"]:
-    """The rows at ``index`` (every index at most once)."""
-    return _PickRows.apply(rows, index)

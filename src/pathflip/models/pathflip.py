@@ -24,7 +24,6 @@ from pathflip.losses import (
     share_of_global,
     statement_labels,
 )
-from pathflip.models.cpu import Linear, linear
 from pathflip.models.text_paths import PretrainedHead, PretrainedPath, text_vectors
 from pathflip.models.text_tower import TextConfig, TextEncoder
 from pathflip.types import AlignBatch, AlignOutput, SlideChunks, SlideCode, TextCode
@@ -124,12 +123,12 @@ class PathFLIP(nn.Module):
         self.stem = PatchStem(config)
         self.slide_pool = nn.Linear(config.width, 1)
         self.slide_head = nn.Sequential(
-            nn.LayerNorm(2 * config.width), nn.Dropout(config.dropout), Linear(2 * config.width, config.embed_dim)
+            nn.LayerNorm(2 * config.width), nn.Dropout(config.dropout), nn.Linear(2 * config.width, config.embed_dim)
         )
-        self.key_head = Linear(config.width, config.embed_dim)
+        self.key_head = nn.Linear(config.width, config.embed_dim)
         self.text = TextEncoder(config.text()) if config.pretrained.scratch else None
-        self.caption_head = Linear(config.text_width, config.embed_dim)
-        self.local_head = Linear(config.text_width, config.embed_dim)
+        self.caption_head = nn.Linear(config.text_width, config.embed_dim)
+        self.local_head = nn.Linear(config.text_width, config.embed_dim)
         self.text_gate = nn.Linear(config.text_width, 2)
         # One-element vectors, not scalars: FSDP2 cannot shard a parameter without an axis.
         self.log_sharpness = nn.Parameter(torch.tensor([config.sharpness]).log())
@@ -265,7 +264,7 @@ class PathFLIP(nn.Module):
 
     def patch_similarity(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C M"]:
         """Cosine of each patch with the text; padded ones hold -inf."""
-        similarity = linear(slides.patches, F.normalize(texts.local, dim=-1)).mT
+        similarity = F.normalize(texts.local, dim=-1) @ slides.patches.mT
         return similarity.masked_fill(~slides.patch_mask[:, None], float("-inf"))
 
     def presence(
@@ -307,7 +306,7 @@ class PathFLIP(nn.Module):
         similarity to the text, patches and texts of unit length.
         """
         unit_texts = F.normalize(texts.local, dim=-1)
-        similarity = linear(patches, self._sharpness() * unit_texts)
+        similarity = F.linear(patches, self._sharpness() * unit_texts)
         if patches.device.type != "cpu" or not bool(mask.all()):
             similarity = similarity.masked_fill(~mask[..., None], float("-inf"))
         return self._logits_of_pooled(similarity.softmax(1).mT @ patches, unit_texts, texts)
@@ -335,10 +334,10 @@ class PatchStem(nn.Module):
         self.register_buffer("feature_std", torch.ones(config.feature_dim))
         inputs = config.feature_dim * (2 if config.context else 1) + (8 if config.position else 0)
         self.layers = nn.Sequential(
-            Linear(inputs, config.width),
+            nn.Linear(inputs, config.width),
             nn.GELU(),
             nn.LayerNorm(config.width),
-            Linear(config.width, config.width),
+            nn.Linear(config.width, config.width),
             nn.GELU(),
             nn.LayerNorm(config.width),
         )

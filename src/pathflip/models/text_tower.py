@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pathflip.errors import ConfigError
-from pathflip.models.cpu import Linear
-from pathflip.models.layers import as_autocast, attend, dropout, feed_forward, pick_rows, place_rows
+from pathflip.models.layers import as_autocast, attend
 
 __all__ = [
     "FeedForward",
@@ -111,7 +111,7 @@ class Packing:
 
     def unsort(self, rows: Float[Tensor, "C W"]) -> Float[Tensor, "C W"]:
         """One row a text, from run order back to text order."""
-        return pick_rows(rows, self.order.argsort())
+        return rows[self.order.argsort()]
 
 
 def _group(sizes: list[int]) -> list[_Group]:
@@ -143,7 +143,7 @@ class _Block(nn.Module):
         return self.norm(x) if self.norm_first else x
 
     def _close(self, residual: Float[Tensor, "*b W"], found: Float[Tensor, "*b W"]) -> Float[Tensor, "*b W"]:
-        x = residual + dropout(found, self.dropout, self.training)
+        x = residual + F.dropout(found, self.dropout, self.training)
         return x if self.norm_first else self.norm(x)
 
 
@@ -155,7 +155,7 @@ class SelfAttention(_Block):
         if width % num_heads:
             raise ConfigError(f"width: got {width}, expected a multiple of num_heads {num_heads}")
         self.num_heads = num_heads
-        self.query, self.key, self.value, self.out = (Linear(width, width) for _ in range(4))
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
 
     def _heads(self, rows: Float[Tensor, "*b T W"]) -> Float[Tensor, "*b H T d"]:
         return rows.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3)
@@ -176,7 +176,7 @@ class SelfAttention(_Block):
 
     def packed_first(self, x: Float[Tensor, "P W"], packing: Packing) -> Float[Tensor, "C W"]:
         """As :meth:`packed`, for the first token of every text alone (in run order)."""
-        first, rows = pick_rows(x, packing.starts), as_autocast(self._open(x))
+        first, rows = x[packing.starts], as_autocast(self._open(x))
         queries, parts = self.query(self._open(first)), [self.key(rows), self.value(rows)]
         done, found = 0, []
         for group in packing.groups:
@@ -191,12 +191,12 @@ class SelfAttention(_Block):
         for part in parts:
             rows = part[group.start : group.stop]
             if group.place is not None:
-                rows = place_rows(rows, group.place, group.texts * group.longest)
+                rows = rows.new_zeros(group.texts * group.longest, rows.shape[1]).index_copy(0, group.place, rows)
             grids.append(self._heads(rows.unflatten(0, (group.texts, group.longest))))
         q, k, v = [self._heads(query), *grids] if query is not None else grids
         heads = attend(q, k, v, group.mask, self.dropout if self.training else 0.0)
         rows = heads.transpose(1, 2).flatten(2).flatten(0, 1)
-        return rows if query is not None or group.place is None else pick_rows(rows, group.place)
+        return rows if query is not None or group.place is None else rows[group.place]
 
     def weights(
         self, x: Float[Tensor, "*b T W"], mask: Bool[Tensor, "*b T"] | None = None
@@ -219,7 +219,7 @@ class FeedForward(_Block):
 
     def forward(self, x: Float[Tensor, "*b W"]) -> Float[Tensor, "*b W"]:
         """Row by row."""
-        return self._close(x, feed_forward(self._open(x), self.up, self.down))
+        return self._close(x, self.down(F.gelu(self.up(self._open(x)))))
 
 
 class TextEmbeddings(nn.Module):
@@ -241,7 +241,7 @@ class TextEmbeddings(nn.Module):
         x = words + self.position(position)
         if self.token_type is not None:
             x = x + self.token_type.weight[0]
-        return dropout(self.norm(x), self.dropout, self.training)
+        return F.dropout(self.norm(x), self.dropout, self.training)
 
 
 class TextLayer(nn.Module):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pathflip import losses
 from pathflip.errors import ConfigError
-from pathflip.models.layers import MultiHeadAttention, TextKeyAttention, drop_padding, dropout
+from pathflip.models.layers import MultiHeadAttention, TextKeyAttention, drop_padding
 from pathflip.models.text_tower import Block, Pooling, TextConfig, TextEncoder
 from pathflip.published.negatives import met_by_blocks, met_in_global_batch
 from pathflip.types import AlignBatch, AlignOutput, SlideChunks, SlideCode, TextCode
@@ -114,8 +114,8 @@ class _Mlp(nn.Module):
         self.up, self.down, self.dropout = nn.Linear(width, 4 * width), nn.Linear(4 * width, width), dropout
 
     def forward(self, x: Float[Tensor, "*b E"]) -> Float[Tensor, "*b E"]:
-        hidden = dropout(F.gelu(self.up(x)), self.dropout, self.training)
-        return dropout(self.down(hidden), self.dropout, self.training)
+        hidden = F.dropout(F.gelu(self.up(x)), self.dropout, self.training)
+        return F.dropout(self.down(hidden), self.dropout, self.training)
 
 
 class LatentBlock(nn.Module):
@@ -144,12 +144,6 @@ class LatentBlock(nn.Module):
         norm = self.norm_kv or self.norm_q
         x = x + self.attention.over_chunks(self.norm_q(x), (norm(y) for y in chunks))
         return x + self.mlp(self.norm_ffn(x))
-
-    def weights(
-        self, x: Float[Tensor, "B Q E"], y: Float[Tensor, "B M E"], mask: Bool[Tensor, "B M"] | None = None
-    ) -> Float[Tensor, "B Q M"]:
-        """Attention weights, mean of the heads."""
-        return self.attention.weights(self.norm_q(x), (self.norm_kv or self.norm_q)(y), mask).mean(dim=1)
 
 
 def _projection(inputs: int, outputs: int, dropout: float) -> nn.Sequential:

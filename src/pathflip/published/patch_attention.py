@@ -11,8 +11,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pathflip.models.cpu import MatrixStack, products
-
 __all__ = ["ChunkReader", "PatchReader"]
 
 
@@ -26,7 +24,7 @@ def _put_together(found: Float[Tensor, "P *q E"], scores: Float[Tensor, "P *q"])
 
 
 class PatchReader:
-    """Slides and their regions, patches (B, L, S, E), laid out once for all layers that read them.
+    """Slides and their regions, patches (B, L, S, E).
 
     Row 0 of the queries reads all patches of a slide, row 1 + l those of region l. ``slide`` False: there is no row 0.
     """
@@ -35,8 +33,6 @@ class PatchReader:
         self, x: Float[Tensor, "B L S E"], mask: Bool[Tensor, "B L S"] | None = None, slide: bool = True
     ) -> None:
         self.x, self.mask, self.slide = x, mask, slide
-        regions = x.flatten(0, 1)
-        self._keys, self._values = MatrixStack(regions), MatrixStack(regions.mT)
 
     @property
     def rows(self) -> tuple[int, int]:
@@ -51,9 +47,11 @@ class PatchReader:
             u = u.expand(batch, num_regions, -1, -1)
         elif self.slide:  # its queries go from region to region beside the region's own
             u = torch.cat([u[:, 1:], u[:, :1].expand(-1, num_regions, -1, -1)], dim=2)
-        scores = self._keys(u.flatten(0, 1).transpose(0, 1))  # (M or 2·M, B·L, S)
+        patches = self.x.flatten(0, 1)
+        scores = (u.flatten(0, 1) @ patches.mT).transpose(0, 1)  # (M or 2·M, B·L, S)
         scores = _masked(scores, None if self.mask is None else self.mask.flatten(0, 1))
-        found = self._values(self._weights(scores, count)).unflatten(1, (batch, num_regions))
+        found = (self._weights(scores, count).transpose(0, 1) @ patches).transpose(0, 1)
+        found = found.unflatten(1, (batch, num_regions))
         regions = found[:count].permute(1, 2, 0, 3)
         if not self.slide:
             return regions
@@ -91,7 +89,7 @@ class ChunkReader:
         u = u[:, 0].expand(len(self.x), -1, -1)
         found, scores = [], []
         for x, mask in self.chunks:
-            part = _masked(products(u, x.mT), None if mask is None else mask.unsqueeze(1))
-            found.append(products(part.softmax(-1), x))
+            part = _masked(u @ x.mT, None if mask is None else mask.unsqueeze(1))
+            found.append(part.softmax(-1) @ x)
             scores.append(part.logsumexp(-1))
         return _put_together(torch.stack(found), torch.stack(scores)).unsqueeze(1)

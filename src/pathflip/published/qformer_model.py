@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from pathflip import losses
 from pathflip.errors import ConfigError
-from pathflip.models.cpu import Linear
 from pathflip.models.layers import TextKeyAttention, drop_padding
 from pathflip.models.text_tower import Block, TextConfig, TextLayer, encode
 from pathflip.published.negatives import met_by_blocks, met_in_global_batch
@@ -118,11 +117,11 @@ class PublishedPathFLIP(nn.Module):
                 f"and region_heads {config.region_heads}"
             )
         self.config = config
-        self.patch_proj = Linear(config.feature_dim, config.embed_dim)
+        self.patch_proj = nn.Linear(config.feature_dim, config.embed_dim)
         self.query_tokens = nn.Parameter(0.02 * torch.randn(1, config.num_queries, config.width))
         self.qformer = QFormer(config.text(), config.embed_dim, config.cross_every, config.checkpoint_layers)
-        self.slide_proj = Linear(config.width, config.embed_dim)
-        self.text_proj = Linear(config.width, config.embed_dim)
+        self.slide_proj = nn.Linear(config.width, config.embed_dim)
+        self.text_proj = nn.Linear(config.width, config.embed_dim)
         layer = nn.TransformerEncoderLayer(
             config.embed_dim, config.mixing_heads, 4 * config.embed_dim, config.dropout, batch_first=True
         )

@@ -18,10 +18,11 @@ from pathflip.errors import ConfigError, MissingExtraError
 from pathflip.evaluate import metrics
 from pathflip.features import read_features
 from pathflip.features.store import check_cohort
-from pathflip.inference import Aligned, encode_slide, retrieve
+from pathflip.inference import Aligned, retrieve
 from pathflip.io.slide_id import join_ids, paths_by_id
 from pathflip.io.tables import PLAIN, TableOptions
 from pathflip.models import build_model
+from pathflip.models.cpu import accelerate_for_cpu
 from pathflip.text.captions import named_as, read_captions
 from pathflip.text.pretrained import PretrainedText, open_pretrained_text
 from pathflip.text.privacy import without_private_words
@@ -35,7 +36,7 @@ from pathflip.train import (
     TrainResult,
     fit,
 )
-from pathflip.types import Caption
+from pathflip.types import Caption, SlideFeatures
 
 __all__ = ["AlignRecipe", "feature_statistics", "read_split", "train_align"]
 
@@ -208,6 +209,19 @@ def _with_text_encoder(recipe: AlignRecipe) -> tuple[AlignRecipe, PretrainedText
     return recipe.model_copy(update={"model": {**recipe.model, "pretrained": path}, "text": text}), pretrained
 
 
+class _FromFiles(Sequence[SlideFeatures]):
+    """Slides that are read when they are asked for, and not kept."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, place: Any) -> Any:
+        return read_features(self.files[place])
+
+
 def _validation(
     recipe: AlignRecipe,
     tokenizer: Tokenizer,
@@ -216,14 +230,14 @@ def _validation(
     pairs: Sequence[tuple[Path, Caption]],
 ) -> Evaluator:
     """Retrieval among the validation slides, both ways."""
-    slides = [read_features(file) for file, _ in pairs]
     texts = [caption.text for _, caption in pairs]
 
     def evaluate(trained: nn.Module) -> dict[str, float]:
         device = next(trained.parameters()).device
         model = Aligned(Checkpoint(trained, tokenizer, contract, {}), recipe.text, recipe.regions, device, pretrained)
-        found = retrieve(model, [encode_slide(model, slide) for slide in slides], texts)
-        to_text, to_slide = metrics.recall_at_k(found.scores, 1), metrics.recall_at_k(found.scores.T, 1)
+        # Read anew each time, one after the other: features of a whole validation split need not fit in memory.
+        retrieval = retrieve(model, _FromFiles([file for file, _ in pairs]), texts)
+        to_text, to_slide = metrics.recall_at_k(retrieval.scores, 1), metrics.recall_at_k(retrieval.scores.T, 1)
         return {"text_r1": to_text, "slide_r1": to_slide, "mean_r1": (to_text + to_slide) / 2}
 
     return evaluate
@@ -238,7 +252,7 @@ def _words(captions: Sequence[Caption], text: TextSpec) -> list[str]:
 def _build(recipe: AlignRecipe, feature_dim: int, vocab_size: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.train.seed)
-        return build_model({**recipe.model, "feature_dim": feature_dim, "vocab_size": vocab_size})
+        return accelerate_for_cpu(build_model({**recipe.model, "feature_dim": feature_dim, "vocab_size": vocab_size}))
 
 
 def feature_statistics(data: AlignDataset, seed: int, num_slides: int = 200) -> tuple[np.ndarray, np.ndarray]:
