@@ -15,8 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 from pathflip.checkpoint import InputContract, save_checkpoint
 from pathflip.errors import ConfigError, TrainingError
 from pathflip.train import AlignStep, OptimConfig, TrainConfig, fit, loop
-from test_models_pathflip import make_batch, tiny
 from tiny_align import TinyAlign, batches, evaluate, poison, save
+from tiny_pathflip import make_batch, tiny
 
 ACCELERATOR = loop._accelerator
 

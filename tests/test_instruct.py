@@ -34,7 +34,7 @@ from pathflip.text.chat import Turn
 from pathflip.train import InstructStep, read_metrics
 from pathflip.train.instruct_run import key_phrases, split_examples, train_instruct
 from pathflip.types import IGNORED
-from tiny_assistant import assemble, save_aligned, save_cohort, save_language_model
+from tiny_assistant import assemble, save_aligned, save_cohort, save_language_model, small_recipe
 
 
 @pytest.fixture(scope="module")
@@ -293,18 +293,6 @@ def load_assistant_weights(folder):
     return {k: v.clone() for k, v in AutoModelForCausalLM.from_pretrained(folder).state_dict().items()}
 
 
-def small(steps=6, **train):
-    recipe = instruct_small_stage2()
-    optim = recipe.train.optim.model_copy(update={"warmup_steps": 1})
-    changes = {"steps": steps, "batch_size": 4, "save_every": 3, "optim": optim, **train}
-    return recipe.model_copy(
-        update={
-            "assistant": instruct_small_stage1().assistant,
-            "train": recipe.train.model_copy(update=changes),
-        }
-    )
-
-
 @pytest.mark.slow
 def test_both_small_stages(tmp_path, cohort):
     """Stage 1 leaves the language model as it was; stage 2 changes it, keeps what stage 1 standardised, and adds what
@@ -331,17 +319,17 @@ def test_both_small_stages(tmp_path, cohort):
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path, cohort):
     files, learned = files_of(cohort), examples_of(cohort)
     words = {"aligned": cohort / "aligned", "language_model": cohort / "lm", "val_examples": learned[-4:]}
-    train_instruct(small(), learned, files, tmp_path / "whole", **words)
+    train_instruct(small_recipe(), learned, files, tmp_path / "whole", **words)
 
     def stop(row):
         if row["step"] == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_instruct(small(), learned, files, tmp_path / "parts", on_step=stop, **words)
+        train_instruct(small_recipe(), learned, files, tmp_path / "parts", on_step=stop, **words)
     with pytest.raises(TrainingError, match="holds a run"):
-        train_instruct(small(), learned, files, tmp_path / "parts", **words)
-    result = train_instruct(small(), learned, files, tmp_path / "parts", resume=True, **words)
+        train_instruct(small_recipe(), learned, files, tmp_path / "parts", **words)
+    result = train_instruct(small_recipe(), learned, files, tmp_path / "parts", resume=True, **words)
     assert set(result.metrics) == {"val/accuracy", "val/needs_slide"}
     one, two = (load_assistant(tmp_path / name / "last").model.state_dict() for name in ("whole", "parts"))
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -368,14 +356,14 @@ def test_two_processes_train_as_one(tmp_path, cohort):
 def test_training_on_slides_without_features_or_without_questions_is_refused(tmp_path, cohort):
     words = {"aligned": cohort / "aligned", "language_model": cohort / "lm"}
     with pytest.raises(CaptionError, match=r"6 slides without features \(slide-0"):
-        train_instruct(small(), examples_of(cohort), [], tmp_path, **words)
+        train_instruct(small_recipe(), examples_of(cohort), [], tmp_path, **words)
     stage1 = shortened(instruct_stage1(), cohort)
     with pytest.raises(CaptionError, match="none of 18 examples is a caption"):
         train_instruct(stage1, read_examples(cohort / "questions.jsonl"), files_of(cohort), tmp_path, **words)
     with pytest.raises(ConfigError, match="--aligned"):
-        train_instruct(small(), examples_of(cohort), files_of(cohort), tmp_path)
+        train_instruct(small_recipe(), examples_of(cohort), files_of(cohort), tmp_path)
     with pytest.raises(ConfigError, match="pathflip train language_small"):
-        train_instruct(small(), examples_of(cohort), files_of(cohort), tmp_path, aligned=cohort / "aligned")
+        train_instruct(small_recipe(), examples_of(cohort), files_of(cohort), tmp_path, aligned=cohort / "aligned")
 
 
 def test_recipes_carry_the_published_hyper_parameters():

@@ -6,11 +6,11 @@ import shutil
 import numpy as np
 import pytest
 
+from interop_samples import only, same, sample, strip_own
 from pathflip.errors import FeatureError
 from pathflip.features import read_features, write_features
 from pathflip.interop import Asked, convert, read_tiles
 from slide_files import halved, smooth_picture, write_pyramid
-from test_interop import only, same, sample, strip_own
 
 wsidata = pytest.importorskip("wsidata", reason="the reference for LazySlide stores: pip install 'pathflip[dev]'")
 

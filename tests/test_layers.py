@@ -76,6 +76,18 @@ def test_modules_import_only_from_layers_below():
     assert violations(SOURCE) == []
 
 
+def test_no_test_imports_from_another_test():
+    """What two tests need stands in a module of its own: a test can be run, moved and deleted alone."""
+    tests = Path(__file__).parent
+    found = {
+        (path.name, module)
+        for path in sorted(tests.glob("*.py"))
+        for module, _, _ in imports_of(path)
+        if module.split(".")[0].startswith("test_")
+    }
+    assert found == set()
+
+
 def test_the_layer_test_sees_a_planted_violation(tmp_path):
     (tmp_path / "losses.py").write_text("from pathflip.models.pathflip import PathFLIP\n")
     (tmp_path / "geometry.py").write_text("from pathflip import types\n")
@@ -98,9 +110,47 @@ def test_starting_up_does_not_pay_for_torch(command):
     assert done.stdout.strip() == "[]"
 
 
-def test_every_public_name_exists():
+PUBLIC = [
+    "Box",
+    "Caption",
+    "Heatmap",
+    "PathFLIP",
+    "PathFLIPError",
+    "SlideFeatures",
+    "SlideInfo",
+    "SubCaption",
+    "TileGrid",
+    "TileSpec",
+    "__version__",
+    "ask",
+    "encode_slide",
+    "encode_text",
+    "extract",
+    "find_tissue",
+    "ground",
+    "group_regions",
+    "load",
+    "load_assistant",
+    "load_encoder",
+    "open_slide",
+    "read_captions",
+    "read_features",
+    "retrieve",
+    "split_sentences",
+    "tile_slide",
+    "train_align",
+    "verify_report",
+    "write_features",
+    "zero_shot",
+]
+"""What people import. A name that goes, or comes, is a change of the interface: write it here too."""
+
+
+def test_the_public_names_are_those_written_here_and_exist():
     import pathflip
 
+    assert sorted(pathflip.__all__) == sorted(PUBLIC)
+    assert dir(pathflip) == sorted(pathflip.__all__)
     for name in pathflip.__all__:
         assert getattr(pathflip, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):

@@ -26,7 +26,7 @@ def test_every_recipe_describes_a_model(name):
     recipe = find_recipe(name)
     assert recipe.name == name
     build_config({**recipe.model, "feature_dim": 8, "vocab_size": 100})
-    assert "pathflip train" in RECIPES[name].__doc__ or "align_base" in RECIPES[name].__doc__
+    assert f"pathflip train {name} --features" in RECIPES[name].__doc__
 
 
 def test_settings_reach_deep():

@@ -40,6 +40,7 @@ from pathflip.simulate.world import (
     extent_of,
     far_places,
 )
+from pathflip.text.refusals import CANNOT_TELL
 
 WORLD = World.named("demo", seed=3)
 

@@ -1,6 +1,7 @@
 """Batches: the pixels of single reads, in order, each stored tile decoded once, memory bounded."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 
 from pathflip.errors import ConfigError, SlideError
 from pathflip.geometry import TileSpec
-from pathflip.slide import open_slide
+from pathflip.slide import batch, open_slide
+from pathflip.slide.sources.source import BatchReader, Rectangle
 from pathflip.slide.sources.tile_cache import TileCache
 from pathflip.slide.sources.tiled_tiff import TiledTIFFSource
 from slide_files import halved, smooth_picture, write_pyramid
@@ -135,6 +137,24 @@ def test_threads_share_decoding_but_not_mere_copies(path, step, threads):
         next(images)
         assert (threading.active_count() > before) == threads
         images.close()
+
+
+@pytest.mark.parametrize(("processors", "alone"), [(1.0, True), (1.9, False), (0.1, False)])
+def test_threads_that_only_take_turns_are_given_up(monkeypatch, processors, alone):
+    """One processor in use: the threads wait for one another. Two: they pay. A tenth: they wait for a disk, and pay."""
+    monkeypatch.setattr(batch.time, "process_time", lambda: time.perf_counter() * processors)
+    here, readers = threading.current_thread(), []
+
+    def read(rectangle):
+        readers.append(threading.current_thread())
+        time.sleep(0.002)
+        return np.zeros((8, 8, 3), np.uint8), 0.0, 0.0
+
+    jobs = [batch.Job(Rectangle(0, x, 0, 8, 8), None, (8, 8)) for x in range(400)]
+    images = list(batch.images_in_order(jobs, lambda rectangles: BatchReader(read, shared=True), 2))
+    assert len(images) == len(readers) == 400
+    assert (here in readers) == alone
+    assert set(readers) != {here}
 
 
 def test_fewer_than_one_worker_is_refused(path):

@@ -6,33 +6,16 @@ Its kinds are planted again below in other files, so that no rule holds for the 
 
 import shutil
 import warnings
-from pathlib import Path
 
 import cv2
 import numpy as np
 import openslide
 import pytest
 
+from odd_slides import FOLDER, SPEC, THE_TILE, TRUTH, difference, whole
 from pathflip.errors import MissingMPPError, ResolutionError, SlideError
 from pathflip.geometry import TileSpec
 from pathflip.slide import find_tissue, open_slide
-
-FOLDER = Path(__file__).parent / "fixtures" / "odd_slides"
-TRUTH = cv2.imread(str(FOLDER / "truth.png"))[..., ::-1]
-THE_TILE = cv2.resize(TRUTH[128:256, 256:384], (64, 64), interpolation=cv2.INTER_AREA)
-SPEC = TileSpec(64, 1.0)
-
-
-def difference(got, want):
-    """Mean absolute difference in grey levels."""
-    assert got.shape == want.shape
-    return float(np.abs(got.astype(int) - want.astype(int)).mean())
-
-
-def whole(slide):
-    """All of level 0."""
-    width, height = slide.info.size0
-    return slide.read_region_px(0, 0, 0, width, height)
 
 
 def opened(name, **options):
@@ -57,9 +40,10 @@ def test_a_jpeg_tile_that_is_not_whole_is_an_error_there_and_only_there(name, ti
         assert difference(slide.read_region_px(0, x, y, 64, 64), TRUTH[y : y + 64, x : x + 64]) < 4
 
 
+@pytest.mark.parametrize("reader", ["auto", "openslide"])
 @pytest.mark.parametrize(("name", "level"), [("coarsest_level_zeroed.svs", 2), ("middle_level_zeroed.svs", 1)])
-def test_a_damaged_level_is_made_from_the_next_finer_one(name, level):
-    with opened(name) as slide, warnings.catch_warnings(record=True) as said:
+def test_a_damaged_level_is_made_from_the_next_finer_one(name, level, reader):
+    with opened(name, reader=reader) as slide, warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         thumbnail = slide.thumbnail(140)
         for mpp, shrink in ((0.25, 0.5), (0.5, 1.0), (1.0, 2.0)):

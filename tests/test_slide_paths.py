@@ -14,12 +14,12 @@ import numpy as np
 import pydicom
 import pytest
 
+from odd_slides import FOLDER, SPEC, THE_TILE, TRUTH, difference, whole
 from pathflip.errors import ConfigError, SlideError
 from pathflip.geometry import TileSpec
 from pathflip.slide import check_cohort, find_slides, open_slide, tile_cohort
 from pathflip.slide.paths import slide_names
 from slide_files import smooth_picture, write_pyramid
-from test_slide_odd_files import FOLDER, SPEC, THE_TILE, TRUTH, difference, whole
 
 SERIES, PARTS = FOLDER / "dicom_one_series", FOLDER / "dicom_level_in_two_parts"
 

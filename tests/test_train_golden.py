@@ -19,8 +19,8 @@ import torch
 
 from pathflip.models.cpu import accelerate_for_cpu
 from pathflip.train import AlignStep, OptimConfig, TrainConfig, fit, read_metrics
-from test_models_pathflip import make_batch, tiny
 from tiny_align import TinyAlign, batches
+from tiny_pathflip import make_batch, tiny
 
 GOLDEN = Path(__file__).parent / "golden" / "loss_curve.json"
 

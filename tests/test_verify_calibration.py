@@ -6,7 +6,13 @@ import pytest
 from keyword_world import encoded, keyword_cohort, keyword_model
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.evaluate import metrics
-from pathflip.evaluate.verifier_calibration import PENALTY, calibrate, fit_logistic, safe_thresholds, statement_examples
+from pathflip.evaluate.verifier_calibration import (
+    PENALTY,
+    calibrate,
+    fit_logistic,
+    safe_thresholds,
+    sub_caption_examples,
+)
 from pathflip.verify.calibration import Logistic
 from pathflip.verify.lexicon import learn_lexicon
 
@@ -61,14 +67,14 @@ def cohort():
 def test_made_false_statements_are_false(cohort):
     _, captions, _ = cohort["val"]
     lexicon = learn_lexicon(cohort["train"][1])
-    examples = statement_examples(captions, lexicon, np.random.default_rng(0))
+    examples = sub_caption_examples(captions, lexicon, np.random.default_rng(0))
     assert examples.truth.mean() == 0.5
-    for statement, row, true in zip(examples.statements, examples.slide, examples.truth, strict=True):
+    for statement, row, true in zip(examples.sub_captions, examples.slide, examples.truth, strict=True):
         own = {(s.content, s.negated) for s in captions[row].subcaptions}
         assert ((statement.content, statement.negated) in own) == true
         assert statement.visual
-    again = statement_examples(captions, lexicon, np.random.default_rng(0))
-    assert again.statements == examples.statements
+    again = sub_caption_examples(captions, lexicon, np.random.default_rng(0))
+    assert again.sub_captions == examples.sub_captions
 
 
 def test_findings_of_other_reports_are_not_those_of_this_one(cohort):
@@ -77,9 +83,9 @@ def test_findings_of_other_reports_are_not_those_of_this_one(cohort):
 
     truths, captions, _ = cohort["val"]
     lexicon = learn_lexicon(cohort["train"][1])
-    examples = statement_examples(captions, lexicon, np.random.default_rng(0))
+    examples = sub_caption_examples(captions, lexicon, np.random.default_rng(0))
     wrong = total = 0
-    for statement, row, true in zip(examples.statements, examples.slide, examples.truth, strict=True):
+    for statement, row, true in zip(examples.sub_captions, examples.slide, examples.truth, strict=True):
         named = [c for name, c in NAMES_OF.items() if name in statement.content]
         if true or statement.negated or not named or any(name in captions[row].text.lower() for name in NAMES_OF):
             continue

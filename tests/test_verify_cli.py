@@ -81,7 +81,7 @@ def test_from_captions_to_a_verified_report(bench, run, tmp_path):
     after = run("verify", slide, str(tmp_path / "report.txt"), *model, "--out", str(tmp_path), "--json")
     row = json.loads(after.stdout)
     assert [s["probability"] is None for s in row["sentences"]] == [False, True]
-    assert row["calibration"]["statements"]["ece_after"] == fitted["sentences"]["ece_after"]
+    assert row["calibration"]["sub_captions"]["ece_after"] == fitted["sentences"]["ece_after"]
     assert (tmp_path / f"{caption.slide_id}.verify.html").read_text(encoding="utf-8").count("No necrosis is seen.") >= 2
     people = run("verify", slide, str(tmp_path / "report.txt"), *model, "--out", str(tmp_path))
     assert "not a medical device" in people.stdout

@@ -9,6 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from feature_grids import make_features, scattered_cells
 from pathflip.assistant import LanguageModelSpec, LoadedAssistant, LoraSpec, VisualTokenizer, open_language_model
 from pathflip.assistant.language_model import open_tokenizer
 from pathflip.checkpoint import InputContract, save_checkpoint
@@ -19,7 +20,6 @@ from pathflip.models import build_model
 from pathflip.models.assistant import Assistant, AssistantConfig
 from pathflip.text.chat import ChatTemplate
 from pathflip.text.tokenizer import train_tokenizer
-from test_data_regions import make_features, scattered_cells
 
 WORDS = ["Keratin pearls are seen in the upper left.", "No necrosis is identified.", "Mucin pools are present."]
 
@@ -160,14 +160,28 @@ def save_cohort(folder: Path, num_slides: int = 6) -> Path:
     return folder
 
 
+def small_recipe(steps=6, **train):
+    """The small second stage, some steps long."""
+    from pathflip.recipes.instruct import instruct_small_stage1, instruct_small_stage2
+
+    recipe = instruct_small_stage2()
+    optim = recipe.train.optim.model_copy(update={"warmup_steps": 1})
+    changes = {"steps": steps, "batch_size": 4, "save_every": 3, "optim": optim, **train}
+    return recipe.model_copy(
+        update={
+            "assistant": instruct_small_stage1().assistant,
+            "train": recipe.train.model_copy(update=changes),
+        }
+    )
+
+
 def train(cohort: Path, out: Path) -> None:
     """A few steps of the small recipe: what one process does, and two must do together."""
     from pathflip.data.examples import read_examples
     from pathflip.train.instruct_run import train_instruct
-    from test_instruct import small
 
     learned = read_examples(cohort / "captions.jsonl") + read_examples(cohort / "questions.jsonl")
-    recipe = small(steps=3, device="cpu")
+    recipe = small_recipe(steps=3, device="cpu")
     recipe = recipe.model_copy(update={"assistant": {**recipe.assistant, "vector_dropout": 0.0}})
     parts = {"aligned": cohort / "aligned", "language_model": cohort / "lm"}
     train_instruct(recipe, learned, sorted((cohort / "features").glob("*.h5")), out, **parts)

@@ -18,7 +18,7 @@ from pathflip.types import Heatmap
 __all__ = [
     "draw_heatmap",
     "embedded",
-    "heat_image",
+    "heatmap_image",
     "save_boxes_png",
     "save_heatmap_png",
     "save_tiles_geojson",
@@ -44,7 +44,7 @@ def top_tiles(heatmap: Heatmap, k: int = 8, *, apart: bool = True) -> list[tuple
     return [(heatmap.grid.box(row), float(heatmap.scores[row])) for row in taken]
 
 
-def heat_image(heatmap: Heatmap, shape: tuple[int, int]) -> NDArray[np.float32]:
+def heatmap_image(heatmap: Heatmap, shape: tuple[int, int]) -> NDArray[np.float32]:
     """Scores painted on a (height, width) canvas that spans level 0; NaN where there is no valid tile.
 
     Overlapping tiles are averaged.
@@ -64,7 +64,7 @@ def heat_image(heatmap: Heatmap, shape: tuple[int, int]) -> NDArray[np.float32]:
 def draw_heatmap(axes: Any, heatmap: Heatmap, thumbnail: NDArray[np.uint8], *, opacity: float = 0.55) -> Any:
     """Draw thumbnail and scores on matplotlib axes; returns the image for a colour bar."""
     axes.imshow(thumbnail)
-    image = heat_image(heatmap, thumbnail.shape[:2])
+    image = heatmap_image(heatmap, thumbnail.shape[:2])
     finite = image[np.isfinite(image)]
     low, high = np.percentile(finite, RANGE_PERCENTILES) if len(finite) else (0.0, 1.0)
     drawn = axes.imshow(image, cmap=COLOR_MAP, alpha=opacity, vmin=low, vmax=max(high, low + 1e-6))

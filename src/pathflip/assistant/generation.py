@@ -222,7 +222,7 @@ def generate(
             max_new_tokens=max_new_tokens,
             eos_token_id=list(assistant.template.end_ids),
             pad_token_id=assistant.template.end_ids[0],
-            streamer=_Stream(tokenizer, stream) if stream is not None else None,
+            streamer=_text_streamer(tokenizer, stream) if stream is not None else None,
             **options,
         )
     return str(tokenizer.decode(ids[0], skip_special_tokens=True)).strip()
@@ -232,24 +232,13 @@ def _row(prompt: Prompt, pieces: Sequence[ChatPiece]) -> Row:
     return splice_row(pieces, prompt.slides, prompt.question, prompt.slide_ids[0])
 
 
-class _Stream:
-    """transformers' streamer protocol: tokens come one by one; text goes out once no later token can change it."""
+def _text_streamer(tokenizer: Any, write: Callable[[str], None]) -> Any:
+    """transformers' streamer, which gives out whole words, writing to a function instead of the terminal."""
+    from transformers import TextStreamer
 
-    def __init__(self, tokenizer: Any, write: Callable[[str], None]) -> None:
-        self.tokenizer, self.write = tokenizer, write
-        self.ids: list[int] = []
-        self.sent = 0
+    class _Writer(TextStreamer):
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            if text:
+                write(text)
 
-    def put(self, value: Tensor) -> None:
-        self.ids += value.flatten().tolist()
-        text = self.tokenizer.decode(self.ids, skip_special_tokens=True)
-        if not text.endswith("�"):  # half a character
-            self._send(text)
-
-    def end(self) -> None:
-        self._send(self.tokenizer.decode(self.ids, skip_special_tokens=True))
-
-    def _send(self, text: str) -> None:
-        if len(text) > self.sent:
-            self.write(text[self.sent :])
-            self.sent = len(text)
+    return _Writer(tokenizer, skip_special_tokens=True)

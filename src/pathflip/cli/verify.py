@@ -65,7 +65,7 @@ def _calibration_row(found: Any, path: Path) -> dict[str, Any]:
         "patients": found.patients,
         "findings": len(found.knowledge.lexicon.findings),
     }
-    for name, fit in (("sentences", found.statements), ("findings_present", found.findings)):
+    for name, fit in (("sentences", found.sub_captions), ("findings_present", found.findings)):
         if fit is not None:
             row[name] = fit.model_dump(include={"ece_before", "ece_after", "auroc", "low", "high", "examples"})
     return row

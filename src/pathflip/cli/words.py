@@ -45,11 +45,11 @@ def decompose(
     redact: Annotated[bool, typer.Option("--redact", help="Take out what may identify somebody.")] = False,
     allow_identifiers: Annotated[bool, typer.Option("--allow-identifiers", help="Send it all the same.")] = False,
     keep_unsupported: Annotated[
-        bool, typer.Option("--keep-unsupported", help="Keep statements the report does not support.")
+        bool, typer.Option("--keep-unsupported", help="Keep sub-captions the report does not support.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Reports to statements, each checked against its report; no text leaves unless --url names a server elsewhere."""
+    """Reports to sub-captions, each checked against its report; no text leaves unless --url names a server."""
     from pathflip.text.decompose import DecomposeSpec, read_reports
     from pathflip.text.decompose.job import guard
 
@@ -151,9 +151,7 @@ def _decompose(found: Any, spec: "DecomposeSpec", out: Path, keep_unsupported: b
 
 
 def _decomposed_line(row: Mapping[str, Any]) -> str:
-    line = (
-        f"{row['reports']} reports, {row['statements']} statements ({row['visual']} the slide can show) → {row['out']}"
-    )
+    line = f"{row['reports']} reports, {row['statements']} sub-captions ({row['visual']} visible) → {row['out']}"
     if "requests" in row:
         line += f"; {row['flagged']} flagged as not supported, {row['covered']:.0%} of the reports' words held"
         line += f"; {row['requests']} requests, {row['from_cache']} reports from the cache"

@@ -72,7 +72,8 @@ class Row:
 def with_slides(text: str, num_slides: int) -> str:
     """A first question with a mark for every slide behind it; marks that are there stay.
 
-    A causal language model reads in one direction: behind the question, what was seen is read in its light.
+    The marks stand behind the question: a causal language model reads in one direction, so the visual tokens can attend
+    to the question and not the other way round.
 
     Raises:
         CaptionError: marks for another number of slides.

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from multiprocessing import get_context
 from typing import Any
 
@@ -34,7 +35,7 @@ class Done:
 
 
 def run_jobs(jobs: Sequence[Job], num_workers: int, tick: Callable[[], None] = lambda: None) -> dict[str, Done]:
-    """Run jobs, ``num_workers`` at a time, those that stand first first.
+    """Run jobs, ``num_workers`` at a time; of those that wait for nothing more, the one that stands first goes first.
 
     Two jobs side by side with a thread each are quicker than two one after the other that share their threads.
 
@@ -44,19 +45,26 @@ def run_jobs(jobs: Sequence[Job], num_workers: int, tick: Callable[[], None] = l
         tick: called about every second.
 
     Raises:
-        Whatever a job raises.
+        Whatever a job raises, and graphlib.CycleError for jobs that wait for each other.
     """
-    waiting, done = list(jobs), dict[str, Done]()
+    by_name = {job.name: job for job in jobs}
+    order = {name: place for place, name in enumerate(by_name)}
+    graph = TopologicalSorter({job.name: job.after for job in jobs})
+    graph.prepare()
+    ready: list[str] = []
     running: dict[Future[Done], str] = {}
+    done: dict[str, Done] = {}
     with ProcessPoolExecutor(max(1, num_workers), mp_context=get_context("spawn"), initializer=follow_parent) as pool:
-        while waiting or running:
-            for job in list(waiting):
-                if len(running) < max(1, num_workers) and all(name in done for name in job.after):
-                    running[pool.submit(_timed, job)] = job.name
-                    waiting.remove(job)
+        while graph.is_active():
+            ready = sorted([*ready, *graph.get_ready()], key=order.__getitem__)
+            while ready and len(running) < max(1, num_workers):
+                name = ready.pop(0)
+                running[pool.submit(_timed, by_name[name])] = name
             ended, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
             for future in ended:
-                done[running.pop(future)] = future.result()
+                name = running.pop(future)
+                done[name] = future.result()
+                graph.done(name)
             tick()
     return done
 

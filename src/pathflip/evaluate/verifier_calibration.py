@@ -26,19 +26,19 @@ from pathflip.verify.lexicon import Lexicon, content_words, denied_phrases, exch
 from pathflip.verify.place_and_extent import learn_shapes
 from pathflip.verify.scores import (
     FINDING_SCORES,
-    STATEMENT_SCORES,
+    SUB_CAPTION_SCORES,
     Knowledge,
     finding_logits,
     finding_scores,
     score_rows,
     synonym_groups,
-    weigh_statements,
+    weigh_sub_captions,
 )
 
-__all__ = ["Examples", "calibrate", "fit_logistic", "heard_alternatives", "safe_thresholds", "statement_examples"]
+__all__ = ["Examples", "calibrate", "fit_logistic", "heard_alternatives", "safe_thresholds", "sub_caption_examples"]
 
 DRAWS = 3
-"""False statements made a true one."""
+"""False sub-captions made a true one."""
 PENALTY = 1.0
 """Ridge penalty on standardised scores (scikit-learn's C is its inverse)."""
 DEAF = 0.9
@@ -58,9 +58,9 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Examples:
-    """Statements about slides: ``slide[i]`` is a row number, ``truth[i]`` whether ``statements[i]`` holds of it."""
+    """Sub-captions about slides: ``slide[i]`` is a row number, ``truth[i]`` whether ``sub_captions[i]`` holds of it."""
 
-    statements: tuple[SubCaption, ...]
+    sub_captions: tuple[SubCaption, ...]
     slide: Int[np.ndarray, " n"]
     truth: Bool[np.ndarray, " n"]
 
@@ -97,20 +97,20 @@ def calibrate(
         raise CaptionError("calibrate: the model was not read from a directory; save it first")
     knowledge = _learn(model, slides, captions, training_captions, training_slides)
     patients = np.array([caption.patient for caption in captions])
-    examples = statement_examples(captions, knowledge.lexicon, np.random.default_rng(seed))
+    examples = sub_caption_examples(captions, knowledge.lexicon, np.random.default_rng(seed))
     if min(examples.truth.sum(), (~examples.truth).sum()) < FEWEST_EXAMPLES:
         raise CaptionError(
             f"calibrate: {examples.truth.sum()} true and {(~examples.truth).sum()} false sentences that a slide can "
             f"show, expected at least {FEWEST_EXAMPLES} of each; give more slides with reports"
         )
-    rows, logits = _statement_rows(model, slides, examples, knowledge)
+    rows, logits = _sub_caption_rows(model, slides, examples, knowledge)
     fitted = Calibration(
         weights_digest=weights_digest(model.checkpoint.path),
         split=split,
         slides=len(slides),
         patients=len(set(patients)),
         knowledge=knowledge,
-        statements=_fit(STATEMENT_SCORES, rows, examples.truth, patients[examples.slide], _sigmoid(logits), safe),
+        sub_captions=_fit(SUB_CAPTION_SCORES, rows, examples.truth, patients[examples.slide], _sigmoid(logits), safe),
         safe=safe,
         findings=_fit_findings(model, slides, captions, knowledge, patients, safe),
         note=NOTE,
@@ -153,10 +153,10 @@ def heard_alternatives(
     """
     sentences: dict[str, list[str]] = defaultdict(list)
     for caption in captions:
-        for statement in caption.subcaptions:
-            if statement.decided and not statement.negated:
-                for phrase in exchangeable(statement.content, lexicon):
-                    sentences[phrase].append(statement.content)
+        for sub_caption in caption.subcaptions:
+            if sub_caption.decided and not sub_caption.negated:
+                for phrase in exchangeable(sub_caption.content, lexicon):
+                    sentences[phrase].append(sub_caption.content)
     heard = {}
     for phrase, contents in sorted(sentences.items()):
         others = lexicon.alternatives[phrase]
@@ -181,33 +181,33 @@ def _correlations(
 # --- Made examples ---------------------------------------------------------------------------------------------------
 
 
-def statement_examples(captions: Sequence[Caption], lexicon: Lexicon, rng: np.random.Generator) -> Examples:
-    """As many false statements as true ones: ``DRAWS`` of each for every sentence that a slide can show."""
+def sub_caption_examples(captions: Sequence[Caption], lexicon: Lexicon, rng: np.random.Generator) -> Examples:
+    """As many false sub-captions as true ones: ``DRAWS`` of each for every sentence that a slide can show."""
     foreign = _affirmed_findings(captions, lexicon)
     found: list[tuple[SubCaption, int, bool]] = []
     for row, caption in enumerate(captions):
-        for statement in (s for s in caption.subcaptions if s.decided):
+        for sub_caption in (s for s in caption.subcaptions if s.decided):
             for _ in range(DRAWS):
-                made = _false_statement(statement, row, captions, lexicon, foreign, rng)
+                made = _false_sub_caption(sub_caption, row, captions, lexicon, foreign, rng)
                 if made is not None:
-                    found += [(statement, row, True), (made, row, False)]
-    statements = tuple(entry[0] for entry in found)
-    return Examples(statements, np.array([e[1] for e in found], int), np.array([e[2] for e in found], bool))
+                    found += [(sub_caption, row, True), (made, row, False)]
+    sub_captions = tuple(entry[0] for entry in found)
+    return Examples(sub_captions, np.array([e[1] for e in found], int), np.array([e[2] for e in found], bool))
 
 
-def _false_statement(
-    statement: SubCaption,
+def _false_sub_caption(
+    sub_caption: SubCaption,
     row: int,
     captions: Sequence[Caption],
     lexicon: Lexicon,
     foreign: Sequence[tuple[int, SubCaption, frozenset[str]]],
     rng: np.random.Generator,
 ) -> SubCaption | None:
-    """One false statement by a kind drawn at random among those that can be made here."""
+    """One false sub-caption by a kind drawn at random among those that can be made here."""
     for kind in rng.permutation(("turned", "exchanged", "foreign")):
-        if kind == "turned" and (flipped := flipped_statement(statement, rng)) is not None:
+        if kind == "turned" and (flipped := flipped_statement(sub_caption, rng)) is not None:
             return flipped
-        if kind == "exchanged" and not statement.negated and (slots := rewordings(statement.content, lexicon)):
+        if kind == "exchanged" and not sub_caption.negated and (slots := rewordings(sub_caption.content, lexicon)):
             slot = slots[int(rng.integers(len(slots)))]
             return parse_statement(slot[int(rng.integers(len(slot)))])
         if kind == "foreign" and (other := _foreign_finding(row, captions[row], foreign, rng)) is not None:
@@ -220,10 +220,10 @@ def _affirmed_findings(captions: Sequence[Caption], lexicon: Lexicon) -> list[tu
     names = [frozenset(content_words(finding.name)) for finding in lexicon.findings]
     found = []
     for row, caption in enumerate(captions):
-        for statement in caption.subcaptions:
-            words = set(content_words(statement.content))
-            if statement.decided and not statement.negated:
-                found += [(row, statement, name) for name in names if name and name <= words][:1]
+        for sub_caption in caption.subcaptions:
+            words = set(content_words(sub_caption.content))
+            if sub_caption.decided and not sub_caption.negated:
+                found += [(row, sub_caption, name) for name in names if name and name <= words][:1]
     return found
 
 
@@ -242,14 +242,14 @@ def _foreign_finding(
 # --- Fits ------------------------------------------------------------------------------------------------------------
 
 
-def _statement_rows(
+def _sub_caption_rows(
     model: Aligned, slides: Sequence[EncodedSlide], examples: Examples, knowledge: Knowledge
 ) -> tuple[Float[np.ndarray, "n F"], Float[np.ndarray, " n"]]:
-    rows = np.zeros((len(examples.truth), len(STATEMENT_SCORES)))
+    rows = np.zeros((len(examples.truth), len(SUB_CAPTION_SCORES)))
     logits = np.zeros(len(examples.truth))
     for row, slide in enumerate(slides):
         places = np.flatnonzero(examples.slide == row)
-        evidence = weigh_statements(model, slide, [examples.statements[i] for i in places], knowledge)
+        evidence = weigh_sub_captions(model, slide, [examples.sub_captions[i] for i in places], knowledge)
         rows[places] = score_rows(evidence)
         logits[places] = [e.logit for e in evidence]
     return rows, logits

@@ -133,8 +133,12 @@ def _for_steps(steps: int, train: TrainConfig) -> TrainConfig:
 
 
 def clip_mean() -> AlignRecipe:
-    """Mean-pool CLIP, the baseline: same stem, text tower and optimiser as ``align_base``; a third of the steps,
-    for the demo's twelve minutes (what more bring: docs/log.md)."""
+    """Mean-pool CLIP, the baseline: same stem, text tower and optimiser as ``align_base``.
+
+    ``pathflip train clip_mean --features F --captions C --out runs/clip_mean``
+
+    A third of the steps, for the demo's twelve minutes (what more bring: docs/log.md).
+    """
     return AlignRecipe(
         name="clip_mean",
         model={"kind": "clip", "pool": "mean", **SMALL},
@@ -145,7 +149,10 @@ def clip_mean() -> AlignRecipe:
 
 
 def clip_abmil() -> AlignRecipe:
-    """Attention-pool (ABMIL) CLIP: same stem, text tower and optimiser as ``align_base``, steps as ``clip_mean``."""
+    """Attention-pool (ABMIL) CLIP: same stem, text tower and optimiser as ``align_base``, steps as ``clip_mean``.
+
+    ``pathflip train clip_abmil --features F --captions C --out runs/clip_abmil``
+    """
     mean = clip_mean()
     return mean.model_copy(update={"name": "clip_abmil", "model": {**mean.model, "pool": "abmil"}})
 

@@ -1,9 +1,11 @@
 """Many rectangles of a slide at once: read by several threads, handed over in order, a few at a time."""
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from typing import NamedTuple
 
@@ -17,6 +19,11 @@ MAX_WORKERS = 8
 """Threads unless more are asked for: beyond that the interpreter's lock is in the way."""
 _PLANNED = 256
 """Jobs looked at together to see which stored tiles they share."""
+_OVERLAP_SECONDS = 0.02
+_TAKING_TURNS = (0.8, 1.2)
+"""Processors in use from and to which threads take turns."""
+_ALONE_CHUNKS = 16
+"""Chunks read by one thread before several are tried again."""
 _CHUNK_BYTES = 2**22
 _CHUNK = 16
 
@@ -78,10 +85,11 @@ def _images(chunks: Iterator[_Chunk], workers: int) -> Iterator[Pixels]:
     """Chunks that several threads share are begun before their turn; the others are read here, at their turn."""
     waiting: deque[Future[_Images] | _Chunk] = deque()
     pool: ThreadPoolExecutor | None = None
+    overlap = _Overlap()
     try:
         while True:
             for chunk in islice(chunks, max(0, workers + 2 - len(waiting))):
-                if workers > 1 and chunk.reader.shared:
+                if workers > 1 and chunk.reader.shared and overlap.pays():
                     pool = pool or ThreadPoolExecutor(workers, "pathflip-read")
                     waiting.append(pool.submit(_run, *chunk))
                 else:
@@ -93,13 +101,46 @@ def _images(chunks: Iterator[_Chunk], workers: int) -> Iterator[Pixels]:
                 for job in first.jobs:
                     yield run_job(job, first.reader.read)
                 continue
-            images, error = first.result()
+            with overlap.measured():
+                images, error = first.result()
             yield from images
             if error is not None:
                 raise error
     finally:
         if pool is not None:
             pool.shutdown(cancel_futures=True)
+
+
+class _Overlap:
+    """Whether threads read at the same time, or wait for one another; learned while their results are awaited.
+
+    Decoding a small tile takes a tenth of a millisecond, before and after which a thread needs the interpreter's lock.
+    Where waking a thread takes as long (a busy machine, a virtual one), two of them only take turns, and one alone is
+    faster by what the turns cost. Threads that read at the same time use more than one processor; those that wait for a
+    disk or a network share use less, and are kept.
+    """
+
+    def __init__(self) -> None:
+        self._wall = self._cpu = 0.0
+        self._alone = 0
+
+    def pays(self) -> bool:
+        """Whether the next chunk is for the threads; else it is one of some that are read by one, before a new try."""
+        self._alone = max(0, self._alone - 1)
+        return self._alone == 0
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """While this lasts, the threads are waited for."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self._wall += time.perf_counter() - wall
+        self._cpu += time.process_time() - cpu
+        if self._wall < _OVERLAP_SECONDS:
+            return
+        if _TAKING_TURNS[0] <= self._cpu / self._wall < _TAKING_TURNS[1] and self._alone == 0:
+            self._alone = _ALONE_CHUNKS
+        self._wall = self._cpu = 0.0
 
 
 def _run(jobs: list[Job], reader: BatchReader) -> _Images:

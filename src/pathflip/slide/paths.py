@@ -9,6 +9,7 @@ from pathflip.io.slide_id import normal_name, slide_id
 from pathflip.io.storage import as_url, list_folder, local_path
 from pathflip.slide.reader import SLIDE_SUFFIXES
 from pathflip.slide.sources.dicom_series import dicom_slides
+from pathflip.slide.sources.through_fastslide import is_ome_zarr
 
 __all__ = ["SLIDE_SUFFIXES", "find_slides", "slide_names"]
 
@@ -18,7 +19,8 @@ MAX_FOLDERS = 100_000
 def find_slides(paths: Iterable[str | Path], *, recursive: bool = False) -> list[Path]:
     """Files as given, and the slides in folders, sorted.
 
-    A DICOM series is one slide: the path of its folder, or of its finest level where the folder holds other slides.
+    A DICOM series is one slide: the path of its folder, or of its finest level where the folder holds other slides. An
+    OME-Zarr, which is a folder, is a slide.
 
     Args:
         paths: slide files, folders, or addresses of an object store.
@@ -32,6 +34,8 @@ def find_slides(paths: Iterable[str | Path], *, recursive: bool = False) -> list
     for path in map(local_path, paths):
         if as_url(path) and path.suffix.lower() not in SLIDE_SUFFIXES:
             slides += _or_refuse(path, [p for p in _listed(path) if p.suffix.lower() in SLIDE_SUFFIXES])
+        elif not as_url(path) and is_ome_zarr(path):
+            slides.append(path)
         elif not as_url(path) and path.is_dir():
             slides += _or_refuse(path, [s for folder in _folders(path, recursive) for s in _slides_in(folder)])
         elif path.suffix.lower() not in SLIDE_SUFFIXES and not as_url(path) and not os.path.lexists(path):
@@ -60,7 +64,7 @@ def _listed(folder: Path) -> list[Path]:
 
 
 def _folders(folder: Path, recursive: bool) -> Iterator[Path]:
-    """A folder, and those in it; one that links lead back to is visited once."""
+    """A folder, and those in it that are no slides; one that links lead back to is visited once."""
     seen: set[str] = set()
     waiting = [folder]
     while waiting:
@@ -73,12 +77,13 @@ def _folders(folder: Path, recursive: bool) -> Iterator[Path]:
             raise ConfigError(f"'{folder}': more than {MAX_FOLDERS} folders; name a smaller part")
         yield folder
         if recursive:
-            waiting = [p for p in _listed(folder) if p.is_dir()] + waiting
+            waiting = [p for p in _listed(folder) if p.is_dir() and not is_ome_zarr(p)] + waiting
 
 
 def _slides_in(folder: Path) -> list[Path]:
-    files = [p for p in _listed(folder) if not p.is_dir()]
-    named = [p for p in files if p.suffix.lower() in SLIDE_SUFFIXES]
+    listed = _listed(folder)
+    files = [p for p in listed if not p.is_dir()]
+    named = [p for p in files if p.suffix.lower() in SLIDE_SUFFIXES] + [p for p in listed if is_ome_zarr(p)]
     bare = [p for p in files if not p.suffix and _is_dicom(p)]
     maybe = [p for p in named if p.suffix.lower() in (".dcm", ".dicom")] + bare
     if not maybe:

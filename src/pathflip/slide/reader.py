@@ -19,14 +19,14 @@ from pathflip.errors import ConfigError, PathFLIPError, SlideError
 from pathflip.geometry import Box, SlideInfo, TileSpec, best_level
 from pathflip.io.slide_id import slide_id
 from pathflip.slide.batch import Job, images_in_order, run_job
-from pathflip.slide.sources import Pixels, Reader, Rectangle, Source, open_source
+from pathflip.slide.sources import Pixels, Reader, Rectangle, Source, is_ome_zarr, open_source
 from pathflip.slide.sources.dicom_series import file_of_folder, file_of_list
 
 __all__ = ["Slide", "open_slide", "slide_info_row"]
 
 SLIDE_SUFFIXES = {
     ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide", ".czi", ".dcm", ".tif", ".tiff",
-    ".png", ".jpg", ".jpeg", ".qptiff", ".dicom",
+    ".png", ".jpg", ".jpeg", ".qptiff", ".dicom", ".vsi", ".isyntax", ".i2syntax",
 }  # fmt: skip
 """How slide files end; what a file is, its content says."""
 WHITE = (255, 255, 255)
@@ -232,15 +232,17 @@ def open_slide(
 
     Args:
         path: the file; its format is found from its content, and a wrong extension does no harm. Of a DICOM slide: any
-            of its files, the list of them, or the folder that holds them and no other DICOM slide.
+            of its files, the list of them, or the folder that holds them and no other DICOM slide. An OME-Zarr is a
+            folder.
         slide_mpp: microns per level-0 pixel, for files that do not say or say it wrongly; overrides the file.
         background: colour (R, G, B) of transparent pixels and of what lies beyond the slide.
         reader: "auto" takes the fastest path that gives the right pixels; "openslide" goes through OpenSlide
-            wherever it can.
+            wherever it can; "fastslide" goes through fastslide (an extra), whose pixels are not exactly OpenSlide's.
         name: the slide's name (``info.slide_id``); by default the file's, or the folder's of a folder or list.
 
     Raises:
         SlideError: the file is missing, empty, truncated, or no image that can be read.
+        MissingExtraError: only fastslide reads the format, and it is not installed.
     """
     files: list[Path] = []
     if isinstance(path, (str, Path)):
@@ -251,8 +253,10 @@ def open_slide(
     if slide_mpp is not None and not 0.01 <= slide_mpp <= 1000:
         raise ConfigError(f"slide_mpp: got {slide_mpp}, expected 0.01 to 1000 microns per level-0 pixel")
     name = name or slide_id(path.absolute().parent if len(files) > 1 else path.absolute())
-    file = file_of_folder(path) if path.is_dir() else path
-    _check_file(file)
+    file = path
+    if not is_ome_zarr(path):
+        file = file_of_folder(path) if path.is_dir() else path
+        _check_file(file)
     slide_mpp = None if slide_mpp is None else float(slide_mpp)
     source = open_source(file, name, background, reader, slide_mpp)
     for question in (note for note in source.info.notes if "--slide-mpp" in note):

@@ -74,7 +74,7 @@ class Calibration(BaseModel):
         weights_digest: of ``model.safetensors``; another model's calibration is refused.
         split: which slides it was fitted on. slides, patients: how many.
         knowledge: words, findings, alternatives and what they look like.
-        statements: is a sentence of a report true of the slide?
+        sub-captions: is a sentence of a report true of the slide?
         findings: does the slide show a finding? None where the captions affirm and deny too few.
         omitted_from: a finding that no sentence names is told from this probability on, which a fraction ``1 - safe``
             of the calibration slides' own reports reach (there are many findings to be wrong about).
@@ -92,7 +92,7 @@ class Calibration(BaseModel):
     slides: int
     patients: int
     knowledge: Knowledge
-    statements: Fit
+    sub_captions: Fit = Field(validation_alias=AliasChoices("sub_captions", "statements"))
     findings: Fit | None
     omitted_from: float | None = None
     safe: float = Field(0.8, gt=0.5, lt=1)

@@ -1,4 +1,4 @@
-"""Texts that are asked again and again, encoded once, and heatmaps of many texts on one slide."""
+"""Texts that every slide is compared with, encoded once, and heatmaps of many texts on one slide."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -10,7 +10,7 @@ from jaxtyping import Float
 from pathflip.inference import Aligned, EncodedSlide, encode_text
 from pathflip.types import Heatmap, TextCode
 
-__all__ = ["encoded_once", "heat_of_texts", "heatmaps"]
+__all__ = ["encoded_once", "heatmaps", "tile_similarity"]
 
 
 @lru_cache(maxsize=2)
@@ -20,10 +20,10 @@ def encoded_once(model: Aligned, texts: tuple[str, ...]) -> TextCode:
 
 
 @torch.no_grad()
-def heat_of_texts(model: Aligned, slide: EncodedSlide, code: TextCode) -> Float[np.ndarray, "C N"]:
+def tile_similarity(model: Aligned, slide: EncodedSlide, code: TextCode) -> Float[np.ndarray, "C N"]:
     """Similarity of every tile to every text; NaN where a tile is invalid."""
-    heat = model.net.patch_similarity(slide.code, code)[0].float().cpu().numpy()
-    return np.where(slide.row_of_tile >= 0, heat[:, slide.row_of_tile], np.nan).astype(np.float32)
+    similarity = model.net.patch_similarity(slide.code, code)[0].float().cpu().numpy()
+    return np.where(slide.row_of_tile >= 0, similarity[:, slide.row_of_tile], np.nan).astype(np.float32)
 
 
 def heatmaps(model: Aligned, slide: EncodedSlide, texts: Sequence[str]) -> list[Heatmap]:
@@ -33,5 +33,5 @@ def heatmaps(model: Aligned, slide: EncodedSlide, texts: Sequence[str]) -> list[
     code = encode_text(model, texts)
     return [
         Heatmap(slide.grid, scores, text, presence=float("nan"), negated=denies)
-        for scores, text, denies in zip(heat_of_texts(model, slide, code), texts, code.negated.tolist(), strict=True)
+        for scores, text, denies in zip(tile_similarity(model, slide, code), texts, code.negated.tolist(), strict=True)
     ]

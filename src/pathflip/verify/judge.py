@@ -4,7 +4,7 @@ Verdicts come from calibrated probabilities only. A model without a calibration 
 calls every visible sentence uncertain: a score nobody has checked must not look like an answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from pathflip.verify.scores import (
     finding_scores,
     mentioned_findings,
     score_rows,
-    weigh_statements,
+    weigh_sub_captions,
 )
 
 __all__ = ["Judgement", "Omission", "Verdict", "Verification", "omission_scores", "verify_report"]
@@ -35,7 +35,7 @@ Verdict = Literal["supported", "contradicted", "not visible", "uncertain"]
 
 REGIONS = 3
 """Best tiles kept as evidence of a sentence."""
-HEAT_PAIRS = 2**24
+PAIRS_AT_ONCE = 2**24
 """Tiles times sentences whose similarity is in memory at once."""
 MOST_OMISSIONS = 8
 
@@ -127,7 +127,7 @@ class Verification:
                 "split": fitted.split,
                 "slides": fitted.slides,
                 "patients": fitted.patients,
-                "statements": _fit_row(fitted.statements),
+                "sub_captions": _fit_row(fitted.sub_captions),
                 "findings": None if fitted.findings is None else _fit_row(fitted.findings),
                 "note": fitted.note,
             },
@@ -142,69 +142,86 @@ def verify_report(
 
     Args:
         model: the aligned model. slide: encoded by it.
-        report: the text, or its statements where they are known already.
+        report: the text, or its sub-captions where they are known already.
         calibration: of this model (:func:`~pathflip.verify.calibration.read_calibration`), or None.
 
     Raises:
         CaptionError: the report holds no sentence.
     """
-    statements = _statements(report)
+    sub_captions = _sub_captions(report)
     knowledge = calibration.knowledge if calibration else _NOTHING_KNOWN
-    unknown = [bool(calibration and _is_foreign(s, calibration)) for s in statements]
-    asked = [s for s, foreign in zip(statements, unknown, strict=True) if s.decided and not foreign]
-    evidence = weigh_statements(model, slide, asked, knowledge)
-    regions = _regions(model, slide, [s.text for s in asked])
-    weighed = iter(zip(evidence, _probabilities(evidence, calibration), regions, strict=True))
-    judged = tuple(
-        _judge(s, *next(weighed), calibration) if s.decided and not foreign else _unjudged(s, foreign)
-        for s, foreign in zip(statements, unknown, strict=True)
+    foreign = {s for s in sub_captions if calibration and _is_foreign(s, calibration)}
+    judged = [s for s in sub_captions if s.decided and s not in foreign]
+    weighings = weigh_sub_captions(model, slide, judged, knowledge)
+    probabilities = _probabilities(weighings, calibration)
+    regions = _regions(model, slide, [s.text for s in judged])
+    weighed = dict(zip(judged, zip(weighings, probabilities, regions, strict=True), strict=True))
+    judgements = []
+    for sub_caption in sub_captions:
+        if sub_caption in weighed:
+            weighing, probability, places = weighed[sub_caption]
+            judgements.append(_judge(sub_caption, weighing, probability, places, calibration))
+        else:
+            judgements.append(_unjudged(sub_caption, sub_caption in foreign))
+    score, omissions = _omissions(model, slide, judged, calibration)
+    return Verification(
+        slide_id=slide.slide_id,
+        judgements=tuple(judgements),
+        omissions=omissions,
+        omission_score=score,
+        notes=_notes(sub_captions, foreign, calibration),
+        calibration=calibration,
     )
-    score, omissions = _omissions(model, slide, asked, calibration)
-    notes = _notes(statements, unknown, calibration)
-    return Verification(slide.slide_id, judged, omissions, score, notes, calibration)
 
 
 # --- Sentences -------------------------------------------------------------------------------------------------------
 
 
-def _statements(report: str | Sequence[SubCaption]) -> list[SubCaption]:
-    found = list(report) if not isinstance(report, str) else _sub_captions(report)
-    if not found:
+def _sub_captions(report: str | Sequence[SubCaption]) -> list[SubCaption]:
+    if isinstance(report, str):
+        sub_captions = [one for sentence in split_sentences(report) for one in statements_of(sentence)]
+    else:
+        sub_captions = list(report)
+    if not sub_captions:
         shown = report[:40] if isinstance(report, str) else ""
         raise CaptionError(f"the report holds no sentence (got {shown!r}); expected at least one")
-    return found
+    return sub_captions
 
 
-def _sub_captions(report: str) -> list[SubCaption]:
-    return [one for sentence in split_sentences(report) for one in statements_of(sentence)]
-
-
-def _is_foreign(statement: SubCaption, calibration: Calibration) -> bool:
-    return unknown_fraction(statement.content, calibration.knowledge.lexicon.words) >= calibration.unknown_fraction
+def _is_foreign(sub_caption: SubCaption, calibration: Calibration) -> bool:
+    return unknown_fraction(sub_caption.content, calibration.knowledge.lexicon.words) >= calibration.unknown_fraction
 
 
 def _probabilities(evidence: Sequence[Weighing], calibration: Calibration | None) -> list[float | None]:
     if calibration is None or not evidence:
         return [None] * len(evidence)
-    return [float(p) for p in calibration.statements.logistic.probability(score_rows(evidence))]
+    return [float(p) for p in calibration.sub_captions.logistic.probability(score_rows(evidence))]
 
 
 def _judge(
-    statement: SubCaption,
-    evidence: Weighing,
+    sub_caption: SubCaption,
+    weighing: Weighing,
     probability: float | None,
     regions: tuple[Evidence, ...],
     calibration: Calibration | None,
 ) -> Judgement:
     verdict: Verdict = "uncertain"
     if calibration is not None and probability is not None:
-        verdict = _verdict(probability, calibration.statements)
-    rival = evidence.rival if verdict != "supported" else ""
+        verdict = _verdict(probability, calibration.sub_captions)
+    rival = weighing.rival if verdict != "supported" else ""
     reason = f"The slide speaks more for {rival}." if rival else ""
     if calibration is None:
         reason = "not calibrated"
-    text = statement.text
-    return Judgement(text, verdict, probability, evidence.logit, statement.negated, reason, rival, regions)
+    return Judgement(
+        sentence=sub_caption.text,
+        verdict=verdict,
+        probability=probability,
+        logit=weighing.logit,
+        negated=sub_caption.negated,
+        reason=reason,
+        rival=rival,
+        regions=regions,
+    )
 
 
 def _verdict(probability: float, fit: Fit) -> Verdict:
@@ -215,29 +232,41 @@ def _verdict(probability: float, fit: Fit) -> Verdict:
     return "uncertain"
 
 
-def _unjudged(statement: SubCaption, foreign: bool) -> Judgement:
-    if foreign and statement.visual:
+def _unjudged(sub_caption: SubCaption, foreign: bool) -> Judgement:
+    """Why a sentence is not judged: it cannot be understood, or a slide cannot show it."""
+    verdict: Verdict = "uncertain"
+    negated = sub_caption.negated
+    if foreign and sub_caption.visual:
         reason = "Cannot judge: mostly words that the training captions do not hold."
-        return Judgement(statement.text, "uncertain", None, None, statement.negated, reason, "", ())
-    if statement.visual and statement.undecided:
+    elif sub_caption.visual and sub_caption.undecided:
+        negated = False
         reason = "Cannot judge: the sentence leaves open whether it is there."
-        if statement.reason and statement.reason.startswith("language"):
+        if sub_caption.reason and sub_caption.reason.startswith("language"):
             reason = "Cannot judge: not in a language whose denials are known."
-        return Judgement(statement.text, "uncertain", None, None, False, reason, "", ())
-    kind = statement.reason or not_visual_kind(statement.text) or ""
-    reason = _WHY_NOT_VISIBLE.get(kind, "nothing a slide can show")
-    return Judgement(statement.text, "not visible", None, None, statement.negated, reason, "", ())
+    else:
+        verdict = "not visible"
+        kind = sub_caption.reason or not_visual_kind(sub_caption.text) or ""
+        reason = _WHY_NOT_VISIBLE.get(kind, "nothing a slide can show")
+    return Judgement(
+        sentence=sub_caption.text,
+        verdict=verdict,
+        probability=None,
+        logit=None,
+        negated=negated,
+        reason=reason,
+        rival="",
+        regions=(),
+    )
 
 
 def _notes(
-    statements: Sequence[SubCaption], unknown: Sequence[bool], calibration: Calibration | None
+    sub_captions: Sequence[SubCaption], foreign: Set[SubCaption], calibration: Calibration | None
 ) -> tuple[str, ...]:
     notes = [] if calibration else [_UNCALIBRATED]
-    foreign = sum(f and s.visual for f, s in zip(unknown, statements, strict=True))
-    visible = sum(s.visual for s in statements)
-    if foreign:
+    visible = sum(s.visual for s in sub_captions)
+    if num_foreign := sum(s.visual and s in foreign for s in sub_captions):
         notes.append(
-            f"Cannot judge {foreign} of {visible} sentences: mostly words that the training captions do not hold "
+            f"Cannot judge {num_foreign} of {visible} sentences: mostly words that the training captions do not hold "
             "(another language, or another organ?)"
         )
     if not visible:
@@ -261,26 +290,26 @@ def omission_scores(
 
 
 def _unspoken(
-    model: Aligned, slide: EncodedSlide, asked: Sequence[SubCaption], calibration: Calibration
+    model: Aligned, slide: EncodedSlide, judged: Sequence[SubCaption], calibration: Calibration
 ) -> dict[int, float]:
     """Findings that the report does not speak of, most probable first, and how probable each is."""
     if calibration.findings is None:
         return {}
     scores = finding_scores(model, [slide], calibration.knowledge)[0]
     probability = calibration.findings.logistic.probability(scores[:, None])
-    spoken = mentioned_findings(asked, calibration.knowledge)
+    spoken = mentioned_findings(judged, calibration.knowledge)
     return {int(i): float(probability[i]) for i in np.argsort(-probability, kind="stable") if not spoken[i]}
 
 
 def _omissions(
-    model: Aligned, slide: EncodedSlide, asked: Sequence[SubCaption], calibration: Calibration | None
+    model: Aligned, slide: EncodedSlide, judged: Sequence[SubCaption], calibration: Calibration | None
 ) -> tuple[float | None, tuple[Omission, ...]]:
     """The omission score, and the findings probable enough to be named."""
     if calibration is None or calibration.findings is None:
         return None, ()
     knowledge, limit = calibration.knowledge, calibration.omitted_from
     findings = knowledge.lexicon.findings
-    unspoken = _unspoken(model, slide, asked, calibration)
+    unspoken = _unspoken(model, slide, judged, calibration)
     first = {knowledge.groups[i]: i for i in reversed(unspoken)}  # of two names the more frequent or probable
     named = [i for i, p in unspoken.items() if limit is not None and p > limit and first[knowledge.groups[i]] == i]
     named = named[:MOST_OMISSIONS]
@@ -294,7 +323,7 @@ def _omissions(
 
 def _regions(model: Aligned, slide: EncodedSlide, texts: Sequence[str]) -> list[tuple[Evidence, ...]]:
     """The best tiles of every text, some texts at a time."""
-    step = max(1, HEAT_PAIRS // max(1, len(slide.row_of_tile)))
+    step = max(1, PAIRS_AT_ONCE // max(1, len(slide.row_of_tile)))
     found = []
     for start in range(0, len(texts), step):
         for heatmap in heatmaps(model, slide, texts[start : start + step]):

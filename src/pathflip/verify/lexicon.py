@@ -5,7 +5,7 @@ Three lists, all read off the training captions and kept with the calibration. *
 words (another language, another organ) cannot be judged. **Findings**: what reports deny they also look for ("no
 necrosis"), so the denied noun phrases are a vocabulary of what a report may have left out. **Alternatives**: phrases
 that stand in one another's place in otherwise equal sentences ("well differentiated", "poorly differentiated"); a
-statement is compared with the same sentence saying something else. Plain Python, no model.
+sub-caption is compared with the same sentence saying something else. Plain Python, no model.
 """
 
 import re
@@ -66,7 +66,7 @@ class Finding(BaseModel):
 
     Attributes:
         name: the phrase, as the captions write it.
-        asks: statements of its presence, in the captions' own words.
+        asks: sub-captions of its presence, in the captions' own words.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,7 +79,7 @@ class Lexicon(BaseModel):
     """Words, findings and alternatives of a set of captions.
 
     Attributes:
-        words: every content word that stands in a visual statement.
+        words: every content word that stands in a visual sub-caption.
         findings: what reports deny in at least ``MIN_CAPTIONS`` captions, most frequent first.
         alternatives: phrase -> phrases that can stand in its place and mean something else.
     """
@@ -94,7 +94,7 @@ class Lexicon(BaseModel):
 def learn_lexicon(captions: Sequence[Caption]) -> Lexicon:
     """Read the three lists off captions (training captions: the model knows no other words)."""
     visual = [s for caption in captions for s in caption.subcaptions if s.decided]
-    words = frozenset(word for statement in visual for word in content_words(statement.content))
+    words = frozenset(word for sub_caption in visual for word in content_words(sub_caption.content))
     findings = _findings(captions)
     topics = {finding.name for finding in findings}
     return Lexicon(words=words, findings=findings, alternatives=_alternatives(visual, topics))
@@ -106,7 +106,7 @@ def content_words(text: str) -> list[str]:
 
 
 def unknown_fraction(text: str, words: Iterable[str]) -> float:
-    """Fraction of a statement's content words that no training caption holds; 1 where it has none at all.
+    """Fraction of a sub-caption's content words that no training caption holds; 1 where it has none at all.
 
     A word counts as known when it stands there in singular or plural.
     """
@@ -116,15 +116,15 @@ def unknown_fraction(text: str, words: Iterable[str]) -> float:
     return len(missing) / len(own) if own else 1.0
 
 
-def denied_phrases(statement: SubCaption) -> list[str]:
+def denied_phrases(sub_caption: SubCaption) -> list[str]:
     """The noun phrases of a denial: "neither necrosis nor calcification is seen" gives both.
 
     The given concept where there is one, else what is left of each part when frame words are taken from its ends.
     """
-    if statement.concept:
-        return [statement.concept]
+    if sub_caption.concept:
+        return [sub_caption.concept]
     found = []
-    for part in _JOINED.split(statement.content):
+    for part in _JOINED.split(sub_caption.content):
         words = _tokens(part)
         inner = _stripped(words)
         kept = " ".join(inner) or next((w for w in words if w in _KEPT_ALONE), "")
@@ -134,7 +134,7 @@ def denied_phrases(statement: SubCaption) -> list[str]:
 
 
 def rewordings(content: str, lexicon: Lexicon) -> list[list[str]]:
-    """A statement with one phrase replaced by its alternatives: a list of rewordings for each such phrase.
+    """A sub-caption with one phrase replaced by its alternatives: a list of rewordings for each such phrase.
 
     Longer phrases come first, and a phrase within one already taken is passed over ("well differentiated" is
     replaced whole, not "well" alone).
@@ -147,13 +147,13 @@ def rewordings(content: str, lexicon: Lexicon) -> list[list[str]]:
 
 
 def exchangeable(content: str, lexicon: Lexicon) -> list[str]:
-    """The phrases of a statement that have alternatives."""
+    """The phrases of a sub-caption that have alternatives."""
     words = _tokens(content)
     return [" ".join(words[a:b]) for a, b in _slots(words, lexicon)]
 
 
 def subjects(content: str, lexicon: Lexicon) -> list[int]:
-    """Which findings of the vocabulary a statement names, by its words; of nested names the longest ones."""
+    """Which findings of the vocabulary a sub-caption names, by its words; of nested names the longest ones."""
     words = _tokens(content)
     named = {
         row: len(name)
@@ -214,13 +214,13 @@ def _findings(captions: Sequence[Caption]) -> tuple[Finding, ...]:
     asks: dict[str, Counter[str]] = defaultdict(Counter)
     for caption in captions:
         here = set()
-        for statement in caption.subcaptions:
-            if not (statement.visual and statement.negated):
+        for sub_caption in caption.subcaptions:
+            if not (sub_caption.visual and sub_caption.negated):
                 continue
-            phrases = denied_phrases(statement)
+            phrases = denied_phrases(sub_caption)
             here |= set(phrases)
             if len(phrases) == 1:
-                asks[phrases[0]][statement.content] += 1
+                asks[phrases[0]][sub_caption.content] += 1
         denied.update(here)
     kept = [name for name, count in denied.most_common() if count >= MIN_CAPTIONS]
     return tuple(
@@ -258,7 +258,7 @@ def _speaks_of(phrase: str, topics: Sequence[set[str]]) -> bool:
 
 
 def _contexts(visual: Sequence[SubCaption]) -> Mapping[tuple[tuple[str, ...], tuple[str, ...]], set[str]]:
-    """Context -> the phrases met in it, from the distinct affirmative statements."""
+    """Context -> the phrases met in it, from the distinct affirmative sub-captions."""
     contexts: dict[tuple[tuple[str, ...], tuple[str, ...]], set[str]] = defaultdict(set)
     for content in sorted({s.content for s in visual if not s.negated}):
         words = [EDGE[0], *_tokens(content), EDGE[1]]

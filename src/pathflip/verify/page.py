@@ -12,7 +12,7 @@ from pathflip.geometry import SlideInfo
 from pathflip.inference import Aligned, EncodedSlide
 from pathflip.io import geojson
 from pathflip.io.files import page_template, write_json, write_text
-from pathflip.plots import COLOR_MAP, RANGE_PERCENTILES, embedded, heat_image, shrunk, top_tiles
+from pathflip.plots import COLOR_MAP, RANGE_PERCENTILES, embedded, heatmap_image, shrunk, top_tiles
 from pathflip.slide import open_slide
 from pathflip.types import Heatmap
 from pathflip.verify.calibration import Fit
@@ -33,7 +33,7 @@ MOST_PICTURES = 40
 MOST_ROWS = 200
 PICTURE_PX = 460
 THUMBNAIL_PX = 900
-HEAT_OPACITY = 0.75
+HEATMAP_OPACITY = 0.75
 MARKED_TILES = 3
 CAUTION = "Research software, not a medical device: a verdict here is no diagnosis and replaces no pathologist."
 
@@ -153,7 +153,7 @@ def _calibration_view(found: Verification) -> dict[str, Any] | None:
     fitted = found.calibration
     if fitted is None:
         return None
-    fits = [_fit_view("sentences", fitted.statements)]
+    fits = [_fit_view("sentences", fitted.sub_captions)]
     if fitted.findings is not None:
         fits.append(_fit_view("findings left out", fitted.findings) | {"low": "–", "high": _two(fitted.omitted_from)})
     return {
@@ -234,13 +234,13 @@ def _heat_panel(heatmap: Heatmap, canvas: NDArray[np.uint8]) -> NDArray[np.uint8
     from matplotlib import colormaps
     from PIL import Image, ImageDraw
 
-    image = heat_image(heatmap, canvas.shape[:2])
+    image = heatmap_image(heatmap, canvas.shape[:2])
     finite = image[np.isfinite(image)]
     low, high = np.percentile(finite, RANGE_PERCENTILES) if len(finite) else (0.0, 1.0)
     scaled = np.clip((np.nan_to_num(image, nan=low) - low) / max(high - low, 1e-6), 0, 1)
     grey = 255 - 0.5 * (255 - canvas @ np.array([0.299, 0.587, 0.114]))
     paper = np.repeat(grey[..., None], 3, axis=2)
-    blend = HEAT_OPACITY * 255 * colormaps[COLOR_MAP](scaled)[..., :3] + (1 - HEAT_OPACITY) * paper
+    blend = HEATMAP_OPACITY * 255 * colormaps[COLOR_MAP](scaled)[..., :3] + (1 - HEATMAP_OPACITY) * paper
     shown = Image.fromarray(np.rint(np.where(np.isfinite(image)[..., None], blend, paper)).astype(np.uint8))
     pen = ImageDraw.Draw(shown)
     scale = canvas.shape[1] / heatmap.grid.info.size0[0]

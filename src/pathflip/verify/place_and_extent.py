@@ -3,7 +3,7 @@
 A model that pools patches by their similarity to a sentence hardly hears its words of place and extent: the best
 patches of "necrosis, upper left" and "necrosis, lower right" are the same ones. Their place and number stand in the
 heatmap of the finding. So the heatmap is described by a few numbers; over the training slides these are averaged for
-every phrase that captions exchange for another in otherwise equal sentences; and a statement is asked whether its
+every phrase that captions exchange for another in otherwise equal sentences; and a sub-caption is asked whether its
 phrase or a rival fits the slide better (linear discriminant analysis, Fisher 1936: one mean a phrase, one covariance).
 No table of place words is needed, and none is used.
 """
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pathflip.inference import Aligned, EncodedSlide
 from pathflip.types import Caption, SubCaption
-from pathflip.verify.heatmaps import encoded_once, heat_of_texts
+from pathflip.verify.heatmaps import encoded_once, tile_similarity
 from pathflip.verify.lexicon import Lexicon, exchangeable, subjects
 
 __all__ = ["DESCRIPTORS", "Shapes", "describe", "describe_findings", "learn_shapes", "shape_lead"]
@@ -74,7 +74,7 @@ def describe_findings(model: Aligned, slide: EncodedSlide, lexicon: Lexicon) -> 
     """The description of every finding of the vocabulary on a slide, from the mean heatmap of its wordings."""
     asks = tuple(ask for finding in lexicon.findings for ask in finding.asks)
     shown = slide.row_of_tile >= 0
-    heat = heat_of_texts(model, slide, encoded_once(model, asks))[:, shown]
+    heat = tile_similarity(model, slide, encoded_once(model, asks))[:, shown]
     ends = np.cumsum([len(finding.asks) for finding in lexicon.findings])
     centres = slide.grid.coords[shown] + slide.grid.tile_px0 / 2
     place = (centres - centres.min(0)) / np.maximum(np.ptp(centres, axis=0), 1)
@@ -88,8 +88,8 @@ def learn_shapes(model: Aligned, pairs: Iterable[tuple[EncodedSlide, Caption]], 
     seen: dict[str, list[np.ndarray]] = defaultdict(list)
     for slide, caption in pairs:
         described = describe_findings(model, slide, lexicon)
-        for statement in caption.subcaptions:
-            for finding, phrase in _phrases(statement, lexicon):
+        for sub_caption in caption.subcaptions:
+            for finding, phrase in _phrases(sub_caption, lexicon):
                 seen[phrase].append(described[finding])
     means = {phrase: np.mean(rows, 0) for phrase, rows in sorted(seen.items()) if len(rows) >= FEWEST_SHOWN}
     if len(means) < 2:
@@ -103,14 +103,14 @@ def learn_shapes(model: Aligned, pairs: Iterable[tuple[EncodedSlide, Caption]], 
 
 
 def shape_lead(
-    statement: SubCaption, described: Float[np.ndarray, "F 8"], lexicon: Lexicon, shapes: Shapes
+    sub_caption: SubCaption, described: Float[np.ndarray, "F 8"], lexicon: Lexicon, shapes: Shapes
 ) -> tuple[float, str] | None:
-    """The smallest lead (log-likelihood) of a phrase of the statement over its rivals, and the rival in words.
+    """The smallest lead (log-likelihood) of a phrase of the sub-caption over its rivals, and the rival in words.
 
-    None where the statement names no finding of the vocabulary or no phrase with a rival.
+    None where the sub-caption names no finding of the vocabulary or no phrase with a rival.
     """
     best: tuple[float, str] | None = None
-    for finding, phrase in _phrases(statement, lexicon):
+    for finding, phrase in _phrases(sub_caption, lexicon):
         rivals = [other for other in lexicon.alternatives[phrase] if other in shapes.means]
         if phrase not in shapes.means or not rivals:
             continue
@@ -127,9 +127,9 @@ def _fit(described: Float[np.ndarray, " 8"], phrase: str, shapes: Shapes) -> flo
     return float(-0.5 * away @ np.array(shapes.precision) @ away)
 
 
-def _phrases(statement: SubCaption, lexicon: Lexicon) -> list[tuple[int, str]]:
-    """(finding, phrase) of an affirmative statement that names a finding."""
-    if statement.negated or not statement.decided:
+def _phrases(sub_caption: SubCaption, lexicon: Lexicon) -> list[tuple[int, str]]:
+    """(finding, phrase) of an affirmative sub-caption that names a finding."""
+    if sub_caption.negated or not sub_caption.decided:
         return []
-    named = subjects(statement.content, lexicon)
-    return [(named[0], phrase) for phrase in exchangeable(statement.content, lexicon)] if named else []
+    named = subjects(sub_caption.content, lexicon)
+    return [(named[0], phrase) for phrase in exchangeable(sub_caption.content, lexicon)] if named else []

@@ -1,9 +1,9 @@
-"""What the model says of statements on a slide, as a row of scores that a calibration weighs.
+"""What the model says of sub-captions on a slide, as a row of scores that a calibration weighs.
 
 One logit is not enough. "Poorly differentiated adenocarcinoma" and "well differentiated adenocarcinoma" share most of
-theirs, so a statement is compared with the same sentence saying something else (``lead``). Place and extent stand in
+theirs, so a sub-caption is compared with the same sentence saying something else (``lead``). Place and extent stand in
 the heatmap rather than in the logit (``shape``). And findings differ in how high they score on any slide, so the
-finding that a statement names is compared with the same finding on other slides (``presence``).
+finding that a sub-caption names is compared with the same finding on other slides (``presence``).
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from pathflip.verify.place_and_extent import Shapes, describe_findings, shape_le
 
 __all__ = [
     "FINDING_SCORES",
-    "STATEMENT_SCORES",
+    "SUB_CAPTION_SCORES",
     "Knowledge",
     "Weighing",
     "finding_logits",
@@ -30,11 +30,11 @@ __all__ = [
     "mentioned_findings",
     "score_rows",
     "synonym_groups",
-    "weigh_statements",
+    "weigh_sub_captions",
 ]
 
 FINDING_SCORES = ("presence",)
-STATEMENT_SCORES = (
+SUB_CAPTION_SCORES = (
     "logit, finding asserted",
     "logit, other",
     "presence, finding asserted",
@@ -78,7 +78,7 @@ class Knowledge(BaseModel):
 
 @dataclass(frozen=True)
 class Weighing:
-    """What the model says of one statement on one slide.
+    """What the model says of one sub-caption on one slide.
 
     Attributes:
         logit: that the slide shows what is stated.
@@ -87,7 +87,7 @@ class Weighing:
         lead: the smallest lead of the logit over a rewording; None where there is none.
         shape: the smallest lead of a phrase of place or extent over its rivals; None where there is none.
         rival: what the slide speaks for instead, in words, where a lead is negative ("" where none is).
-        negated: the statement states an absence.
+        negated: the sub-caption states an absence.
     """
 
     logit: float
@@ -98,53 +98,60 @@ class Weighing:
     negated: bool
 
 
-def weigh_statements(
-    model: Aligned, slide: EncodedSlide, statements: Sequence[SubCaption], knowledge: Knowledge
+def weigh_sub_captions(
+    model: Aligned, slide: EncodedSlide, sub_captions: Sequence[SubCaption], knowledge: Knowledge
 ) -> list[Weighing]:
-    """Evidence for statements about one slide; each distinct text is encoded once."""
-    if not statements:
+    """Evidence for sub-captions about one slide; each distinct text is encoded once."""
+    if not sub_captions:
         return []
     lexicon = knowledge.lexicon
     spoken = lexicon.model_copy(update={"alternatives": knowledge.heard})
-    groups = [[] if s.negated else rewordings(s.content, spoken) for s in statements]
-    texts = sorted({s.text for s in statements} | {t for slots in groups for slot in slots for t in slot})
+    groups = [[] if s.negated else rewordings(s.content, spoken) for s in sub_captions]
+    texts = sorted({s.text for s in sub_captions} | {t for slots in groups for slot in slots for t in slot})
     logit = dict(zip(texts, presence_scores(model, [slide], texts)[0].tolist(), strict=True))
     found = finding_scores(model, [slide], knowledge)[0] if lexicon.findings else np.zeros(0)
     described = describe_findings(model, slide, lexicon) if knowledge.shapes else None
     out = []
-    for statement, slots in zip(statements, groups, strict=True):
+    for sub_caption, slots in zip(sub_captions, groups, strict=True):
         shape = None
         if described is not None and knowledge.shapes is not None:
-            shape = shape_lead(statement, described, lexicon, knowledge.shapes)
-        out.append(_evidence(statement, slots, logit, found, shape, lexicon))
+            shape = shape_lead(sub_caption, described, lexicon, knowledge.shapes)
+        out.append(_weigh(sub_caption, slots, logit, found, shape, lexicon))
     return out
 
 
-def _evidence(
-    statement: SubCaption,
+def _weigh(
+    sub_caption: SubCaption,
     slots: Sequence[Sequence[str]],
     logit: dict[str, float],
     found: Float[np.ndarray, " F"],
     shape: tuple[float, str] | None,
     lexicon: Lexicon,
 ) -> Weighing:
-    own = logit[statement.text]
+    own = logit[sub_caption.text]
     strongest = max((text for slot in slots for text in slot), key=lambda text: logit[text], default="")
     lead = own - logit[strongest] if strongest else None
-    named = subjects(statement.content, lexicon)
+    named = subjects(sub_caption.content, lexicon)
     # A denial of two findings is wrong if either is there; an assertion of two, if either is not.
-    extreme = (-max(found[i] for i in named) if statement.negated else min(found[i] for i in named)) if named else None
+    extreme = (
+        (-max(found[i] for i in named) if sub_caption.negated else min(found[i] for i in named)) if named else None
+    )
     rival = f"“{strongest}”" if lead is not None and lead < 0 else ""
     if shape is not None and shape[0] < min(0.0, lead or 0.0):
         rival = shape[1]
     return Weighing(
-        own, None if extreme is None else float(extreme), lead, shape and shape[0], rival, statement.negated
+        logit=own,
+        presence=None if extreme is None else float(extreme),
+        lead=lead,
+        shape=None if shape is None else shape[0],
+        rival=rival,
+        negated=sub_caption.negated,
     )
 
 
 def score_rows(evidence: Sequence[Weighing]) -> Float[np.ndarray, "n 11"]:
-    """Weighings as the columns ``STATEMENT_SCORES``."""
-    rows = np.zeros((len(evidence), len(STATEMENT_SCORES)))
+    """Weighings as the columns ``SUB_CAPTION_SCORES``."""
+    rows = np.zeros((len(evidence), len(SUB_CAPTION_SCORES)))
     for row, e in zip(rows, evidence, strict=True):
         other = e.presence is None
         denied = e.negated and not other  # its logit is its presence, less what sets findings apart
@@ -180,9 +187,9 @@ def finding_scores(model: Aligned, slides: Sequence[EncodedSlide], knowledge: Kn
     return np.asarray(own @ (together / together.sum(0)))
 
 
-def mentioned_findings(statements: Sequence[SubCaption], knowledge: Knowledge) -> Bool[np.ndarray, " F"]:
+def mentioned_findings(sub_captions: Sequence[SubCaption], knowledge: Knowledge) -> Bool[np.ndarray, " F"]:
     """Which findings the visible sentences of a report speak of, affirming or denying, by any of their names."""
-    said = [set(content_words(s.content)) for s in statements]
+    said = [set(content_words(s.content)) for s in sub_captions]
     findings = knowledge.lexicon.findings
     literal = [any(set(content_words(f.name)) <= own for own in said) for f in findings]
     spoken = {group for group, there in zip(knowledge.groups, literal, strict=True) if there}

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from pathflip.plots import COLOR_MAP, RANGE_PERCENTILES, embedded, heat_image
+from pathflip.plots import COLOR_MAP, RANGE_PERCENTILES, embedded, heatmap_image
 from pathflip.types import Heatmap
 
 __all__ = ["color_bar", "heatmap_panel", "mask_outline", "score_range"]
@@ -26,7 +26,7 @@ def heatmap_panel(heatmap: Heatmap, thumbnail: NDArray[np.uint8]) -> NDArray[np.
     """The map over a pale grey slide, stretched between percentiles of its own scores: colours mean tile, not stain."""
     from matplotlib import colormaps
 
-    image = heat_image(heatmap, thumbnail.shape[:2])
+    image = heatmap_image(heatmap, thumbnail.shape[:2])
     low, high = score_range(heatmap)
     scaled = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
     color = 255 * colormaps[COLOR_MAP](np.nan_to_num(scaled))[..., :3]

@@ -88,11 +88,11 @@ def retrieval_examples(
         best = np.argsort(-matrix[:, column], kind="stable")[:k]
         ranked = [
             RetrievedSlide(
-                cohort.slides[row].slide_id,
-                thumbnail(folder, cohort.slides[row].slide_id, RETRIEVAL_PX),
-                float(matrix[row, column]),
-                bool(row == column),
-                cohort.slides[row].text[:160],
+                slide_id=cohort.slides[row].slide_id,
+                thumbnail=thumbnail(folder, cohort.slides[row].slide_id, RETRIEVAL_PX),
+                score=float(matrix[row, column]),
+                is_own=bool(row == column),
+                excerpt=cohort.slides[row].text[:160],
             )
             for row in best
         ]
@@ -121,12 +121,12 @@ def finding_rows(cohort: Cohort, scores: CohortScores) -> list[FindingRow]:
         found = [entry for entry in scores.grounding if entry[1] == index]
         rows.append(
             FindingRow(
-                finding,
-                int(present[:, index].sum()),
-                metrics.auroc(present[:, index], scores.present["seen"][:, index]),
-                metrics.auroc(~present[:, index], scores.absent["seen"][:, index]),
-                _mean([entry[2] for entry in found]),
-                _mean([entry[3] for entry in found]),
+                finding=finding,
+                present=int(present[:, index].sum()),
+                presence_auroc=metrics.auroc(present[:, index], scores.present["seen"][:, index]),
+                absence_auroc=metrics.auroc(~present[:, index], scores.absent["seen"][:, index]),
+                average_precision=_mean([entry[2] for entry in found]),
+                prevalence=_mean([entry[3] for entry in found]),
             )
         )
     return rows

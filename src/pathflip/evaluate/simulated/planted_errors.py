@@ -29,7 +29,7 @@ from pathflip.types import Caption, SubCaption
 from pathflip.verify.calibration import Calibration
 from pathflip.verify.judge import omission_scores
 from pathflip.verify.lexicon import content_words
-from pathflip.verify.scores import score_rows, weigh_statements
+from pathflip.verify.scores import score_rows, weigh_sub_captions
 
 __all__ = ["ErrorRow", "Planted", "SlideTruth", "VerificationStudy", "plant_errors", "read_truth", "study_verification"]
 
@@ -134,7 +134,15 @@ def plant_errors(truths: Sequence[SlideTruth], seed: int = 0, draws: int = DRAWS
             made = corrupt_report(truth.report, truth.plan, truth.measured, rng, [kind])
             for error in made.errors:
                 sentence, original = error.sentence or "", error.original or ""
-                planted = Planted(row, kind, error.attribute, error.concept, sentence, original, made)
+                planted = Planted(
+                    slide=row,
+                    kind=kind,
+                    attribute=error.attribute,
+                    concept=error.concept,
+                    sentence=sentence,
+                    original=original,
+                    report=made,
+                )
                 found.setdefault((row, kind, sentence, original), planted)
     return list(found.values())
 
@@ -166,8 +174,23 @@ def study_verification(
     sentences = _sentences(truths, planted)
     own = _judged(model, slides, sentences, calibration)
     other = _judged(model, [slides[i] for i in _other_patients(patients)], sentences, calibration)
-    table = _Table(planted, truths, sentences, own, other, _commonness(training_captions), calibration)
-    completeness = _Completeness(model, slides, _other_patients(patients), truths, planted, calibration)
+    table = _Table(
+        planted=planted,
+        truths=truths,
+        sentences=sentences,
+        own=own,
+        other=other,
+        common=_commonness(training_captions),
+        calibration=calibration,
+    )
+    completeness = _Completeness(
+        model=model,
+        slides=slides,
+        other=_other_patients(patients),
+        truths=truths,
+        planted=planted,
+        calibration=calibration,
+    )
     rng = np.random.default_rng(seed)
     rows = []
     for kind in ERROR_KINDS:
@@ -176,11 +199,11 @@ def study_verification(
     truth = np.array([s.said is not None for s in sentences])
     raw = 0.5 * (1 + np.tanh(own.logit / 2))
     return VerificationStudy(
-        tuple(row for row in rows if row.errors),
-        metrics.expected_calibration_error(raw, truth),
-        metrics.expected_calibration_error(own.probability, truth),
-        float(truth.mean()),
-        len(truth),
+        rows=tuple(row for row in rows if row.errors),
+        ece_raw=metrics.expected_calibration_error(raw, truth),
+        ece=metrics.expected_calibration_error(own.probability, truth),
+        fraction_true=float(truth.mean()),
+        sentences=len(truth),
     )
 
 
@@ -192,7 +215,7 @@ class _Sentence:
     """A visible sentence about a slide: a true one and what it states, or (``said`` None) a planted error."""
 
     slide: int
-    statement: SubCaption
+    sub_caption: SubCaption
     said: Statement | None
 
 
@@ -227,9 +250,9 @@ def _judged(
     logit, probability = np.zeros(len(sentences)), np.zeros(len(sentences))
     for row, slide in enumerate(slides):
         places = [i for i, s in enumerate(sentences) if s.slide == row]
-        evidence = weigh_statements(model, slide, [sentences[i].statement for i in places], calibration.knowledge)
+        evidence = weigh_sub_captions(model, slide, [sentences[i].sub_caption for i in places], calibration.knowledge)
         logit[places] = [e.logit for e in evidence]
-        probability[places] = calibration.statements.logistic.probability(score_rows(evidence))
+        probability[places] = calibration.sub_captions.logistic.probability(score_rows(evidence))
     return _Judged(logit, probability)
 
 
@@ -248,8 +271,8 @@ def _commonness(captions: Sequence[Caption]) -> Counter[str]:
     return Counter(word for c in captions for word in {w for s in c.subcaptions for w in _marked_words(s)})
 
 
-def _marked_words(statement: SubCaption) -> list[str]:
-    return [f"not {word}" if statement.negated else word for word in content_words(statement.content)]
+def _marked_words(sub_caption: SubCaption) -> list[str]:
+    return [f"not {word}" if sub_caption.negated else word for word in content_words(sub_caption.content)]
 
 
 class _Table:
@@ -266,11 +289,11 @@ class _Table:
         calibration: Calibration,
     ) -> None:
         self.planted, self.own, self.other = planted, own, other
-        self.place = {(s.slide, s.statement.text, s.said is not None): i for i, s in enumerate(sentences)}
+        self.place = {(s.slide, s.sub_caption.text, s.said is not None): i for i, s in enumerate(sentences)}
         self.said = [s.said for s in sentences]
         self.patient = np.array([truths[s.slide].patient for s in sentences])
-        self.words = np.array([_mean_log([common[w] for w in _marked_words(s.statement)]) for s in sentences])
-        low = calibration.statements.low
+        self.words = np.array([_mean_log([common[w] for w in _marked_words(s.sub_caption)]) for s in sentences])
+        low = calibration.sub_captions.low
         self.contradicted = own.probability <= (-1.0 if low is None else low)
 
     def row(self, kind: str, attribute: str | None, rng: np.random.Generator, num: int) -> ErrorRow:
@@ -281,18 +304,18 @@ class _Table:
         kept = np.concatenate([true, places])
         false, patients = np.arange(len(kept)) >= len(true), self.patient[kept]
         if not len(places):
-            return ErrorRow(kind, attribute, 0, Interval(np.nan, np.nan, np.nan), *[np.nan] * 5)
+            return _no_errors(kind, attribute)
         score = 1 - self.own.probability[kept]
         return ErrorRow(
-            kind,
-            attribute,
-            len(places),
-            bootstrap_interval(metrics.auroc, false, score, rng=rng, patients=patients, num=num),
-            metrics.auroc(false, -self.words[kept]),
-            metrics.auroc(false, 1 - self.other.probability[kept]),
-            self._paired(errors),
-            float(self.contradicted[places].mean()),
-            float(self.contradicted[true].mean()),
+            kind=kind,
+            attribute=attribute,
+            errors=len(places),
+            auroc=bootstrap_interval(metrics.auroc, false, score, rng=rng, patients=patients, num=num),
+            words=metrics.auroc(false, -self.words[kept]),
+            wrong_slide=metrics.auroc(false, 1 - self.other.probability[kept]),
+            paired=self._paired(errors),
+            caught=float(self.contradicted[places].mean()),
+            false_alarms=float(self.contradicted[true].mean()),
         )
 
     def _paired(self, errors: Sequence[Planted]) -> float:
@@ -326,7 +349,7 @@ class _Completeness:
         parsed = [(row, [s for s in map(parse_statement, texts) if s.visual]) for row, texts in reports]
         self.incomplete = np.arange(len(reports)) >= len(truths)
         self.patient = np.array([truths[row].patient for row, _ in reports])
-        self.length = np.array([len(statements) for _, statements in parsed])
+        self.length = np.array([len(sub_captions) for _, sub_captions in parsed])
         self.score = omission_scores(model, [slides[row] for row, _ in parsed], [s for _, s in parsed], calibration)
         wrong = [slides[other[row]] for row, _ in parsed]
         self.wrong = omission_scores(model, wrong, [s for _, s in parsed], calibration)
@@ -345,16 +368,31 @@ class _Completeness:
             for row, score in zip(self.of_slide[incomplete], self.score[incomplete], strict=True)
         ]
         if not pairs:
-            return ErrorRow(OMITTED, None, 0, Interval(np.nan, np.nan, np.nan), *[np.nan] * 5)
-        interval = bootstrap_interval(metrics.auroc, incomplete, self.score, rng=rng, patients=self.patient, num=num)
+            return _no_errors(OMITTED, None)
         return ErrorRow(
-            OMITTED,
-            None,
-            len(pairs),
-            interval,
-            metrics.auroc(incomplete, -self.length),
-            metrics.auroc(incomplete, self.wrong),
-            float(np.mean(pairs)),
-            float(self.named[incomplete].mean()),
-            float(self.named[~incomplete].mean()),
+            kind=OMITTED,
+            attribute=None,
+            errors=len(pairs),
+            auroc=bootstrap_interval(metrics.auroc, incomplete, self.score, rng=rng, patients=self.patient, num=num),
+            words=metrics.auroc(incomplete, -self.length),
+            wrong_slide=metrics.auroc(incomplete, self.wrong),
+            paired=float(np.mean(pairs)),
+            caught=float(self.named[incomplete].mean()),
+            false_alarms=float(self.named[~incomplete].mean()),
         )
+
+
+def _no_errors(kind: str, attribute: str | None) -> ErrorRow:
+    """The row of a kind of which none could be planted."""
+    nan = float("nan")
+    return ErrorRow(
+        kind=kind,
+        attribute=attribute,
+        errors=0,
+        auroc=Interval(nan, nan, nan),
+        words=nan,
+        wrong_slide=nan,
+        paired=nan,
+        caught=nan,
+        false_alarms=nan,
+    )

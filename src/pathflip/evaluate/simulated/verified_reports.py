@@ -127,8 +127,8 @@ def verified_examples(
     for row, (slide, truth) in enumerate(zip(slides, truths, strict=True)):
         rng = np.random.default_rng([seed, row, 1])
         made = corrupt_report(truth.report, truth.plan, truth.measured, rng, ERROR_KINDS)
-        statements = [parse_statement(s.sentence) for s in made.statements]
-        found = verify_report(model, slide, statements, calibration)
+        sub_captions = [parse_statement(s.sentence) for s in made.statements]
+        found = verify_report(model, slide, sub_captions, calibration)
         errors = tuple(_outcome(error, found) for error in made.errors)
         judged.append((-_success(errors), row, made, found, errors))
     judged.sort(key=lambda entry: entry[:2])

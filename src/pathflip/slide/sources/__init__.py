@@ -9,16 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from pathflip.errors import SlideError
+from pathflip.errors import MissingExtraError, SlideError
 from pathflip.slide.sources.openslide import OpenSlideSource, open_openslide, openslide_vendor
 from pathflip.slide.sources.oriented import OrientedSource
 from pathflip.slide.sources.plain_image import open_image
 from pathflip.slide.sources.source import Color, NotHereError, Pixels, Rectangle, Source
+from pathflip.slide.sources.through_fastslide import AS_ASKED, fastslide_format, is_ome_zarr, open_fastslide
 from pathflip.slide.sources.tiff_header import check_tiff_header
 
-__all__ = ["Pixels", "Reader", "Rectangle", "Source", "open_source"]
+__all__ = ["Pixels", "Reader", "Rectangle", "Source", "is_ome_zarr", "open_source"]
 
-Reader = Literal["auto", "openslide"]
+Reader = Literal["auto", "openslide", "fastslide"]
 
 
 _TIFF_VENDORS = ("aperio", "generic-tiff", "philips")
@@ -31,8 +32,15 @@ def open_source(path: Path, name: str, background: Color, reader: Reader, slide_
     Raises:
         SlideError: nothing can read it, or it would be read wrongly.
     """
+    kind = fastslide_format(path)
+    if reader == "fastslide" or kind == "Olympus VSI" or path.is_dir():
+        return open_fastslide(path, name, background, slide_mpp, AS_ASKED if reader == "fastslide" else kind or "")
     is_tiff = check_tiff_header(path)
     vendor = openslide_vendor(path)
+    if kind is not None and vendor is None:
+        return open_fastslide(path, name, background, slide_mpp, kind)
+    if kind is not None and reader == "auto":
+        return _openslide_else_fastslide(path, name, background, slide_mpp, kind)
     if not is_tiff and vendor is None:
         return open_image(path, name, background, slide_mpp)
     if vendor == "dicom":
@@ -57,6 +65,17 @@ def open_source(path: Path, name: str, background: Color, reader: Reader, slide_
     if vendor is None:
         raise SlideError(f"slide '{path}': a TIFF that cannot be read: {why}; copy or export it again")
     return _because(why, through_openslide or open_openslide(path, name, background, slide_mpp))
+
+
+def _openslide_else_fastslide(path: Path, name: str, background: Color, slide_mpp: float | None, kind: str) -> Source:
+    """OpenSlide reads only part of what its formats allow (CZI without a third dimension)."""
+    try:
+        return open_openslide(path, name, background, slide_mpp)
+    except SlideError as error:
+        try:
+            return open_fastslide(path, name, background, slide_mpp, kind)
+        except MissingExtraError as missing:
+            raise SlideError(f"{error}; another reader may open it: {missing}") from None
 
 
 def _check_dicom(path: Path) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from pathflip.errors import SlideError
+from pathflip.errors import SlideError, SlideLostError
 from pathflip.geometry import Box, SlideInfo
+from pathflip.slide.sources.finer_level import DamageNotes, from_finer_level
 from pathflip.slide.sources.resolution import resolution_from_properties
 from pathflip.slide.sources.source import Color, Pixels, Source, flatten, read_error
 from pathflip.slide.sources.tiff_pages import level_factor
@@ -26,11 +27,27 @@ class OpenSlideSource(Source):
         self.background = background
         self._path = path
         self._handle = handle
+        self._damage = DamageNotes()
         self._lock = threading.Lock()
 
     def read(
         self, level: int, x: int, y: int, width: int, height: int, halvings: int = 0
     ) -> tuple[Pixels, float, float]:
+        try:
+            return self._stored(level, x, y, width, height)
+        except SlideLostError:
+            raise
+        except SlideError as error:
+            if level == 0:
+                raise
+            try:
+                pixels = from_finer_level(self, level, x, y, width, height)
+            except SlideError:
+                raise error from None
+            self._damage.say(self.info.slide_id, level, str(error).partition(": ")[2])
+            return pixels, 0.0, 0.0
+
+    def _stored(self, level: int, x: int, y: int, width: int, height: int) -> tuple[Pixels, float, float]:
         # OpenSlide takes level-0 corners and divides by its own downsample (the mean ratio of sizes, 3.9996 for a
         # true 4): the rectangle starts at a fraction of a level pixel, which is handed on rather than lost.
         handle = self._opened()

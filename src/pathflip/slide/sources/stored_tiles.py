@@ -3,19 +3,16 @@
 What the ways of reading that decode a file's own tiles have in common. A subclass says how one tile is decoded.
 """
 
-import threading
-import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, floor
 from pathlib import Path
 
 import numpy as np
 
 from pathflip.errors import SlideError, SlideLostError
 from pathflip.geometry import SlideInfo
-from pathflip.slide.resample import resample
+from pathflip.slide.sources.finer_level import DamageNotes, from_finer_level
 from pathflip.slide.sources.source import BatchReader, Color, Pixels, Rectangle, Source, read_error
 from pathflip.slide.sources.tile_cache import CachedTile, TileCache
 from pathflip.slide.sources.tile_parts import BatchNeeds, TileKey, TilePart, parts_under
@@ -29,8 +26,6 @@ FINER_BY = 0.05
 """A level is halved while decoding if what is left is at most this much coarser than wanted (then enlarged, cubic)."""
 MUCH_TO_DECODE = 0.1
 """With fewer pixels to decode for each pixel to copy, a batch is read by one thread: copies wait for each other."""
-_FINER_BLOCK = 2048
-"""Side of the blocks of a finer level that a left-out or damaged tile is made from: bounds their memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +58,7 @@ class StoredTiles(Source):
         self._levels = tuple(levels)
         self._path = path
         self._cache = TileCache(CACHE_BYTES)
-        self._lock = threading.Lock()
-        self._replaced: set[int] = set()
+        self._damage = DamageNotes()
 
     @abstractmethod
     def _decoded(self, level: int, index: int, halvings: int, out: Pixels | None = None) -> Pixels:
@@ -167,7 +161,7 @@ class StoredTiles(Source):
                 pixels = self._from_finer(level, index, halvings)
             except SlideError:
                 raise error from None
-            self._say_once(level, index, error)
+            self._damage.say(self.info.slide_id, level, f"tile {index}: {error}")
             return pixels
 
     def _is_absent(self, level: int, index: int) -> bool:
@@ -178,48 +172,14 @@ class StoredTiles(Source):
         """Whether the file leaves out this tile and everything finer under it."""
         return level == 0
 
-    def _say_once(self, level: int, index: int, error: Exception) -> None:
-        with self._lock:
-            if level in self._replaced:
-                return
-            self._replaced.add(level)
-        reason = " ".join(str(error).split())
-        warnings.warn(
-            f"slide '{self.info.slide_id}': level {level} is damaged (tile {index}: {reason}); "
-            f"where it is, pixels come from level {level - 1}",
-            stacklevel=2,
-        )
-
     def _from_finer(self, level: int, index: int, halvings: int) -> Pixels:
-        """A tile made from the next finer level, by the mean over each pixel's area; background where nothing is."""
+        """A tile made from the next finer level."""
         stored = self._levels[level]
         tile_w, tile_h = stored.tile[0] >> halvings, stored.tile[1] >> halvings
-        canvas = np.empty((tile_h, tile_w, 3), np.uint8)
-        canvas[:] = self.background
-        if self._is_empty(level, index):
-            return canvas
         row, column = divmod(index, stored.columns)
-        scale = self.info.downsamples[level] / self.info.downsamples[level - 1] * 2**halvings
-        x, y = column * tile_w, row * tile_h
-        width = min(tile_w, -(-stored.size[0] >> halvings) - x)
-        height = min(tile_h, -(-stored.size[1] >> halvings) - y)
-        step = max(1, int(_FINER_BLOCK / scale))
-        for top in range(0, height, step):
-            for left in range(0, width, step):
-                out = min(step, width - left), min(step, height - top)
-                canvas[top : top + out[1], left : left + out[0]] = self._shrunk(
-                    level - 1, x + left, y + top, out, scale
-                )
-        return canvas
-
-    def _shrunk(self, level: int, x: int, y: int, out: tuple[int, int], scale: float) -> Pixels:
-        """``out`` columns and rows, each over ``scale`` pixels of ``level``, from the corner ``(x, y)`` so counted."""
-        full_w, full_h = self.sizes[level]
-        left, top = min(floor(x * scale), full_w - 1), min(floor(y * scale), full_h - 1)
-        right = max(left + 1, min(full_w, ceil((x + out[0]) * scale - 1e-9)))
-        bottom = max(top + 1, min(full_h, ceil((y + out[1]) * scale - 1e-9)))
-        pixels, dx, dy = self.read(level, left, top, right - left, bottom - top)
-        return resample(pixels, x * scale - left - dx, y * scale - top - dy, out[0] * scale, out[1] * scale, out)
+        if self._is_empty(level, index):
+            return np.broadcast_to(np.asarray(self.background, np.uint8), (tile_h, tile_w, 3))
+        return from_finer_level(self, level, column * tile_w, row * tile_h, tile_w, tile_h, halvings)
 
     def _failure(self, level: int, index: int, error: Exception) -> SlideError:
         if isinstance(error, OSError):  # the share or the disk, not the tile

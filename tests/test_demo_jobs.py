@@ -1,0 +1,35 @@
+"""Jobs side by side: each after what it waits for, the first first, and what one raises is raised."""
+
+import operator
+import time
+from graphlib import CycleError
+
+import pytest
+
+from pathflip.demo.jobs import Job, run_jobs
+
+
+def test_jobs_wait_for_those_before_them_and_results_come_back_by_name():
+    jobs = [
+        Job("second", time.time_ns, after=("first",)),
+        Job("first", time.time_ns),
+        Job("third", operator.add, (1, 2), after=("first", "second")),
+    ]
+    ticks = []
+    done = run_jobs(jobs, 2, lambda: ticks.append(1))
+    assert done["first"].result < done["second"].result
+    assert done["third"].result == 3
+    assert set(done) == {"first", "second", "third"}
+    assert ticks
+
+
+def test_of_free_jobs_the_one_that_stands_first_goes_first():
+    done = run_jobs([Job(name, time.time_ns) for name in "abc"], 1)
+    assert done["a"].result < done["b"].result < done["c"].result
+
+
+def test_what_a_job_raises_is_raised_and_a_circle_is_refused():
+    with pytest.raises(ZeroDivisionError):
+        run_jobs([Job("a", operator.truediv, (1, 0))], 1)
+    with pytest.raises(CycleError):
+        run_jobs([Job("a", time.time_ns, after=("b",)), Job("b", time.time_ns, after=("a",))], 1)
