@@ -387,6 +387,21 @@ def test_a_language_model_that_moved_is_found_where_it_is_said_to_be(tmp_path):
     assert load_assistant(tmp_path / "saved", language_model=tmp_path / "moved").language.train == "frozen"
 
 
+@pytest.mark.parametrize("train", ["frozen", "lora"])
+def test_another_language_model_of_the_same_shape_is_refused(tmp_path, train):
+    """Adapters on a foreign base answer fluently and mean nothing."""
+    assistant = assemble(tmp_path, train=train)
+    save_assistant(
+        tmp_path / "saved", assistant.model, language=assistant.language, template=assistant.template,
+        aligned=tmp_path / "aligned",
+    )  # fmt: skip
+    load_assistant(tmp_path / "saved")
+    file = tmp_path / "lm" / "model.safetensors"
+    save_file({name: value + 0.01 for name, value in load_file(file).items()}, file, {"format": "pt"})
+    with pytest.raises(CheckpointError, match="was trained on a language model with digest"):
+        load_assistant(tmp_path / "saved")
+
+
 def test_a_checkpoint_of_the_first_release_loads(tmp_path):
     assistant = assemble(tmp_path)
     words = {"language": assistant.language, "template": assistant.template, "aligned": tmp_path / "aligned"}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pathflip.checkpoint import InputContract, load_checkpoint, save_checkpoint
@@ -195,6 +195,14 @@ def pickled(path: Path) -> None:
     (path / "model.safetensors").write_bytes(pickle.dumps(Bomb()))
 
 
+def changed_weights(change):
+    def damage(path: Path) -> None:
+        weights = {name: change(value) for name, value in load_file(path / "model.safetensors").items()}
+        save_file(weights, path / "model.safetensors")
+
+    return damage
+
+
 def edit(**changes):
     def change(path: Path) -> None:
         config = json.loads((path / "config.json").read_text())
@@ -224,6 +232,11 @@ def edit(**changes):
             r"missing 5 \(first.bias, .*unknown 1",
         ),
         (lambda path: (path / "tokenizer").mkdir(), "the tokenizer cannot be read"),
+        (lambda path: (path / "config.json").write_text("[" * 100_000), "config.json: cannot be read as JSON"),
+        (edit(model={"kind": "tied", "width": 10**7}), "weights do not fit the model of config.json"),
+        (edit(model={**SIZE, "num_layers": 10**9}), "num_layers 1000000000, but model.safetensors holds"),
+        (changed_weights(lambda value: value.to(torch.int8)), "hold int8, expected floating point"),
+        (changed_weights(lambda value: value.float() / 0), "hold NaN or infinity"),
     ],
 )
 def test_damaged_and_foreign_checkpoints_are_one_clear_line(saved, damage, message, monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 import tiny_align
 from pathflip.errors import ConfigError, TrainingError
 from pathflip.train import AlignStep, OptimConfig, TrainConfig, fit, read_metrics
+from pathflip.train.run_folder import digest_of, only_training_here
 from tiny_align import TinyAlign, batches, evaluate, poison, save
 
 TINY = Path(tiny_align.__file__)
@@ -211,6 +213,31 @@ def test_a_directory_with_a_run_is_not_overwritten_and_other_settings_do_not_res
         fit(AlignStep(TinyAlign()), batches(), config=config(seed=1), out=tmp_path, resume=True)
     finished = fit(AlignStep(TinyAlign()), batches(), config=config(), out=tmp_path, resume=True)
     assert finished.step == 6
+
+
+def test_two_trainings_do_not_share_a_directory(tmp_path):
+    with only_training_here(tmp_path), pytest.raises(TrainingError, match="another training writes here"):
+        train(tmp_path)
+    assert train(tmp_path)[1].step == 6
+
+
+def test_checkpoints_whose_state_is_gone_are_not_replaced(tmp_path):
+    train(tmp_path)
+    shutil.rmtree(tmp_path / "state")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "last").iterdir()}
+    for resume in (False, True):
+        with pytest.raises(TrainingError, match="'last' but no training state"):
+            fit(AlignStep(TinyAlign()), batches(), config=config(), out=tmp_path, save=save, resume=resume)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "last").iterdir()} == before != {}
+
+
+def test_a_run_goes_on_with_the_data_it_began_with_and_no_other(tmp_path):
+    begun = {"captions": digest_of(["a"]), "tokenizer": digest_of("t")}
+    fit(AlignStep(TinyAlign()), batches(), config=config(), out=tmp_path, data=begun)
+    other = {**begun, "captions": digest_of(["b"])}
+    with pytest.raises(TrainingError, match="the captions differ"):
+        fit(AlignStep(TinyAlign()), batches(), config=config(), out=tmp_path, resume=True, data=other)
+    assert fit(AlignStep(TinyAlign()), batches(), config=config(), out=tmp_path, resume=True, data=begun).step == 6
 
 
 def test_damaged_or_foreign_state_is_one_line(tmp_path):

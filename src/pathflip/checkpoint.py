@@ -180,12 +180,17 @@ def load_checkpoint(
     weights = _read_weights(path / "model.safetensors")
     try:
         contract = InputContract(**config["contract"])
+        _refuse_more_layers_than_weights(path, config["model"], len(weights))
+        with torch.device("meta"):  # shapes without memory: config.json may say anything
+            outline = (build or _build_model)(config["model"])
+        _check_weights(path, outline, weights)
         model = (build or _build_model)(config["model"])
-    except (ConfigError, ValidationError, KeyError, TypeError) as error:
+    except (ConfigError, ValidationError, KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path / 'config.json'}: settings cannot be used: {_one_line(error)}") from error
-    _fill(path, model, weights)
+    model.load_state_dict(weights)
     folder = path / "tokenizer"
     tokenizer = _read_tokenizer(folder, load_tokenizer) if folder.is_dir() else None
+    _check_vocabulary(path, config["model"], tokenizer)
     return Checkpoint(model.eval(), tokenizer, contract, config, path)
 
 
@@ -215,7 +220,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     file = path / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{file}: cannot be read as JSON ({_one_line(error)}); the checkpoint is damaged"
         ) from error
@@ -248,8 +253,26 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _fill(path: Path, model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Put weights into the model; every name and shape must match."""
+def _refuse_more_layers_than_weights(path: Path, settings: Mapping[str, Any], num_weights: int) -> None:
+    """A model has a tensor a layer at least; one of a thousand million layers would be built for hours."""
+    for name, value in settings.items():
+        if "layers" in name and isinstance(value, int) and value > num_weights:
+            raise CheckpointError(
+                f"{path}: config.json says {name} {value}, but model.safetensors holds {num_weights} tensors; "
+                "the two are not of one checkpoint"
+            )
+
+
+def _check_vocabulary(path: Path, settings: Mapping[str, Any], tokenizer: Any) -> None:
+    rows, words = settings.get("vocab_size"), getattr(tokenizer, "vocab_size", None)
+    if isinstance(rows, int) and isinstance(words, int) and words > rows:
+        raise CheckpointError(
+            f"{path}: its tokenizer has {words} ids, the model {rows} embeddings; they are not of one checkpoint"
+        )
+
+
+def _check_weights(path: Path, model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Every name, shape and kind of number must be the model's, and every number finite."""
     own = model.state_dict()
     missing, foreign = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     shapes = sorted(name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape)
@@ -258,7 +281,15 @@ def _fill(path: Path, model: nn.Module, weights: dict[str, Tensor]) -> None:
             f"{path}: weights do not fit the model of config.json: missing {_some(missing)}, unknown {_some(foreign)}, "
             f"other shape {_some(shapes)}; config.json and model.safetensors are not of one checkpoint"
         )
-    model.load_state_dict(weights)
+    kinds = sorted(n for n, value in own.items() if value.is_floating_point() != weights[n].is_floating_point())
+    if kinds:
+        found = str(weights[kinds[0]].dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"{path}: {_some(kinds)} hold {found}, expected floating point; it was quantised elsewhere"
+        )
+    bad = [n for n, value in weights.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    if bad:
+        raise CheckpointError(f"{path}: {_some(bad)} hold NaN or infinity; train again, or copy the checkpoint again")
 
 
 def _read_tokenizer(folder: Path, load: Callable[[Path], Any] | None) -> Any:

@@ -15,6 +15,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,30 @@ def stored_weights(model: Assistant, language: LanguageModelSpec) -> dict[str, T
     return out
 
 
+def base_digest(model: Assistant) -> str:
+    """A digest of the language model that adapters and projector were trained on: names, shapes and some values of
+    each of its own weights. Adapters change none of them, so it is the same before and after."""
+    digest = sha256()
+    for name, value in sorted(model.lm.state_dict().items()):
+        if "lora_" not in name:
+            ends = torch.cat([value.flatten()[:32], value.flatten()[-32:]]).detach().cpu()
+            plain = name.replace(".base_layer.", ".").removeprefix("base_model.model.")
+            digest.update(f"{plain} {tuple(value.shape)} {ends.double().tolist()}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _check_base(path: Path, model: Assistant, language: LanguageModelSpec, config: Mapping[str, Any]) -> None:
+    """Adapters and projector fit the language model they were trained on, and no other of the same shape."""
+    trained_on = config.get("language_base")
+    if language.owns_weights or trained_on is None or language.quantise:
+        return
+    if (found := base_digest(model)) != trained_on:
+        raise CheckpointError(
+            f"{path}: was trained on a language model with digest {trained_on}, the one at hand "
+            f"('{language.source}', or what --language-model named) has {found}; give the one it was trained on"
+        )
+
+
 def save_assistant(
     path: str | Path,
     model: Assistant,
@@ -128,6 +153,7 @@ def save_assistant(
         "assistant": model.config.model_dump(mode="json"),
         "measures": MEASURES_VERSION,
         "language": language.model_dump(mode="json"),
+        "language_base": base_digest(model),
         "fallback_template": template.is_fallback,
         "recipe": dict(recipe or {}),
         "metrics": dict(metrics or {}),
@@ -167,6 +193,7 @@ def load_assistant(
     template = ChatTemplate(open_tokenizer(path / "language"), language.template)
     lm = _language_model(path, language, language_model)
     model = Assistant(shown, lm, [ids[-1] for ids in template.letter_ids(MOST_OPTIONS)])
+    _check_base(path, model, language, config)
     _fill(path, model, language)
     aligned = load(path / "aligned", chosen)
     model.to(chosen).eval().requires_grad_(False)
@@ -208,6 +235,13 @@ def _fill(path: Path, model: Assistant, language: LanguageModelSpec) -> None:
             f"other shape {shapes[:2]}; another version of PathFLIP wrote it, or the files are not of one checkpoint: "
             "train it again, or use that version"
         )
+    kinds = [n for n, value in own.items() if value.is_floating_point() != weights[n].is_floating_point()]
+    bad = [n for n in own if weights[n].is_floating_point() and not torch.isfinite(weights[n]).all()]
+    if kinds or bad:
+        raise CheckpointError(
+            f"{file}: {(kinds or bad)[0]} holds {'no floating-point numbers' if kinds else 'NaN or infinity'}; "
+            "copy the assistant again, or train it again"
+        )
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(weights[name])
@@ -228,7 +262,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     file = path / "config.json"
     try:
         config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: cannot be read as JSON ({' '.join(str(error).split())[:120]})") from None
     if config.get("format") != FORMAT or config.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(

@@ -36,6 +36,7 @@ from pathflip.train import (
     TrainResult,
     fit,
 )
+from pathflip.train.run_folder import digest_of
 from pathflip.types import Caption, SlideFeatures
 
 __all__ = ["AlignRecipe", "feature_statistics", "read_split", "train_align"]
@@ -180,6 +181,11 @@ def train_align(
         save=save,
         resume=resume,
         on_step=on_step,
+        data={
+            "captions": digest_of([[c.slide_id, c.text, [s.content for s in c.subcaptions]] for c in captions]),
+            "tokenizer": digest_of(tokenizer.backend.to_str()),
+            "feature files": digest_of(sorted(file.name for file in files)),
+        },
     )
 
 

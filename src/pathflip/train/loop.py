@@ -28,6 +28,7 @@ from pathflip.processes import freed_memory_is_reused
 from pathflip.train import deepspeed
 from pathflip.train.batches import Batches, Prefetcher, pinned
 from pathflip.train.optim import OptimConfig, build_optimizer, learning_rate, set_learning_rate
+from pathflip.train.run_folder import only_training_here, refuse_lost_state, same_data
 from pathflip.train.state import is_sharded, latest_state, load_state, save_state, whole_weights
 from pathflip.train.training_log import MetricsLog
 
@@ -139,6 +140,7 @@ class _Run:
     clock: float = 0.0
     seconds: float = 0.0  # training time and slides since the last line of the log
     slides: int = 0
+    data: dict[str, str] = field(default_factory=dict)  # digests of what it learns from
 
 
 def fit(
@@ -151,6 +153,7 @@ def fit(
     save: Save | None = None,
     resume: bool = False,
     on_step: Callable[[Mapping[str, float]], None] | None = None,
+    data: Mapping[str, str] | None = None,
 ) -> TrainResult:
     """Train ``step.model`` and leave checkpoints, metrics and a resumable state under ``out``.
 
@@ -165,18 +168,22 @@ def fit(
         evaluators: by name; their metrics are logged as "name/metric".
         save: writes a checkpoint of the model (normally ``save_checkpoint`` with the run's facts filled in).
         resume: go on from ``out/state`` if it is there.
+        data: digests of what the run learns from (captions, tokenizer, …); going on with others is refused.
         on_step: called with every line of ``metrics.jsonl`` as it is written (a progress bar, a tracker).
 
     Raises:
         TrainingError: a loss or gradient was not finite (weights stay as before that step, and nothing is saved);
-            ``out`` holds a run and ``resume`` is False; the stored run had other settings.
+            ``out`` holds a run and ``resume`` is False, or checkpoints without a state, or another training writes
+            there; the stored run had other settings or data.
         ConfigError: settings that cannot be met here.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
     """
     accelerator = _accelerator(config)
     reuse = freed_memory_is_reused() if accelerator.device.type == "cpu" else nullcontext()
-    with _own_random_state(accelerator, config), _stop_request() as stop, reuse:
+    alone = only_training_here(Path(out), accelerator.is_main_process)
+    with alone, _own_random_state(accelerator, config), _stop_request() as stop, reuse:
         run = _prepare(accelerator, step, config, Path(out), evaluators or {}, save, stop, on_step)
+        run.data = dict(data or {})
         _start_or_resume(run, resume)
         try:
             _train(run, batches)
@@ -240,6 +247,8 @@ def _refuse_what_cannot_be(accelerator: Accelerator, step: nn.Module) -> None:
 def _start_or_resume(run: _Run, resume: bool) -> None:
     found = latest_state(run.out / "state")
     if found is None:
+        if run.accelerator.is_main_process:
+            refuse_lost_state(run.out)
         run.log.open(keep_until=0)
         return
     if not resume:
@@ -249,6 +258,7 @@ def _start_or_resume(run: _Run, resume: bool) -> None:
         )
     record = load_state(found, run.bare, run.optimizer.optimizer)
     _same_settings(run.config, record["config"])
+    same_data(run.out, record.get("data"), run.data)
     run.done, run.best, run.metrics = record["step"], record["best"], record["metrics"]
     if run.accelerator.scaler is not None and record["scaler"]:
         run.accelerator.scaler.load_state_dict(record["scaler"])
@@ -475,6 +485,7 @@ def _save_all(run: _Run) -> None:
     record = {
         "step": run.done,
         "config": run.config.model_dump(mode="json"),
+        "data": run.data,
         "best": run.best,
         "metrics": run.metrics,
         "scaler": scaler.state_dict() if scaler is not None else None,

@@ -1,0 +1,77 @@
+"""A run's directory: one training at a time, and the same data when it is gone on with."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pathflip.errors import OutputError, TrainingError
+
+__all__ = ["digest_of", "only_training_here", "refuse_lost_state", "same_data"]
+
+
+@contextmanager
+def only_training_here(out: Path, main_process: bool = True) -> Iterator[None]:
+    """Hold the directory while a training writes into it.
+
+    Raises:
+        TrainingError: another training holds it. OutputError: it cannot be written to.
+    """
+    if not main_process:
+        yield
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise TrainingError(
+            f"{out}: another training writes here; wait until it ends, or choose another --out"
+        ) from None
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written to ({error.strerror or error}); choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def refuse_lost_state(out: Path) -> None:
+    """Refuse to begin a run over checkpoints whose training state is gone.
+
+    Raises:
+        TrainingError: there are such checkpoints.
+    """
+    kept = [name for name in ("last", "best") if (out / name).exists()]
+    if kept:
+        raise TrainingError(
+            f"{out} holds the checkpoint '{kept[0]}' but no training state to go on from; it would be replaced: "
+            "choose another --out, or move it away"
+        )
+
+
+def digest_of(value: Any) -> str:
+    """A short SHA-256 of anything JSON can hold."""
+    return sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def same_data(out: Path, stored: Mapping[str, str] | None, data: Mapping[str, str]) -> None:
+    """Refuse to go on with other data: the same weights would then read other words, or other slides.
+
+    Args:
+        stored: what the run began with; None for a run of an older version, which did not say.
+        data: a digest for each thing that must not change, by its name.
+
+    Raises:
+        TrainingError: the first that changed, by name.
+    """
+    changed = [name for name, digest in data.items() if stored is not None and stored.get(name) != digest]
+    if changed:
+        raise TrainingError(
+            f"resume: the {changed[0]} differ from those that {out} began with; go on with the same files, or choose "
+            "another --out to start a new run"
+        )
