@@ -158,7 +158,10 @@ def clip_abmil() -> AlignRecipe:
 
 
 def clip_best() -> AlignRecipe:
-    """ABMIL CLIP with all that a global model can use of ``align_base``: neighbourhood context, the same text tower."""
+    """ABMIL CLIP with all that a global model can use of ``align_base``: neighbourhood context, the same text tower.
+
+    ``pathflip train clip_best --features F --captions C --out runs/clip_best``
+    """
     abmil = clip_abmil()
     text = abmil.text.model_copy(update={"pretrained": TEXT_ENCODER})
     return abmil.model_copy(update={"name": "clip_best", "model": {**abmil.model, "context": True}, "text": text})
