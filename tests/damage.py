@@ -121,6 +121,14 @@ def tiff_fields(data):
     return fields
 
 
+def tiff_entries(data):
+    """(position, tag) of every entry of the directories."""
+    width = 20 if data[2] == 43 else 12
+    entries = [position for position, _ in tiff_fields(data)]
+    numbers = ((at, int.from_bytes(data[at : at + 2], "little")) for at in entries)
+    return [(at, tag) for at, tag in numbers if 254 <= tag <= 532 and at + width <= len(data)]
+
+
 @st.composite
 def damaged_tiffs(draw, bases):
     """A pyramid with one to four fields overwritten, bytes changed, or its end missing."""
@@ -140,6 +148,17 @@ def damaged_tiffs(draw, bases):
             del data[draw(st.integers(len(data) // 2, len(data) - 1)) :]
             fields = [(position, width) for position, width in fields if position + width <= len(data)]
     return bytes(data)
+
+
+@st.composite
+def nudged_tiffs(draw, data):
+    """One value of one directory entry a little off, or another small number: headers that still make sense."""
+    entries = tiff_entries(data)
+    position, _ = entries[draw(st.integers(0, len(entries) - 1))]
+    at, width = (position + 12, 8) if data[2] == 43 else (position + 8, 4)
+    value = int.from_bytes(data[at : at + width], "little")
+    value = max(0, draw(st.sampled_from((value - 1, value + 1, value * 2, value // 2)) | st.integers(0, 9)))
+    return data[:at] + (value % 2 ** (8 * width)).to_bytes(width, "little") + data[at + width :]
 
 
 PIXEL_CASES = (
@@ -177,9 +196,10 @@ def damaged_slides(draw, bases):
         words.append(f"tile {tile} of page {page.index}: {how} from byte {half - offset} of {count}")
         if draw(st.booleans()):
             return data, words
-    damaged = draw(damaged_tiffs([data]))
-    changed = [at for at, (a, b) in enumerate(zip(data, damaged, strict=False)) if a != b]
-    return damaged, [*words, f"bytes {changed[:12]} changed, length {len(damaged)} of {len(data)}"]
+    damaged = draw(damaged_tiffs([data]) | nudged_tiffs(data))
+    changed = [(at, b) for at, (a, b) in enumerate(zip(data, damaged, strict=False)) if a != b]
+    tags = {tag for at, _ in changed for start, tag in tiff_entries(data) if start <= at < start + 20}
+    return damaged, [*words, f"{changed[:12]} in entries of tags {sorted(tags)}, {len(damaged)} of {len(data)} bytes"]
 
 
 def write_feature_file(path):

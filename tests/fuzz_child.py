@@ -79,12 +79,23 @@ def _by_tifffile(path):
             direct = int(page.photometric) == 2 or int(page.compression) == 7
             if not (plain and direct and page.imagewidth * page.imagelength < 2**24) or page.imagedepth != 1:
                 continue
+            if int(page.compression) == 7 and _contradicts(path, page):
+                continue
             with _Silence(logged) as silence:
                 pixels = page.asarray()
             if pixels.ndim != 3 or silence.spoke:
                 continue
             pixels = np.moveaxis(pixels, 0, -1) if pixels.shape[0] == 3 and pixels.shape[-1] != 3 else pixels
             yield (page.imagewidth, page.imagelength), pixels[:REGION_PX, :REGION_PX]
+
+
+def _contradicts(path, page):
+    """Whether the JPEGs' own marker names another colour space than the TIFF, which then decides (as in OpenSlide)."""
+    with open(path, "rb") as file:
+        file.seek(page.dataoffsets[0])
+        head = file.read(2000)
+    at = head.find(b"Adobe\x00")
+    return at > 0 and (head[at + 11] == 0) == (int(page.photometric) == 6)
 
 
 class _Silence(logging.Handler):

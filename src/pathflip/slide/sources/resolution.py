@@ -66,7 +66,7 @@ class Resolution:
     @property
     def question(self) -> str:
         """What to ask the user, or nothing: a value that is possible, but not a scanner's finest level."""
-        if self.x is None or self.y is None or not self.is_plausible or (self.x + self.y) / 2 <= COARSEST_SCAN_MPP:
+        if self.x is None or self.y is None or not self.is_plausible or (self.x + self.y) / 2 <= COARSEST_SCAN_MPP * 1.01:
             return ""
         mpp = (self.x + self.y) / 2
         return (

@@ -148,6 +148,10 @@ def _check_samples(path: Path, page: Any) -> None:
         raise _refusal(path, page, f"its colours are stored as {name} (photometric {photometric})")
     if int(page.imagedepth) != 1:
         raise _refusal(path, page, f"its pages are {int(page.imagedepth)} planes deep")
+    if int(page.planarconfig) not in (1, 2):
+        raise _refusal(
+            path, page, f"its colours are arranged in an unknown way (PlanarConfiguration {page.planarconfig})"
+        )
     if int(page.predictor) not in (1, 2):
         raise _refusal(path, page, f"its pixels are predicted by rule {int(page.predictor)}")
     if int(getattr(page.tags.get(266), "value", 1)) == 2:
