@@ -66,9 +66,9 @@ class Resolution:
     @property
     def question(self) -> str:
         """What to ask the user, or nothing: a value that is possible, but not a scanner's finest level."""
-        if self.x is None or self.y is None or not self.is_plausible or (self.x + self.y) / 2 <= COARSEST_SCAN_MPP * 1.01:
+        mpp = ((self.x or 0.0) + (self.y or 0.0)) / 2
+        if not self.is_plausible or mpp <= COARSEST_SCAN_MPP * 1.01:
             return ""
-        mpp = (self.x + self.y) / 2
         return (
             f"the file says {mpp:.4g} µm a pixel, coarser than a scanner's finest level (at most "
             f"{COARSEST_SCAN_MPP:g}); if a unit slipped (it may be {mpp / 10:.3g}), give the true one with --slide-mpp"
