@@ -7,10 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from pathflip.cli.app import (
+    Encoding,
     Features,
     Json,
     Model,
     Out,
+    PartColumn,
+    ReportColumn,
+    SlideColumn,
     SlideMPP,
     app,
     as_row,
@@ -48,21 +52,36 @@ def train(
         list[str] | None, typer.Option("--set", help="KEY=VALUE, for example train.optim.lr=5e-4.")
     ] = None,
     resume: Annotated[bool, typer.Option(help="Go on where a killed run stopped.")] = False,
+    slide_column: SlideColumn = None,
+    text_column: ReportColumn = None,
+    part_column: PartColumn = None,
+    encoding: Encoding = None,
     json: Json = False,
 ) -> None:
     """Train an alignment model on slides and their reports, or an assistant on captions, questions, conversations."""
+    from pathflip.io.files import check_writable
+    from pathflip.io.tables import TableOptions
+
+    options = TableOptions(slide_column, text_column, part_column, encoding)
+    check_writable(out)
     texts = [path for path in (captions, questions, conversations) if path is not None]
     if recipe.startswith("language_"):
         from pathflip.cli.train_assistant import train_words
 
-        print_rows([train_words(recipe, texts, out, splits, settings or [], resume)], json, numbers_line)
+        print_rows([train_words(recipe, texts, out, splits, settings or [], resume, options)], json, numbers_line)
         return
     if not features:
         raise ConfigError("train: give --features, the feature files of the slides (or folders of them)")
     if recipe.startswith("instruct_"):
         from pathflip.cli.train_assistant import train_assistant
 
-        words: dict[str, Any] = {"splits": splits, "aligned": aligned, "start": start, "resume": resume}
+        words: dict[str, Any] = {
+            "splits": splits,
+            "aligned": aligned,
+            "start": start,
+            "resume": resume,
+            "options": options,
+        }
         row = train_assistant(
             recipe, features, texts, out, language_model=language_model, settings=settings or [], **words
         )
@@ -75,7 +94,7 @@ def train(
     if captions is None:
         raise ConfigError("train: give --captions, a JSON lines or CSV file with slide, patient, text")
     chosen = with_settings(find_recipe(recipe), settings or [])
-    parts = read_split(files_in(features, {".h5"}), captions, splits)
+    parts = read_split(files_in(features, {".h5"}), captions, splits, options)
     with progress_bar(f"training {chosen.name}") as advance:
         result = train_align(
             chosen,
@@ -106,6 +125,10 @@ def evaluate(
     cohort: Annotated[Path | None, typer.Option(help="A simulated cohort: everything its truth allows.")] = None,
     captions: Annotated[Path | None, typer.Option(help="Captions of real slides: retrieval only.")] = None,
     split: Annotated[str, typer.Option(help="Which split of the cohort.")] = "test",
+    slide_column: SlideColumn = None,
+    text_column: ReportColumn = None,
+    part_column: PartColumn = None,
+    encoding: Encoding = None,
     json: Json = False,
 ) -> None:
     """Measure an alignment model (--model, --features), or captions and answers (the commands below)."""
@@ -114,8 +137,11 @@ def evaluate(
     if model is None or not features:
         raise ConfigError("eval: give --model and --features, or one of the commands caption and vqa")
     from pathflip.evaluate.alignment import evaluate_checkpoint
+    from pathflip.io.tables import TableOptions
 
-    rows = evaluate_checkpoint(model, files_in(features, {".h5"}), cohort=cohort, captions=captions, split=split)
+    options = TableOptions(slide_column, text_column, part_column, encoding)
+    files = files_in(features, {".h5"})
+    rows = evaluate_checkpoint(model, files, cohort=cohort, captions=captions, split=split, options=options)
     print_rows(
         rows,
         json,
@@ -203,7 +229,9 @@ def ground(
     """Show where on a slide a phrase is: heatmap over the slide, best tiles, QuPath GeoJSON."""
     from pathflip.features import read_features
     from pathflip.inference import encode_slide, ground_to_files, load
+    from pathflip.io.files import check_writable
 
+    check_writable(out)
     loaded = load(model)
     encoded = encode_slide(loaded, read_features(features))
     rows = ground_to_files(loaded, encoded, text, out, slide_file=slide, slide_mpp=slide_mpp, tiles=tiles)

@@ -6,7 +6,9 @@ error. Exit status: 0 all done, 1 something failed (the rest was done), 2 wrong 
 
 import json as json_module
 import os
+import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +21,16 @@ from pathflip.processes import keep_memory
 
 __all__ = [
     "MPP",
+    "Encoding",
     "Features",
     "Json",
     "MinTissue",
     "Model",
     "Out",
+    "PartColumn",
     "Recursive",
+    "ReportColumn",
+    "SlideColumn",
     "SlideMPP",
     "Slides",
     "StridePx",
@@ -37,6 +43,7 @@ __all__ = [
     "main",
     "numbers_line",
     "print_rows",
+    "printable",
     "progress_bar",
     "say",
 ]
@@ -65,17 +72,22 @@ MinTissue = Annotated[float, typer.Option(help="Smallest fraction of a tile that
 Out = Annotated[Path, typer.Option(help="Folder to write to.")]
 Model = Annotated[Path, typer.Option(help="Checkpoint directory, for example runs/base/last.")]
 Features = Annotated[list[Path], typer.Option("--features", help="Feature files, or folders of them.")]
+SlideColumn = Annotated[str | None, typer.Option(help="Column with the slide, where its name is not a usual one.")]
+ReportColumn = Annotated[str | None, typer.Option("--text-column", help="Column with the report's text.")]
+PartColumn = Annotated[str | None, typer.Option(help="Column with the part of the case a slide is of.")]
+Encoding = Annotated[str | None, typer.Option(help="Of the table: cp1252, utf-16, shift_jis, …; found out if absent.")]
 
 
 def main() -> None:
     """Run the command line; errors PathFLIP raises on purpose become one line and exit status 1."""
     for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that are no text
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
+    warnings.showwarning = _show_warning
     keep_memory()  # the process is ours, and what it frees it will need again
     try:
         app()
     except PathFLIPError as error:
-        print(f"pathflip: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"pathflip: {' '.join(str(error).split())}")
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt as error:
         print(f"pathflip: stopped. {error}", file=sys.stderr)
@@ -83,17 +95,38 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:  # a disk that is full, a folder that may not be written to, a share that went away
+        where = f"'{error.filename}': " if error.filename else ""
+        say(f"pathflip: {where}{error.strerror or error}; make room, or check the path and its permissions")
+        sys.exit(1)
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """Warnings as notes of one line; those of libraries about their own code are not for the user."""
+    if issubclass(category, UserWarning):
+        say(f"note: {' '.join(str(message).split())}")
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters that steer a terminal; file names, reports and servers' replies may hold them."""
+
+
+def printable(text: str) -> str:
+    """Text whose control characters are visible escapes, so that no name or answer steers the terminal."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def say(text: str) -> None:
     """A message for people: standard error."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], json: bool, line: Callable[[Mapping[str, Any]], str]) -> None:
     """Rows on standard output: JSON, or what ``line`` makes of each."""
     for row in rows:
-        print(json_module.dumps(row, ensure_ascii=False) if json else line(row), flush=True)
+        print(printable(json_module.dumps(row, ensure_ascii=False) if json else line(row)), flush=True)
 
 
 def files_in(paths: Sequence[Path], suffixes: set[str]) -> list[Path]:
@@ -132,7 +165,8 @@ def progress_bar(title: str) -> Iterator[Callable[..., None]]:
 
     console = Console(file=sys.stderr)
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
     progress = Progress(*columns, console=console, refresh_per_second=4)
@@ -140,7 +174,7 @@ def progress_bar(title: str) -> Iterator[Callable[..., None]]:
 
     def advance(done: float, total: float, note: str = "") -> None:
         progress.start()  # on the first step only: a refusal before it stays a single line
-        progress.update(task, completed=done, total=total, note=note)
+        progress.update(task, completed=done, total=total, note=printable(note))
 
     try:
         yield advance

@@ -43,6 +43,7 @@ def ask(
 
     if (question is None) == (questions is None):
         raise ConfigError("ask: give either --question or --questions FILE")
+    _check_out(out)
     loaded = load_assistant(assistant, language_model=language_model)
     writing = Writing(temperature=temperature, seed=seed)
     if questions is not None:
@@ -72,6 +73,7 @@ def caption(
     from pathflip.assistant import caption as describe
     from pathflip.features import read_features
 
+    _check_out(out)
     loaded = load_assistant(assistant, language_model=language_model)
     writing = Writing(max_new_tokens=400, temperature=temperature, seed=seed)
     rows: list[dict[str, Any]] = []
@@ -166,6 +168,13 @@ def _batch(loaded: Any, features: list[Path], questions: Path, writing: Any) -> 
             advance(done, len(asked))
 
 
+def _check_out(out: Path | None) -> None:
+    from pathflip.io.files import check_writable
+
+    if out is not None:
+        check_writable(out)
+
+
 def _views(loaded: Any, features: list[Path]) -> list[Any]:
     from pathflip.assistant import prepare_slide
     from pathflip.features import read_features
@@ -193,6 +202,7 @@ def _write(
 ) -> list[str]:
     """Evidence files of an answer, where a folder is given."""
     from pathflip.assistant import evidence_to_files
+    from pathflip.io.files import path_inside
     from pathflip.slide import open_slide
 
     if out is None:
@@ -206,7 +216,7 @@ def _write(
         file
         for view in views
         for file in evidence_to_files(
-            given, view, out / view.slide_id, thumbnail=thumbnail if len(views) == 1 else None, note=note
+            given, view, path_inside(out, view.slide_id), thumbnail=thumbnail if len(views) == 1 else None, note=note
         )
     ]
 

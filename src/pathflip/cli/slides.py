@@ -244,7 +244,9 @@ def convert(
     """Features and tiles of TRIDENT, CLAM, STAMP, LazySlide, SlideChat or QuPath, in and out."""
     from pathflip.interop import Asked
     from pathflip.interop import convert as run
+    from pathflip.io.files import check_writable
 
+    check_writable(out)
     asked = Asked(mpp, tile_px, slide_mpp, encoder, slides, coords, drop_invalid)
     with progress_bar("converting") as advance:
         rows = run(

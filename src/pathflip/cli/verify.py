@@ -94,8 +94,10 @@ def verify(
 ) -> None:
     """Check each sentence of a report against its slide: HTML page, JSON, QuPath annotations."""
     from pathflip.inference import load
+    from pathflip.io.files import check_writable
     from pathflip.verify import read_calibration, slide_thumbnail, verify_report, write_verification
 
+    check_writable(out)
     loaded = load(model)
     calibration = read_calibration(loaded.checkpoint.path or model)
     rows: list[dict[str, Any]] = []

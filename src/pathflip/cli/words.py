@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pathflip.cli.alignment import evaluations
-from pathflip.cli.app import Json, app, print_rows, progress_bar, say
+from pathflip.cli.app import (
+    Encoding,
+    Json,
+    PartColumn,
+    ReportColumn,
+    SlideColumn,
+    app,
+    print_rows,
+    progress_bar,
+    say,
+)
 from pathflip.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,11 +57,17 @@ def decompose(
     keep_unsupported: Annotated[
         bool, typer.Option("--keep-unsupported", help="Keep sub-captions the report does not support.")
     ] = False,
+    slide_column: SlideColumn = None,
+    text_column: ReportColumn = None,
+    part_column: PartColumn = None,
+    encoding: Encoding = None,
     json: Json = False,
 ) -> None:
     """Reports to sub-captions, each checked against its report; no text leaves unless --url names a server."""
+    from pathflip.io.files import check_target
+    from pathflip.io.tables import TableOptions
     from pathflip.text.decompose import DecomposeSpec, read_reports
-    from pathflip.text.decompose.job import guard
+    from pathflip.text.decompose.job import failures_beside, guard
 
     if redact and allow_identifiers:
         raise ConfigError("decompose: --redact takes out what --allow-identifiers would send; give one of them")
@@ -65,7 +81,9 @@ def decompose(
         cache=cache or out.with_name(f"{out.name}.cache"),
         identifiers="redact" if redact else "allow" if allow_identifiers else "refuse",
     )
-    found, problems = read_reports(reports)
+    for target in (out, failures_beside(out)):
+        check_target(target, [reports])
+    found, problems = read_reports(reports, TableOptions(slide_column, text_column, part_column, encoding))
     for problem in problems:
         say(f"left out: {reports.name}: {problem}")
     if not found:

@@ -14,6 +14,7 @@ from pathflip.evaluate.simulated.measures import measures, read_cohort, score_mo
 from pathflip.features import read_features
 from pathflip.features.store import check_cohort
 from pathflip.inference import Aligned, encode_slide, load, retrieve
+from pathflip.io.tables import PLAIN, TableOptions
 from pathflip.text.captions import read_captions
 
 __all__ = ["evaluate_checkpoint"]
@@ -26,13 +27,15 @@ def evaluate_checkpoint(
     cohort: Path | None = None,
     captions: Path | None = None,
     split: str = "test",
+    options: TableOptions = PLAIN,
 ) -> list[dict[str, Any]]:
     """Measure a checkpoint.
 
     Args:
         model: checkpoint directory.
         files: feature files. cohort: a simulated cohort, whose truth allows every measure. captions: captions of
-            other slides, which allow retrieval. split: of the cohort.
+            other slides, which allow retrieval. split: of the cohort. options: of the
+            table of captions.
 
     Returns:
         One row a measure: measure, value, low, high (95 % over patients), chance, note.
@@ -51,7 +54,7 @@ def evaluate_checkpoint(
         found, patients = measures(score_model("model", loaded, known), known), known.patients
     else:
         assert captions is not None
-        found, patients = _retrieval(loaded, files, captions)
+        found, patients = _retrieval(loaded, files, captions, options)
     return [
         {
             "measure": name,
@@ -66,8 +69,10 @@ def evaluate_checkpoint(
     ]
 
 
-def _retrieval(model: Aligned, files: Sequence[Path], captions: Path) -> tuple[list[Measure], np.ndarray]:
-    pairs = pair_by_slide(files, read_captions(captions))
+def _retrieval(
+    model: Aligned, files: Sequence[Path], captions: Path, options: TableOptions
+) -> tuple[list[Measure], np.ndarray]:
+    pairs = pair_by_slide(files, read_captions(captions, options=options))
     slides = [encode_slide(model, read_features(file)) for file, _ in pairs]
     found = retrieve(model, slides, [caption.text for _, caption in pairs])
     # Slides with word-for-word the same report are all right answers.

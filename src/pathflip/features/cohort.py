@@ -6,10 +6,9 @@ and skipped, and files made with other settings are never mixed in.
 
 import json
 import os
-import socket
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -21,11 +20,12 @@ from pathflip.errors import ConfigError, FeatureError
 from pathflip.features.encoders import Encoder
 from pathflip.features.extraction import ExtractOutcome, SlideJob, output_error, run_job
 from pathflip.features.foundation import contract_warning
-from pathflip.features.outcomes import CohortRun, ExtractProgress, FailureList, lock_file
+from pathflip.features.outcomes import CohortRun, ExtractProgress, FailureList
 from pathflip.features.store import features_path, read_counts, read_features, read_settings
 from pathflip.features.workers import EncoderChoice, run_in_processes
 from pathflip.geometry import TileSpec
 from pathflip.io.files import write_json
+from pathflip.io.locks import only_writer
 from pathflip.io.slide_id import normal_name
 from pathflip.io.storage import as_url, list_folder, local_path, read_bytes, remove, state, write_bytes
 from pathflip.slide.artefacts import ArtefactSpec
@@ -207,24 +207,12 @@ def _only_writer(folder: Path) -> Iterator[None]:
     if as_url(folder):  # a store has no locks; what two runs put there is whole either way
         yield
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / ".lock").open("a+")
-    except OSError as error:
-        raise output_error(folder, error) from error
-    with handle:
+    with ExitStack() as held:
         try:
-            locked = lock_file(handle, wait=False)
-        except BlockingIOError:
-            handle.seek(0)
-            holder = handle.read(200).strip() or "unknown process"
-            raise ConfigError(
-                f"{folder}: another extraction ({holder}) is writing here; wait for it to end or choose another --out"
-            ) from None
+            locked = held.enter_context(only_writer(folder, "extraction"))
+        except OSError as error:
+            raise output_error(folder, error) from error
         if locked:  # without locks a file half-written may be another run's
-            handle.truncate(0)
-            handle.write(f"process {os.getpid()} on {socket.gethostname()}")
-            handle.flush()
             _clear_leftovers(folder)
         yield
         if locked:

@@ -1,18 +1,19 @@
 """What became of each slide of a cohort run: outcomes, ``failures.jsonl``, progress."""
 
+import errno
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 from pathflip.features.extraction import ExtractOutcome, SlideJob, output_error
 from pathflip.io.files import atomic_path
+from pathflip.io.locks import waiting_lock
 from pathflip.io.storage import as_url, exists, read_bytes, remove, shown, write_bytes
 
-__all__ = ["CohortRun", "ExtractProgress", "FailureList", "lock_file"]
+__all__ = ["CohortRun", "ExtractProgress", "FailureList"]
 
 _PUT_EVERY_S = 10.0
 
@@ -99,33 +100,12 @@ class FailureList:
     def _locked(self) -> Iterator[None]:
         """Runs with other encoders may share the list: one of them at a time changes it."""
         try:
-            with (self._path.parent / ".failures.lock").open("a") as handle:
-                lock_file(handle, wait=True)
+            with waiting_lock(self._path.parent / ".failures.lock"):
+                if self._path.is_symlink():
+                    raise OSError(errno.ELOOP, "the list is a symbolic link")
                 yield
         except OSError as error:
             raise output_error(self._path, error) from error
-
-
-def lock_file(handle: IO[Any], *, wait: bool) -> bool:
-    """Lock an open file until it is closed; the system releases it however the process ends.
-
-    Returns:
-        False where this system or file system has no locks.
-
-    Raises:
-        BlockingIOError: another process holds it, and ``wait`` is False.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        raise
-    except OSError:  # some network file systems
-        return False
-    return True
 
 
 class CohortRun:

@@ -117,6 +117,8 @@ def _unwrapped(name: str, file: Path, part: Any) -> State:
         if isinstance(part, Mapping) and isinstance(part.get(key), Mapping):
             part = part[key]
     tensors = {k: v for k, v in part.items() if isinstance(v, Tensor)} if isinstance(part, Mapping) else {}
+    if numbered := [key for key in tensors if not isinstance(key, str)]:
+        raise ConfigError(f"encoder '{name}': '{file}' names a tensor {numbered[0]!r}; expected weights named by words")
     if not tensors:
         raise ConfigError(f"encoder '{name}': '{file}' holds no tensors; expected a checkpoint's weights")
     return {key.removeprefix("module."): value for key, value in tensors.items()}

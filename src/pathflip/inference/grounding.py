@@ -12,6 +12,7 @@ from pathflip import plots
 from pathflip.errors import ContractError
 from pathflip.inference.aligned import Aligned
 from pathflip.inference.encoding import EncodedSlide, encode_slide, encode_text
+from pathflip.io.files import path_inside
 from pathflip.io.slide_id import slide_id
 from pathflip.slide import open_slide
 from pathflip.types import Heatmap, SlideFeatures
@@ -72,7 +73,7 @@ def ground_to_files(
     rows = []
     for number, text in enumerate(texts, start=1):
         heatmap = ground(model, slide, text)
-        stem = out / f"{slide.slide_id}.{number:02d}-{_slug(text)}"
+        stem = path_inside(out, f"{slide.slide_id}.{number:02d}-{_slug(text)}")
         files = [f"{stem}.top.geojson", f"{stem}.map.geojson"]
         plots.save_tiles_geojson(heatmap, files[0], tiles)
         plots.save_tiles_geojson(heatmap, files[1])

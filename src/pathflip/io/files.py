@@ -5,18 +5,28 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from pathflip.errors import OutputError
+from pathflip.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["atomic_directory", "atomic_hdf5", "atomic_path", "page_template", "path_inside", "write_json", "write_text"]
+__all__ = [
+    "atomic_directory",
+    "atomic_hdf5",
+    "atomic_path",
+    "check_target",
+    "check_writable",
+    "page_template",
+    "path_inside",
+    "write_json",
+    "write_text",
+]
 
 
 @contextmanager
@@ -106,6 +116,42 @@ def path_inside(folder: str | Path, *parts: str) -> Path:
     if not target.parent.resolve().is_relative_to(home) or target.name in ("", ".", "..") or target == root:
         raise OutputError(f"'{target}' would lie outside the folder '{folder}': nothing is written there")
     return target
+
+
+def check_writable(folder: str | Path) -> None:
+    """Make a folder and write to it for a moment, before work is done whose result could then not be kept.
+
+    Raises:
+        OutputError: it cannot be made or written to.
+    """
+    folder = Path(folder)
+    probe = folder / f".{uuid4().hex[:8]}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"\0")
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to '{folder}': {error.strerror or error}; expected a folder that may be written to: check "
+            "its permissions and the disk, or choose another --out"
+        ) from error
+    finally:
+        with suppress(OSError):
+            probe.unlink()
+
+
+def check_target(target: str | Path, sources: Iterable[str | Path] = ()) -> None:
+    """Refuse a file to write that cannot be written, or that is one of those to be read.
+
+    Raises:
+        ConfigError: it is one of ``sources``, which would be lost. OutputError: it is a folder, or cannot be written.
+    """
+    target = Path(target)
+    for source in map(Path, sources):
+        if source.resolve() == target.resolve() or (source.exists() and target.exists() and source.samefile(target)):
+            raise ConfigError(f"'{target}' is the file that is read, and would be lost; expected another --out")
+    if target.is_dir():
+        raise OutputError(f"'{target}' is a folder, expected the name of a file to write")
+    check_writable(target.parent)
 
 
 def write_text(target: str | Path, text: str) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "column_name",
     "first_of",
     "is_empty",
+    "plain_cell",
     "read_rows",
     "read_table",
     "read_utf8",
@@ -206,6 +207,14 @@ def text_of(value: Any, what: str) -> str:
 def column_name(name: Any) -> str:
     """A column's name as it is compared: lower case, words joined by one underscore ("Slide ID" is ``slide_id``)."""
     return re.sub(r"[\s\-_]+", "_", str(name).strip().lower()).strip("_")
+
+
+def plain_cell(value: Any) -> Any:
+    """A cell for a CSV file that a spreadsheet shows as text of one line: a formula gets an apostrophe in front."""
+    if not isinstance(value, str):
+        return value
+    text = " ".join(value.splitlines())
+    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") and text else text
 
 
 # --- CSV -------------------------------------------------------------------------------------------------------------

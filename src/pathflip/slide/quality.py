@@ -22,6 +22,7 @@ from pathflip.errors import ConfigError, PathFLIPError
 from pathflip.geometry import TileGrid, TileSpec
 from pathflip.io.files import write_text
 from pathflip.io.slide_id import slide_id
+from pathflip.io.tables import plain_cell
 from pathflip.processes import follow_parent
 from pathflip.slide.artefacts import ArtefactMask, ArtefactSpec, find_artefacts
 from pathflip.slide.contact import draw_thumbnail, write_sheets
@@ -364,8 +365,9 @@ def _table(rows: Sequence[SlideQuality]) -> str:
 def _cell(value: Any) -> Any:
     if isinstance(value, tuple):
         numbers = all(isinstance(v, float) for v in value)
-        return (" " if numbers else "; ").join(map(str, value))
-    return "" if value is None else value
+        text = (" " if numbers else "; ").join(map(str, value))
+        return text if numbers else plain_cell(text)
+    return "" if value is None else plain_cell(value)
 
 
 def _short(value: float | None) -> float | None:

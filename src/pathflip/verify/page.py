@@ -11,7 +11,7 @@ from pathflip.errors import ContractError
 from pathflip.geometry import SlideInfo
 from pathflip.inference import Aligned, EncodedSlide
 from pathflip.io import geojson
-from pathflip.io.files import page_template, write_json, write_text
+from pathflip.io.files import page_template, path_inside, write_json, write_text
 from pathflip.plots import COLOR_MAP, RANGE_PERCENTILES, embedded, heatmap_image, shrunk, top_tiles
 from pathflip.slide import open_slide
 from pathflip.types import Heatmap
@@ -54,7 +54,7 @@ def write_verification(
         thumbnail: the whole of level 0, RGB; without it heatmaps stand on an empty canvas.
         model_name, note: what made the page, and what must be said of it.
     """
-    stem = out / f"{found.slide_id}.verify"
+    stem = path_inside(out, f"{found.slide_id}.verify")
     targets = [stem.with_name(f"{stem.name}.{kind}") for kind in ("html", "json", "geojson")]
     view = verification_view(found, model, slide, thumbnail, model_name)
     view["caution"] = " ".join(dict.fromkeys([note, CAUTION])).strip()

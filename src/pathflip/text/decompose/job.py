@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.io.files import write_text
+from pathflip.io.slide_id import slide_id
+from pathflip.io.tables import PLAIN, TableOptions, read_utf8
 from pathflip.text.captions import check_captions, patient_of
 from pathflip.text.decompose.cache import ReplyCache
 from pathflip.text.decompose.identifiers import find_identifiers, redact
@@ -82,25 +84,26 @@ class Decomposed:
     from_cache: bool = field(default=False, compare=False)
 
 
-def read_reports(path: Path) -> tuple[list[Caption], list[str]]:
+def read_reports(path: Path, options: TableOptions = PLAIN) -> tuple[list[Caption], list[str]]:
     """Reports of a caption file, or of a folder of ``.txt`` files named after their slides; and what cannot be used.
 
     Raises:
         CaptionError: nothing can be read.
     """
     if not path.is_dir():
-        return check_captions(path)
+        return check_captions(path, options)
     captions, problems = [], []
     for file in sorted(p for p in path.glob("*.txt") if not p.name.startswith(".")):
         try:
-            text = file.read_text(encoding="utf-8-sig").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            problems.append(f"{file.name}: cannot be read as UTF-8 text ({error})")
+            text = read_utf8(file, "a report", options.encoding).strip()
+        except CaptionError as error:
+            problems.append(str(error))
             continue
         if not split_sentences(text):
             problems.append(f"{file.name}: holds no sentence")
             continue
-        captions.append(Caption(file.stem, patient_of(file.stem), text, ()))
+        name = slide_id(file)
+        captions.append(Caption(name, patient_of(name), text, ()))
     if not captions and not problems:
         raise CaptionError(f"'{path}' holds no .txt file; expected one report a file, or a caption file")
     return captions, problems
@@ -251,6 +254,11 @@ def _checked(said: ReplyStatement, source: Source) -> Statement:
     return Statement(said.text, parsed.content, said.visual, parsed.negated, concept, tuple(problems))
 
 
+def failures_beside(path: Path) -> Path:
+    """Where the failures of a result go."""
+    return path.with_name(f"{path.stem}.failures.jsonl")
+
+
 def write_decomposed(path: Path, done: Iterable[Decomposed], *, keep_unsupported: bool = False) -> dict[str, Any]:
     """Write what ``read_captions`` reads: one row a report; what failed goes to ``<name>.failures.jsonl``.
 
@@ -279,8 +287,9 @@ def write_decomposed(path: Path, done: Iterable[Decomposed], *, keep_unsupported
         count["statements"] += len(kept)
         count["visual"] += sum(s.visual for s in kept)
         count["flagged"] += len(flagged)
-    write_text(path, "".join(line + "\n" for line in lines))
-    beside = path.with_name(f"{path.stem}.failures.jsonl")
+    if lines or not failures:  # where nothing succeeded, an earlier result stays
+        write_text(path, "".join(line + "\n" for line in lines))
+    beside = failures_beside(path)
     if failures:
         write_text(beside, "".join(line + "\n" for line in failures))
     else:
