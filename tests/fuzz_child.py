@@ -17,11 +17,18 @@ import numpy as np
 import openslide
 import tifffile
 
+from pathflip.data.examples import read_examples
+from pathflip.data.splits import read_splits
 from pathflip.errors import PathFLIPError
+from pathflip.evaluate.captioning import read_generated
+from pathflip.evaluate.vqa import read_predictions
 from pathflip.features.store import read_features, read_settings
 from pathflip.geometry import TileSpec
+from pathflip.interop import Asked, read_tiles
 from pathflip.slide import find_tissue, open_slide, tile_slide
 from pathflip.slide.tiling import read_coords
+from pathflip.text.captions import check_captions
+from pathflip.text.question_tables import read_question_rows
 
 MORE_BYTES = 2 * 2**30
 
@@ -127,8 +134,33 @@ def read_feature_file(path):
     read_features(path)
 
 
+def read_foreign_file(path):
+    """Everything that conversion does with a feature file, but for writing."""
+    for asked in (Asked(mpp=0.5, tile_px=256), Asked(mpp=0.5, slide_mpp=0.25, encoder="e", drop_invalid=True)):
+        try:
+            read_tiles(path, asked)
+        except PathFLIPError:
+            continue
+    read_feature_file(path)
+
+
+def read_any_table(path):
+    """Everything that reads tables; the first refusal must not hide another reader's crash."""
+    refusals = []
+    readers = (check_captions, read_question_rows, read_examples, read_splits, read_predictions, read_generated)
+    for read in readers:
+        try:
+            read(Path(path))
+        except PathFLIPError as error:
+            refusals.append(error)
+    if refusals:
+        raise refusals[0]
+
+
 READ = {
     "slide": read_slide,
+    "foreign": read_foreign_file,
+    "table": read_any_table,
     "features": read_feature_file,
     "pixels": read_pixels,
     "reference": reference_pixels,

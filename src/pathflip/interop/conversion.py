@@ -133,7 +133,7 @@ def _detect_hdf5(path: Path, file: h5py.File) -> str:
         return "stamp"
     on_coords = file[coords].attrs
     if features is None:
-        _refuse_unknown_features(path, file, at[0])
+        _refuse_unknown_features(path, file)
         if "settings_hash" in on_coords:
             return "pathflip coordinates"
         return "clam coordinates" if "patch_level" in on_coords else "trident coordinates"
@@ -141,11 +141,11 @@ def _detect_hdf5(path: Path, file: h5py.File) -> str:
     return "trident" if is_trident else "clam"
 
 
-def _refuse_unknown_features(path: Path, file: h5py.File, rows: int) -> None:
+def _refuse_unknown_features(path: Path, file: h5py.File) -> None:
     """A table of numbers beside the coordinates, under a name nobody knows, is not passed over."""
     for name in sorted(file):
         item = None if name in COORDS_NAMES else dataset(path, file, name)
-        if item is not None and item.ndim > 1 and item.dtype.kind == "f" and rows in item.shape[:2]:
+        if item is not None and item.ndim > 1 and item.dtype.kind == "f":
             raise FeatureError(
                 f"{path}: holds '{name}' {item.shape} beside its coordinates; if these are features, rename "
                 f"the dataset: expected one of {', '.join(FEATURE_NAMES)}"

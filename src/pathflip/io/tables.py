@@ -223,6 +223,8 @@ def plain_cell(value: Any) -> Any:
 def _csv_rows(path: Path, text: str, options: TableOptions) -> Iterator[TableRow]:
     told = _SEP_LINE.match(text)
     text = text[told.end() :] if told else text
+    if "\n" in text:  # then a lone carriage return ends no line; the csv module writes it unquoted into texts
+        text = re.sub(r"\r(?!\n)", " ", text)
     delimiter = told[1].replace("\\t", "\t") if told else _delimiter(text, options)
     lines_before = 1 if told else 0
     header: list[str] | None = None
