@@ -140,6 +140,7 @@ PUBLIC = [
     "tile_slide",
     "train_align",
     "verify_report",
+    "view",
     "write_features",
     "zero_shot",
 ]

@@ -39,6 +39,7 @@ _WHERE = {
     "ask": "assistant",
     "verify_report": "verify",
     "train_align": "train.align_run",
+    "view": "workbench.notebook",
 }
 
 __all__ = ["__version__", *sorted(_WHERE)]

@@ -49,16 +49,7 @@ def heatmap_image(heatmap: Heatmap, shape: tuple[int, int]) -> NDArray[np.float3
 
     Overlapping tiles are averaged.
     """
-    height, width = shape
-    scale = np.array([width, height]) / np.array(heatmap.grid.info.size0)
-    total, count = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    low = np.floor(heatmap.grid.coords * scale).astype(int)
-    high = np.maximum(np.ceil((heatmap.grid.coords + heatmap.grid.tile_px0) * scale).astype(int), low + 1)
-    for (x0, y0), (x1, y1), score in zip(low, high, heatmap.scores, strict=True):
-        if np.isfinite(score):
-            total[y0:y1, x0:x1] += score
-            count[y0:y1, x0:x1] += 1
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
+    return heatmap.as_array(shape)
 
 
 def draw_heatmap(axes: Any, heatmap: Heatmap, thumbnail: NDArray[np.uint8], *, opacity: float = 0.55) -> Any:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pathflip.geometry import Box, SlideInfo, TileGrid, TileSpec
+from pathflip.io import tile_scores
 
 __all__ = [
     "IGNORED",
@@ -317,6 +318,22 @@ class Heatmap:
     """Logit that the slide shows what the text states."""
     negated: bool = False
     """The text states an absence: the map shows where the thing *would* be."""
+
+    def as_array(self, shape: tuple[int, int]) -> NDArray[np.float32]:
+        """Scores on a (height, width) canvas that spans level 0; NaN where there is no tile, overlaps averaged."""
+        return tile_scores.painted(self.grid, self.scores, shape)
+
+    def to_image(self, max_px: int = 1024) -> Any:
+        """A Pillow picture of level 0, RGBA, its longer side ``max_px``; clear where there is no tile."""
+        return tile_scores.image(self.grid, self.scores, max_px)
+
+    def to_geojson(self) -> dict[str, Any]:
+        """A FeatureCollection for QuPath: a tile object a valid tile, its score as the measurement "similarity"."""
+        return tile_scores.feature_collection(self.grid, self.scores, self.text)
+
+    def to_dataframe(self) -> Any:
+        """A pandas table: x, y, width, height (level-0 pixels) and similarity a tile, NaN where it is invalid."""
+        return tile_scores.table(self.grid, self.scores, text=self.text, negated=self.negated)
 
 
 @dataclass(frozen=True)

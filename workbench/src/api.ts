@@ -13,6 +13,7 @@ export interface State {
   slides: SlideEntry[];
   model: ModelState | null;
   cases: boolean;
+  maps: boolean;
 }
 
 export interface ModelState {

@@ -1,5 +1,5 @@
 // Ask where: phrases in, heat over the slide and the best places out.
-import { send, ServerError, slidePath } from "./api";
+import { get, send, ServerError, slidePath } from "./api";
 import { fill, h, iconButton } from "./dom";
 import type { Finding, Findings } from "./findings";
 import { HeatLayer, PHRASE_COLORS, scaleColor, type HeatMap } from "./heat";
@@ -12,7 +12,7 @@ interface Answer {
   notes: string[];
   unknown: boolean;
   negated?: boolean;
-  presence?: number;
+  presence?: number | null;
   regions?: { x: number; y: number; width: number; height: number; score: number }[];
   map?: HeatMap;
 }
@@ -37,6 +37,7 @@ export class Where {
     private readonly active: () => Pane,
     private readonly findings: Findings,
     private readonly reading: Reading,
+    private readonly asks: boolean,
     private readonly keep: (key: string, boxes: Rect[], name: string, color: string) => void,
   ) {
     this.layers = new Map(panes.map((pane) => [pane, new HeatLayer(pane)]));
@@ -62,7 +63,7 @@ export class Where {
         }
       }),
     );
-    this.element = h("section", {}, h("h2", {}, "Where is it?"), form, this.reading.element, this.controls, this.results);
+    this.element = h("section", {}, h("h2", {}, "Where is it?"), asks ? form : null, this.reading.element, this.controls, this.results);
   }
 
   focus(): void {
@@ -77,8 +78,19 @@ export class Where {
     this.slide = key;
     this.render();
     if (!key) return;
+    await this.loadMaps(key);
+    if (!this.asks) return;
     await this.reading.of(key);
     for (const phrase of this.phrases) void this.ask(key, phrase);
+  }
+
+  /** Maps that were made elsewhere, in a notebook. */
+  private async loadMaps(key: string): Promise<void> {
+    for (const answer of await get<Answer[]>(`${slidePath(key)}/maps`)) {
+      if (!this.answers.has(`${key}\n${answer.text}`) && !this.phrases.includes(answer.text)) this.phrases.push(answer.text);
+      this.answers.set(`${key}\n${answer.text}`, answer);
+    }
+    this.render();
   }
 
   private slider(name: string, value: number, onchange: (value: number) => void, output?: HTMLOutputElement): HTMLElement {
@@ -165,9 +177,9 @@ export class Where {
     if (!answer) return card.append(h("p", { class: "quiet" }, "asking …")), card;
     for (const note of answer.notes) card.append(h("p", { class: answer.unknown ? "note bad" : "note" }, note));
     if (answer.unknown) return card;
-    const logit = answer.presence!;
+    const logit = answer.presence ?? NaN;
     const words = Math.abs(logit) < 0.2 ? "undecided whether it is there" : logit > 0 ? "speaks for it" : "speaks against it";
-    card.append(h("p", { class: "quiet" }, `The slide as a whole ${words} (logit ${logit.toFixed(2)}).`));
+    if (!Number.isNaN(logit)) card.append(h("p", { class: "quiet" }, `The slide as a whole ${words} (logit ${logit.toFixed(2)}).`));
     const own = this.phrases.slice(0, index).reduce((sum, other) => sum + (this.answerOf(this.slide, other)?.regions?.length ?? 0), 0);
     const list = h("ol", { class: "regions" });
     answer.regions!.forEach((region, rank) => {

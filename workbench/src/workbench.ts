@@ -57,7 +57,7 @@ export class Workbench {
     this.linkBox.append(linked, "Move together");
     const both = [this.left, this.right];
     this.findings = new Findings(both, (finding) => this.goTo(finding));
-    this.where = state.model ? new Where(both, () => this.active, this.findings, this.readings[0], (...kept) => void this.regions.keep(...kept)) : null;
+    this.where = state.model || state.maps ? new Where(both, () => this.active, this.findings, this.readings[0], state.model !== null, (...kept) => void this.regions.keep(...kept)) : null;
     this.regions = new Regions(both, () => this.active, () => this.state.model?.note ?? this.state.note);
     const jobs: Job[] = [];
     if (this.where) jobs.push({ name: "where", title: "Where", element: this.where.element });

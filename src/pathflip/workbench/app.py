@@ -53,6 +53,8 @@ class Workbench:
     events: Events = field(default_factory=Events)
     service: ModelService | None = None
     cases: Cases | None = None
+    maps: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Answers to "where" that were made elsewhere (a notebook), by slide key."""
     annotations: dict[Path, Annotations] = field(default_factory=dict)
     tiles: ByteCache = field(default_factory=lambda: ByteCache(TILE_CACHE_BYTES))
     thumbnails: ByteCache = field(default_factory=lambda: ByteCache(THUMBNAIL_CACHE_BYTES))
@@ -76,6 +78,7 @@ class Workbench:
             "title": self.title,
             "version": __version__,
             "note": self.note,
+            "maps": bool(self.maps),
             "cases": self.cases is not None,
             "model": None if self.service is None else self.service.state(),
             "slides": [
@@ -104,6 +107,7 @@ def create_app(bench: Workbench) -> Starlette:
             "/api/slides/{key}/{version}_files/{level:int}/{column:int}_{row:int}.jpeg",
             in_thread(lambda request: _tile(bench, request)),
         ),
+        Route("/api/slides/{key}/maps", lambda request: JSONResponse(bench.maps.get(request.path_params["key"], []))),
         *question_routes(bench),
         *region_routes(bench),
         *case_routes(bench),

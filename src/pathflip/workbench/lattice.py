@@ -1,6 +1,8 @@
 """A heatmap as a page draws it: one number a cell of the lattice its tiles were cut on."""
 
 import base64
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -8,7 +10,29 @@ import numpy as np
 if TYPE_CHECKING:
     from pathflip.types import Heatmap
 
-__all__ = ["heat_lattice"]
+__all__ = ["answer_row", "heat_lattice"]
+
+TOP_REGIONS = 8
+
+
+def answer_row(heatmap: "Heatmap", notes: Sequence[str] = ()) -> dict[str, Any]:
+    """Everything a page shows of a heatmap: the map, the best places, and what must be said of it."""
+    from pathflip.plots import top_tiles
+
+    regions = [
+        {"x": box.x, "y": box.y, "width": box.width, "height": box.height, "score": round(score, 4)}
+        for box, score in top_tiles(heatmap, TOP_REGIONS)
+    ]
+    absence = ["States an absence: the map shows where it would be."] if heatmap.negated else []
+    return {
+        "text": heatmap.text,
+        "notes": [*notes, *absence],
+        "unknown": False,
+        "negated": heatmap.negated,
+        "presence": None if math.isnan(heatmap.presence) else round(heatmap.presence, 3),
+        "regions": regions,
+        "map": heat_lattice(heatmap),
+    }
 
 
 def heat_lattice(heatmap: "Heatmap") -> dict[str, Any]:

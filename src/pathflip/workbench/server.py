@@ -4,14 +4,15 @@ import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pathflip.errors import ConfigError, MissingExtraError
+from pathflip.errors import ConfigError, ContractError, MissingExtraError
 
 if TYPE_CHECKING:
+    from pathflip.types import Heatmap
     from pathflip.workbench.annotations import Annotations
     from pathflip.workbench.case_routes import Cases
     from pathflip.workbench.events import Events
@@ -37,6 +38,7 @@ class Settings:
         models: a model, an assistant and features; None means a viewer.
         host, port: where to listen; port 0 takes a free one.
         password: needed where ``host`` is not this machine.
+        heatmaps: to show from the start, by slide id.
         framed_by_notebooks: a notebook's page may show the workbench in a frame.
     """
 
@@ -48,6 +50,7 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 0
     password: str | None = None
+    heatmaps: "Mapping[str, Sequence[Heatmap]]" = field(default_factory=dict)
     framed_by_notebooks: bool = False
 
 
@@ -102,7 +105,9 @@ def open_workbench(settings: Settings) -> Running:
     port = listening.getsockname()[1]
     access = Access(settings.host, port, settings.password, settings.framed_by_notebooks)
     stores = _annotations(settings, library.roots)
-    bench = Workbench(library, access, events=events, service=service, annotations=stores, cases=cases)
+    bench = Workbench(
+        library, access, events=events, service=service, annotations=stores, cases=cases, maps=_maps(settings, library)
+    )
     config = uvicorn.Config(
         create_app(bench),
         log_level="warning",
@@ -155,6 +160,31 @@ def _cases(settings: Settings, service: "ModelService | None", library: "Library
     names = [*service.feature_files, *(file.slide_id for file in library.files.values())]
     labels = Labels() if settings.labels is None else read_labels(settings.labels, list(dict.fromkeys(names)))
     return Cases(FolderCases(service, service.feature_files, events), labels)
+
+
+def _maps(settings: Settings, library: "Library") -> dict[str, list[dict[str, Any]]]:
+    """Heatmaps made elsewhere, as the page shows them.
+
+    Raises:
+        ContractError: a heatmap of another slide than the one it is shown on.
+    """
+    from pathflip.workbench.lattice import answer_row
+
+    maps: dict[str, list[dict[str, Any]]] = {}
+    for name, heatmaps in settings.heatmaps.items():
+        file = library.by_slide_id(name)
+        if file is None:
+            raise ConfigError(f"heatmap of slide '{name}': no such slide among those named")
+        with library.opened(file) as zoom:
+            size0 = zoom.slide.info.size0
+        for heatmap in heatmaps:
+            if heatmap.grid.info.size0 != size0:
+                raise ContractError(
+                    f"heatmap of '{heatmap.grid.info.slide_id}', {heatmap.grid.info.size0} px, but slide '{name}' has "
+                    f"{size0} px; give the slide it was made on"
+                )
+        maps[file.key] = [answer_row(heatmap) for heatmap in heatmaps]
+    return maps
 
 
 def _annotations(settings: Settings, roots: Sequence[Path]) -> "dict[Path, Annotations]":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pathflip.errors import CaptionError, CheckpointError, ConfigError, ContractError, FeatureError, PathFLIPError
 from pathflip.geometry import Box
 from pathflip.workbench.events import Events
-from pathflip.workbench.lattice import heat_lattice
+from pathflip.workbench.lattice import answer_row
 from pathflip.workbench.library import Library, SlideFile
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ MOST_ENCODED = 24
 """Slides whose embeddings are kept in memory."""
 MOST_PHRASE_CHARACTERS = 400
 MOST_REPORT_CHARACTERS = 40_000
-TOP_REGIONS = 8
 LOAD_TIMEOUT_S = 180.0
 
 
@@ -274,7 +273,6 @@ class ModelService:
             CaptionError: an empty or overlong text. NotReadError and others: see :meth:`view`.
         """
         from pathflip.inference import ground
-        from pathflip.plots import top_tiles
 
         text = _checked_text(text, MOST_PHRASE_CHARACTERS, "phrase")
         loaded = self._get()
@@ -284,18 +282,7 @@ class ModelService:
             return {"text": text, "notes": notes, "unknown": True}
         with self._compute:
             heatmap = ground(loaded.aligned, encoded, text)
-        if heatmap.negated:
-            notes.append("States an absence: the map shows where it would be.")
-        regions = [{**_box_row(box), "score": round(score, 4)} for box, score in top_tiles(heatmap, TOP_REGIONS)]
-        return {
-            "text": text,
-            "notes": notes,
-            "unknown": False,
-            "negated": heatmap.negated,
-            "presence": round(heatmap.presence, 3),
-            "regions": regions,
-            "map": heat_lattice(heatmap),
-        }
+        return answer_row(heatmap, notes)
 
     def _notes(self, loaded: _Loaded, text: str) -> tuple[list[str], bool]:
         """What must be said of a phrase before its map is looked at, and whether no word of it is known."""
