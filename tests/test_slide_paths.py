@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import cv2
@@ -171,3 +172,25 @@ def test_a_single_colour_of_a_case_is_not_lost():
         with open_slide(path) as slide:
             means.append(whole(slide).mean(axis=(0, 1)))
     assert np.abs(means[0] - means[1]).max() > 10
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_a_concatenation_without_one_of_its_parts_is_refused(tmp_path, missing):
+    files = copy_series(PARTS, tmp_path / "case")
+    Path(files[missing]).unlink()
+    with pytest.raises(SlideError, match="concatenation"):
+        open_slide(tmp_path / "case")
+
+
+def test_a_damaged_dicom_level_is_made_from_the_finer_one_and_said_once(tmp_path):
+    files = copy_series(SERIES, tmp_path / "case")
+    data = bytearray(Path(files[2]).read_bytes())
+    half = len(data) // 2
+    data[half:-200] = bytes(len(data) - 200 - half)
+    Path(files[2]).write_bytes(data)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with open_slide(tmp_path / "case") as slide:
+            thumbnail = slide.thumbnail(140)
+    assert difference(thumbnail, cv2.resize(TRUTH, (140, 100), interpolation=cv2.INTER_AREA)) < 5
+    assert ["level 2 is damaged" in str(w.message) for w in said] == [True]

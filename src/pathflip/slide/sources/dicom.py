@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from pathflip.errors import SlideError
 from pathflip.geometry import SlideInfo
 from pathflip.slide.sources.jpeg import JPEGDecoder
+from pathflip.slide.sources.openslide import OpenSlideSource
 from pathflip.slide.sources.same_pixels import check_same_pixels
-from pathflip.slide.sources.source import Color, NotHereError, Pixels, Source
+from pathflip.slide.sources.source import Color, NotHereError, Pixels
 from pathflip.slide.sources.stored_tiles import StoredLevel, StoredTiles
 from pathflip.slide.sources.tiff_codecs import decode_jpeg2000
 
@@ -153,7 +154,7 @@ def check_dicom(path: Path) -> None:
             )
 
 
-def open_dicom(path: Path, through_openslide: Source) -> DICOMSource:
+def open_dicom(path: Path, through_openslide: OpenSlideSource) -> DICOMSource:
     """The slide that OpenSlide has opened, with its levels and properties, decoded directly.
 
     Args:

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from pathflip.geometry import SlideInfo
 from pathflip.slide.sources.jpeg import decode_strictly
+from pathflip.slide.sources.openslide import OpenSlideSource
 from pathflip.slide.sources.same_pixels import check_same_pixels
-from pathflip.slide.sources.source import Color, NotHereError, Pixels, Source
+from pathflip.slide.sources.source import Color, NotHereError, Pixels
 from pathflip.slide.sources.stored_tiles import StoredLevel, StoredTiles
 
 __all__ = ["NDPISource", "open_ndpi"]
@@ -126,7 +127,7 @@ def _decode(stored: Level, scans: list[bytes], halvings: int, out: Pixels | None
     return decode_strictly(bytes(stream), "RGB", *wanted, out)
 
 
-def open_ndpi(path: Path, through_openslide: Source) -> NDPISource:
+def open_ndpi(path: Path, through_openslide: OpenSlideSource) -> NDPISource:
     """The slide that OpenSlide has opened, with its levels and properties, decoded directly.
 
     Raises:

@@ -27,7 +27,7 @@ class OpenSlideSource(Source):
         self.background = background
         self._path = path
         self._handle = handle
-        self._damage = DamageNotes()
+        self.damage = DamageNotes()
         self._lock = threading.Lock()
 
     def read(
@@ -44,7 +44,7 @@ class OpenSlideSource(Source):
                 pixels = from_finer_level(self, level, x, y, width, height)
             except SlideError:
                 raise error from None
-            self._damage.say(self.info.slide_id, level, str(error).partition(": ")[2])
+            self.damage.say(self.info.slide_id, level, str(error).partition(": ")[2])
             return pixels, 0.0, 0.0
 
     def _stored(self, level: int, x: int, y: int, width: int, height: int) -> tuple[Pixels, float, float]:

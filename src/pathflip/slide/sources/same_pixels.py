@@ -3,7 +3,9 @@
 import numpy as np
 
 from pathflip.errors import SlideError
+from pathflip.slide.sources.openslide import OpenSlideSource
 from pathflip.slide.sources.source import NotHereError, Source
+from pathflip.slide.sources.stored_tiles import StoredTiles
 
 __all__ = ["check_same_pixels"]
 
@@ -12,7 +14,7 @@ _PLACES = (0.5, 0.25, 0.75)
 """Of the width and the height of a level."""
 
 
-def check_same_pixels(source: Source, through_openslide: Source) -> None:
+def check_same_pixels(source: StoredTiles, through_openslide: OpenSlideSource) -> None:
     """Compare three squares of every level with OpenSlide; places that either cannot decode are passed over.
 
     (A damaged place is no reason to leave the slide to OpenSlide, whose decoder may paint it grey and say nothing.)
@@ -20,6 +22,7 @@ def check_same_pixels(source: Source, through_openslide: Source) -> None:
     Raises:
         NotHereError: sizes or pixels differ; ``source`` is closed.
     """
+    source.damage = through_openslide.damage  # both read the damaged places: what one has said the other need not
     levels = range(len(source.sizes))
     same = source.sizes == through_openslide.sizes and all(_same(source, through_openslide, n) for n in levels)
     if not same:

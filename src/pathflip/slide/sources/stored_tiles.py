@@ -58,7 +58,7 @@ class StoredTiles(Source):
         self._levels = tuple(levels)
         self._path = path
         self._cache = TileCache(CACHE_BYTES)
-        self._damage = DamageNotes()
+        self.damage = DamageNotes()
 
     @abstractmethod
     def _decoded(self, level: int, index: int, halvings: int, out: Pixels | None = None) -> Pixels:
@@ -161,7 +161,7 @@ class StoredTiles(Source):
                 pixels = self._from_finer(level, index, halvings)
             except SlideError:
                 raise error from None
-            self._damage.say(self.info.slide_id, level, f"tile {index}: {error}")
+            self.damage.say(self.info.slide_id, level, f"tile {index}: {error}")
             return pixels
 
     def _is_absent(self, level: int, index: int) -> bool:
