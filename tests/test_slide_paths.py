@@ -194,3 +194,14 @@ def test_a_damaged_dicom_level_is_made_from_the_finer_one_and_said_once(tmp_path
             thumbnail = slide.thumbnail(140)
     assert difference(thumbnail, cv2.resize(TRUTH, (140, 100), interpolation=cv2.INTER_AREA)) < 5
     assert ["level 2 is damaged" in str(w.message) for w in said] == [True]
+
+
+def test_info_tells_equal_names_apart_and_names_what_it_does_not_believe():
+    run = "from pathflip.cli import main; main()"
+    places = [str(FOLDER / "two_cases_same_file_name"), str(FOLDER / "mpp_in_nanometres.svs")]
+    command = [sys.executable, "-c", run, "info", *places, "--recursive", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["slide_id"] for row in rows[:2]] == ["case_0001__slide_H&E_0", "case_0002__slide_H&E_0"]
+    assert rows[2]["mpp0"] is None
+    assert "MPP = 252" in rows[2]["notes"][0]

@@ -54,10 +54,11 @@ def simulate(
 def info(slides: Slides, slide_mpp: SlideMPP = None, recursive: Recursive = False, json: Json = False) -> None:
     """What a slide is: size, resolution, levels, and how its pixels are read."""
     from pathflip.slide import find_slides, slide_info_row
+    from pathflip.slide.paths import slide_names
 
     failed = False
-    for path in find_slides(slides, recursive=recursive):
-        row = slide_info_row(path, slide_mpp=slide_mpp)
+    for path, name in slide_names(find_slides(slides, recursive=recursive)).items():
+        row = slide_info_row(path, slide_mpp=slide_mpp, name=name)
         failed |= "error" in row
         print_rows([row], json, _info_line)
     if failed:

@@ -280,7 +280,7 @@ def _check_file(path: Path) -> None:
         raise SlideError(f"slide '{path}': cannot be read: {error.strerror or error}") from None
 
 
-def slide_info_row(path: str | Path, *, slide_mpp: float | None = None) -> dict[str, Any]:
+def slide_info_row(path: str | Path, *, slide_mpp: float | None = None, name: str | None = None) -> dict[str, Any]:
     """One slide as plain data for ``pathflip info``.
 
     Returns:
@@ -288,11 +288,12 @@ def slide_info_row(path: str | Path, *, slide_mpp: float | None = None) -> dict[
         with the other values None.
     """
     try:
-        with open_slide(path, slide_mpp=slide_mpp) as slide:
+        with open_slide(path, slide_mpp=slide_mpp, name=name) as slide:
             info, sizes = slide.info, slide.level_sizes
     except PathFLIPError as error:
         empty = dict.fromkeys(("vendor", "size0", "mpp0", "levels", "reader", "notes"))
-        return {"slide_id": slide_id(Path(path).absolute()), **empty, "error": str(error)}
+        return {"slide_id": name or slide_id(Path(path).absolute()), **empty, "error": str(error)}
+    unbelieved = [f"'{info.mpp_stated}' is no scanner's resolution"] if info.mpp0 is None and info.mpp_stated else []
     return {
         "slide_id": info.slide_id,
         "vendor": info.vendor,
@@ -300,5 +301,5 @@ def slide_info_row(path: str | Path, *, slide_mpp: float | None = None) -> dict[
         "mpp0": info.mpp0,
         "levels": [list(size) for size in sizes],
         "reader": info.reader,
-        "notes": list(info.notes),
+        "notes": [*info.notes, *unbelieved],
     }
