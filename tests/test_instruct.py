@@ -234,7 +234,13 @@ def test_long_conversations_lose_their_end_and_hopeless_ones_are_named(tmp_path,
     row = data.row(Example("x", ("slide-0",), (Turn("user", "Q"), Turn("assistant", "word " * 200))), rng)
     assert len(row.ids) == 60
     assert (row.labels != IGNORED).any()
-    with pytest.raises(ConfigError, match="long one: nothing of the answer is within max_length 60"):
+    assert row.cut > 100
+    assert (row.visual >= 0).sum() == sum(len(slide.kind) for slide in row.slides)  # no visual token is cut
+    assert data.cut == set()
+    data.examples.append(Example("x", ("slide-0",), (Turn("user", "Q"), Turn("assistant", "word " * 200))))
+    data.batch([0, len(data) - 1], rng)
+    assert data.cut == {"x"}
+    with pytest.raises(ConfigError, match="long one: its visual tokens do not fit into max_length 60"):
         data.row(Example("long one", ("slide-0",), (Turn("user", "why " * 90), Turn("assistant", "B"))), rng)
 
 

@@ -330,6 +330,12 @@ def test_options_in_one_cell(tmp_path, cell, expected):
         assert read_questions(path)[0].options == expected
 
 
+def test_answers_as_long_as_reports_are_read_whole():
+    (example,) = read_examples(TABLES / "answer_longer_than_the_context.json")
+    assert example.slide_ids == ("s1",)
+    assert len(example.turns[1].text.split()) > 2_900
+
+
 def test_questions_without_keys_can_be_asked(tmp_path):
     path = written(tmp_path, "slide,question\ns1,Is there necrosis?\n")
     (row,) = read_question_rows(path)

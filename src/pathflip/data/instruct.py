@@ -67,6 +67,8 @@ class Row:
     visual: Int[np.ndarray, " T"]
     labels: Int[np.ndarray, " T"]
     slides: tuple[SlideTokens, ...]
+    cut: int = 0
+    """Tokens at its end that did not fit."""
 
 
 def with_slides(text: str, num_slides: int) -> str:
@@ -99,7 +101,8 @@ def splice_row(
     """Put the slides' tokens where their pieces stand.
 
     Raises:
-        ConfigError: the conversation is longer than ``max_length`` before its answer begins.
+        ConfigError: the conversation is longer than ``max_length`` before its answer begins, or before its last visual
+            token.
     """
     ids: list[int] = []
     visual: list[int] = []
@@ -115,14 +118,20 @@ def splice_row(
             ids += piece.ids
             visual += [-1] * len(piece.ids)
             labels += piece.ids if piece.learned or learn == "everything" else [IGNORED] * len(piece.ids)
-    if max_length and len(ids) > max_length:
+    cut = max(0, len(ids) - max_length) if max_length else 0
+    if cut:
+        if any(token >= 0 for token in visual[max_length:]):
+            raise ConfigError(
+                f"{name}: its visual tokens do not fit into max_length {max_length}; expected fewer of them (or fewer "
+                "slides), shorter text before them, or a larger max_length"
+            )
         ids, visual, labels = ids[:max_length], visual[:max_length], labels[:max_length]
         if all(label == IGNORED for label in labels):
             raise ConfigError(
                 f"{name}: nothing of the answer is within max_length {max_length}; "
                 "expected shorter text, fewer visual tokens, or a larger max_length"
             )
-    return Row(name, slide_id, np.array(ids), np.array(visual), np.array(labels), tuple(slides))
+    return Row(name, slide_id, np.array(ids), np.array(visual), np.array(labels), tuple(slides), cut)
 
 
 def pack(lengths: Sequence[int], limit: int) -> list[list[int]]:
@@ -197,6 +206,8 @@ class InstructDataset:
             _check(example)
         self.examples, self.look, self.template, self.spec = list(examples), look, template, spec
         self.embed_dim = embed_dim
+        self.cut: set[str] = set()
+        """Names of the examples whose answer did not fit into ``spec.max_length`` so far."""
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -205,6 +216,7 @@ class InstructDataset:
         """Some examples. The same indices and generator state give the same batch, whatever was asked before."""
         seed = int(rng.integers(2**62))
         rows = [self.row(self.examples[i], np.random.default_rng([seed, i])) for i in indices]
+        self.cut |= {row.name for row in rows if row.cut}
         return rows_to_batch(rows, self.embed_dim, self.spec.pack_tokens)
 
     def row(self, example: Example, rng: np.random.Generator) -> Row:

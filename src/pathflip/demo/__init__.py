@@ -5,7 +5,6 @@ model to answer from it, then look at patients none of them has seen. Run again 
 it stopped.
 """
 
-import csv
 import platform
 import time
 from collections import Counter
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from pathflip import __version__
+from pathflip.data.splits import read_splits
 from pathflip.demo.stages import BASELINE, DESCRIPTIONS, REFERENCE, Demo, Measured, measure, train
 from pathflip.evaluate.estimates import Estimate, estimate_all
 from pathflip.evaluate.report.content import ModelNote, ReportContent
@@ -187,8 +187,7 @@ def _extract(world: World, demo: Demo, progress: Callable[..., None]) -> None:
 
 
 def _splits(cohort: Path) -> dict[str, int]:
-    with open(cohort / "splits.csv", newline="", encoding="utf-8") as handle:
-        return dict(Counter(row["split"] for row in csv.DictReader(handle)))
+    return dict(Counter(read_splits(cohort / "splits.csv").values()))
 
 
 def _model_note(name: str, model: Aligned, seconds: float) -> ModelNote:

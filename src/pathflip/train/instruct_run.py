@@ -3,6 +3,7 @@
 import difflib
 import math
 import re
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -152,7 +153,7 @@ def train_instruct(
         evaluators["val"] = _validation(made, questions)
         config = config if config.best else config.model_copy(update={"best": "val/accuracy"})
     what_was_run = {**recipe.model_dump(mode="json"), "note": note, "num_examples": len(data)}
-    return fit(
+    result = fit(
         InstructStep(made.model),
         SampledBatches(data.batch, BatchSampler(len(data), config.batch_size, config.seed), config.seed),
         config=config,
@@ -162,6 +163,13 @@ def train_instruct(
         resume=resume,
         on_step=None if on_step is None else lambda row: on_step({**row, "steps": config.steps}),
     )
+    if data.cut:
+        warnings.warn(
+            f"{len(data.cut)} of {len(data)} answers were cut at data.max_length {recipe.data.max_length} tokens "
+            f"(first {min(data.cut)}); nothing of a slide was cut. A larger data.max_length keeps more of them",
+            stacklevel=2,
+        )
+    return result
 
 
 def _saver(made: LoadedAssistant, what_was_run: Mapping[str, Any]) -> Save:
