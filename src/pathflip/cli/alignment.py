@@ -1,5 +1,6 @@
 """Verbs of the alignment model: train, eval, zero-shot, retrieve, ground, import, export, demo."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -255,7 +256,19 @@ def demo(
 
     with progress_bar("demo") as advance:
         result = run_demo(out, quick=quick, seed=seed, num_workers=workers, say=say, progress=advance)
-    print_rows([result], json, lambda r: f"report: {r['report']}")
+    row = {**result, "view": _view_command(out)}
+    print_rows([row], json, lambda r: f"report: {r['report']}\nlook:   {r['view']}")
+
+
+def _view_command(out: Path) -> str:
+    """The command that opens the demo's cohort in the browser, with its model and its assistant, if it has one."""
+    parts = [
+        "pathflip", "view", out / "cohort" / "slides", "--model", out / "runs" / "align_base",
+        "--features", out / "features_stain_texture", "--labels", out / "cohort" / "labels.csv",
+    ]  # fmt: skip
+    if (out / "runs" / "assistant").is_dir():
+        parts += ["--assistant", out / "runs" / "assistant"]
+    return shlex.join(map(str, parts))
 
 
 @app.command(name="import")
