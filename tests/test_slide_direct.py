@@ -2,6 +2,7 @@
 
 import pickle
 import threading
+from contextlib import suppress
 
 import numpy as np
 import openslide
@@ -203,6 +204,17 @@ def test_dicom_frames_without_a_place_are_refused(tmp_path, picture, kind, which
     for reader in ("auto", "openslide"):
         with pytest.raises(SlideError, match=rf"'{which}.dcm' does not say where its frames lie"):
             open_slide(tmp_path / "0.dcm", reader=reader)
+
+
+@pytest.mark.parametrize("tag", [b"\x20\x00\x0e\x00UI", b"\x48\x00\x06\x00UL", b"\x20\x00\x11\x93CS"])
+def test_dicom_attributes_of_no_known_kind_are_one_line(tmp_path, picture, tag):
+    """pydicom raises on them only when they are asked for."""
+    path = write_dicom(tmp_path / "a.dcm", picture)
+    data = path.read_bytes()
+    assert data.count(tag) == 1
+    path.write_bytes(data.replace(tag, tag[:4] + b"U\x89"))
+    with suppress(SlideError):
+        open_slide(path).close()
 
 
 def test_dicom_of_several_optical_paths_is_left_to_openslide(tmp_path, picture):

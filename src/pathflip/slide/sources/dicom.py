@@ -43,7 +43,10 @@ _TAGS += ["Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated
 _TAGS += ["PhotometricInterpretation", "DimensionOrganizationType", "TotalPixelMatrixFocalPlanes"]
 _TAGS += ["NumberOfOpticalPaths", "ConcatenationUID", "ConcatenationFrameOffsetNumber"]
 _TAGS += ["ExtendedOffsetTable", "ExtendedOffsetTableLengths"]
+Header = dict[str, Any]
+"""The attributes above by keyword, None where a file has none; ``syntax`` is the transfer syntax."""
 Decode = Callable[[bytes, int, Pixels | None], Pixels]
+_PLACES = "PerFrameFunctionalGroupsSequence"
 _SLIDE_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _ITEM, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _PIXEL_DATA = b"\xe0\x7f\x10\x00"
@@ -62,19 +65,19 @@ class _Instance:
     """
 
     path: Path
-    header: Any
+    header: Header
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height of the level it belongs to."""
-        return int(self.header.TotalPixelMatrixColumns), int(self.header.TotalPixelMatrixRows)
+        return int(self.header["TotalPixelMatrixColumns"]), int(self.header["TotalPixelMatrixRows"])
 
     @property
     def first_frame(self) -> int:
         """Frames of the level in the parts before this one."""
-        return int(self.header.get("ConcatenationFrameOffsetNumber") or 0)
+        return int(self.header["ConcatenationFrameOffsetNumber"] or 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,17 +144,21 @@ def check_dicom(path: Path) -> None:
     Raises:
         SlideError: an instance is not ``TILED_FULL`` and has no PerFrameFunctionalGroupsSequence.
     """
-    import pydicom
-
     for file, header, _ in _instances(path):
-        if header.get("DimensionOrganizationType") == "TILED_FULL":
-            continue
-        tag = "PerFrameFunctionalGroupsSequence"
-        if not pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[tag]).get(tag):
+        if header["DimensionOrganizationType"] != "TILED_FULL" and not _has_places(file):
             raise SlideError(
                 f"slide '{path}': '{file.name}' does not say where its frames lie (it is not TILED_FULL, and has no "
-                f"{tag}); export it again"
+                f"{_PLACES}); export it again"
             )
+
+
+def _has_places(file: Path) -> bool:
+    import pydicom
+
+    try:
+        return bool(pydicom.dcmread(file, stop_before_pixels=True, specific_tags=[_PLACES]).get(_PLACES))
+    except Exception:  # pydicom raises many kinds on damaged files
+        return False
 
 
 def open_dicom(path: Path, through_openslide: OpenSlideSource) -> DICOMSource:
@@ -187,13 +194,13 @@ def _series(path: Path) -> list[_Instance]:
     """All pyramid levels of the series that ``path`` belongs to, in the order of their file names."""
     levels = []
     for file, header, pixel_data in _instances(path):
-        if list(header.get("ImageType") or ())[2:3] == ["VOLUME"]:  # the others are labels, overviews and thumbnails
+        if list(header["ImageType"] or ())[2:3] == ["VOLUME"]:  # the others are labels, overviews and thumbnails
             starts, ends = _frames(file, header, pixel_data)
             levels.append(_Instance(file, header, starts, ends))
     return levels
 
 
-def _instances(path: Path) -> Iterator[tuple[Path, Any, int]]:
+def _instances(path: Path) -> Iterator[tuple[Path, Header, int]]:
     """Files of the folder that belong to the series of ``path``, their attributes, and where pixel data begins."""
     first = _header(path)
     if first is None:
@@ -203,11 +210,11 @@ def _instances(path: Path) -> Iterator[tuple[Path, Any, int]]:
         raise NotHereError(f"its folder holds more than {_MAX_FILES} files")
     for file in files:
         header, pixel_data = _header(file) or (None, 0)
-        if header is not None and header.get("SeriesInstanceUID") == first[0].get("SeriesInstanceUID"):
+        if header is not None and header["SeriesInstanceUID"] == first[0]["SeriesInstanceUID"]:
             yield file, header, pixel_data
 
 
-def _header(path: Path) -> tuple[Any, int] | None:
+def _header(path: Path) -> tuple[Header, int] | None:
     """Attributes of a DICOM slide, and where its pixel data begins; None for any other file."""
     import pydicom
 
@@ -216,22 +223,25 @@ def _header(path: Path) -> tuple[Any, int] | None:
             if file.read(132)[128:] != b"DICM":
                 return None
             file.seek(0)
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
-            return (header, file.tell()) if header.get("SOPClassUID") == _SLIDE_CLASS else None
-    except Exception:  # pydicom raises many kinds on damaged files, which OpenSlide is left to name
+            stored = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
+            pixel_data = file.tell()
+        header: Header = {tag: stored.get(tag) for tag in _TAGS}
+        header["syntax"] = stored.file_meta.TransferSyntaxUID
+    except Exception:  # pydicom raises many kinds on damaged files, some only here; OpenSlide is left to name them
         return None
+    return (header, pixel_data) if header["SOPClassUID"] == _SLIDE_CLASS else None
 
 
-def _frames(path: Path, header: Any, pixel_data: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _frames(path: Path, header: Header, pixel_data: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Where each frame begins and ends, from the pixel data element at byte ``pixel_data``."""
-    count = int(header.get("NumberOfFrames", 1))
+    count = int(header["NumberOfFrames"] or 1)
     with open(path, "rb") as file:
         file.seek(pixel_data)
         tag, length = struct.unpack("<4s4xI", file.read(12))
         if tag != _PIXEL_DATA:
             raise NotHereError("it holds no pixel data where it should")
         if length != 0xFFFFFFFF:
-            size = int(header.Rows) * int(header.Columns) * 3
+            size = int(header["Rows"]) * int(header["Columns"]) * 3
             starts = pixel_data + 12 + np.arange(count, dtype=np.int64) * size
             if length < count * size:
                 raise NotHereError("its pixel data is shorter than its frames")
@@ -244,13 +254,14 @@ def _frames(path: Path, header: Any, pixel_data: int) -> tuple[NDArray[np.int64]
 
 
 def _encapsulated(
-    file: BinaryIO, header: Any, table: NDArray[np.int64], count: int
+    file: BinaryIO, header: Header, table: NDArray[np.int64], count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """From the extended offset table, else from the items themselves: the basic one cannot say where frames end."""
     first = file.tell()
-    if "ExtendedOffsetTable" in header and "ExtendedOffsetTableLengths" in header:
-        starts = first + np.frombuffer(header.ExtendedOffsetTable, "<u8").astype(np.int64)
-        lengths = np.frombuffer(header.ExtendedOffsetTableLengths, "<u8").astype(np.int64)
+    offsets, sizes = header["ExtendedOffsetTable"], header["ExtendedOffsetTableLengths"]
+    if offsets is not None and sizes is not None:
+        starts = first + np.frombuffer(offsets, "<u8").astype(np.int64)
+        lengths = np.frombuffer(sizes, "<u8").astype(np.int64)
         if len(starts) == len(lengths) == count:
             return starts, starts + 8 + lengths + lengths % 2
     items, at = [first], first
@@ -272,13 +283,13 @@ def _level(parts: list[_Instance], files: list[Path]) -> tuple[Level, str]:
     if not parts:
         raise NotHereError("a level has no instance of its own in the folder")
     parts = sorted(parts, key=lambda part: part.first_frame)
-    if len(parts) > 1 and len({part.header.get("ConcatenationUID") for part in parts} | {None}) != 2:
+    if len(parts) > 1 and len({part.header["ConcatenationUID"] for part in parts} | {None}) != 2:
         raise NotHereError("several instances of its series are of one size")
     header = parts[0].header
     kind = _checked_kind(header)
     if any(_layout(part.header) != _layout(header) for part in parts):
         raise NotHereError("the parts of a level are stored differently")
-    tile = int(header.Columns), int(header.Rows)
+    tile = int(header["Columns"]), int(header["Rows"])
     size = parts[0].size
     count = -(-size[0] // tile[0]) * -(-size[1] // tile[1])
     lengths = [len(part.starts) for part in parts]
@@ -294,37 +305,37 @@ def _level(parts: list[_Instance], files: list[Path]) -> tuple[Level, str]:
     return Level(size, tile, can_halve, owner, starts, ends, decode, kind != _NATIVE), kind
 
 
-def _layout(header: Any) -> tuple[Any, ...]:
+def _layout(header: Header) -> tuple[Any, ...]:
     names = ("Rows", "Columns", "TotalPixelMatrixColumns", "TotalPixelMatrixRows", "PhotometricInterpretation")
-    return header.file_meta.TransferSyntaxUID, *(header.get(name) for name in names)
+    return tuple(header[name] for name in (*names, "syntax"))
 
 
-def _checked_kind(header: Any) -> str:
+def _checked_kind(header: Header) -> str:
     """How its frames are compressed.
 
     Raises:
         NotHereError: they are placed, coloured or compressed in another way than is read here.
     """
-    syntax = header.file_meta.TransferSyntaxUID
+    syntax = header["syntax"]
     kind = _KINDS.get(str(syntax))
     if kind is None:
         raise NotHereError(f"its frames are compressed as {syntax.name}")
-    if header.get("DimensionOrganizationType") != "TILED_FULL":
+    if header["DimensionOrganizationType"] != "TILED_FULL":
         raise NotHereError("its frames are placed one by one, not row by row")
-    if int(header.get("TotalPixelMatrixFocalPlanes") or 1) != 1 or int(header.get("NumberOfOpticalPaths") or 1) != 1:
+    if int(header["TotalPixelMatrixFocalPlanes"] or 1) != 1 or int(header["NumberOfOpticalPaths"] or 1) != 1:
         raise NotHereError("it holds several focal planes or optical paths")
-    if int(header.SamplesPerPixel) != 3 or int(header.BitsAllocated) != 8:
+    if int(header["SamplesPerPixel"]) != 3 or int(header["BitsAllocated"]) != 8:
         raise NotHereError("it holds other pixels than 8-bit colour")
-    if header.PhotometricInterpretation not in _COLOURS[kind]:
-        raise NotHereError(f"its colours are stored as {header.PhotometricInterpretation}")
-    if kind == _NATIVE and int(header.get("PlanarConfiguration") or 0) != 0:
+    if header["PhotometricInterpretation"] not in _COLOURS[kind]:
+        raise NotHereError(f"its colours are stored as {header['PhotometricInterpretation']}")
+    if kind == _NATIVE and int(header["PlanarConfiguration"] or 0) != 0:
         raise NotHereError("its colours are stored in planes")
     return kind
 
 
-def _decoder(kind: str, header: Any, tile: tuple[int, int]) -> Decode:
+def _decoder(kind: str, header: Header, tile: tuple[int, int]) -> Decode:
     if kind == _JPEG:
-        return JPEGDecoder(None, tile, ycbcr=header.PhotometricInterpretation != "RGB")
+        return JPEGDecoder(None, tile, ycbcr=header["PhotometricInterpretation"] != "RGB")
     if kind == _JPEG2000:
         return lambda data, halvings, out: decode_jpeg2000(data)
     return lambda data, halvings, out: np.frombuffer(data, np.uint8).reshape(tile[1], tile[0], 3)
