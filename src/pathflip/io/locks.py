@@ -1,12 +1,13 @@
 """Locks on folders: one run at a time writes there. The system releases a lock however its process ends."""
 
+import errno
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 
 from pathflip.errors import ConfigError
 
@@ -31,17 +32,15 @@ def only_writer(folder: Path, what: str) -> Iterator[bool]:
     path = folder / ".lock"
     lock = FileLock(path, timeout=0)
     try:
-        lock.acquire()
+        locked = _acquired(lock)
     except Timeout:
         raise ConfigError(
             f"{folder}: another {what} ({_holder(path)}) is writing here; wait for it to end or choose another --out"
         ) from None
-    except NotImplementedError:  # some network file systems
-        yield False
-        return
     try:
-        _name_holder(path)
-        yield True
+        if locked:
+            _name_holder(path)
+        yield locked
     finally:
         lock.release()
 
@@ -54,12 +53,24 @@ def waiting_lock(path: Path) -> Iterator[None]:
         OSError: it cannot be written, or is a symbolic link.
     """
     lock = FileLock(path)
-    with suppress(NotImplementedError):  # some network file systems
-        lock.acquire()
+    _acquired(lock)
     try:
         yield
     finally:
         lock.release()
+
+
+def _acquired(lock: BaseFileLock) -> bool:
+    """Take a lock; False on file systems that have none (some network shares)."""
+    try:
+        lock.acquire()
+    except NotImplementedError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+        return False
+    return True
 
 
 def _holder(path: Path) -> str:
