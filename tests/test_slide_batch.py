@@ -157,6 +157,15 @@ def test_threads_that_only_take_turns_are_given_up(monkeypatch, processors, alon
     assert set(readers) != {here}
 
 
+def test_a_batch_of_a_few_tiles_starts_no_threads(path):
+    before = threading.active_count()
+    with open_slide(path) as slide:
+        images = slide.read_tiles([(0, 0), (200, 200), (400, 400)], TileSpec(50, 0.25), workers=4)
+        next(images)
+        assert threading.active_count() == before
+        assert sum(1 for _ in images) == 2
+
+
 def test_fewer_than_one_worker_is_refused(path):
     with open_slide(path) as slide, pytest.raises(ConfigError, match="workers: got 0, expected 1 or more"):
         slide.read_tiles([(0, 0)], TileSpec(50, 0.25), workers=0)

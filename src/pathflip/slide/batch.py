@@ -88,8 +88,10 @@ def _images(chunks: Iterator[_Chunk], workers: int) -> Iterator[Pixels]:
     overlap = _Overlap()
     try:
         while True:
-            for chunk in islice(chunks, max(0, workers + 2 - len(waiting))):
-                if workers > 1 and chunk.reader.shared and overlap.pays():
+            fresh = list(islice(chunks, max(0, workers + 2 - len(waiting))))
+            alone = workers == 1 or len(waiting) + len(fresh) == 1  # nothing to share
+            for chunk in fresh:
+                if not alone and chunk.reader.shared and overlap.pays():
                     pool = pool or ThreadPoolExecutor(workers, "pathflip-read")
                     waiting.append(pool.submit(_run, *chunk))
                 else:
