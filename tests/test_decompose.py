@@ -245,10 +245,44 @@ def test_rules_need_nothing_and_send_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refused)
     done = decompose_reports([Caption("s", "p", REPORT, ())], DecomposeSpec())
-    assert [s.text for s in done[0].statements][2] == "No perineural invasion is identified."
-    assert [s.negated for s in done[0].statements][:3] == [False, False, True]
+    texts = {s.text: s for s in done[0].statements}
+    assert texts["No perineural invasion is identified."].negated
+    assert not texts["Focal necrosis is seen in the left wall."].negated
+    assert all(REPORT[slice(*s.place)] for s in done[0].statements if s.place)
     write_decomposed(tmp_path / "o.jsonl", done)
     assert len(read_captions(tmp_path / "o.jsonl")[0].subcaptions) == len(done[0].statements)
+
+
+HOSPITAL = (
+    "Patient: Doe, John\nCLINICAL HISTORY\nLump.\nMICROSCOPY\nA. Skin: Melanoma with ulceration. No regression. "
+    "Invasion cannot be excluded. Seen by Dr. Quillfeather.\nB. Node: No melanoma.\n"
+)
+
+
+def test_a_hospital_report_by_rules(tmp_path):
+    (tmp_path / "r.jsonl").write_text(json.dumps({"slide": "s", "part": "A", "text": HOSPITAL}))
+    found, _ = read_reports(tmp_path / "r.jsonl")
+    count = write_decomposed(tmp_path / "o.jsonl", decompose_reports(found, DecomposeSpec()))
+    row = json.loads((tmp_path / "o.jsonl").read_text())
+    assert row["report"] == HOSPITAL.strip()
+    by_text = {s["text"]: s for s in row["subcaptions"]}
+    melanoma, regression = by_text["Melanoma with ulceration."], by_text["No regression."]
+    assert (melanoma["polarity"], melanoma["part"], melanoma["section"]) == ("affirmed", "A", "microscopy")
+    assert (regression["polarity"], regression["concept"], regression["language"]) == ("denied", "regression", "en")
+    assert HOSPITAL[slice(*melanoma["place"])] == melanoma["text"]
+    assert by_text["Invasion cannot be excluded."]["polarity"] == "undecided"
+    assert (by_text["No melanoma."]["visual"], by_text["No melanoma."]["reason"]) == (False, "part B")
+    assert (count["visual"], count["undecided"], count["set_aside"]["part B"]) == (3, 1, 1)
+    again = read_captions(tmp_path / "o.jsonl")[0]
+    assert again.text == "Melanoma with ulceration. No regression."
+    assert [s.polarity for s in again.subcaptions] == [s["polarity"] for s in row["subcaptions"]]
+
+
+def test_redaction_reaches_the_rules_sub_captions(tmp_path):
+    (tmp_path / "r.jsonl").write_text(json.dumps({"slide": "s", "text": "Necrosis, seen by Dr. Quillfeather."}))
+    found, _ = read_reports(tmp_path / "r.jsonl")
+    write_decomposed(tmp_path / "o.jsonl", decompose_reports(found, DecomposeSpec(identifiers="redact")))
+    assert "uillfeather" not in (tmp_path / "o.jsonl").read_text()
 
 
 def test_a_folder_of_reports(tmp_path):

@@ -162,6 +162,8 @@ def _decompose(found: Any, spec: "DecomposeSpec", out: Path, keep_unsupported: b
         row |= {"requests": usage.requests, "retries": usage.retries}
         row |= {"tokens_in": usage.tokens_in, "tokens_out": usage.tokens_out}
     print_rows([row | {"left_out": left_out}], json, _decomposed_line)
+    for reason, number in row["set_aside"].items():
+        say(f"  {number:6}  not visible or undecided: {reason}")
     for item in (item for item in done if item.error):
         say(f"{item.slide_id}: FAILED {item.error}")
     if row["failed"] or left_out:

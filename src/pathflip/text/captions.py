@@ -77,11 +77,14 @@ def read_captions(
     return captions
 
 
-def check_captions(path: str | Path, options: TableOptions = PLAIN) -> tuple[list[Caption], list[str]]:
+def check_captions(
+    path: str | Path, options: TableOptions = PLAIN, *, whole_reports: bool = False
+) -> tuple[list[Caption], list[str]]:
     """The usable captions of a file, and one line for each row that cannot be used ("row 7: …").
 
     Rows are counted as an editor counts them: lines of a JSON-lines file, records after the header of a CSV,
-    entries of a JSON list, from 1.
+    entries of a JSON list, from 1. ``whole_reports`` keeps the text of the report where a caption would hold only what
+    its slide can show.
 
     Raises:
         CaptionError: the file as a whole cannot be read.
@@ -97,7 +100,7 @@ def check_captions(path: str | Path, options: TableOptions = PLAIN) -> tuple[lis
         try:
             if row.problem:
                 raise CaptionError(row.problem)
-            caption = _caption(row.fields)
+            caption = _caption(row.fields, whole_reports)
             if caption.slide_id in seen:
                 raise CaptionError(f"slide '{caption.slide_id}' stands already in row {seen[caption.slide_id]}")
         except CaptionError as error:
@@ -143,7 +146,7 @@ def write_captions(path: str | Path, captions: Iterable[Caption]) -> None:
 # --- One row ---------------------------------------------------------------------------------------------------------
 
 
-def _caption(fields: Mapping[str, Any]) -> Caption:
+def _caption(fields: Mapping[str, Any], whole_report: bool = False) -> Caption:
     name = slide_of_row(fields)
     text = _text(fields)
     statements = _statements(fields)
@@ -153,7 +156,8 @@ def _caption(fields: Mapping[str, Any]) -> Caption:
         raise CaptionError(f"slide '{name}' has an empty caption")
     if not statements:
         report, part = read_report(text), str(first_of(fields, PART_KEYS) or "").strip() or None
-        text, statements = report.caption(part), report.sub_captions(part)
+        text = report.text if whole_report else report.caption(part)
+        statements = report.sub_captions(part)
     if not statements:
         raise CaptionError(f"slide '{name}': the caption holds no sentence (got {text[:40]!r})")
     patient = str(first_of(fields, PATIENT_KEYS) or "").strip() or patient_of(name)
@@ -238,13 +242,13 @@ def _statement(item: Any, place: int) -> SubCaption:
         if not isinstance(value, kind):
             raise CaptionError(f"sub-caption {place}: '{name}' is {value!r}, expected {kind.__name__}")
         given[name] = value
-    if fields.get("polarity") is not None and "negated" not in given:
+    if fields.get("polarity") is not None:
         if fields["polarity"] not in _POLARITIES:
             raise CaptionError(
                 f"sub-caption {place}: 'polarity' is {fields['polarity']!r}, expected one of {', '.join(_POLARITIES)}"
             )
-        given["negated"] = fields["polarity"] in ("absent", "denied")
-        given["undecided"] = fields["polarity"] in ("uncertain", "undecided")
+        given.setdefault("negated", fields["polarity"] in ("absent", "denied"))
+        given.setdefault("undecided", fields["polarity"] in ("uncertain", "undecided"))
     if fields.get("box") is not None:
         given["box"] = _box(fields["box"], place)
     if isinstance(fields.get("place"), list) and len(fields["place"]) == 2:

@@ -52,6 +52,9 @@ _DIAGNOSIS = re.compile(
     r"indicating (?=an? (?:poorly|well|moderately)))\s*",
     re.IGNORECASE,
 )
+_CUT_SHORT = re.compile(
+    r"\b(?:an?|the|\w+-grade|invasive|moderately|poorly|well|of|and|with|is|are|was|were)\W*$", re.IGNORECASE
+)
 _SPREAD = re.compile(r"\bmetasta\w+|\bnod(?:e|al|es)\b|\blymph\b|\bspread\b", re.IGNORECASE)
 
 
@@ -82,7 +85,7 @@ def visible_rest(clause: str, language: str = "en") -> str | None:
 
 def _states_a_finding(head: str, whole: bool) -> bool:
     """Whether the head of a clause is a statement by itself, and not of spread to elsewhere."""
-    if _SPREAD.search(head) or len(head.split()) < 2:
+    if _SPREAD.search(head) or len(head.split()) < 2 or _CUT_SHORT.search(head):
         return False
     return re.search(cues_of("en").findings, head, re.IGNORECASE) is not None and (not whole or len(head.split()) > 2)
 
@@ -96,9 +99,21 @@ def kinds_of(clauses: list[str], language: str = "en") -> list[str | None]:
         if kind is None and kinds and dependent.match(clause):
             # "It measures 3 cm and shows necrosis": what is measured may be seen, a margin's findings may not
             own = kinds[-1] in ("size", "stage") and re.search(cues_of("en").findings, clause, re.IGNORECASE)
+            own = own or re.match(r"(?:is|was) (?:\w+ly )?(?:classified|graded|accompanied)\b", clause)
             kind = None if own else kinds[-1]
+        elif kind is None and kinds and kinds[-1] in _ELSEWHERE and _GOES_ON.match(clause):
+            kind = kinds[-1]
         kinds.append(kind)
     return kinds
+
+
+# "The nodes show reactive changes, but no carcinoma": what follows is still of the nodes.
+_ELSEWHERE = ("nodes", "margins", "receptors", "molecular")
+_GOES_ON = re.compile(
+    r"(?:suggesting|indicating|suspected|showing|confirming)\b|(?:no|without|all|none|both|reactive)\b"
+    r"(?!.*\b(?:vascular|lympho\w*|perineural|necrosis|in situ|dysplasia|mitos\w+|atypia|granuloma\w*)\b)",
+    re.IGNORECASE,
+)
 
 
 _SIZE = r"(?:\b(?:up to |about |approximately )?\d[\d.,]*\s*(?:[x×]\s*\d[\d.,]*\s*)*[- ]?(?:cm|mm)\b\s+)"

@@ -33,7 +33,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"para-?aortic|examined|sampled) (?:\w+ )?node\b",
         r"\blevel \w+ (?:lymph )?node\b|\blymph node (?:from|at|in) (?:station|level)\b",
         rf"\b{_COUNTED} (?:(?:/|of|out of) ?(?:the )?\w+ )?(?:\w+ )?(?:lymph )?node\b|\bneck dissection\b",
-        r"\(\d+/\d+\)",
+        r"\(\d+/\d+\)|\b(?:no|without|absence of|lack of)\b[^.;]{0,40}\bmetasta\w+|\b(?:no|without)\b[^.;]{0,20}\blymphatic spread",
     ),
     "stage": (r"\bstag(?:e|ed|es|ing)\b", r"\b(?:TNM|AJCC|UICC|FIGO|Dukes)\b", r"\bdistant (?:metasta\w+|spread)"),
     "size": (
@@ -43,7 +43,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\b(?:tumou?r|lesion) size\b|\bsize\s*[:=]",
     ),
     "gross": (
-        r"\bgross(?:ly)?\b(?! tumou?r perforation)|\bmacroscop\w+|\bformalin\b|\bfixed in\b|\breceived (?:fresh|in|for|and|as)\b",
+        r"\bgross(?:ly)?\b(?! (?:tumou?r perforation|necrosis))|\bmacroscop\w+|\bformalin\b|\bfixed in\b|\breceived (?:fresh|in|for|and|as)\b",
         r"\bcassettes?\b|\bsubmitted\b|\bbisected\b|\bserially\b|\blabel+ed\b|\bblocks?\b(?! of tissue)",
         r"\b(?:rubbery|friable|firm|tan|soft-elastic)\b|\bto the naked eye\b|\bcut surfaces?\b",
         r"\bfrozen sections?\b|\bintra-?operativ\w+",
@@ -95,7 +95,8 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\b(?:aggressive|malignant) (?:nature|behaviou?r|potential)\b|\bcritical (?:for|in|to)\b",
         r"\b(?:these|the|such|pathological)(?: \w+)? findings (?:are )?(?:\w+ly )?(?:indica\w+|suggest\w*|confirm\w*|represent\w*|"
         r"demonstrate)\b(?: of)?(?: an?)? (?:\w+ (?:and )?){0,3}(?:aggressive|advanced|locali[sz]ed|early|late|progressive\w*|"
-        r"challenging|favou?rable)\b|\bthis (?:\w+ )?(?:analysis|evaluation|assessment)\b|\bdetermining the origin\b",
+        r"challenging|favou?rable)\b|\bthis (?:\w+ ){0,2}(?:analysis|evaluation|assessment|examination) (?:\w+ly )?"
+        r"(?:emphasi\w+|underscor\w+|highlights?|indicates?|reflects?|suggests?|provides?)\b|\bdetermining the origin\b",
         r"\bfurther (?:evaluation|investigation|assessment|stud(?:y|ies)|workup)\b",
     ),
 }
@@ -119,7 +120,7 @@ _EMPTY = {
     "site": rf"\b(?:locat\w+|situated|centered|centred|positioned|originat\w+)\b.{{0,60}}\b{_ORGANS}\b",
     "interpretation": r"\b(?:findings?|assessments?|evaluations?|analys[ie]s|examinations?|details|information|report|summary|"
     r"results?|characteristics|insights?|features)\b.{0,80}\b(?:underscor\w+|emphasi\w+|highlight\w*|provid\w+|guid\w+|direct\w+|"
-    r"tailor\w*|warrant\w*|crucial|insights?|comprehensive\w*|reflects?|contribut\w+|foundation|significan\w+|distinct|consistent "
+    r"tailor\w*|warrant\w*|crucial|insights?|comprehensive\w*|reflects?|contribut\w+|foundation|significan\w+|distinct|illustrat\w+|refined|consistent "
     r"with its|notable|important|localized (?:tumou?r|disease|nature))\b",
     "no information": r"\b(?:specific )?measurements? were\b|\b(?:specimens?|samples?|material)\b.{0,30}\b(?:includ\w+|consist\w+|"
     r"compris\w+)\b|\bclassification was\b",
@@ -130,6 +131,7 @@ _VISIBLE_ANYWAY = (
     r"(?:margins?|edges?|borders?)\b(?! (?:is|are|was|were) (?:free|clear|negative|positive|involved|uninvolved))",
     r"\bmargins? of the (?:nests?|islands?|glands?|section|tissue|slide|fragments?)\b",
     r"\bper (?:\d+ ?)?(?:mm|square mm)\b|\b(?:H ?& ?E|ha?ematoxylin)[- ]stain\w*|\bgrossly cystic\b",
+    r"\b(?:from|in|of) (?:an? |the |this )?(?:\w+ )?patient\b|\bconsistent with (?:a )?(?:previous|prior) biopsy\b",
     r"\bpatient (?:was|is|has been) diagnosed with\b|\bdisease stage of maturation\b",
 )
 
@@ -223,6 +225,7 @@ _BREAKS = (
     r",\s+and\s+(?=(?:there|the|this|these|it|its|all|some|no|focal|both|surgical|margins?)\b)",
     r"(?<!not),?\s+(?=without\b|with (?:no|an? absence|absence|lack)\b|in the absence of\b)",
     r"\s+(?:and|&)\s+(?=the \w+ (?:also )?(?:shows?|has|have|contains?|exhibits?)\b)",
+    r"\s+and\s+(?=(?:is|was) (?:\w+ly )?(?:classified|graded|accompanied|associated)\b)",
     r",\s+(?=measuring\b)|\s+and\s+(?=(?:measures|weighs|shows|exhibits|contains|extends|is accompanied)\b)",
     r"\s+or\s+(?=no\b)|\s+and\s+(?=(?:no|without|absent|lacks?|lacking)\b|(?:is|are) (?:negative|free)\b)",
     # What hangs behind a noun: "carcinoma lacking mucin", "nests showing no keratin", "a tumour that does not invade".

@@ -1,6 +1,8 @@
 """The whole job: reports in, guard, ask or split, check against the report, captions out."""
 
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,15 +15,17 @@ from pathflip.io.files import write_text
 from pathflip.io.slide_id import slide_id
 from pathflip.io.tables import PLAIN, TableOptions, read_utf8
 from pathflip.text.captions import check_captions, patient_of
+from pathflip.text.cues import cues_of
 from pathflip.text.decompose.cache import ReplyCache
 from pathflip.text.decompose.identifiers import find_identifiers, redact
 from pathflip.text.decompose.local import LocalSpec, ask_local, fingerprint
 from pathflip.text.decompose.replies import ReplyStatement, prompt
 from pathflip.text.decompose.server import ServerSpec, Usage, ask_server, is_local
 from pathflip.text.decompose.support import Source
+from pathflip.text.reports import read_report
 from pathflip.text.sentences import split_sentences
 from pathflip.text.statements import parse_statement
-from pathflip.types import Caption
+from pathflip.types import Caption, SubCaption
 
 __all__ = [
     "DecomposeSpec",
@@ -53,7 +57,8 @@ class DecomposeSpec(BaseModel):
 
 @dataclass(frozen=True)
 class Statement:
-    """A sub-caption; ``unsupported`` says what in it the report does not state."""
+    """A sub-caption; ``unsupported`` says what in it the report does not state, ``reason`` why it is not visible or
+    undecided, ``place`` where it stands in the text written beside it."""
 
     text: str
     content: str
@@ -61,12 +66,22 @@ class Statement:
     negated: bool
     concept: str | None = None
     unsupported: tuple[str, ...] = ()
+    undecided: bool = False
+    reason: str | None = None
+    part: str | None = None
+    section: str | None = None
+    language: str | None = None
+    place: tuple[int, int] | None = None
 
     def row(self) -> dict[str, Any]:
         """As it stands in the file."""
         row: dict[str, Any] = {"text": self.text, "content": self.content}
         row |= {"concept": self.concept} if self.concept else {}
-        row |= {"visual": self.visual, "negated": self.negated, "polarity": "absent" if self.negated else "present"}
+        polarity = "undecided" if self.undecided else "denied" if self.negated else "affirmed"
+        row |= {"visual": self.visual, "negated": self.negated, "polarity": polarity}
+        where = {"reason": self.reason, "part": self.part, "section": self.section, "language": self.language}
+        row |= {name: value for name, value in where.items() if value}
+        row |= {"place": list(self.place)} if self.place else {}
         return row | ({"unsupported": list(self.unsupported)} if self.unsupported else {})
 
 
@@ -91,7 +106,7 @@ def read_reports(path: Path, options: TableOptions = PLAIN) -> tuple[list[Captio
         CaptionError: nothing can be read.
     """
     if not path.is_dir():
-        return check_captions(path, options)
+        return check_captions(path, options, whole_reports=True)
     captions, problems = [], []
     for file in sorted(p for p in path.glob("*.txt") if not p.name.startswith(".")):
         try:
@@ -142,12 +157,12 @@ def decompose_reports(
 
 
 def guard(reports: Sequence[Caption], spec: DecomposeSpec) -> int:
-    """Reports with identifiers among those a model would see (0 for rules, and where they are taken out).
+    """Reports with identifiers, in every mode (0 where they are taken out).
 
     Raises:
         ConfigError: they would leave this machine and nobody allowed it.
     """
-    if spec.by is None or spec.identifiers == "redact":
+    if spec.identifiers == "redact":
         return 0
     found = {report.slide_id: items for report in reports if (items := find_identifiers(report.text))}
     away = isinstance(spec.by, ServerSpec) and not is_local(spec.by.url)
@@ -229,13 +244,54 @@ def _decomposed(
     if isinstance(outcome, str):
         return Decomposed(**{**vars(whole), "error": outcome})
     if spec.by is None:
-        parsed = [parse_statement(sentence) for sentence in split_sentences(text)]
-        statements = tuple(Statement(s.text, s.content, s.visual, s.negated) for s in parsed)
+        statements = tuple(_by_rules(one, spec) for one in _own_sub_captions(report))
         return Decomposed(**{**vars(whole), "statements": statements, "covered": 1.0})
     source = Source(text)
     statements = tuple(_checked(said, source) for said in outcome or ())
     covered = source.coverage(statement.text for statement in statements if not statement.unsupported)
     return Decomposed(**{**vars(whole), "statements": statements, "covered": round(covered, 3)})
+
+
+def _own_sub_captions(report: Caption) -> tuple[SubCaption, ...]:
+    """What the rules read in the report; a caption file's reader has done so for the part the row names."""
+    if report.subcaptions and all(one.place for one in report.subcaptions):
+        return report.subcaptions
+    return read_report(report.text).sub_captions()
+
+
+def _by_rules(one: SubCaption, spec: DecomposeSpec) -> Statement:
+    """A sub-caption as it is written; without names, dates and numbers of persons where they are to be taken out."""
+    text = redact(one.text) if spec.identifiers == "redact" else one.text
+    content = one.content if text == one.text else parse_statement(text, one.language).content
+    return Statement(
+        text,
+        content,
+        one.visual,
+        one.negated,
+        _concept_of(content),
+        undecided=one.undecided,
+        reason=one.reason,
+        part=one.part,
+        section=one.section,
+        language=one.language,
+        place=one.place if spec.identifiers != "redact" else None,
+    )
+
+
+def _concept_of(content: str) -> str | None:
+    """The finding's short name, where a sub-caption speaks of one thing in a few words."""
+    label = content.partition(":")[0] if ":" in content else content
+    words = [word for word in re.findall(r"[\w'-]+", label) if word not in cues_of("en").frame]
+    listed = re.search(r"[,;/]|\b(?:and|or|und|oder|et|ou|y|o)\b", label)
+    return " ".join(words) if 0 < len(words) <= 4 and not listed else None
+
+
+def _caption_text(item: Decomposed) -> str:
+    """What trains as the caption: the report, or of a report of sections or parts what its slide can show."""
+    if not any(one.part or one.section for one in item.statements):
+        return item.text
+    shown = [one.text for one in item.statements if one.visual and not one.undecided]
+    return " ".join(dict.fromkeys(shown)) or item.text
 
 
 def _checked(said: ReplyStatement, source: Source) -> Statement:
@@ -269,7 +325,8 @@ def write_decomposed(path: Path, done: Iterable[Decomposed], *, keep_unsupported
         Counts: reports, statements, flagged, visual, failed, from_cache, covered (mean).
     """
     lines, failures, covered = [], [], []
-    count = dict.fromkeys(("reports", "statements", "visual", "flagged", "failed", "from_cache"), 0)
+    reasons: Counter[str] = Counter()
+    count = dict.fromkeys(("reports", "statements", "visual", "undecided", "flagged", "failed", "from_cache"), 0)
     for item in done:
         if item.error is not None:
             failures.append(json.dumps({"slide": item.slide_id, "error": item.error}, ensure_ascii=False))
@@ -277,7 +334,9 @@ def write_decomposed(path: Path, done: Iterable[Decomposed], *, keep_unsupported
             continue
         kept = [s for s in item.statements if keep_unsupported or not s.unsupported]
         flagged = [s for s in item.statements if s.unsupported]
-        row: dict[str, Any] = {"slide": item.slide_id, "patient": item.patient, "text": item.text}
+        text = _caption_text(item)
+        row: dict[str, Any] = {"slide": item.slide_id, "patient": item.patient, "text": text}
+        row |= {"report": item.text} if text != item.text else {}
         row |= {"subcaptions": [s.row() for s in kept], "covered": item.covered, "decomposed_by": item.by}
         row |= {"flagged": [s.row() for s in flagged]} if flagged and not keep_unsupported else {}
         lines.append(json.dumps(row, ensure_ascii=False))
@@ -286,6 +345,8 @@ def write_decomposed(path: Path, done: Iterable[Decomposed], *, keep_unsupported
         count["from_cache"] += item.from_cache
         count["statements"] += len(kept)
         count["visual"] += sum(s.visual for s in kept)
+        count["undecided"] += sum(s.visual and s.undecided for s in kept)
+        reasons.update(str(s.reason) for s in kept if s.reason)
         count["flagged"] += len(flagged)
     if lines or not failures:  # where nothing succeeded, an earlier result stays
         write_text(path, "".join(line + "\n" for line in lines))
@@ -294,4 +355,10 @@ def write_decomposed(path: Path, done: Iterable[Decomposed], *, keep_unsupported
         write_text(beside, "".join(line + "\n" for line in failures))
     else:
         beside.unlink(missing_ok=True)
-    return {"out": str(path), **count, "covered": round(sum(covered) / len(covered), 3) if covered else 0.0}
+    set_aside = dict(reasons.most_common())
+    return {
+        "out": str(path),
+        **count,
+        "set_aside": set_aside,
+        "covered": round(sum(covered) / len(covered), 3) if covered else 0.0,
+    }

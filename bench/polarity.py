@@ -1,0 +1,167 @@
+"""Polarity and visibility against annotated sentences, beside medspaCy's ConText and negspacy.
+
+    python bench/polarity.py --statements statements.json --slidebench SlideBench-Caption-TCGA.csv [--others PYTHON]
+
+``--statements``: a list of objects with text, language, visible and findings (finding, polarity: present, absent,
+uncertain). ``--slidebench``: the public captions; 180 sentences of them are annotated in bench/annotations, twice.
+``--others`` names a Python with medspacy and negspacy installed (their versions of spaCy need an environment of their
+own):  python -m venv others && others/bin/pip install medspacy negspacy
+"""
+
+import argparse
+import csv
+import json
+import re
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+from pathflip.text.sentences import split_sentences
+from pathflip.text.statements import statements_of
+
+HERE = Path(__file__).parent
+MEANS = {"present": "affirmed", "absent": "denied", "uncertain": "undecided"}
+DENIAL_WORDS = re.compile(
+    r"\b(?:no|not|without|absent|absence of|negative for|free of|neither|nor|lacks?|lacking|none|never|cannot)\b", re.I
+)
+
+
+def ours(text: str, finding: str) -> str:
+    """What the rules say of a finding in a sentence; "unseen" where no visible sub-caption holds it."""
+    said = {s.polarity for s in statements_of(text) if s.visual and finding.lower() in s.text.lower()}
+    return said.pop() if len(said) == 1 else "mixed" if said else "unseen"
+
+
+def table(rows: list[dict], said: dict[str, list[str]]) -> None:
+    """Rows: finding by finding. Right, undecided or nothing said, and the opposite, by system and language."""
+    for language in dict.fromkeys(row["language"] for row in rows):
+        places = [i for i, row in enumerate(rows) if row["language"] == language]
+        for system, answers in said.items():
+            told = [(rows[i]["polarity"], answers[i]) for i in places if answers[i] != "unsupported"]
+            if not told:
+                continue
+            right = sum(true == got or (true == "undecided" and got == "affirmed") for true, got in told)
+            opposite = sum(
+                {true, got} == {"affirmed", "denied"} or (true, got) == ("undecided", "denied") for true, got in told
+            )
+            count = len(told)
+            shares = f"right {right / count:.3f}  opposite {opposite / count:.3f}"
+            print(f"{language:5} {system:10} findings {count:4}  {shares}")
+
+
+def ask_others(python: str, rows: list[dict]) -> dict[str, list[str]]:
+    """The answers of the other systems, in their own environment."""
+    asked = "\n".join(json.dumps(row) for row in rows)
+    done = subprocess.run(
+        [python, str(HERE / "polarity_others.py")], input=asked, capture_output=True, text=True, check=True
+    )
+    answers: dict[str, list[str]] = json.loads(done.stdout.strip().splitlines()[-1])
+    return answers
+
+
+def kappa(first: list, second: list) -> float:
+    """Cohen's kappa of two lists of labels."""
+    count = len(first)
+    same = sum(a == b for a, b in zip(first, second, strict=True)) / count
+    ours, theirs = Counter(first), Counter(second)
+    chance = sum(ours[label] * theirs[label] for label in ours) / count**2
+    return (same - chance) / (1 - chance)
+
+
+def sample(captions: dict[str, str]) -> list[dict]:
+    """The annotated sentences with their text."""
+    lines = (HERE / "annotations" / "slidebench_180.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [row | {"text": captions[row["id"]][row["start"] : row["start"] + row["length"]]} for row in rows]
+
+
+def agreement(rows: list[dict]) -> None:
+    """Kappa of the two readings: visible or not, and whether a denial is held."""
+    visible = [[row[name] is not None for row in rows] for name in ("first", "second")]
+    denies = [[any(p == "denied" for p, _ in row[name] or ()) for row in rows] for name in ("first", "second")]
+    print(f"agreement of the two readings: visible kappa {kappa(*visible):.3f}, denial kappa {kappa(*denies):.3f}")
+
+
+def measure(rows: list[dict], reading: str) -> None:
+    """Visible and denied, precision and recall, against one reading."""
+    visible, denied = Counter(), Counter()
+    for row in rows:
+        stated, true = statements_of(row["text"]), row[reading]
+        seen = any(s.visual for s in stated)
+        visible[seen, true is not None] += 1
+        phrases = {"denied": [], "other": []}
+        for polarity, phrase in true or ():
+            phrases["denied" if polarity == "denied" else "other"].append(phrase.lower())
+        claims = [s.text.lower() for s in stated if s.visual and s.polarity == "denied"]
+        for phrase in phrases["denied"]:
+            denied["kept" if any(phrase in text for text in claims) else "lost"] += 1
+        denied["wrong"] += sum(not any(phrase in text for phrase in phrases["denied"]) for text in claims)
+    precision = visible[True, True] / max(1, visible[True, True] + visible[True, False])
+    recall = visible[True, True] / max(1, visible[True, True] + visible[False, True])
+    number = visible[True, True] + visible[False, True]
+    print(f"{reading:6} visible: precision {precision:.3f} recall {recall:.3f} of {number}", end="  ")
+    kept, lost, wrong = denied["kept"], denied["lost"], denied["wrong"]
+    print(
+        f"denied: precision {kept / max(1, kept + wrong):.3f} recall {kept / max(1, kept + lost):.3f} of {kept + lost}"
+    )
+
+
+def kept_denials(captions: dict[str, str]) -> None:
+    """Of the denial words in what is visible, how many stand in a sub-caption that denies (or is undecided)."""
+    where, sentences, statements = Counter(), 0, Counter()
+    for text in captions.values():
+        for sentence in split_sentences(text):
+            stated = [s for s in statements_of(sentence) if s.visual]
+            sentences += bool(stated)
+            statements.update(s.polarity for s in stated)
+            for one in stated:
+                where[one.polarity] += len(DENIAL_WORDS.findall(one.text))
+    total = sum(where.values())
+    print(f"SlideBench: {sentences} visible sentences, sub-captions {dict(statements)}")
+    share = where["denied"] / total
+    print(f"denial words in visible sub-captions: {total}, in denied ones {where['denied']} ({share:.3f}), undecided "
+          f"{where['undecided']}, affirmed {where['affirmed']} (read them: \"not otherwise specified\")")  # fmt: skip
+
+
+def main() -> None:
+    """Measure what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--statements", type=Path, action="append", default=[])
+    parser.add_argument("--slidebench", type=Path)
+    parser.add_argument("--others", help="Python of an environment with medspacy and negspacy")
+    asked = parser.parse_args()
+    for path in asked.statements:
+        examples = json.loads(path.read_text(encoding="utf-8"))
+        rows = [
+            {"text": e["text"], "language": e["language"], "finding": f["finding"], "polarity": MEANS[f["polarity"]]}
+            for e in examples if e["visible"] for f in e["findings"]
+        ]  # fmt: skip
+        said = {"pathflip": [ours(row["text"], row["finding"]) for row in rows]}
+        said |= ask_others(asked.others, rows) if asked.others else {}
+        print(path.name)
+        table(rows, said)
+        english = [e for e in examples if e["language"] == "en"]
+        right = sum(any(s.visual for s in statements_of(e["text"])) == e["visible"] for e in english)
+        print(f"en    visible right {right} of {len(english)}")
+    if asked.slidebench:
+        with open(asked.slidebench, encoding="utf-8-sig", newline="") as handle:
+            captions = {row["ID"]: row["Caption"] for row in csv.DictReader(handle)}
+        rows = sample(captions)
+        agreement(rows)
+        for reading in ("first", "second"):
+            measure(rows, reading)
+        if asked.others:
+            findings = [
+                {"text": row["text"], "language": "en", "finding": phrase, "polarity": polarity}
+                for row in rows for polarity, phrase in row["first"] or ()
+            ]  # fmt: skip
+            said = {"pathflip": [ours(row["text"], row["finding"]) for row in findings]} | ask_others(
+                asked.others, findings
+            )
+            print("the 180 sentences, finding by finding")
+            table(findings, said)
+        kept_denials(captions)
+
+
+if __name__ == "__main__":
+    main()
