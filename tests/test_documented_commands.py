@@ -1,0 +1,159 @@
+"""The commands of README.md and docs/guide.md, run as they are written, on a cohort of a few tiny slides.
+
+Only what no test can have is exchanged: the folder of a language model of billions of parameters, and the number of
+training steps. Everything else stands in the working directory under the names that the documents use.
+"""
+
+import glob
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from pathflip.cli import app
+from slide_files import write_pyramid
+from tiny_assistant import save_language_model
+
+ROOT = Path(__file__).resolve().parents[1]
+FINDINGS = ("necrosis", "keratin pearls", "mucin pools", "calcification", "lymphocytes", "vascular invasion")
+SHORT = ["--set", "train.steps=2", "--set", "train.batch_size=4", "--set", "train.eval_every=0"]
+LANGUAGE_MODEL = "/models/Qwen3-4B-Instruct-2507"
+
+
+def documented(path: Path) -> list[str]:
+    """Every ``pathflip …`` command of a document's code blocks, continued lines joined, in order."""
+    commands = []
+    for block in re.findall(r"```(?:bash|text)\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL):
+        lines = re.sub(r"[ \t]*\\\n[ \t]*", " ", block).splitlines()
+        commands += [line.removeprefix("$ ") for line in lines if re.match(r"(\$ )?pathflip +[a-z]", line)]
+    return commands
+
+
+def tissue(seed: int, side: int = 1024) -> np.ndarray:
+    """A pink and purple patch of cells on white glass."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:side, :side] / side - 0.5
+    cells = cv2.resize(rng.random((side // 8, side // 8)), (side, side), interpolation=cv2.INTER_CUBIC)
+    stain = np.where(cells[..., None] > 0.6, (105, 60, 140), (215, 130, 175)) + rng.integers(-12, 12, (side, side, 3))
+    glass = (243, 242, 244)
+    return np.where((np.hypot(rows, columns) < 0.45)[..., None], stain, glass).clip(0, 255).astype(np.uint8)
+
+
+def report(number: int) -> str:
+    rng = np.random.default_rng(number)
+    said = rng.permutation(len(FINDINGS))
+    present = [f"{FINDINGS[i].capitalize()} {'is' if i in (0, 3, 5) else 'are'} present." for i in said[:3]]
+    absent = [f"No {FINDINGS[i]} {'is' if i in (0, 3, 5) else 'are'} identified." for i in said[3:]]
+    return " ".join([*present, *absent])
+
+
+def table(path: Path, rows: list[dict[str, str]]) -> None:
+    lines = [",".join(rows[0]), *(",".join(f'"{value}"' for value in row.values()) for row in rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory) -> Path:
+    """A folder with everything the documents name."""
+    folder = tmp_path_factory.mktemp("workplace")
+    names = [f"s{i:02d}" for i in range(23)] + ["case"]
+    (folder / "slides").mkdir()
+    for number, name in enumerate(names):
+        write_pyramid(folder / "slides" / f"{name}.svs", [tissue(number)], mpp=0.5)
+    for name in ("duodenum-giardiasis",):
+        shutil.copy(folder / "slides" / "s00.svs", folder / "slides" / f"{name}.svs")
+    (folder / "slides" / "broken.svs").write_bytes(b"II*\0 this is no slide")
+    shutil.copy(folder / "slides" / "case.svs", folder / "case.svs")
+    splits = dict(zip(names, ["train"] * 10 + ["val"] * 8 + ["test"] * 6, strict=True))
+    captions = [{"slide": name, "patient": name, "text": report(i)} for i, name in enumerate(names)]
+    table(folder / "captions.csv", captions)
+    table(folder / "reports.csv", captions)
+    table(folder / "test.csv", [row for row in captions if splits[row["slide"]] == "test"])
+    table(folder / "splits.csv", [{"slide": name, "split": split} for name, split in splits.items()])
+    options = {"A": "necrosis", "B": "mucin pools"}
+    questions = [
+        {"Slide": n, "Question": "What is present?", **options, "Answer": "AB"[i % 2]} for i, n in enumerate(names)
+    ]
+    table(folder / "vqa.csv", questions)
+    (folder / "report.txt").write_text(report(23), encoding="utf-8")
+    for file, text in (("written", "caption"), ("answers", "output"), ("text_only", "output")):
+        rows = [
+            {
+                "slide": row["slide"],
+                "question": "What is present?",
+                text: "Necrosis is present." if text == "caption" else "A",
+            }
+            for row in captions
+        ]
+        (folder / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    save_language_model(folder / "language_model")
+    return folder
+
+
+def run(command: str, folder: Path) -> None:
+    """One command, in the folder; what may fail, fails in one line."""
+    words = []
+    for word in shlex.split(command, comments=True)[1:]:
+        found = sorted(glob.glob(word)) if "*" in word else [word]
+        assert found, f"nothing is called {word}"
+        words += [str(folder / "language_model") if one == LANGUAGE_MODEL else one for one in found]
+    if words[0] == "train":
+        words += SHORT + (["--set", "epochs=0"] if words[1].startswith("instruct_stage") else [])
+    done = CliRunner().invoke(app, words, input="\n")
+    said = f"{command}\n{done.output}\n{done.exception!r}"
+    unread = any(path.endswith(("broken.svs", "slides", "slides/")) for path in words)
+    assert done.exit_code in ((0, 1) if unread else (0,)), said
+    assert done.exception is None or isinstance(done.exception, SystemExit), said
+    if done.exit_code == 1:  # the slide that is none
+        assert "broken" in done.output, said
+
+
+def prepare(folder: Path) -> None:
+    """What the reader of README.md has beside slides and tables: features under shorter names, and another tool's."""
+    made = folder / "features" / "features_stain_texture"
+    if made.is_dir() and not (folder / "F").exists():
+        shutil.copytree(made, folder / "F")
+        shutil.copy(made / "case.h5", folder / "case.h5")
+        run("pathflip convert F --to trident --out trident_job", folder)
+        shutil.move(str(next((folder / "trident_job").rglob("features_*"))), folder / "trident_job" / "features_uni_v1")
+
+
+@pytest.mark.slow
+def test_the_readmes_commands_run_as_written(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    commands = documented(ROOT / "README.md")
+    assert len(commands) > 18
+    for command in commands:
+        if command.startswith("pathflip convert"):
+            continue  # needs another tool's features, which are made below
+        prepare(workplace)
+        run(command, workplace)
+    for command in commands:
+        if command.startswith("pathflip convert"):
+            run(command.replace("--out features ", "--out converted "), workplace)
+
+
+@pytest.mark.slow
+def test_the_guides_commands_run_as_written(workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    commands = documented(ROOT / "docs" / "guide.md")
+    assert {command.split()[1] for command in commands} >= {"info", "qc", "extract", "convert"}
+    for folder in ("features", "F"):
+        shutil.rmtree(workplace / folder, ignore_errors=True)
+    for command in commands:
+        run(command, workplace)
+
+
+def test_the_five_lines_of_the_readme_are_names_that_exist():
+    block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    import pathflip
+
+    names = re.findall(r"pathflip\.(\w+)", block.group(1))
+    assert names
+    assert set(names) <= set(pathflip.__all__)
