@@ -62,7 +62,7 @@ def table(path: Path, rows: list[dict[str, str]]) -> None:
 def workplace(tmp_path_factory) -> Path:
     """A folder with everything the documents name."""
     folder = tmp_path_factory.mktemp("workplace")
-    names = [f"s{i:02d}" for i in range(23)] + ["case"]
+    names = [f"s{i:02d}" for i in range(13)] + ["case"]
     (folder / "slides").mkdir()
     for number, name in enumerate(names):
         write_pyramid(folder / "slides" / f"{name}.svs", [tissue(number)], mpp=0.5)
@@ -70,7 +70,7 @@ def workplace(tmp_path_factory) -> Path:
         shutil.copy(folder / "slides" / "s00.svs", folder / "slides" / f"{name}.svs")
     (folder / "slides" / "broken.svs").write_bytes(b"II*\0 this is no slide")
     shutil.copy(folder / "slides" / "case.svs", folder / "case.svs")
-    splits = dict(zip(names, ["train"] * 10 + ["val"] * 8 + ["test"] * 6, strict=True))
+    splits = dict(zip(names, ["train"] * 6 + ["val"] * 4 + ["test"] * 4, strict=True))
     captions = [{"slide": name, "patient": name, "text": report(i)} for i, name in enumerate(names)]
     table(folder / "captions.csv", captions)
     table(folder / "reports.csv", captions)
@@ -81,7 +81,7 @@ def workplace(tmp_path_factory) -> Path:
         {"Slide": n, "Question": "What is present?", **options, "Answer": "AB"[i % 2]} for i, n in enumerate(names)
     ]
     table(folder / "vqa.csv", questions)
-    (folder / "report.txt").write_text(report(23), encoding="utf-8")
+    (folder / "report.txt").write_text(report(13), encoding="utf-8")
     for file, text in (("written", "caption"), ("answers", "output"), ("text_only", "output")):
         rows = [
             {

@@ -89,7 +89,7 @@ def retrieval(rng: np.random.Generator, own: int | None) -> RetrievalExample:
 def estimates(rng: np.random.Generator) -> dict[str, dict[str, Estimate]]:
     kinds = {
         "R@1 whole slide": (0.41, 1 / 80, "mean of both directions"),
-        "R@1 statements": (0.78, 1 / 80, "mean of both directions"),
+        "R@1 sub-captions": (0.78, 1 / 80, "mean of both directions"),
         "R@1 combined": (0.87, 1 / 80, "mean of both directions"),
         "R@1 combined, held-out wording": (0.46, 1 / 80, "mean of both directions"),
         "presence AUROC": (0.85, 0.5, "20 findings"),

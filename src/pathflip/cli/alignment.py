@@ -148,6 +148,8 @@ def evaluate(
         json,
         lambda r: f"{r['measure']:<42} {r['value']:.3f}  [{r['low']:.3f}, {r['high']:.3f}]  chance {r['chance']:.3f}",
     )
+    for note in dict.fromkeys(row["note"] for row in rows if "left out" in row["note"]):
+        say(f"note: {note}")
 
 
 @app.command(name="zero-shot")

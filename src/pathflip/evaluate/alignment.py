@@ -14,8 +14,9 @@ from pathflip.evaluate.simulated.measures import measures, read_cohort, score_mo
 from pathflip.features import read_features
 from pathflip.features.store import check_cohort
 from pathflip.inference import Aligned, encode_slide, load, retrieve
+from pathflip.io.slide_id import paths_by_id
 from pathflip.io.tables import PLAIN, TableOptions
-from pathflip.text.captions import read_captions
+from pathflip.text.captions import named_as, read_captions
 
 __all__ = ["evaluate_checkpoint"]
 
@@ -33,8 +34,8 @@ def evaluate_checkpoint(
 
     Args:
         model: checkpoint directory.
-        files: feature files. cohort: a simulated cohort, whose truth allows every measure. captions: captions of
-            other slides, which allow retrieval. split: of the cohort. options: of the
+        files: feature files. cohort: a simulated cohort, whose truth allows every measure. captions: of
+            slides among the files, which allow retrieval among these. split: of the cohort. options: of the
             table of captions.
 
     Returns:
@@ -72,7 +73,14 @@ def evaluate_checkpoint(
 def _retrieval(
     model: Aligned, files: Sequence[Path], captions: Path, options: TableOptions
 ) -> tuple[list[Measure], np.ndarray]:
-    pairs = pair_by_slide(files, read_captions(captions, options=options))
+    """Retrieval among the slides that the captions name; the other feature files are left out, and counted."""
+    by_id = paths_by_id(files)
+    reports = named_as(read_captions(captions, options=options), by_id)
+    known = {report.slide_id for report in reports}
+    pairs = pair_by_slide([file for slide_id, file in by_id.items() if slide_id in known], reports)
+    others = len(files) - len(pairs)
+    left_out = f"{others} of {len(files)} feature files have no caption in '{captions.name}' and are left out"
+    note = left_out if others else ""
     slides = [encode_slide(model, read_features(file)) for file, _ in pairs]
     found = retrieve(model, slides, [caption.text for _, caption in pairs])
     # Slides with word-for-word the same report are all right answers.
@@ -83,5 +91,5 @@ def _retrieval(
             if k <= len(pairs):
                 hits = metrics.hits_at_k(matrix, k, same)
                 chance = metrics.chance_recall_at_k(k, len(pairs))
-                out.append(Measure(f"R@{k} {direction}", mean_of(hits), chance))
+                out.append(Measure(f"R@{k} {direction}", mean_of(hits), chance, note))
     return out, np.array([caption.patient for _, caption in pairs])

@@ -115,8 +115,18 @@ def read_cohort(folder: Path, features: Path, split: str) -> Cohort:
         fractions = slide_truth.concept_shares(painted, found.grid, FINDINGS)
         caption = captions[row["slide"]]
         extents = slide_truth.concept_extents(painted, FINDINGS)
-        text, paraphrase = caption["text"], caption.get("paraphrase") or caption["text"]
-        slides.append(CohortSlide(row["slide"], row["patient"], row, text, paraphrase, found, fractions, extents))
+        slides.append(
+            CohortSlide(
+                slide_id=row["slide"],
+                patient=row["patient"],
+                row=row,
+                text=caption["text"],
+                paraphrase=caption.get("paraphrase") or caption["text"],
+                features=found,
+                fractions=fractions,
+                extents=extents,
+            )
+        )
     return Cohort(tuple(slides))
 
 
@@ -130,13 +140,13 @@ def score_model(name: str, model: Aligned, cohort: Cohort) -> CohortScores:
         present[wording] = _mean_over_prompts(model, encoded, [states for states, _ in asked])
         absent[wording] = _mean_over_prompts(model, encoded, [denials for _, denials in asked])
     return CohortScores(
-        name,
-        retrieve(model, encoded, [slide.text for slide in cohort.slides]),
-        retrieve(model, encoded, [slide.paraphrase for slide in cohort.slides]),
-        present,
-        absent,
-        _grounding(model, encoded, cohort),
-        {
+        name=name,
+        retrieval=retrieve(model, encoded, [slide.text for slide in cohort.slides]),
+        paraphrased=retrieve(model, encoded, [slide.paraphrase for slide in cohort.slides]),
+        present=present,
+        absent=absent,
+        grounding=_grounding(model, encoded, cohort),
+        classes={
             "type": zero_shot(model, encoded, TYPE_CLASSNAMES, TEMPLATES),
             "grade": zero_shot(model, encoded, GRADE_CLASSNAMES, TEMPLATES),
             "pattern": zero_shot(model, encoded, PATTERN_CLASSNAMES, TEMPLATES),
@@ -160,8 +170,8 @@ def _grounding(model: Aligned, encoded: Sequence[EncodedSlide], cohort: Cohort) 
             valid = known.features.valid
             if not truth[valid].any() or truth[valid].all():
                 continue
-            heat = ground(model, slide, prompts(FINDINGS[finding], "train")[0][0]).scores
-            precision = metrics.average_precision(truth[valid], heat[valid])
+            scores = ground(model, slide, prompts(FINDINGS[finding], "train")[0][0]).scores
+            precision = metrics.average_precision(truth[valid], scores[valid])
             found.append((place, int(finding), precision, metrics.chance_average_precision(truth[valid])))
     return found
 
@@ -183,7 +193,7 @@ def _retrieval_measures(scores: CohortScores, count: int) -> list[Measure]:
 
     kinds = {
         "R@1 whole slide": scores.retrieval.whole,
-        "R@1 statements": scores.retrieval.statements,
+        "R@1 sub-captions": scores.retrieval.statements,
         "R@1 combined": scores.retrieval.scores,
         "R@1 combined, gallery-normalised": scores.retrieval.gallery_normalised,
         "R@1 combined, held-out wording": scores.paraphrased.scores,
