@@ -47,7 +47,7 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model, features = asked.model, asked.features
-        if model is None:
+        if model is None and not asked.viewers:
             model, features = untrained_model(Path(folder), asked.slides[-1])
         with workbench(asked.slides, model, features, Path(folder)) as (url, process):
             if asked.viewers:
@@ -83,11 +83,12 @@ def untrained_model(folder: Path, slide_file: Path) -> tuple[Path, Path]:
 
 @contextmanager
 def workbench(
-    slides: list[Path], model: Path, features: Path | None, folder: Path
+    slides: list[Path], model: Path | None, features: Path | None, folder: Path
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The server, in a process of its own."""
     command = [sys.executable, "-c", "from pathflip.cli import main; main()", "view", *map(str, slides), "--no-browser"]
-    command += ["--json", "--model", str(model), "--annotations", str(folder / "regions.sqlite")]
+    command += ["--json", "--annotations", str(folder / "regions.sqlite")]
+    command += [] if model is None else ["--model", str(model)]
     command += [] if features is None else ["--features", str(features)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:

@@ -22,7 +22,7 @@ export class Workbench {
   active: Pane = this.left;
   private readonly slides: Map<string, SlideEntry>;
   private readonly grid: Grid;
-  private readonly tabs = h("div", { class: "tabs", role: "tablist", "aria-label": "Open slides" });
+  private readonly tabs = h("nav", { class: "tabs", "aria-label": "Open slides" });
   private readonly panes = h("div", { class: "panes" });
   private readonly desk: HTMLElement;
   private readonly open = new Map<Pane, string>();
@@ -259,8 +259,7 @@ export class Workbench {
         "button",
         {
           type: "button",
-          role: "tab",
-          "aria-selected": String(selected),
+          "aria-current": selected ? "page" : null,
           title: name,
           onclick: () => this.show(key),
         },

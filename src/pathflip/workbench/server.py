@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Running", "Settings", "open_workbench"]
 
 SHORTEST_PASSWORD = 12
-MOST_VIEWERS = 200
-"""Open connections; beyond that the server answers 503."""
+MOST_CONNECTIONS = 2000
+"""Beyond that the server answers 503. A browser holds up to six, and one more for events."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,8 @@ def open_workbench(settings: Settings) -> Running:
         lifespan="off",
         ws="none",
         timeout_graceful_shutdown=1,
-        limit_concurrency=MOST_VIEWERS,
+        limit_concurrency=MOST_CONNECTIONS,
+        timeout_keep_alive=75,  # longer than people look at a field
         backlog=256,
     )
     server = uvicorn.Server(config)
