@@ -85,7 +85,7 @@ BLOCK = (torch.arange(1, 2001).remainder(50).view(400, 5), torch.ones(400, 5, dt
 def paths(**settings):
     torch.manual_seed(1)
     path = PretrainedPath(width=8, **settings)
-    return TextEncoder(CONFIG), PretrainedHead(path, 16, 0.0), torch.randn(400, 8)
+    return TextEncoder(CONFIG), PretrainedHead(path, 16), torch.randn(400, 8)
 
 
 def test_in_use_both_paths_are_added():

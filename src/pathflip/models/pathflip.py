@@ -71,7 +71,7 @@ class TowerConfig(BaseModel):
 
     def pretrained_head(self) -> PretrainedHead | None:
         """The head of the pretrained path, where there is one."""
-        return PretrainedHead(self.pretrained, self.text_width, self.dropout) if self.pretrained.width else None
+        return PretrainedHead(self.pretrained, self.text_width) if self.pretrained.width else None
 
     def text(self) -> TextConfig:
         """The sizes of the text tower: a small pre-norm Transformer over word pieces."""

@@ -51,18 +51,12 @@ class PretrainedHead(nn.Module):
     vector_mean: Tensor
     vector_std: Tensor
 
-    def __init__(self, path: PretrainedPath, width: int, dropout: float) -> None:
+    def __init__(self, path: PretrainedPath, width: int) -> None:
         super().__init__()
         self.path = path
         self.register_buffer("vector_mean", torch.zeros(path.width))
         self.register_buffer("vector_std", torch.ones(path.width))
-        self.layers = nn.Sequential(
-            nn.Linear(path.width, 2 * width),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(2 * width, width),
-            nn.LayerNorm(width),
-        )
+        self.layers = nn.Sequential(nn.Linear(path.width, width), nn.LayerNorm(width))
 
     @torch.no_grad()
     def set_vector_statistics(self, vectors: Float[Tensor, "C P"]) -> None:
