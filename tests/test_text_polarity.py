@@ -104,3 +104,24 @@ def test_languages(text, language):
 def test_the_report_decides_where_a_line_tells_nothing():
     assert language_of("Adenokarzinom", default="de") == "de"
     assert language_of("脈管侵襲陰性", default="ja") == "ja"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Mitoses: rare, necrosis: none, LVI: present.", {"Mitoses": "affirmed", "necrosis": "denied"}),
+        ("Without necrosis, the tumour shows marked atypia.", {"necrosis": "denied", "atypia": "affirmed"}),
+        ("In the absence of necrosis, mitoses are frequent.", {"necrosis": "denied", "mitoses": "affirmed"}),
+        ("Ulceration present (no necrosis).", {"Ulceration": "undecided"}),
+        ("HER2 is negative (score 1+).", {}),
+        ("Not all glands are fused.", {"glands": "undecided"}),
+        ("Lymphovascular invasion: present / absent", {"invasion": "undecided"}),
+        ("Little or no necrosis.", {"necrosis": "undecided"}),
+        ("Hardly any mitoses.", {"mitoses": "undecided"}),
+        ("Mitosen reichlich, Nekrosen fehlen.", {"Mitosen": "affirmed", "Nekrosen": "denied"}),
+        ("Nekrosen fehlen, Mitosen reichlich.", {"Mitosen": "affirmed", "Nekrosen": "denied"}),
+    ],
+)
+def test_the_reach_of_a_denial(text, said):
+    for finding, polarity in said.items():
+        assert stated_of({"text": text}, finding) == {polarity}, finding

@@ -40,6 +40,13 @@ _DESCRIPTOR = re.compile(
     r"inflammation chronique|rares|nombreuses?|quelques|discr[eè]te?|inflamación crónica|escas[oa]s?|numeros[oa]s?)\b",
     re.IGNORECASE,
 )
+# What stands before the comma is a clause of its own: "Without necrosis, the tumour shows atypia".
+_FRONTED = re.compile(
+    r"\W*(?:apart from|aside from|other than|except for|with the exception of|without|in the absence of|with no|"
+    r"lacking|ohne|bei fehlende[rmn]?|sans|en l['’]absence d|sin|en ausencia de)\b[^,]+,\s+",
+    re.IGNORECASE,
+)
+_NEXT_LABEL = re.compile(r",\s*(?=[^,:;=]{2,50}[:=]\s*\S)")
 # "Necrosis was searched for" tells nothing until it is said what was found.
 _SOUGHT = re.compile(r"\b(?:looked|searched|screened|tested|sought|hunted)\b(?: for)?\W*$", re.IGNORECASE)
 # "… has been looked for and is ruled out": the denial is of what came before.
@@ -100,6 +107,13 @@ def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
 # --- Polarity of a clause --------------------------------------------------------------------------------------------
 
 
+def _only_in_brackets(rules: "_Compiled", clause: str) -> bool:
+    """Whether a clause denies within brackets alone, and says something outside them."""
+    outside = re.sub(r"\([^()]*\)", "()", clause)
+    inside = re.search(r"\([^()]*[^\W\d_]{2,}[^()]*\)", clause)
+    return inside is not None and rules.denial.search(rules.pseudo.sub(_blank, outside)) is None
+
+
 @lru_cache(maxsize=65536)
 def polarity_of(clause: str, language: str = "en") -> Polarity:
     """What a clause says of its finding. Text in a language without tables is undecided."""
@@ -112,6 +126,8 @@ def polarity_of(clause: str, language: str = "en") -> Polarity:
     if rules.doubt.search(clause) or rules.degree.search(rules.pseudo.sub(_blank, clause)):
         return "undecided"
     denial = rules.denial.search(rules.pseudo.sub(_blank, clause))
+    if denial is not None and _only_in_brackets(rules, clause):
+        return "undecided"  # "Ulceration present (no necrosis)"
     hedge = rules.hedge.search(clause)
     if hedge is not None:
         return "denied" if denial is not None and denial.start() < hedge.start() else "undecided"
@@ -216,11 +232,13 @@ def _pieces(text: str, rules: _Compiled, language: str) -> list[Clause]:
     """The sentence cut at every break of its language, and where a denial's reach may end."""
     masked = rules.pseudo.sub(_blank, text)
     parts, start = [], 0
-    front = re.match(r"\W*(?:apart from|aside from|other than|except for|with the exception of)\b[^,]+,\s+", text, re.I)
+    front = _FRONTED.match(text)
     cuts = [match.span() for match in rules.breaks.finditer(masked)]
     if front:
         comma = text.rindex(",", 0, front.end())
         cuts = sorted({*cuts, (comma, front.end())})
+    if len(re.findall(r"[:=]\s", text)) > 1:  # "Mitoses: rare, necrosis: none"
+        cuts = sorted({*cuts, *(match.span() for match in _NEXT_LABEL.finditer(masked))})
     for begin, end in cuts:
         if begin < start:
             continue
@@ -257,7 +275,7 @@ def _items(part: str, rules: _Compiled, language: str) -> list[Clause]:
         ends = _last_word(left) in rules.cues.predicates and len(left.split()) > 1 and not rules.verb.search(left)
         told = _last_word(item) in rules.cues.predicates and len(item.split()) > 1 and not _LISTED.search(rest)
         comma = links[place].startswith(",")
-        if comma and (ends or (told and denies)) and not rules.verb.search(item):
+        if comma and (ends or (told and denies and not rules.verb.search(item))):
             groups.append(item)
             unclear.append(bool(told and not ends and _SEEN_AT_END.search(item)))
         elif denies and _DESCRIPTOR.match(item) and not _or_follows(part, item) and not rules.verb.search(rest):

@@ -111,7 +111,7 @@ CUES = Cues(
     ),
     degrees=frozenset("häufig zahlreich ausgeprägt ausgedehnt deutlich stark vermehrt sehr besonders".split()),
     predicates=frozenset(
-        """nachweisbar vorhanden erkennbar fehlend negativ positiv ja nein keine kein zahlreich selten häufig deutlich
+        """nachweisbar vorhanden erkennbar fehlend fehlt fehlen reichlich negativ positiv ja nein keine kein zahlreich selten häufig deutlich
         gering mäßig stark ausgeprägt unauffällig erhalten""".split()
     ),
     verbs=r"\b(?:ist|sind|war|waren|wird|werden|zeigt|zeigen|findet|finden|liegt|liegen|fehlt|fehlen|enthält|enthalten|"

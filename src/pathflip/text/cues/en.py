@@ -186,6 +186,7 @@ _GONE = r"(?:without|absent|absence|devoid of|free of|free from|negative|lack(?:
 _PSEUDO = (
     r"\bno (?:significant |definite |appreciable |further |obvious )?(?:increase|decrease|change|progression|"
     r"difference|doubt)s?\b",
+    r"\b(?:little|minimal|mild|few|rare|scant) (?:to|or) (?:no|none|absent)\b",
     r"\bno (?:longer|more than|less than|fewer than)\b|\bnot more than\b|\bno\. ?(?:[A-Z]{1,4}-?)?\d+",
     rf"\bnot (?:only|just|merely|simply|necessarily|always|entirely|{_RARE}|"
     r"certain|clear|limited to|restricted to|confined to)\b|\bnot un\w+",
@@ -209,6 +210,10 @@ _DOUBTS = (
     r"\b(?:not|non-?|neither) (?:\w+ly )?(?:diagnostic|specific|sufficient|typical|characteristic|pathognomonic)\b",
     r"\bfalls? short of\b|\binsufficient for\b|\bnot (?:amount\w*|unlikely)\b|\brather than\b|\bas opposed to\b",
     r"\b(?:equivocal|indeterminate|inconclusive|uncertain\w*|questionabl[ey]|doubtful|borderline features)\b",
+    r"\bnot (?:all|every|each|always)\b|\b(?:hardly|scarcely|barely) any\b|\bif any\b|\bno longer\b|\bpreviously (?:present|"
+    r"seen|identified|described)\b|\b(?:little|minimal|mild|few|rare|scant) (?:to|or) (?:no|none|absent)\b|\bnone (?:to|or)\b",
+    r"\b(?:present|yes|positive|identified)\s*/\s*(?:absent|no|not|negative)\b|\b(?:absent|no|none|negative|not \w+)\s*/\s*"
+    r"(?:present|yes|positive)\b",
     r"\bun(?:certain|clear|likely)\b|\bnot (?:certain|clear|sure)\b",
 )
 _HEDGES = (
