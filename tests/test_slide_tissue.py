@@ -1,5 +1,8 @@
 """Tissue masks: by rule on drawn slides, by eye (points checked on screen) on the real ones."""
 
+import json
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -211,3 +214,115 @@ def test_fluorescence_is_empty_and_said(real_data):
         mask = find_tissue(slide)
     assert not mask.mask.any()
     assert "fluorescence" in mask.warnings[0]
+
+
+def honeycomb(side, cell, color, width=1, seed=0):
+    """Fat: irregular cells of about ``cell`` pixels, walls of ``color``, on glass; and where it is."""
+    rng = np.random.default_rng(seed)
+    picture = glass(side)
+    points = np.stack(np.meshgrid(*[np.arange(-cell, side + cell, cell)] * 2), axis=-1).reshape(-1, 2)
+    points = points + rng.uniform(-0.3, 0.3, points.shape) * cell
+    nearest = cv2.Subdiv2D((-2 * cell, -2 * cell, side + 4 * cell, side + 4 * cell))
+    nearest.insert([(float(x), float(y)) for x, y in points])
+    facets, _ = nearest.getVoronoiFacetList([])
+    walls = np.zeros((side, side), np.uint8)
+    for facet in facets:
+        cv2.polylines(walls, [np.rint(facet).astype(np.int32)], True, 1, width)
+    where = np.zeros((side, side), np.uint8)
+    cv2.circle(where, (side // 2, side // 2), side // 3, 1, -1)
+    cv2.circle(walls, (side // 2, side // 2), side // 3, 1, width)  # and a thin capsule
+    picture[(walls & where) > 0] = color
+    return picture, where > 0
+
+
+def share_of(mask, where):
+    small = cv2.resize(where.astype(np.float32), mask.mask.shape[::-1], interpolation=cv2.INTER_AREA) > 0.99
+    return float(mask.mask[small].mean())
+
+
+@pytest.mark.parametrize(("cell", "width"), [(12, 1), (25, 1), (45, 2)])  # 48, 100 and 180 µm
+def test_fat_stands_by_its_walls_alone(tmp_path, cell, width):
+    picture, where = honeycomb(512, cell, (214, 196, 212), width)  # a wall's shade in the overview of a real slide
+    mask = masked(tmp_path, picture, mpp=4.0)
+    assert share_of(mask, where) > 0.95
+    assert mask.fraction < 1.15 * where.mean()
+
+
+def test_grey_lines_specks_and_scratches_are_no_fat(tmp_path):
+    net, _ = honeycomb(512, 25, (205, 205, 206))
+    assert masked(tmp_path, net, mpp=4.0).fraction == 0
+    rng = np.random.default_rng(1)
+    picture = glass(512)
+    for x, y in rng.integers(10, 500, (250, 2)):  # specks of stain, 100 µm apart or so
+        cv2.circle(picture, (int(x), int(y)), 1, (190, 140, 175), -1)
+    for x in range(40, 500, 45):  # scratches
+        cv2.line(picture, (x, 0), (x + 20, 511), (214, 196, 212), 1)
+    assert masked(tmp_path, picture, mpp=4.0).fraction == 0
+
+
+def test_smears_and_flakes_are_no_tissue(tmp_path):
+    picture = glass(600).astype(np.float32)
+    tissue = np.zeros((600, 600), np.uint8)
+    cv2.ellipse(tissue, (300, 430), (200, 100), 0, 0, 360, 1, -1)
+    rng = np.random.default_rng(2)
+    texture = cv2.GaussianBlur(rng.normal(size=(600, 600)).astype(np.float32), (0, 0), 1.5)[..., None]
+    picture = np.where(tissue[..., None] > 0, np.array((205, 140, 185)) + 90 * texture, picture)
+    smear = np.zeros((600, 600), np.float32)
+    cv2.circle(smear, (120, 120), 45, 1, -1)
+    picture -= cv2.GaussianBlur(smear, (0, 0), 9)[..., None] * np.array((0, 16, 5))
+    cv2.rectangle(picture, (300, 100), (340, 125), (38, 8, 52), -1)
+    pale = np.zeros((600, 600), np.uint8)
+    cv2.circle(pale, (480, 120), 40, 1, -1)
+    picture = np.where(pale[..., None] > 0, np.array((236, 216, 230)) + 40 * texture, picture)
+    mask = masked(tmp_path, np.clip(picture, 0, 255).astype(np.uint8), mpp=4.0)
+    assert at(mask, 300, 430)
+    assert at(mask, 480, 120)
+    assert not at(mask, 120, 120)
+    assert not at(mask, 320, 112)
+
+
+@pytest.mark.parametrize("tint", [(1, 1, 1), (0.97, 0.91, 0.95), (0.8, 0.8, 0.8), (0.99, 0.97, 0.9)])
+def test_the_glass_is_the_slides_own(tmp_path, tint):
+    """Pinkish, grey and yellowish glass, half of the file never scanned (white)."""
+    picture, where = honeycomb(512, 25, (214, 196, 212))
+    cv2.circle(picture, (80, 80), 40, EOSIN, -1)
+    cv2.circle(where_too := where.astype(np.uint8), (80, 80), 40, 1, -1)
+    tinted = np.clip(picture * np.array(tint), 0, 255).astype(np.uint8)
+    wide = np.full((512, 1100, 3), 255, np.uint8)
+    wide[:, :512] = tinted
+    mask = masked(tmp_path, wide, mpp=4.0)
+    assert share_of(mask, np.pad(where_too > 0, ((0, 0), (0, 588)))) > 0.93
+    assert not mask.mask[:, int(540 * 4 / 8) :].any()
+
+
+OUTLINED = Path(__file__).parent / "fixtures" / "tissue_masks"
+
+
+def drawn(name, mask, um):
+    """The tissue and fat drawn by hand (fixtures/tissue_masks/README.md), as masks."""
+    rows = json.loads((OUTLINED / f"{name}.geojson").read_text(encoding="utf-8"))["features"]
+    layers = np.zeros((2, *mask.shape), np.uint8)
+    for kind, layer, value in (("tissue", 0, 1), ("glass", 0, 0), ("inside", 0, 1), ("fat", 1, 1)):
+        for row in rows:
+            if row["properties"]["kind"] == kind:
+                ring = np.array(row["geometry"]["coordinates"][0]) / um - 0.5
+                cv2.fillPoly(layers[layer], [np.rint(ring).astype(np.int32)], value)
+    return layers[0] > 0, (layers[0] & layers[1]) > 0
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", sorted(path.stem for path in OUTLINED.glob("*.geojson")))
+def test_outlines_drawn_by_hand(real_data, name):
+    with open_slide(real_data / "slides_tissue" / f"{name}.tif") as slide:
+        found = find_tissue(slide)
+    um = found.downsample * found.info.mpp0
+    tissue, fat = drawn(name, found.mask, um)
+    assert 2 * (tissue & found.mask).sum() / (tissue.sum() + found.mask.sum()) > 0.92
+    if fat.any():
+        assert (fat & ~found.mask).sum() / fat.sum() < 0.06
+    if name in ("celiac-disease_HE", "erosion_HE", "kidneyoncocytoma_HE", "BS3_HE"):
+        before = json.loads((OUTLINED / "before.json").read_text(encoding="utf-8"))[name]
+        assert found.area_mm2 == pytest.approx(before, rel=0.05)
+    if name in ("parasite_HE", "BS17_HE"):
+        smears = {"parasite_HE": [(1080, 2030), (30, 685), (180, 105), (85, 1953)], "BS17_HE": [(94, 120), (463, 20)]}
+        assert not any(found.mask[int(y * 8 / um), int(x * 8 / um)] for x, y in smears[name])

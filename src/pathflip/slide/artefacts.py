@@ -25,6 +25,7 @@ from pathflip.slide.tissue import (
     area_shares,
     glass_colour,
     is_dark_field,
+    optical_density,
     pen_strokes,
 )
 
@@ -139,7 +140,7 @@ def find_artefacts(slide: Slide, tissue: TissueMask, spec: ArtefactSpec | None =
     if is_dark_field(overview):
         return ArtefactMask(slide.info, kinds, nowhere, tissue.downsample, ("not brightfield: no artefacts sought",))
     um = tissue.downsample * (slide.info.mpp0 or ASSUMED_MPP)
-    density = -np.log(np.maximum(overview.astype(np.float32), 1) / glass_colour(overview)[0])
+    density = optical_density(overview, glass_colour(overview)[0])
     sharpness, warnings = _sharpness(slide, tissue, overview, um, spec) if tissue.mask.any() else (nowhere, ())
     for kind, found in (
         ("blur", _blurred(sharpness, tissue.mask, um, spec)),

@@ -61,9 +61,9 @@ class TissueSpec:
     smooth_um: float = 12.0
     faint: float = 0.028
     clear: float = 0.06
-    wall: float = 0.016
+    wall: float = 0.02
     wall_gap_um: float = 56.0
-    wall_fraction: float = 0.2
+    wall_fraction: float = 0.12
     alone_um2: float = 50_000.0
     close_um: float = 28.0
     hole_um2: float = 60_000.0
@@ -193,18 +193,17 @@ def _tissue(overview: NDArray[np.uint8], um: float, spec: TissueSpec) -> Mask:
     import cv2
 
     glass, noise = glass_colour(overview)
-    density = -np.log(np.maximum(overview.astype(np.float32), 1) / glass)
+    density = optical_density(overview, glass)
     pen = pen_strokes(density, um)
+    density[pen] = 0
     low, high = extremes(density)
-    spread = np.clip(high - low - GREY_TINT * np.maximum(low, 0), 0, 1)
-    spread[pen] = 0
+    spread = np.minimum(np.maximum(high - low - GREY_TINT * np.maximum(low, 0), 0), 1)
     sigma = max(0.6, spec.smooth_um / um)
     colour = cv2.GaussianBlur(spread, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
     faint = max(spec.faint, min(noise, 2.5 * spec.faint))
     near = cv2.blur(spread, (3, 3)) > faint
     clear = colour > max(spec.clear, 1.5 * faint)
     solid = closed(hysteresis((colour > faint) & near, clear), spec.close_um / um)  # near: no halo of the average
-    density[pen] = 0
     fat = spanned_by_walls(
         density,
         solid,
@@ -216,7 +215,15 @@ def _tissue(overview: NDArray[np.uint8], um: float, spec: TissueSpec) -> Mask:
     )
     mask = hysteresis(solid | fat, clear | without_small(fat, spec.alone_um2 / um**2))
     mask = fill_holes(mask & ~pen, spec.hole_um2 / um**2) & ~pen
-    return without_smears(without_small(mask, spec.fragment_um2 / um**2), density[..., 1], um)
+    return without_smears(mask, density[..., 1], um, spec.fragment_um2)
+
+
+def optical_density(overview: NDArray[np.uint8], glass: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Natural-log optical density relative to the glass, (rows, columns, 3); below zero where brighter than it."""
+    import cv2
+
+    levels = -np.log(np.maximum(np.arange(256, dtype=np.float32), 1)[:, None] / glass)
+    return np.asarray(cv2.LUT(overview, np.ascontiguousarray(levels[None], np.float32)))
 
 
 def glass_colour(overview: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
@@ -226,28 +233,24 @@ def glass_colour(overview: NDArray[np.uint8]) -> tuple[NDArray[np.float32], floa
     what lies between its walls is as bright), and of those the commonest brightness. Pure white is left out where
     something else is flat as well: scanners fill with it what they did not scan.
     """
+    import cv2
+
+    around = np.ones((3, 3), np.uint8)
+    uneven = extremes(cv2.dilate(overview, around) - cv2.erode(overview, around))[1]  # to the neighbours, at most
     low, high = extremes(overview)
     bright = (low > 150) & (high - low < 45)
-    uneven = _unevenness(overview)
-    if bright.sum() < 0.002 * low.size:  # tissue from edge to edge
+    count = int(bright.sum())
+    if count < 0.002 * low.size:  # tissue from edge to edge
         return np.full(3, 245, np.float32), 0.0
-    noise = max(1.0, float(np.percentile(uneven[bright], 5)))
+    flattest = np.searchsorted(np.bincount(uneven[bright], minlength=256).cumsum(), 0.05 * count)
+    noise = max(1.0, float(flattest))
     flat = bright & (uneven <= max(3.0, noise))
     scanned = flat & (low < 255)
     flat = scanned if scanned.sum() >= 0.002 * low.size else flat
     pixels = overview[flat]
-    light = pixels[:, 1].astype(np.intp)
-    common = np.convolve(np.bincount(light, minlength=256), np.ones(5), "same").argmax()
-    glass = np.median(pixels[np.abs(light - common) <= 4], axis=0)
+    common = np.convolve(np.bincount(pixels[:, 1], minlength=256), np.ones(5), "same").argmax()
+    glass = np.median(pixels[np.abs(pixels[:, 1] - np.float32(common)) <= 4][::7], axis=0)
     return glass.astype(np.float32), 2 * noise / float(glass[1])
-
-
-def _unevenness(overview: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Largest difference of grey levels, over the channels, between a pixel and its eight neighbours' extremes."""
-    import cv2
-
-    around = np.ones((3, 3), np.uint8)
-    return np.asarray(extremes(cv2.dilate(overview, around) - cv2.erode(overview, around))[1])
 
 
 def pen_strokes(density: NDArray[np.float32], um: float) -> Mask:
