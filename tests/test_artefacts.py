@@ -132,6 +132,17 @@ def test_what_lies_on_the_glass_is_told_apart(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.real
+@pytest.mark.parametrize(("name", "folded"), [("morphea_HE", (0, 0.001)), ("glycogenstorage_HE", (0, 0.001)),
+                                              ("celiac-disease_HE", (0.001, 0.004))])  # fmt: skip
+def test_epidermis_and_portal_tracts_are_no_folds(real_data, name, folded):
+    """The biopsy of the gut has a fold, seen by eye; skin and liver have none but one crushed spot."""
+    with open_slide(real_data / "slides_tissue" / f"{name}.tif") as slide:
+        tissue = find_tissue(slide)
+        share = find_artefacts(slide, tissue).share_of_tissue("fold", tissue)
+    assert folded[0] <= share <= folded[1]
+
+
 def test_a_fluorescence_slide_is_left_alone(tmp_path):
     path = write_pyramid(tmp_path / "dark.tif", [np.zeros((400, 400, 3), np.uint8)], mpp=1.0)
     with open_slide(path) as slide:

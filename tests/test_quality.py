@@ -74,6 +74,26 @@ def test_area_is_physical(cohort):
     assert doubled.tissue_mm2 == pytest.approx(4 * row.tissue_mm2, rel=0.05)
 
 
+def test_a_slide_too_coarse_is_refused_before_it_is_measured(cohort, monkeypatch):
+    def search(*_):
+        raise AssertionError("tissue was searched for")
+
+    monkeypatch.setattr("pathflip.slide.quality.find_tissue", search)
+    row, picture = check_slide(cohort / "good.tif", TileSpec(64, 0.5))
+    assert "2" in row.error
+    assert "0.5" in row.error
+    assert row.tissue_mm2 is None
+    assert picture is not None
+
+
+def test_very_pale_slides_are_flagged(tmp_path):
+    picture = textured()
+    faint = np.clip(245 * (picture / 245.0) ** 0.12, 0, 255).round().astype(np.uint8)
+    write_pyramid(tmp_path / "faint.tif", [faint], mpp=2.0)
+    row, _ = check_slide(tmp_path / "faint.tif", SPEC)
+    assert any(flag.startswith("very pale: tissue may be missed") for flag in row.flags)
+
+
 def test_a_cohort_with_bad_slides(cohort, tmp_path):
     seen = []
     rows = check_cohort(

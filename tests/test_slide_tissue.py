@@ -291,8 +291,43 @@ def test_the_glass_is_the_slides_own(tmp_path, tint):
     wide = np.full((512, 1100, 3), 255, np.uint8)
     wide[:, :512] = tinted
     mask = masked(tmp_path, wide, mpp=4.0)
-    assert share_of(mask, np.pad(where_too > 0, ((0, 0), (0, 588)))) > 0.93
+    assert share_of(mask, np.pad(where_too > 0, ((0, 0), (0, 588)))) > 0.9
     assert not mask.mask[:, int(540 * 4 / 8) :].any()
+
+
+def hardly_stained():
+    picture, _ = honeycomb(512, 12, (214, 196, 212))
+    return np.clip(243 * (picture / 243.0) ** 0.3, 0, 255).round().astype(np.uint8)
+
+
+def scattered(color, count, side):
+    picture = np.full((600, 600, 3), 243, np.uint8)
+    for x, y in np.random.default_rng(4).integers(0, 600 - side, (count, 2)):
+        picture[y : y + side, x : x + side] = color
+    return picture
+
+
+@pytest.mark.parametrize(
+    ("picture", "words"),
+    [
+        (hardly_stained(), "very pale: tissue may be missed"),
+        (scattered((170, 140, 195), 900, 4), "very pale: tissue may be missed"),  # cells of 16 µm
+        (scattered((120, 121, 122), 300, 4), "only dust"),
+        (np.full((600, 600, 3), 243, np.uint8), "looks empty"),
+    ],
+    ids=["pale", "cytology", "dust", "empty"],
+)
+def test_what_may_be_missed_is_said(tmp_path, picture, words):
+    warnings = masked(tmp_path, picture, mpp=4.0).warnings
+    assert any(words in warning for warning in warnings), warnings
+
+
+def test_stained_tissue_raises_no_doubt(tmp_path):
+    picture = glass()
+    texture = cv2.GaussianBlur(np.random.default_rng(5).normal(size=(1024, 1024)), (0, 0), 2)[..., None]
+    disk = cv2.circle(np.zeros((1024, 1024), np.uint8), (500, 500), 300, 1, -1)[..., None] > 0
+    picture = np.where(disk, np.clip(np.array(EOSIN) + 200 * texture, 0, 255), picture).astype(np.uint8)
+    assert masked(tmp_path, picture).warnings == ()
 
 
 OUTLINED = Path(__file__).parent / "fixtures" / "tissue_masks"

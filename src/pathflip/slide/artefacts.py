@@ -42,6 +42,10 @@ _HALO = 8
 _COARSEST_FOCUS_MPP = 2.2
 _STRUCTURELESS = 0.6
 """Strong defocus takes the coarse structure too and leaves noise: there the limit of the ratio is 1/0.6 as high."""
+_FOLD_DENSITY = 0.8
+"""Optical density in green that the core of a fold reaches: two layers of what is pale already prove nothing."""
+_FOLD_BALANCE = 1.35
+"""In a fold haematoxylin gains at most this much more than eosin."""
 _FINE_MPP = 1.3
 """Up to this resolution structure below 2 µm is there to be judged as well."""
 
@@ -260,7 +264,8 @@ def _folds(density: NDArray[np.float32], tissue: Mask, um: float, spec: Artefact
     brown = dark_blue > 1.6 * both  # DAB, pigment
     usual = float(np.percentile(green[solid > 0], 90))  # folds are rare, and denser than dense tissue
     rim = tissue & (both > spec.fold_rim) & (green > 1.1 * usual) & (green > 0.6) & ~brown
-    core = opened(rim & (both > spec.fold) & (green > 1.3 * usual), 8 / um)
+    alike = haematoxylin < _FOLD_BALANCE * eosin  # epidermis and cellular septa gain haematoxylin above all
+    core = opened(rim & alike & (both > spec.fold) & (green > max(_FOLD_DENSITY, 1.3 * usual)), 8 / um)
     return without_small(hysteresis(rim, core), spec.fold_um2 / um**2)
 
 

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from pathflip.errors import ConfigError
 from pathflip.geometry import SlideInfo
-from pathflip.slide.masks import GREY_TINT, Mask, closed, disk, extremes, fill_holes, hysteresis, without_small
+from pathflip.slide.masks import GREY_TINT, Mask, closed, disk, extremes, fill_holes, grown, hysteresis, without_small
 from pathflip.slide.reader import Slide
-from pathflip.slide.walls import spanned_by_walls, without_smears
+from pathflip.slide.walls import line_contrast, spanned_by_walls, without_smears
 
 if TYPE_CHECKING:
     from shapely import Polygon
@@ -36,6 +36,11 @@ __all__ = [
 
 ASSUMED_MPP = 0.5
 """Only sets the scale of the search on slides without a known resolution; never used for tiles."""
+_VERY_PALE = "very pale: tissue may be missed"
+_BRIGHTEST = np.float32(-0.03)
+"""What is brighter than the glass by more (the white of what was not scanned) has no colour."""
+_HARDLY_STAINED = 0.2
+"""Of stained tissue the densest fiftieth absorbs at least this much green (natural-log density); usual are 0.5 to 2."""
 
 
 @dataclass(frozen=True)
@@ -177,9 +182,35 @@ def find_tissue(slide: Slide, spec: TissueSpec | None = None) -> TissueMask:
         warnings.append("not a brightfield slide (dark background, fluorescence?): no tissue can be found by colour")
         return TissueMask(slide.info, np.zeros(overview.shape[:2], bool), downsample, tuple(warnings))
     mask = _tissue(overview, downsample * mpp0, spec)
-    if not mask.any():
-        warnings.append("no tissue found: the slide looks empty")
+    warnings += _doubts(overview, mask, downsample * mpp0, spec)
     return TissueMask(slide.info, mask, downsample, tuple(warnings))
+
+
+def _doubts(overview: NDArray[np.uint8], mask: Mask, um: float, spec: TissueSpec) -> list[str]:
+    """What speaks for tissue that was missed: hardly stained tissue, scattered cells, structure too faint to count."""
+    glass, noise = glass_colour(overview)
+    density = np.maximum(optical_density(overview, glass), _BRIGHTEST)
+    density[pen_strokes(density, um)] = 0
+    low, high = extremes(density)
+    wall = max(spec.wall, noise)
+    specks = (line_contrast(np.ascontiguousarray(density[..., 1]), um) > wall) & ~grown(mask, 40 / um)
+    cells = float((specks & (high - low > spec.faint + 2 * GREY_TINT * low)).sum()) * (um / 1000) ** 2
+    area = float(mask.sum()) * (um / 1000) ** 2
+    if mask.any() and float(np.percentile(density[..., 1][mask], 98)) < _HARDLY_STAINED:
+        return [f"{_VERY_PALE} (hardly stained)"]
+    if cells > max(0.02, 0.1 * area):
+        return [f"{_VERY_PALE} ({cells:.2g} mm² of scattered cells or specks outside what was found)"]
+    if area < 1 and max(0.5 * wall, noise) < wall:
+        spanned = spanned_by_walls(
+            density, mask, um, wall=max(0.5 * wall, noise), gap_um=spec.wall_gap_um, hole_um2=spec.hole_um2,
+            fraction=spec.wall_fraction,
+        )  # fmt: skip
+        faint = float(spanned.sum()) * (um / 1000) ** 2
+        if faint > 0.2:
+            return [f"{_VERY_PALE} ({faint:.2g} mm² of faint structure)"]
+    if mask.any():
+        return []
+    return ["no tissue found, only dust or debris" if specks.any() else "no tissue found: the slide looks empty"]
 
 
 def is_dark_field(overview: NDArray[np.uint8]) -> bool:
@@ -193,7 +224,7 @@ def _tissue(overview: NDArray[np.uint8], um: float, spec: TissueSpec) -> Mask:
     import cv2
 
     glass, noise = glass_colour(overview)
-    density = optical_density(overview, glass)
+    density = np.maximum(optical_density(overview, glass), _BRIGHTEST)
     pen = pen_strokes(density, um)
     density[pen] = 0
     low, high = extremes(density)
