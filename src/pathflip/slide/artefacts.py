@@ -266,6 +266,7 @@ def _folds(density: NDArray[np.float32], tissue: Mask, um: float, spec: Artefact
     rim = tissue & (both > spec.fold_rim) & (green > 1.1 * usual) & (green > 0.6) & ~brown
     alike = haematoxylin < _FOLD_BALANCE * eosin  # epidermis and cellular septa gain haematoxylin above all
     core = opened(rim & alike & (both > spec.fold) & (green > max(_FOLD_DENSITY, 1.3 * usual)), 8 / um)
+    core = without_small(core, 0.25 * spec.fold_um2 / um**2)
     return without_small(hysteresis(rim, core), spec.fold_um2 / um**2)
 
 
