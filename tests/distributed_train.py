@@ -18,7 +18,7 @@ from pathflip.train import AlignStep, OptimConfig, TrainConfig, fit, loop
 from tiny_align import TinyAlign, batches, evaluate, poison, save
 from tiny_pathflip import make_batch, tiny
 
-ACCELERATOR = loop._accelerator
+ACCELERATOR = loop.make_accelerator
 
 CONFIG = TrainConfig(steps=6, batch_size=4, device="cpu", optim=OptimConfig(lr=0.01, warmup_steps=2), save_every=2)
 SCENARIOS = {"plain": CONFIG, "cached": CONFIG.model_copy(update={"grad_cache_chunk": 1, "accumulation": 2})}
@@ -93,7 +93,7 @@ def with_fsdp(config: TrainConfig) -> Accelerator:
 
 def sharded(out: Path) -> None:
     """The plain scenario with FSDP2: killed, resumed, evaluated, saved as a checkpoint; and a scalar refused."""
-    loop._accelerator = with_fsdp
+    loop.make_accelerator = with_fsdp
     contract = InputContract(encoder="none", dim=6, tile_px=64, mpp=2.0)
     for source in (killed_at(5), batches()):
         step = AlignStep(Flat())
@@ -114,7 +114,7 @@ def sharded(out: Path) -> None:
         fit(AlignStep(TinyAlign()), batches(), config=CONFIG, out=out / "scalar")
     except ConfigError as error:
         (out / f"scalar-{dist.get_rank()}.json").write_text(json.dumps(str(error)))
-    loop._accelerator = ACCELERATOR
+    loop.make_accelerator = ACCELERATOR
 
 
 def main(out: Path) -> None:

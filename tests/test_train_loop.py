@@ -243,7 +243,7 @@ def test_a_run_goes_on_with_the_data_it_began_with_and_no_other(tmp_path):
 def test_damaged_or_foreign_state_is_one_line(tmp_path):
     train(tmp_path)
     with pytest.raises(TrainingError, match="of another model"):
-        fit(torch.nn.Linear(2, 2), batches(), config=config(), out=tmp_path, resume=True)
+        fit(AlignStep(torch.nn.Linear(2, 2)), batches(), config=config(), out=tmp_path, resume=True)
     file = next((tmp_path / "state").iterdir()) / "model.safetensors"
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(TrainingError, match="cannot be read") as error:

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pathflip.errors import ConfigError
+from pathflip.train.train_step import TrainStep
 from pathflip.types import AlignBatch, AlignOutput
 
 __all__ = ["AlignStep"]
 
 
-class AlignStep(nn.Module):
+class AlignStep(TrainStep):
     """Encode both sides of a batch and compare them.
 
     Args:

@@ -14,17 +14,31 @@ from torch import Tensor
 
 from pathflip.errors import ConfigError
 
-__all__ = ["BatchSampler", "Batches", "Prefetcher", "SampledBatches", "pinned"]
+__all__ = ["Batch", "BatchSampler", "Batches", "Prefetcher", "SampledBatches", "pinned"]
+
+
+@runtime_checkable
+class Batch(Protocol):
+    """What the training loop asks of a micro-batch."""
+
+    @property
+    def slide_ids(self) -> tuple[str, ...]:
+        """Its slides, for messages and for the speed that is logged."""
+        ...
+
+    def to(self, device: Any, non_blocking: bool = False) -> Any:
+        """The same batch on another device."""
+        ...
 
 
 @runtime_checkable
 class Batches(Protocol):
     """Where the training loop gets its data."""
 
-    def __call__(self, index: int, rank: int, world: int) -> Any:
+    def __call__(self, index: int, rank: int, world: int) -> Batch:
         """Micro-batch ``index`` (from 0), the share of process ``rank`` of ``world``.
 
-        Must depend on its arguments only. What comes back has ``.to(device)`` and, for messages, ``slide_ids``.
+        Must depend on its arguments only.
         """
         ...
 
@@ -82,11 +96,11 @@ class SampledBatches:
     """
 
     def __init__(
-        self, make_batch: Callable[[Sequence[int], np.random.Generator], Any], sampler: BatchSampler, seed: int = 0
+        self, make_batch: Callable[[Sequence[int], np.random.Generator], Batch], sampler: BatchSampler, seed: int = 0
     ) -> None:
         self.make_batch, self.sampler, self.seed = make_batch, sampler, seed
 
-    def __call__(self, index: int, rank: int = 0, world: int = 1) -> Any:
+    def __call__(self, index: int, rank: int = 0, world: int = 1) -> Batch:
         """See :class:`Batches`."""
         rng = np.random.default_rng([self.seed, index, 1])
         return self.make_batch(self.sampler.share(index, rank, world), rng)

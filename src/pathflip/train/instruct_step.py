@@ -5,12 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pathflip.train.train_step import TrainStep
 from pathflip.types import InstructBatch
 
 __all__ = ["InstructStep"]
 
 
-class InstructStep(nn.Module):
+class InstructStep(TrainStep):
     """The mean over conversations of the mean over their learned tokens.
 
     So a letter counts as much as a report; with one conversation a micro-batch this is the published loss.
