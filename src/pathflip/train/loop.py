@@ -279,7 +279,7 @@ def _evaluate(run: Run) -> dict[str, float]:
     metrics: dict[str, float] = {}
     with torch.no_grad(), whole_weights(run.bare):
         for name, evaluator in run.evaluators.items():
-            metrics |= {f"{name}/{key}": float(value) for key, value in evaluator(model).items()}  # type: ignore[arg-type]
+            metrics |= {f"{name}/{key}": float(value) for key, value in evaluator(model).items()}
     run.bare.train()
     return metrics
 

@@ -133,7 +133,7 @@ def prepare_run(
     """
     step.to(accelerator.device).train()
     if config.compile:
-        step.model.compile()  # type: ignore[union-attr]
+        step.model.compile()
     _refuse_what_cannot_be(accelerator, step)
     by_deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
     if by_deepspeed:
