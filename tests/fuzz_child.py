@@ -17,7 +17,7 @@ import numpy as np
 import openslide
 import tifffile
 
-from pathflip.data.examples import read_examples
+from pathflip.data.instruct_examples import read_examples
 from pathflip.data.splits import read_splits
 from pathflip.errors import PathFLIPError
 from pathflip.evaluate.captioning import read_generated

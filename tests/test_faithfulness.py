@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pathflip.assistant import prepare_slide
-from pathflip.data.questions import VQAQuestion
+from pathflip.data.question_files import VQAQuestion
 from pathflip.evaluate import answering as assistant_module
 from pathflip.evaluate import faithfulness
 from pathflip.evaluate.answering import answer_questions, calibrate_assistant

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 import tiny_assistant
 from pathflip.assistant import VisualTokenizer, build_prompt, generate, load_assistant, option_probabilities
 from pathflip.cli import app
-from pathflip.data.examples import Example, read_examples
 from pathflip.data.instruct import InstructDataset, InstructSpec, pack, rows_to_batch, with_slides
+from pathflip.data.instruct_examples import Example, read_examples
 from pathflip.errors import CaptionError, ConfigError, TrainingError
 from pathflip.features import read_features
 from pathflip.models import measurements

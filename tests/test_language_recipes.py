@@ -8,8 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pathflip.assistant import build_language_model
-from pathflip.data.examples import read_examples
 from pathflip.data.instruct import InstructDataset, InstructSpec
+from pathflip.data.instruct_examples import read_examples
 from pathflip.errors import ConfigError
 from pathflip.published.splice import IGNORED
 from pathflip.recipes.language import find_language_recipe, language_small

@@ -15,7 +15,7 @@ from pathflip.losses import published_candidates, sort_candidates, text_conditio
 from pathflip.published.negatives import met_in_global_batch
 from pathflip.published.parameter_names import from_published, published_name, to_published
 from pathflip.published.qformer_model import AS_RELEASED, PublishedConfig, PublishedPathFLIP
-from pathflip.published.regions import by_region
+from pathflip.published.region_index import by_region
 from pathflip.types import AlignBatch
 
 INPUTS, EXPECTED, WEIGHTS = (tensors("pf1_align", name) for name in ("inputs", "expected", "weights"))

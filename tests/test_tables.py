@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pathflip.data.examples import read_examples
-from pathflip.data.questions import read_questions
+from pathflip.data.instruct_examples import read_examples
+from pathflip.data.question_files import read_questions
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.evaluate.vqa import letter_baselines, match_predictions, read_predictions
 from pathflip.io.tables import TableOptions, column_name, first_of, is_empty, read_rows, read_table, read_utf8

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pathflip.text.checkboxes import checked_lines
-from pathflip.text.language import MIXED, language_of
+from pathflip.text.language_detection import MIXED, language_of
 from pathflip.text.statements import parse_statement, statements_of
 
 EXAMPLES = json.loads((Path(__file__).parent / "fixtures" / "text" / "statements.json").read_text(encoding="utf-8"))

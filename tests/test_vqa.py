@@ -8,7 +8,7 @@ from string import ascii_uppercase
 import numpy as np
 import pytest
 
-from pathflip.data.questions import VQAQuestion, read_questions
+from pathflip.data.question_files import VQAQuestion, read_questions
 from pathflip.errors import CaptionError
 from pathflip.evaluate.answer_parsing import parse_answer
 from pathflip.evaluate.vqa import (

@@ -177,7 +177,7 @@ def small_recipe(steps=6, **train):
 
 def train(cohort: Path, out: Path) -> None:
     """A few steps of the small recipe: what one process does, and two must do together."""
-    from pathflip.data.examples import read_examples
+    from pathflip.data.instruct_examples import read_examples
     from pathflip.train.instruct_run import train_instruct
 
     learned = read_examples(cohort / "captions.jsonl") + read_examples(cohort / "questions.jsonl")

@@ -4,10 +4,10 @@ Nothing heavy is imported until a verb runs. The verbs stand in files by what th
 they share.
 """
 
-from pathflip.cli import alignment, ask, slides, verify, view, words
+from pathflip.cli import ask, model_verbs, slides, verify, view, words
 from pathflip.cli.app import app, main
 
-__all__ = ["alignment", "app", "ask", "main", "slides", "verify", "view", "words"]
+__all__ = ["app", "ask", "main", "model_verbs", "slides", "verify", "view", "words"]
 
 ROAD = (
     "demo", "view", "simulate", "info", "qc", "tile", "encoders", "extract", "convert", "decompose", "train", "import",

@@ -144,7 +144,7 @@ def _batch(loaded: Any, features: list[Path], questions: Path, writing: Any) -> 
     """Every question of a file; a bad slide or question is a row with an error, and the rest goes on."""
     from pathflip.assistant import ask as answer_to
     from pathflip.assistant import prepare_slide
-    from pathflip.data.questions import read_questions
+    from pathflip.data.question_files import read_questions
     from pathflip.features import read_features
     from pathflip.io.slide_id import join_ids, paths_by_id
 

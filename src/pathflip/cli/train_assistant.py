@@ -67,7 +67,7 @@ def train_words(
 
 def _examples(recipe: str, texts: Sequence[Path], splits: Path | None, options: TableOptions) -> dict[str, Any]:
     """What the files hold, by split."""
-    from pathflip.data.examples import read_examples
+    from pathflip.data.instruct_examples import read_examples
     from pathflip.train.instruct_run import split_examples
 
     if not texts:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pathflip.cli.alignment import evaluations
 from pathflip.cli.app import (
     Encoding,
     Json,
@@ -19,6 +18,7 @@ from pathflip.cli.app import (
     progress_bar,
     say,
 )
+from pathflip.cli.model_verbs import evaluations
 from pathflip.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def vqa(
     json: Json = False,
 ) -> None:
     """Accuracy of multiple-choice answers, by writing and by likelihood, beside answers that look at no slide."""
-    from pathflip.data.questions import read_questions
+    from pathflip.data.question_files import read_questions
     from pathflip.evaluate.vqa import read_predictions, vqa_measures
 
     rows = vqa_measures(

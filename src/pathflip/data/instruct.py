@@ -10,7 +10,7 @@ from jaxtyping import Int
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from pathflip.data.examples import Example
+from pathflip.data.instruct_examples import Example
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.models.measurements import NUM_NUMBERS
 from pathflip.text.chat import SLIDE_MARK, ChatPiece, ChatTemplate, Turn

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pathflip.assistant import load_assistant
-from pathflip.data.examples import Example, read_examples
+from pathflip.data.instruct_examples import Example, read_examples
 from pathflip.demo.jobs import Done, Job, run_jobs
 from pathflip.evaluate.answering import answer_questions, calibrate_assistant
 from pathflip.evaluate.simulated.answered_questions import (

@@ -18,7 +18,7 @@ from pathflip.assistant import (
     prepare_slide,
     refusal_logit,
 )
-from pathflip.data.questions import VQAQuestion
+from pathflip.data.question_files import VQAQuestion
 from pathflip.errors import CaptionError
 from pathflip.evaluate import metrics
 from pathflip.evaluate.vqa import VQAPrediction

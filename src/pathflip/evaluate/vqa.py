@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathflip.data.questions import VQAQuestion
+from pathflip.data.question_files import VQAQuestion
 from pathflip.errors import CaptionError
 from pathflip.evaluate import metrics
 from pathflip.evaluate.answer_parsing import parse_answer

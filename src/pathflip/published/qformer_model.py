@@ -21,7 +21,7 @@ from pathflip.models.text_tower import Block, TextConfig, TextLayer, encode
 from pathflip.published.negatives import met_by_blocks, met_in_global_batch
 from pathflip.published.patch_attention import ChunkReader
 from pathflip.published.qformer import QFormer
-from pathflip.published.regions import by_region
+from pathflip.published.region_index import by_region
 from pathflip.types import AlignBatch, AlignOutput, SlideChunks, SlideCode, TextCode
 
 __all__ = ["AS_RELEASED", "PublishedConfig", "PublishedPathFLIP"]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from pathflip.text.checkboxes import checked_lines, has_boxes
 from pathflip.text.cues import LANGUAGES, cues_of
 from pathflip.text.headings import HIDDEN_SECTIONS, heading_of
-from pathflip.text.language import language_of
+from pathflip.text.language_detection import language_of
 from pathflip.text.markup import plain_text
 from pathflip.text.polarity import value_polarity
 from pathflip.text.report_parts import WEAK_MARK, inline_part, parts_of, referred_parts, strong_mark

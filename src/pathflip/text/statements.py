@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathflip.errors import CaptionError
 from pathflip.text.checkboxes import CheckedLine, Option, checked_lines
 from pathflip.text.cues import LANGUAGES
-from pathflip.text.language import language_of
+from pathflip.text.language_detection import language_of
 from pathflip.text.polarity import (
     Clause,
     Polarity,

@@ -26,8 +26,8 @@ from pathflip.assistant import (
     save_assistant,
 )
 from pathflip.assistant.language_model import open_tokenizer, prepare_language_model
-from pathflip.data.examples import Example
 from pathflip.data.instruct import CAPTION_PROMPTS, InstructDataset, InstructSpec
+from pathflip.data.instruct_examples import Example
 from pathflip.data.splits import read_splits
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.features import read_features

@@ -8,8 +8,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from pathflip.assistant import build_language_model
-from pathflip.data.examples import Example
 from pathflip.data.instruct import CAPTION_PROMPTS, InstructDataset, InstructSpec
+from pathflip.data.instruct_examples import Example
 from pathflip.io.files import atomic_directory, write_json
 from pathflip.models.assistant import Assistant, AssistantConfig
 from pathflip.models.measurements import NUM_NUMBERS

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathflip.assistant import Calibration, LoadedAssistant, caption, prepare_slide
-from pathflip.data.questions import VQAQuestion, read_questions
+from pathflip.data.question_files import VQAQuestion, read_questions
 from pathflip.evaluate.estimates import Estimate, Measure, estimate_all
 from pathflip.evaluate.faithfulness import deletion_measures, pointing_measures
 from pathflip.evaluate.simulated.explained_answers import Faithfulness

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from pathflip.assistant import LoadedAssistant, answer, build_prompt, refusal_logit
-from pathflip.data.questions import VQAQuestion
+from pathflip.data.question_files import VQAQuestion
 from pathflip.evaluate.answering import views_with_questions
 from pathflip.evaluate.faithfulness import Deletion, Pointing, delete_evidence, point_at
 from pathflip.simulate import truth as slide_truth
