@@ -15,7 +15,7 @@ from PIL import Image
 
 from pathflip.errors import ConfigError
 from pathflip.slide import open_slide
-from pathflip.workbench.tiles import ByteCache, DeepZoom
+from pathflip.workbench.deepzoom_tiles import ByteCache, DeepZoom
 from slide_files import halved, smooth_picture, write_pyramid
 from workbench_server import client, key_of, served
 
@@ -315,7 +315,7 @@ def test_the_bytes_kept_stay_below_their_limit():
 def test_the_built_page_is_that_of_its_sources():
     import hashlib
 
-    from pathflip.workbench.app import STATIC
+    from pathflip.workbench.web_app import STATIC
 
     sources = Path(__file__).resolve().parents[1] / "workbench"
     if not sources.is_dir():

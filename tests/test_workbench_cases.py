@@ -10,7 +10,7 @@ import pytest
 import pathflip
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.inference import encode_slide, retrieve
-from pathflip.workbench.cases import read_labels
+from pathflip.workbench.case_search import read_labels
 from pathflip.workbench.service import Models
 from workbench_model import write_model, write_slide_features, write_slides
 from workbench_server import client, key_of, served

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("starlette", reason="the extra 'workbench' is not installed")
 pytest.importorskip("uvicorn", reason="the extra 'workbench' is not installed")
 
-from pathflip.workbench.server import Running, Settings, open_workbench
+from pathflip.workbench.web_server import Running, Settings, open_workbench
 
 
 @contextmanager

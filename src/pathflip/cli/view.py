@@ -36,8 +36,8 @@ def view(
     json: Json = False,
 ) -> None:
     """Look at slides in the browser: a fast viewer, and with a model, ask where, what and which cases."""
-    from pathflip.workbench.server import Settings, open_workbench, show_page
     from pathflip.workbench.service import Models
+    from pathflip.workbench.web_server import Settings, open_workbench, show_page
 
     has_model = model is not None or assistant is not None
     if features and not has_model:

@@ -11,11 +11,11 @@ from starlette.routing import Route
 
 from pathflip.errors import CaptionError
 from pathflip.geometry import Box
-from pathflip.workbench.cases import CaseSearch, Labels, Match
+from pathflip.workbench.case_search import CaseSearch, Labels, Match
 from pathflip.workbench.endpoints import Body, in_thread, with_body
 
 if TYPE_CHECKING:
-    from pathflip.workbench.app import Workbench
+    from pathflip.workbench.web_app import Workbench
 
 __all__ = ["Cases", "case_routes"]
 

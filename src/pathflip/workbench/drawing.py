@@ -21,7 +21,7 @@ from pathflip.workbench.library import SlideFile
 from pathflip.workbench.region_geojson import MOST_NAME_CHARACTERS, export_regions, import_regions, valid_geometry
 
 if TYPE_CHECKING:
-    from pathflip.workbench.app import Workbench
+    from pathflip.workbench.web_app import Workbench
 
 __all__ = ["changed_elsewhere", "region_routes", "watch_other_programs"]
 

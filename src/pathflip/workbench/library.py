@@ -17,7 +17,7 @@ from pathflip.errors import ConfigError, SlideError
 from pathflip.io.storage import as_url
 from pathflip.slide import find_slides, open_slide
 from pathflip.slide.paths import slide_names
-from pathflip.workbench.tiles import DeepZoom
+from pathflip.workbench.deepzoom_tiles import DeepZoom
 
 __all__ = ["Library", "SlideFile"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from pathflip.slide import Slide
 from pathflip.slide.paths import slide_names
 from pathflip.types import Heatmap
-from pathflip.workbench.server import Running, Settings, open_workbench
 from pathflip.workbench.service import Models
+from pathflip.workbench.web_server import Running, Settings, open_workbench
 
 __all__ = ["NotebookView", "view"]
 

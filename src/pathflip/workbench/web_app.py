@@ -21,15 +21,15 @@ from pathflip import __version__
 from pathflip.errors import PathFLIPError, SlideError
 from pathflip.workbench.annotations import Annotations, ChangedElsewhereError
 from pathflip.workbench.case_routes import Cases, case_routes
-from pathflip.workbench.cases import NotIndexedError
+from pathflip.workbench.case_search import NotIndexedError
+from pathflip.workbench.deepzoom_tiles import ByteCache, encode_jpeg, unreadable_tile
 from pathflip.workbench.drawing import changed_elsewhere, region_routes
 from pathflip.workbench.endpoints import Endpoint, in_thread
 from pathflip.workbench.events import Events
 from pathflip.workbench.guard import Access, Guard, UploadTooLargeError, login
 from pathflip.workbench.library import Library, SlideFile
-from pathflip.workbench.questions import question_routes
+from pathflip.workbench.model_routes import question_routes
 from pathflip.workbench.service import ModelService, NotReadError
-from pathflip.workbench.tiles import ByteCache, encode_jpeg, unreadable_tile
 
 __all__ = ["Workbench", "create_app"]
 

@@ -87,12 +87,12 @@ def open_workbench(settings: Settings) -> Running:
         import uvicorn
     except ImportError as error:
         raise MissingExtraError(error.name or "uvicorn", "workbench", "pathflip view") from None
-    from pathflip.workbench.app import Workbench, create_app
     from pathflip.workbench.drawing import watch_other_programs
     from pathflip.workbench.events import Events
     from pathflip.workbench.guard import Access
     from pathflip.workbench.library import Library
     from pathflip.workbench.service import ModelService
+    from pathflip.workbench.web_app import Workbench, create_app
 
     _check_host(settings)
     library = Library(settings.slides, settings.slide_mpp)
@@ -152,7 +152,7 @@ def open_workbench(settings: Settings) -> Running:
 def _cases(settings: Settings, service: "ModelService | None", library: "Library", events: "Events") -> "Cases | None":
     """The slides with features, to be searched; None without any."""
     from pathflip.workbench.case_routes import Cases
-    from pathflip.workbench.cases import FolderCases, Labels, read_labels
+    from pathflip.workbench.case_search import FolderCases, Labels, read_labels
 
     if service is None or not service.feature_files:
         if settings.labels is not None:

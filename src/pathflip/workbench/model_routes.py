@@ -16,7 +16,7 @@ from pathflip.workbench.endpoints import Body, in_thread, read_body, with_body
 from pathflip.workbench.service import NotReadError
 
 if TYPE_CHECKING:
-    from pathflip.workbench.app import Workbench
+    from pathflip.workbench.web_app import Workbench
 
 __all__ = ["question_routes"]
 
