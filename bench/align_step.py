@@ -334,8 +334,8 @@ def prepared(case: Case) -> tuple[Any, Any, Any]:
     """The model, and a batch as that schedule's loader would pad it."""
     import torch
 
-    from pathflip.losses import published_candidates
     from pathflip.published.qformer_model import AS_RELEASED, PublishedConfig, PublishedPathFLIP
+    from pathflip.published.region_losses import published_candidates
     from pathflip.types import AlignBatch
 
     model = PublishedPathFLIP(PublishedConfig(**SIZES[case.size], **AS_RELEASED))

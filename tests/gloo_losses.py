@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from parity import align_batch, tensors
 from pathflip import losses
+from pathflip.published import region_losses
 from pathflip.published.latent_model import AS_RELEASED as PERCEIVER_RELEASED
 from pathflip.published.latent_model import PerceiverConfig, PerceiverPathFLIP
 from pathflip.published.qformer_model import AS_RELEASED, PublishedConfig, PublishedPathFLIP
@@ -57,7 +58,7 @@ def released_losses(rank: int, world_size: int) -> dict[str, Tensor]:
         data = tensors("losses_distributed", f"{variant}_ws{world_size}")
         load_head(model, data)
         parts = {key.removeprefix("in."): value[rank] for key, value in data.items() if key.startswith("in.")}
-        index = losses.sort_candidates(parts["caption_offsets"], SUBS)
+        index = region_losses.sort_candidates(parts["caption_offsets"], SUBS)
         for name, loss in released_parts(variant, model):
             results |= {f"{variant}.{key}": value for key, value in measured(name, loss, model, parts, index).items()}
     return results
@@ -98,9 +99,9 @@ def released_parts(variant: str, model: Any) -> list[tuple[str, Any]]:
 
     def soft(positives: Any) -> Any:
         def loss(out: AlignOutput, batch: AlignBatch, index: Tensor) -> Tensor:
-            pooled, _ = losses.soft_top_k_pool(out.subcaptions, out.patches, out.patch_mask, TOP_K)
+            pooled, _ = region_losses.soft_top_k_pool(out.subcaptions, out.patches, out.patch_mask, TOP_K)
             scale, bias = model._scaling()
-            return losses.soft_top_k(pooled, out.subcaptions, scale, bias, "entries", positives=positives)
+            return region_losses.soft_top_k(pooled, out.subcaptions, scale, bias, "entries", positives=positives)
 
         return loss
 
@@ -172,7 +173,7 @@ def our_losses(model: Any, world_size: int, rows: slice) -> dict[str, Tensor]:
     sub_mask[-1, 1:] = False  # so that processes hold different numbers of pairs
     keys = torch.randint(0, 5, (count, SUBS), generator=generator)
     batch = replace(blank_batch(count), sub_mask=sub_mask, sub_key=keys, caption_keys=keys)
-    index = losses.published_candidates(sub_mask, generator)
+    index = region_losses.published_candidates(sub_mask, generator)
     local = replace(
         blank_batch(rows.stop - rows.start),
         **{name: getattr(batch, name)[rows] for name in ("sub_mask", "sub_key", "caption_keys")},

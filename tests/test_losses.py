@@ -9,6 +9,7 @@ from torch import Tensor
 from parity import assert_close, tensors
 from pathflip import losses
 from pathflip.errors import ConfigError
+from pathflip.published import region_losses
 
 
 @pytest.fixture
@@ -50,6 +51,11 @@ def naive_pairs(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -
     }
 
 
+def candidate_labels(index: Tensor, num_subcaptions: int) -> Tensor:
+    """+1 where a candidate belongs to the row's own slide, else -1."""
+    return 2 * (index // num_subcaptions == torch.arange(len(index)).unsqueeze(1)).long() - 1
+
+
 # ------------------------------------------------------------------------------------------ slide and caption
 
 
@@ -85,7 +91,7 @@ def test_sigmoid_asks_every_pair(generator: torch.Generator) -> None:
         for j in range(4):
             logit = 10.0 * float(unit(image[i]) @ unit(text[j])) - 2.0
             total -= log_sigmoid(logit if i == j else -logit)
-    assert losses.sigmoid(image, text, 10.0, -2.0).item() == pytest.approx(total / 4, rel=1e-5)
+    assert region_losses.sigmoid(image, text, 10.0, -2.0).item() == pytest.approx(total / 4, rel=1e-5)
 
 
 # ------------------------------------------------------------------------------------------ pairs
@@ -93,11 +99,13 @@ def test_sigmoid_asks_every_pair(generator: torch.Generator) -> None:
 
 @pytest.mark.parametrize("normalize", ["balanced", "entries", "candidates", "positives"])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_pair_sigmoid_equals_loops(generator: torch.Generator, normalize: losses.Normalize, weighted: bool) -> None:
+def test_pair_sigmoid_equals_loops(
+    generator: torch.Generator, normalize: region_losses.Normalize, weighted: bool
+) -> None:
     logits = 3 * randn(generator, 4, 9)
     labels = torch.randint(-1, 2, (4, 9), generator=generator)
     weights = torch.rand(4, 9, generator=generator) if weighted else None
-    ours = losses.pair_sigmoid(logits, labels, normalize, weights)
+    ours = region_losses.pair_sigmoid(logits, labels, normalize, weights)
     assert ours.item() == pytest.approx(naive_pairs(logits, labels, weights)[normalize], rel=1e-5)
 
 
@@ -127,17 +135,19 @@ def test_ignored_pairs_reach_neither_loss_nor_gradient(generator: torch.Generato
 
 def test_unknown_normalisation_is_refused() -> None:
     with pytest.raises((ConfigError, TypeError), match="normalize"):
-        losses.pair_sigmoid(torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.long), "mean")  # type: ignore[arg-type]
+        region_losses.pair_sigmoid(torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.long), "mean")  # type: ignore[arg-type]
 
 
 def test_published_sum_grows_with_the_batch_and_ours_does_not() -> None:
     """Zero logits: the released region loss is B ln 2."""
     for num_slides in (1, 4, 16):
-        index = losses.published_candidates(torch.ones(num_slides, 8, dtype=torch.bool))
-        labels = losses.candidate_labels(index, 8)
+        index = region_losses.published_candidates(torch.ones(num_slides, 8, dtype=torch.bool))
+        labels = candidate_labels(index, 8)
         logits = torch.zeros(index.shape)
-        assert losses.pair_sigmoid(logits, labels, "candidates").item() == pytest.approx(num_slides * math.log(2))
-        assert losses.pair_sigmoid(logits, labels).item() == pytest.approx(math.log(2))
+        assert region_losses.pair_sigmoid(logits, labels, "candidates").item() == pytest.approx(
+            num_slides * math.log(2)
+        )
+        assert region_losses.pair_sigmoid(logits, labels).item() == pytest.approx(math.log(2))
 
 
 # ------------------------------------------------------------------------------------------ candidates and labels
@@ -148,7 +158,7 @@ def test_candidates_are_own_texts_and_one_of_each_other_slide(generator: torch.G
     mask[:, 1] = True
     counts = torch.zeros(20)
     for _ in range(50):
-        index = losses.published_candidates(mask, generator)
+        index = region_losses.published_candidates(mask, generator)
         assert index.shape == (5, 8)
         for i, row in enumerate(index.tolist()):
             assert row == sorted(set(row))
@@ -162,19 +172,19 @@ def test_candidates_are_own_texts_and_one_of_each_other_slide(generator: torch.G
 
 def test_candidates_follow_the_generator() -> None:
     mask = torch.ones(6, 3, dtype=torch.bool)
-    draws = [losses.published_candidates(mask, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    draws = [region_losses.published_candidates(mask, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
-    assert losses.published_candidates(mask[:1]).tolist() == [[0, 1, 2]]
+    assert region_losses.published_candidates(mask[:1]).tolist() == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize("variant", ["pf1_align", "pf2_align"])
 def test_candidates_of_the_released_code(variant: str) -> None:
     expected = tensors(variant, "expected")
-    index = losses.sort_candidates(expected["caption_offsets"], 4)
+    index = region_losses.sort_candidates(expected["caption_offsets"], 4)
     assert torch.equal(index, expected["caption_indices"])
     if variant == "pf1_align":
-        assert torch.equal(losses.candidate_labels(index, 4), expected["fg_labels"].long())
+        assert torch.equal(candidate_labels(index, 4), expected["fg_labels"].long())
 
 
 def test_statement_labels_equal_loops(generator: torch.Generator) -> None:
@@ -197,9 +207,9 @@ def test_text_conditioned_with_one_table_or_own_candidates(generator: torch.Gene
     labels = torch.randint(-1, 2, (3, 6), generator=generator)
     logits = torch.stack([torch.stack([unit(attended[b, c]) @ unit(texts[c]) for c in range(6)]) for b in range(3)])
     expected = naive_pairs(5.0 * logits - 1.0, labels)
-    ours = losses.text_conditioned(attended, texts, labels, 5.0, -1.0)
+    ours = region_losses.text_conditioned(attended, texts, labels, 5.0, -1.0)
     assert ours.item() == pytest.approx(expected["entries"], rel=1e-5)
-    own = losses.text_conditioned(attended, texts.expand(3, -1, -1), labels, 5.0, -1.0, "positives")
+    own = region_losses.text_conditioned(attended, texts.expand(3, -1, -1), labels, 5.0, -1.0, "positives")
     assert own.item() == pytest.approx(expected["positives"], rel=1e-5)
 
 
@@ -210,7 +220,7 @@ def test_soft_top_k_pool_equals_loops(generator: torch.Generator) -> None:
     texts, keys = randn(generator, 2, 3, 4), randn(generator, 2, 7, 4)
     mask = torch.ones(2, 7, dtype=torch.bool)
     mask[1, 4:] = False
-    pooled, weights = losses.soft_top_k_pool(texts, keys, mask, top_k=3, temperature=0.5)
+    pooled, weights = region_losses.soft_top_k_pool(texts, keys, mask, top_k=3, temperature=0.5)
     for b in range(2):
         real = [j for j in range(7) if mask[b, j]]
         for k in range(3):
@@ -225,16 +235,16 @@ def test_soft_top_k_pool_equals_loops(generator: torch.Generator) -> None:
 def test_soft_top_k_pool_never_reads_padding(generator: torch.Generator) -> None:
     texts, keys = randn(generator, 1, 2, 4), randn(generator, 1, 5, 4)
     mask = torch.tensor([[True, True, False, True, False]])
-    clean = losses.soft_top_k_pool(texts, keys, mask, top_k=4)
+    clean = region_losses.soft_top_k_pool(texts, keys, mask, top_k=4)
     other = keys.masked_fill(~mask.unsqueeze(-1), 9e3)
-    for a, b in zip(clean, losses.soft_top_k_pool(texts, other, mask, top_k=4), strict=True):
+    for a, b in zip(clean, region_losses.soft_top_k_pool(texts, other, mask, top_k=4), strict=True):
         assert torch.equal(a, b)
-    few, _ = losses.soft_top_k_pool(texts, keys[:, :2], mask[:, :2], top_k=128)  # released code crashes here
+    few, _ = region_losses.soft_top_k_pool(texts, keys[:, :2], mask[:, :2], top_k=128)  # released code crashes here
     assert few.isfinite().all()
 
 
 @pytest.mark.parametrize("normalize", ["balanced", "entries"])
-def test_soft_top_k_equals_loops(generator: torch.Generator, normalize: losses.Normalize) -> None:
+def test_soft_top_k_equals_loops(generator: torch.Generator, normalize: region_losses.Normalize) -> None:
     pooled, texts = randn(generator, 2, 3, 4), randn(generator, 2, 3, 4)
     mask = torch.tensor([[True, True, True], [True, True, False]])
     keys = torch.tensor([[5, 1, 0], [5, 2, 0]])
@@ -246,7 +256,7 @@ def test_soft_top_k_equals_loops(generator: torch.Generator, normalize: losses.N
         for j in range(6):
             logits[i, j] = 10.0 * float(unit(pooled.view(6, 4)[i]) @ unit(texts.view(6, 4)[j])) - 2.0
     expected = 0.5 * (naive_pairs(logits, labels)[normalize] + naive_pairs(logits.T, labels)[normalize])
-    ours = losses.soft_top_k(pooled, texts, 10.0, -2.0, normalize, sub_mask=mask, sub_key=keys)
+    ours = region_losses.soft_top_k(pooled, texts, 10.0, -2.0, normalize, sub_mask=mask, sub_key=keys)
     assert ours.item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -256,7 +266,7 @@ def test_soft_top_k_keeps_its_positives_as_the_batch_grows(generator: torch.Gene
     for num_slides in (4, 16):
         pooled, texts = randn(generator, num_slides, 8, 64), randn(generator, num_slides, 8, 64)
         for normalize, seen in values.items():
-            seen.append(losses.soft_top_k(pooled, texts, 10.0, -10.0, normalize).item())  # type: ignore[arg-type]
+            seen.append(region_losses.soft_top_k(pooled, texts, 10.0, -10.0, normalize).item())  # type: ignore[arg-type]
     assert values["entries"][1] < 0.5 * values["entries"][0]
     assert values["balanced"][1] == pytest.approx(values["balanced"][0], rel=0.1)
 
@@ -274,5 +284,5 @@ def test_similarities_are_float32_under_autocast(generator: torch.Generator) -> 
 def test_without_processes_gathering_is_the_identity(generator: torch.Generator) -> None:
     x = randn(generator, 3, 2).requires_grad_()
     assert losses.gather_with_grad(x) is x
-    assert losses.gather_detached(x) is x
+    assert region_losses.gather_detached(x) is x
     assert losses.local_rows(3, 3) == slice(0, 3)

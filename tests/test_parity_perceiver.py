@@ -9,6 +9,7 @@ from torch import Tensor
 
 from parity import LOSS, align_batch, assert_close, assert_gradients, numbers, tensors
 from pathflip import losses
+from pathflip.published import region_losses
 from pathflip.published.latent_model import AS_RELEASED, PerceiverConfig, PerceiverPathFLIP
 from pathflip.published.parameter_names import from_published, published_name, to_published
 from pathflip.types import AlignBatch
@@ -108,7 +109,7 @@ def test_mean_pooling_leaves_padding_out_unless_released(batch: AlignBatch) -> N
 @pytest.mark.parametrize("tag", TAGS)
 def test_losses_and_every_gradient(batch: AlignBatch, tag: str) -> None:
     model = load(tag)
-    index = losses.sort_candidates(EXPECTED["caption_offsets"], 4)
+    index = region_losses.sort_candidates(EXPECTED["caption_offsets"], 4)
     assert torch.equal(index, EXPECTED["caption_indices"])
     parts = model.losses(model(batch), batch, index)
     torch.testing.assert_close(parts["slide"], EXPECTED[f"loss_itc.{tag}"], rtol=LOSS, atol=0)
@@ -132,7 +133,7 @@ def test_global_similarity_and_raw_sum(batch: AlignBatch) -> None:
     found = [similarity, logits]
     assert min((x - EXPECTED["sim_global_cls"]).abs().max().item() for x in found) < 5e-5
     labels = 2 * torch.eye(3, dtype=torch.long) - 1
-    total = losses.pair_sigmoid(logits, labels) * 9
+    total = region_losses.pair_sigmoid(logits, labels) * 9
     torch.testing.assert_close(total, EXPECTED["siglip_sum_one_direction_cls"], rtol=LOSS, atol=0)
 
 
@@ -162,7 +163,7 @@ def test_weights_returned_with_the_loss_under_mean_pooling(batch: AlignBatch) ->
     weights = model.region_head.weights(output.subcaptions, output.patches, output.patch_mask).mean(dim=1)
     assert_close(weights, EXPECTED["flair_ret_weights_mean"])
     soft = load("siglip_softtopk_mean")(batch)
-    _, weights = losses.soft_top_k_pool(soft.subcaptions, soft.patches, soft.patch_mask, 6)
+    _, weights = region_losses.soft_top_k_pool(soft.subcaptions, soft.patches, soft.patch_mask, 6)
     assert_close(weights, EXPECTED["softtopk_ret_weights_mean"])
 
 
@@ -176,7 +177,7 @@ def test_slide_level_term(batch: AlignBatch) -> None:
 @torch.no_grad()
 def test_soft_top_k(batch: AlignBatch) -> None:
     output = load("siglip_softtopk_cls")(batch)
-    pooled, weights = losses.soft_top_k_pool(output.subcaptions, output.patches, output.patch_mask, 6)
+    pooled, weights = region_losses.soft_top_k_pool(output.subcaptions, output.patches, output.patch_mask, 6)
     assert_close(weights, EXPECTED["softtopk_selection_weights_cls"])
     assert_close(weights, EXPECTED["softtopk_ret_weights_cls"])
     kept = weights.topk(6).indices.sort().values

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from parity import LOSS, align_batch, assert_close, assert_gradients, encode, numbers, tensors
 from pathflip.errors import CheckpointError
-from pathflip.losses import published_candidates, sort_candidates, text_conditioned
 from pathflip.published.negatives import met_in_global_batch
 from pathflip.published.parameter_names import from_published, published_name, to_published
 from pathflip.published.qformer_model import AS_RELEASED, PublishedConfig, PublishedPathFLIP
 from pathflip.published.region_index import by_region
+from pathflip.published.region_losses import published_candidates, sort_candidates, text_conditioned
 from pathflip.types import AlignBatch
 
 INPUTS, EXPECTED, WEIGHTS = (tensors("pf1_align", name) for name in ("inputs", "expected", "weights"))

@@ -18,9 +18,9 @@ from pathflip import inference
 from pathflip.checkpoint import InputContract, load_checkpoint, save_checkpoint
 from pathflip.cli import main
 from pathflip.errors import CheckpointError, ConfigError, PathFLIPError
-from pathflip.losses import sort_candidates
 from pathflip.models import build_model
 from pathflip.published.import_export import export_released, import_released, merge_lora
+from pathflip.published.region_losses import sort_candidates
 from pathflip.text.tokenizer import train_tokenizer
 
 Weights = dict[str, Tensor]

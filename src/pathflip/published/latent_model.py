@@ -18,6 +18,7 @@ from pathflip import losses
 from pathflip.errors import ConfigError
 from pathflip.models.layers import MultiHeadAttention, TextKeyAttention, drop_padding
 from pathflip.models.text_tower import Block, Pooling, TextConfig, TextEncoder
+from pathflip.published import region_losses
 from pathflip.published.negatives import met_by_blocks, met_in_global_batch
 from pathflip.types import AlignBatch, AlignOutput, SlideChunks, SlideCode, TextCode
 
@@ -51,7 +52,7 @@ class PerceiverConfig(BaseModel):
         top_k, top_k_temperature: of the soft top-k.
         slide_term: add to ``text_conditioned`` the term that matches whole slides' texts with each other.
         scale, bias: start of the logit scales and biases of both losses.
-        normalize: what the region loss is divided by (:data:`pathflip.losses.Normalize`).
+        normalize: what the region loss is divided by (:data:`pathflip.published.region_losses.Normalize`).
         raw_logit_scale: the parameter is the scale itself, as released; else its logarithm.
         process_positives: with several processes, soft top-k calls every local pair true, as released.
         process_blocks: each process draws the candidates of ``text_conditioned`` among its own slides and lends them
@@ -87,7 +88,7 @@ class PerceiverConfig(BaseModel):
     slide_term: bool = False
     scale: PositiveFloat = 10.0
     bias: float = -10.0
-    normalize: losses.Normalize = "balanced"
+    normalize: region_losses.Normalize = "balanced"
     raw_logit_scale: bool = False
     process_positives: bool = False
     process_blocks: bool = False
@@ -286,7 +287,7 @@ class PerceiverPathFLIP(nn.Module):
         if self.region_head is not None:
             return self.region_head(texts, keys, key_mask)
         own = texts.expand(len(keys), *texts.shape[-2:])
-        return losses.soft_top_k_pool(own, keys, key_mask, self.config.top_k, self.config.top_k_temperature)[0]
+        return region_losses.soft_top_k_pool(own, keys, key_mask, self.config.top_k, self.config.top_k_temperature)[0]
 
     def _scaling(self, part: Literal["", "_global"] = "") -> tuple[Tensor, Tensor]:
         scale, bias = getattr(self, f"logit_scale{part}"), getattr(self, f"logit_bias{part}")
@@ -304,7 +305,7 @@ class PerceiverPathFLIP(nn.Module):
                 its own and one random of each other slide, drawn from torch's random stream, as dropout is.
         """
         if self.config.slide_loss == "sigmoid":
-            slide = losses.sigmoid(output.slide, output.caption, *self._scaling("_global"))
+            slide = region_losses.sigmoid(output.slide, output.caption, *self._scaling("_global"))
         else:
             slide = losses.info_nce(output.slide, output.caption, 1.0 / self.config.temperature, self.config.smoothing)
         if self.config.region_loss == "soft_top_k":
@@ -312,7 +313,7 @@ class PerceiverPathFLIP(nn.Module):
         return {"slide": slide, "region": self._text_conditioned_loss(output, batch, candidates)}
 
     def _soft_top_k_loss(self, output: AlignOutput, batch: AlignBatch) -> Tensor:
-        return losses.soft_top_k(
+        return region_losses.soft_top_k(
             self._pooled(output.subcaptions, output.patches, output.patch_mask),
             output.subcaptions,
             *self._scaling(),
@@ -329,9 +330,9 @@ class PerceiverPathFLIP(nn.Module):
         else:
             texts, labels = met_in_global_batch(output, batch, candidates, True, config.repeats_are_negatives)
         pooled = self._pooled(texts, output.patches, output.patch_mask)
-        loss = losses.text_conditioned(pooled, texts, labels, *scaling, config.normalize)
+        loss = region_losses.text_conditioned(pooled, texts, labels, *scaling, config.normalize)
         if not config.slide_term:
             return loss
         texts, labels = met_in_global_batch(output, batch, None, False, config.repeats_are_negatives)
         logits = scaling[0] * losses.cosine(output.slide, texts) + scaling[1]
-        return 0.5 * (loss + losses.pair_sigmoid(logits, labels, config.normalize))
+        return 0.5 * (loss + region_losses.pair_sigmoid(logits, labels, config.normalize))

@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pathflip import losses
+from pathflip.published import region_losses
 from pathflip.types import AlignBatch, AlignOutput
 
 __all__ = ["met_by_blocks", "met_in_global_batch"]
@@ -36,7 +37,7 @@ def met_in_global_batch(
     labels = losses.statement_labels(known, keys, sub_mask, false, own.start)
     texts = texts.flatten(0, 1)
     if index is None and sampled:
-        index = losses.published_candidates(sub_mask)[own].to(texts.device)
+        index = region_losses.published_candidates(sub_mask)[own].to(texts.device)
     return (texts, labels) if index is None else (texts[index], labels.gather(1, index))
 
 
@@ -48,7 +49,7 @@ def met_by_blocks(
     ``index`` points into this process's B·K statements.
     """
     if index is None:
-        index = losses.published_candidates(batch.sub_mask)
+        index = region_losses.published_candidates(batch.sub_mask)
     index = index.to(output.slide.device)
     known = torch.zeros_like(batch.caption_keys) if repeats_are_negatives else batch.caption_keys
     own = losses.statement_labels(known, batch.sub_key, batch.sub_mask, batch.sub_false).gather(1, index)

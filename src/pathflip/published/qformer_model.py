@@ -18,6 +18,7 @@ from pathflip import losses
 from pathflip.errors import ConfigError
 from pathflip.models.layers import TextKeyAttention, drop_padding
 from pathflip.models.text_tower import Block, TextConfig, TextLayer, encode
+from pathflip.published import region_losses
 from pathflip.published.negatives import met_by_blocks, met_in_global_batch
 from pathflip.published.patch_attention import ChunkReader
 from pathflip.published.qformer import QFormer
@@ -48,7 +49,7 @@ class PublishedConfig(BaseModel):
         scale: start of the region loss's logit scale. bias: its logit bias (None: no such parameter, as published).
         candidates: texts a slide meets in the region loss: its own and one random of each other slide (``sampled``,
             as published), or ``all`` of the global batch.
-        normalize: what the region loss is divided by (:data:`pathflip.losses.Normalize`).
+        normalize: what the region loss is divided by (:data:`pathflip.published.region_losses.Normalize`).
         raw_logit_scale: use the logarithm of the scale as the scale, as released (2.66 instead of 14.3).
         detach_gathered: no gradient through other processes' embeddings in the slide loss, as released.
         process_blocks: each process draws its candidates among its own slides and lends them to the others row by
@@ -81,7 +82,7 @@ class PublishedConfig(BaseModel):
     scale: PositiveFloat = 1 / 0.07
     bias: float | None = None
     candidates: Literal["sampled", "all"] = "sampled"
-    normalize: losses.Normalize = "entries"
+    normalize: region_losses.Normalize = "entries"
     raw_logit_scale: bool = False
     detach_gathered: bool = False
     process_blocks: bool = False
@@ -254,7 +255,7 @@ class PublishedPathFLIP(nn.Module):
                 process with ``process_blocks``). Default: drawn from torch's random stream, as dropout is.
         """
         config = self.config
-        gather = losses.gather_detached if config.detach_gathered else losses.gather_with_grad
+        gather = region_losses.gather_detached if config.detach_gathered else losses.gather_with_grad
         slide = losses.info_nce(output.slide, output.caption, 1.0 / config.temperature, config.smoothing, gather=gather)
         if config.process_blocks:
             texts, labels = met_by_blocks(output, batch, candidates, config.repeats_are_negatives)
@@ -262,5 +263,5 @@ class PublishedPathFLIP(nn.Module):
             sampled = config.candidates == "sampled"
             texts, labels = met_in_global_batch(output, batch, candidates, sampled, config.repeats_are_negatives)
         attended = self.region_head(texts, output.patches, output.patch_mask)
-        region = losses.text_conditioned(attended, texts, labels, *self._scaling(), config.normalize)
+        region = region_losses.text_conditioned(attended, texts, labels, *self._scaling(), config.normalize)
         return {"slide": slide, "region": region}
