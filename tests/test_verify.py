@@ -1,7 +1,9 @@
 """Verifying reports: a model that knows its words finds planted errors; one that is deaf does not, and says so."""
 
+import gc
 import json
 import time
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +18,7 @@ from pathflip.inference import Aligned, ground
 from pathflip.text.statements import parse_statement
 from pathflip.verify import read_calibration, verify_report, write_calibration, write_verification
 from pathflip.verify.calibration import FILE_NAME
-from pathflip.verify.heatmaps import heatmaps
+from pathflip.verify.heatmaps import encoded_once, heatmaps
 from pathflip.verify.lexicon import Lexicon, denied_phrases, learn_lexicon, rewordings, subjects, unknown_fraction
 from pathflip.verify.place_and_extent import describe
 from pathflip.verify.scores import synonym_groups
@@ -356,3 +358,18 @@ def test_the_same_report_gives_the_same_files(model, case, calibration, tmp_path
         return [path.read_bytes() for path in write_verification(found, model, case, tmp_path / folder)]
 
     assert written("a") == written("b")
+
+
+def test_texts_are_encoded_once_for_a_model_and_forgotten_with_it(model):
+    lists = [(text,) for text in ("necrosis", "invasion", "fat")]
+    own = replace(model)
+    first = encoded_once(own, lists[0])
+    assert encoded_once(own, lists[0]) is first
+    assert encoded_once(model, lists[0]) is not first
+    for texts in lists[1:]:
+        encoded_once(own, texts)
+    assert encoded_once(own, lists[0]) is not first  # the last two lists are kept
+    gone = weakref.ref(own)
+    del own
+    gc.collect()
+    assert gone() is None

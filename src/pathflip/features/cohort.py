@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from pathflip.errors import ConfigError, FeatureError
-from pathflip.features.encoders import Encoder
+from pathflip.features.encoder_protocol import Encoder
 from pathflip.features.extraction import ExtractOutcome, SlideJob, output_error, run_job
 from pathflip.features.foundation import contract_warning
 from pathflip.features.outcomes import CohortRun, ExtractProgress, FailureList

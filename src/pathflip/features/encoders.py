@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pathflip.errors import ConfigError, PathFLIPError
 from pathflip.features.devices import PRECISIONS
+from pathflip.features.encoder_protocol import Encoder
 from pathflip.features.exported_networks import EXPORTED_SUFFIXES, exported_files, exported_row, open_exported
 from pathflip.features.foundation import FOUNDATION, FoundationEncoder
 from pathflip.features.network_encoder import NetworkEncoder
@@ -28,38 +29,6 @@ from pathflip.features.texture import StainTexture
 from pathflip.features.weights import first_line, weight_files
 
 __all__ = ["ENCODERS", "ColourHistogram", "Encoder", "EncoderEntry", "NetworkEncoder", "encoder_table", "load_encoder"]
-
-
-@runtime_checkable
-class Encoder(Protocol):
-    """What extraction asks of an encoder.
-
-    Attributes:
-        name: stands in the feature files and in every model's input contract.
-        revision: changes whenever the same tile would give other numbers (formula, weights).
-        dim: width of a feature vector.
-        tile_px: tile side it was trained at, pixels; None takes any.
-        mpp: resolution it was trained at, microns per pixel; None takes any.
-        sample_tiles: how many tiles of a slide :meth:`prepare` wants to see; 0 where there is nothing to measure.
-
-    An encoder with a true attribute ``reentrant`` may be called by several threads at once; on one slide they then read
-    and encode side by side.
-    """
-
-    name: str
-    revision: str
-    dim: int
-    tile_px: int | None
-    mpp: float | None
-    sample_tiles: int
-
-    def prepare(self, sample: NDArray[np.uint8]) -> Any:
-        """Measure a slide (its staining, say) on a sample of its tiles, uint8 (n, px, px, 3)."""
-        ...
-
-    def encode(self, tiles: NDArray[np.uint8] | Tensor, state: Any = None) -> NDArray[np.float32]:
-        """Tiles uint8 (n, px, px, 3) to features float32 (n, dim). ``state`` is what ``prepare`` returned."""
-        ...
 
 
 class ColourHistogram:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from pathflip.errors import FeatureError, OutputError, PathFLIPError, SlideError, SlideLostError
-from pathflip.features.encoders import Encoder
+from pathflip.features.encoder_protocol import Encoder
 from pathflip.features.store import write_features
 from pathflip.geometry import TileGrid, TileSpec
 from pathflip.io.storage import local_copy, remove, shown, state, written_to

@@ -7,7 +7,7 @@ nuclei, and gives neighbours different colours.
 
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pathflip.errors import ConfigError, MissingExtraError, SlideError
-
-if TYPE_CHECKING:
-    from pathflip.features.encoders import Encoder
+from pathflip.features.encoder_protocol import Encoder
 
 __all__ = ["STAIN_METHODS", "StainNormalised", "split_method"]
 
@@ -66,7 +64,7 @@ class StainNormalised:
         MissingExtraError: the library is not installed.
     """
 
-    def __init__(self, encoder: "Encoder", method: str = "macenko") -> None:
+    def __init__(self, encoder: Encoder, method: str = "macenko") -> None:
         if method not in STAIN_METHODS:
             raise ConfigError(f"stain normalisation '{method}': expected one of {', '.join(STAIN_METHODS)}")
         _normaliser()

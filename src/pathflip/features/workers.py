@@ -11,7 +11,8 @@ import torch
 
 from pathflip.errors import ConfigError
 from pathflip.features.devices import worker_device
-from pathflip.features.encoders import Encoder, load_encoder
+from pathflip.features.encoder_protocol import Encoder
+from pathflip.features.encoders import load_encoder
 from pathflip.features.extraction import ExtractOutcome, SlideJob, failed, run_job
 from pathflip.features.outcomes import CohortRun
 from pathflip.processes import follow_parent, keep_memory

@@ -1,7 +1,8 @@
 """Texts that every slide is compared with, encoded once, and heatmaps of many texts on one slide."""
 
 from collections.abc import Sequence
-from functools import lru_cache
+from threading import Lock
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -13,10 +14,25 @@ from pathflip.types import Heatmap, TextCode
 __all__ = ["encoded_once", "heatmaps", "tile_similarity"]
 
 
-@lru_cache(maxsize=2)
+_LISTS_KEPT = 2
+_lock = Lock()
+_codes: WeakKeyDictionary[Aligned, dict[tuple[str, ...], TextCode]] = WeakKeyDictionary()
+"""By model, the codes of the lists of texts it met last; gone with the model."""
+
+
 def encoded_once(model: Aligned, texts: tuple[str, ...]) -> TextCode:
-    """The code of a fixed list of texts, kept for the next slide (of the last two models and lists)."""
-    return encode_text(model, texts)
+    """The code of a fixed list of texts, kept for the next slide (the last two lists of each model in use)."""
+    with _lock:
+        code = _codes.get(model, {}).get(texts)
+    if code is None:
+        code = encode_text(model, texts)
+    with _lock:
+        codes = _codes.setdefault(model, {})
+        codes.pop(texts, None)
+        codes[texts] = code  # the last used stands last
+        while len(codes) > _LISTS_KEPT:
+            del codes[next(iter(codes))]
+    return code
 
 
 @torch.no_grad()
