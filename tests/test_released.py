@@ -163,7 +163,7 @@ def test_what_the_file_says_and_what_options_say(tmp_path: Path) -> None:
     done = bring(prefixed("")(bare, tmp_path), tmp_path / "b", "perceiver", settings=HEADS["perceiver"])
     assert (done.model["region_loss"], done.model["slide_loss"]) == ("soft_top_k", "info_nce")
     assert done.model["normalize"] == "entries"
-    assert done.contract == {"encoder": "conch", "dim": 48, "tile_px": 256, "mpp": 0.5}
+    assert done.contract == {"encoder": "conch", "dim": 48, "tile_px": 256, "mpp": 0.5, "stride_px": None}
     assert done.model["num_latents"] == 129
     assert (done.model["text_layers"], done.model["text_ffn_width"]) == (2, 128)
 
