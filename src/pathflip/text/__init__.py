@@ -19,7 +19,6 @@ _WHERE = {
     "sample_merges": "sampling",
     "sample_published": "sampling",
     "sample_sentences": "sampling",
-    "split_published": "sentences",
     "split_sentences": "sentences",
     "statements_of": "statements",
     "train_tokenizer": "tokenizer",

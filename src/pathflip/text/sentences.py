@@ -8,7 +8,7 @@ What is decided, and on what grounds, stands in :func:`_is_end`.
 import re
 from collections.abc import Iterator
 
-__all__ = ["split_published", "split_sentences"]
+__all__ = ["split_sentences"]
 
 
 def _words(text: str) -> frozenset[str]:
@@ -114,14 +114,6 @@ def split_sentences(text: str) -> list[str]:
     if len(pieces) == 1 and not any(character.isalnum() for character in pieces[0]):
         return []
     return pieces
-
-
-def split_published(text: str) -> list[str]:
-    """The splitter of the published PathFLIP code: at newlines, ``</s>`` and *every* full stop, decimals included.
-
-    For parity only: it breaks "3.5 cm" in two, and a caption of dots gives no sentence at all.
-    """
-    return [piece.strip() for piece in re.split(r"\n|</s>|\.", text) if piece.strip()]
 
 
 def _blocks(text: str) -> Iterator[str]:
