@@ -225,3 +225,16 @@ def test_files(tmp_path):
     slidechat.write_text("Slide,Caption,Output\n" + "".join(f"{c.slide_id},truth,{c.text}\n" for c in TRUTH))
     assert evaluate_captions(slidechat, truth, num=20)[0]["value"] == pytest.approx(1, abs=1e-6)
     assert len(read_captions(truth)) == 6
+
+
+def test_a_text_where_a_list_belongs_is_refused():
+    """Its letters would be scored as captions, and give numbers."""
+    held = json.loads((Path(__file__).parent / "fixtures" / "answers" / "scores.json").read_text(encoding="utf-8"))
+    wrong, right = held["references_must_be_lists"], held["the_same_rightly"]
+    with pytest.raises(TypeError, match="expected a list of texts"):
+        caption_scores.caption_scores(wrong["hypotheses"], wrong["references"])
+    with pytest.raises(TypeError, match="expected a list of captions"):
+        caption_scores.caption_scores("the gland is round", right["references"])
+    with pytest.raises(CaptionError, match="got 1 captions and 2 references"):
+        caption_scores.caption_scores(right["hypotheses"][:1], right["references"])
+    assert caption_scores.caption_scores(right["hypotheses"], right["references"]).rouge.mean() == 1

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections import Counter
+from pathlib import Path
 from string import ascii_uppercase
 
 import numpy as np
@@ -66,6 +67,28 @@ def test_answers_that_name_an_option(answer, letter):
 @pytest.mark.parametrize(("answer", "why"), REFUSED)
 def test_answers_that_name_none_or_two_are_refused(answer, why):
     assert parse_answer(answer, OPTIONS) == (None, why)
+
+
+@pytest.mark.parametrize(
+    ("answer", "options"),
+    [
+        ("The answer is either B or C.", STAGES), ("The correct options are between B and C", STAGES),
+        ("The answer is B, or possibly C", STAGES), ("The result is non-positive.", ("Positive", "Negative")),
+    ],
+)  # fmt: skip
+def test_two_letters_and_denied_words_name_no_option(answer, options):
+    assert parse_answer(answer, options).letter in (None, "B" if options[0] == "Positive" else None)
+
+
+def test_written_answers_of_all_kinds():
+    """Answers as models write them, each with the letter it names, or none, or a second right reading."""
+    held = json.loads((Path(__file__).parent / "fixtures" / "answers" / "parse.json").read_text(encoding="utf-8"))
+    unread = 0
+    for entry in held["answers"]:
+        letter = parse_answer(entry["text"], held["options"][entry["options"]]).letter
+        assert letter in (entry["letter"], entry.get("also_right"), None), entry
+        unread += letter is None and entry["letter"] is not None
+    assert unread <= 4
 
 
 @pytest.mark.parametrize(

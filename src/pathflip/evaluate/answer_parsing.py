@@ -27,7 +27,7 @@ _BRACKETED = r"[(\[{{<]?\s*([{letters}])\s*[)\]}}>]?"
 _SAYS = (
     r"(?:the\s+|my\s+)?(?:(?:most\s+|best\s+|final\s+|single\s+)?(?:likely|correct|right|best|appropriate|final|probable)\s+)*"
     r"(?:answer|option|choice|response|selection|prediction)\s*(?:is|would be|should be|must be|:|=|-|–|→)+"
-    r"\s*(?:clearly|probably|likely|therefore|:)?\s*(?:option|choice|answer|letter)?\s*:?\s*"
+    r"\s*(?:clearly|probably|likely|therefore|either|between|both|:)?\s*(?:option|choice|answer|letter)?s?\s*:?\s*"
 )
 _PICKS = (
     r"(?:i\s+(?:would\s+)?(?:choose|pick|select|go\s+with|answer)|option|choice|select)\s*:?\s*(?:option|choice)?\s*"
@@ -38,7 +38,7 @@ _DECLINES = re.compile(
     re.IGNORECASE,
 )
 _DENIED = re.compile(
-    r"(?:\bnot|\bneither|\bnor|\brather than|\binstead of|\bexclud\w+|\brul\w+ out|"
+    r"(?:\bnot|\bnon|\bneither|\bnor|\brather than|\binstead of|\bexclud\w+|\brul\w+ out|"
     r"\bunlike|\beliminat\w+|\bexcept)\s+(?:(?:option|choice|a|an|the)\s+)?$",
     re.IGNORECASE,
 )
@@ -108,7 +108,8 @@ def _letters(text: str, letters: str) -> set[str]:
         return set(re.findall(rf"[{letters}]", text))
     one = _BRACKETED.format(letters=letters)
     end = r"(?![\w'’]|-\w)"
-    alternatives = rf"(?:{one}{end}\s*(?:,|or|and|/|&)\s*)*{one}{end}"
+    joint = r"(?:,\s*or|,\s*and|,|or|and|/|&)\s*(?:possibly|maybe|perhaps|even)?"
+    alternatives = rf"(?:{one}{end}\s*{joint}\s*)*{one}{end}"
     for lead, flags in ((_SAYS, re.IGNORECASE), (r"^\s*", re.IGNORECASE), (_PICKS, re.IGNORECASE)):
         found: set[str] = set()
         for match in re.finditer(rf"(?:{lead})({alternatives})", text, flags):

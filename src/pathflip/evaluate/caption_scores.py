@@ -208,7 +208,13 @@ def caption_scores(
 
     Raises:
         CaptionError: numbers differ, or a slide has no reference with a word in it. (An empty hypothesis scores 0.)
+        TypeError: a text where a list of texts belongs; its letters would be scored as captions.
     """
+    if isinstance(hypotheses, str):
+        raise TypeError("hypotheses: got one text, expected a list of captions, one a slide")
+    for place, texts in enumerate(references):
+        if isinstance(texts, str):
+            raise TypeError(f"reference {place + 1}: got the text {texts[:30]!r}, expected a list of texts")
     if len(hypotheses) != len(references) or not hypotheses:
         raise CaptionError(f"got {len(hypotheses)} captions and {len(references)} references, expected as many, not 0")
     guesses = [ptb_words(text) for text in hypotheses]
