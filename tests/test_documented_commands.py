@@ -9,14 +9,17 @@ import json
 import re
 import shlex
 import shutil
+import time
 from pathlib import Path
 
 import cv2
+import httpx
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from pathflip.cli import app
+from pathflip.workbench.web_server import Running
 from slide_files import write_pyramid
 from tiny_assistant import save_language_model
 
@@ -81,6 +84,7 @@ def workplace(tmp_path_factory) -> Path:
         {"Slide": n, "Question": "What is present?", **options, "Answer": "AB"[i % 2]} for i, n in enumerate(names)
     ]
     table(folder / "vqa.csv", questions)
+    table(folder / "labels.csv", [{"slide": name, "organ": "skin"} for name in names])
     (folder / "report.txt").write_text(report(13), encoding="utf-8")
     for file, text in (("written", "caption"), ("answers", "output"), ("text_only", "output")):
         rows = [
@@ -124,18 +128,38 @@ def prepare(folder: Path) -> None:
         shutil.move(str(next((folder / "trident_job").rglob("features_*"))), folder / "trident_job" / "features_uni_v1")
 
 
+@pytest.fixture
+def served_for_a_moment(monkeypatch):
+    """``pathflip view`` serves until it is interrupted; here it is asked for its page, and ended."""
+
+    def serve(running: Running) -> None:
+        running.start()
+        for _ in range(100):
+            try:
+                answer = httpx.get(running.url, follow_redirects=True, timeout=10)
+                break
+            except httpx.ConnectError:
+                time.sleep(0.1)
+        assert answer.status_code == 200
+        running.stop()
+
+    monkeypatch.setattr(Running, "serve", serve)
+    monkeypatch.setattr("pathflip.workbench.web_server.show_page", lambda url: None)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("served_for_a_moment")
 def test_the_readmes_commands_run_as_written(workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     commands = documented(ROOT / "README.md")
     assert len(commands) > 18
     for command in commands:
-        if command.startswith("pathflip convert"):
-            continue  # needs another tool's features, which are made below
+        if command.startswith(("pathflip convert", "pathflip view")):
+            continue  # these need another tool's features, and an assistant, which are made below
         prepare(workplace)
         run(command, workplace)
     for command in commands:
-        if command.startswith("pathflip convert"):
+        if command.startswith(("pathflip convert", "pathflip view")):
             run(command.replace("--out features ", "--out converted "), workplace)
 
 

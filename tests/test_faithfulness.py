@@ -57,7 +57,7 @@ def test_deletion_weighs_the_letter_of_the_option_with_the_tiles_really_gone(tmp
     def likely(removed):
         keep = np.ones(len(view.features.valid), bool)
         keep[removed] = False
-        asked = faithfulness.prompt(assistant, "Where?", view.features, options, keep=[keep])
+        asked = faithfulness.build_prompt(assistant, "Where?", view.features, options, keep=[keep])
         return float(faithfulness.log_likelihood(assistant, asked, ["B"])[0])
 
     assert lost.evidence == pytest.approx(likely([]) - likely(rows), abs=1e-5)

@@ -58,7 +58,7 @@ class SlideInfo:
     reader: str = ""
     bounds0: Box | None = None
     notes: tuple[str, ...] = ()
-    mpp_stated: str = ""
+    mpp_stated: str = field(default="", compare=False)  # words, and no feature file keeps them
 
     @property
     def levels(self) -> tuple[tuple[int, int], ...]:
