@@ -196,7 +196,14 @@ def test_a_killed_run_goes_on_without_asking_again(tmp_path, how):
     with ChatServer([None] * 4, always="slow", slow_s=60) as server:  # the fifth is never answered
         words = ["decompose", str(file), "--by", "server", "--url", server.url, "--model", "m", "--out", str(out)]
         words += ["--concurrency", "1", "--json"]
-        process = subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [*COMMAND, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A background job of a shell ignores Ctrl-C and hands that on; this test must not depend on it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
         deadline = time.monotonic() + 60
         while len(server.requests) < 5 and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -485,7 +485,9 @@ def test_a_slide_that_changes_while_it_is_read(slides, tmp_path, how):
         if how == "deleted":
             victim.unlink(missing_ok=True)
         elif how == "replaced":
-            os.replace(shutil.copy(other, tmp_path / "again.tif"), victim)
+            handle, copy = tempfile.mkstemp(dir=tmp_path)  # several threads may be here at once
+            os.close(handle)
+            os.replace(shutil.copy(other, copy), victim)
         else:
             victim.write_bytes(other.read_bytes())
 

@@ -140,3 +140,9 @@ def test_names_that_choose_a_place_are_refused(name, problem):
 def test_ordinary_names_pass():
     for name in ("a", "Müller ß 病理 🔬", "-x", "a..b", "TCGA-1.b", "hf_H-optimus-0", "a%b&c"):
         assert check_name(name, "slide_id", "f.h5") == name
+
+
+@pytest.mark.parametrize("value", [". .", " .. . ", "...", "/x/ . /"])
+def test_dots_and_spaces_name_no_slide(value):
+    with pytest.raises(CaptionError, match="no slide named"):
+        slide_id(value)

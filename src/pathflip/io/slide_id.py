@@ -59,7 +59,7 @@ def slide_id(value: Any) -> str:
         if not stem.strip(" .") or f"{dot}{ending}".lower() not in _SUFFIXES:
             break
         name = stem
-    if not name.strip("."):
+    if not name.strip(" ."):
         raise CaptionError(f"no slide named (got {_short(value)}); expected its name or path")
     return name
 
