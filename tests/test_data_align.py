@@ -9,6 +9,7 @@ from pathflip.checkpoint import InputContract
 from pathflip.data.align import AlignDataset, TextSpec, statement_key, text_to_encode
 from pathflip.data.patches import Neighbourhood
 from pathflip.data.regions import RegionSpec
+from pathflip.data.whole_files import WholeFiles
 from pathflip.errors import CaptionError, ConfigError, ContractError
 from pathflip.features import write_features
 from pathflip.text.statements import parse_statement
@@ -54,7 +55,10 @@ def test_a_batch_depends_on_its_arguments_only(cohort):
     data.batch([1, 2], np.random.default_rng(8))
     assert same(first, data.batch([2, 0], np.random.default_rng(7)))
     assert same(
-        first, make(cohort, max_patches=5, cache_bytes=1, text=data.text).batch([2, 0], np.random.default_rng(7))
+        first,
+        make(cohort, max_patches=5, reader=WholeFiles(cache_bytes=1), text=data.text).batch(
+            [2, 0], np.random.default_rng(7)
+        ),
     )
     assert not same(first, data.batch([2, 0], np.random.default_rng(9)))
 
@@ -94,18 +98,20 @@ def test_drawn_patches_know_tiles_that_were_not_drawn(cohort):
 
 
 def test_whole_regions_are_drawn_for_models_that_read_them(cohort):
-    data = make(cohort, regions=RegionSpec(side=2), max_regions=3)
+    reader = WholeFiles(regions=RegionSpec(side=2))
+    data = make(cohort, reader=reader, regions=True, max_regions=3)
     batch = data.batch([0, 2], np.random.default_rng(1))
     assert batch.regions.shape == (2, 3, 4)
     for row, item in enumerate((0, 2)):
-        grid, features = data.slide(item).regions, data.slide(item).features
+        slide = reader.slide(cohort[0][item])
+        grid, features = slide.regions, slide.features[slide.rows]
         known = {frozenset(map(tuple, features[r[m]].tolist())) for r, m in zip(grid.index, grid.mask, strict=True)}
         used = batch.regions[row][batch.regions[row] >= 0]
         assert sorted(used.tolist()) == list(range(int(batch.patch_mask[row].sum())))
         for region in batch.regions[row]:
             assert frozenset(map(tuple, batch.patches[row, region[region >= 0]].tolist())) in known
     with pytest.raises(ConfigError, match=r"max_patches: got a number with 'regions'; expected max_regions"):
-        make(cohort, regions=RegionSpec(), max_patches=3)
+        make(cohort, regions=True, max_patches=3)
     with pytest.raises(ConfigError, match=r"max_regions: got a number without 'regions'; expected max_patches"):
         make(cohort, max_regions=3)
 
@@ -140,10 +146,10 @@ def test_published_sampler_gives_eight_merges(cohort):
 
 def test_every_slide_is_checked_as_it_is_read(cohort):
     contract = InputContract(encoder="test", dim=5, tile_px=64, mpp=0.5)
-    make(cohort, check=contract.check).batch([0, 1, 2], np.random.default_rng(0))
+    make(cohort, reader=WholeFiles(contract.check)).batch([0, 1, 2], np.random.default_rng(0))
     other = contract.model_copy(update={"encoder": "uni_v1"})
     with pytest.raises(ContractError, match="uni_v1"):
-        make(cohort, check=other.check).batch([0], np.random.default_rng(0))
+        make(cohort, reader=WholeFiles(other.check)).batch([0], np.random.default_rng(0))
 
 
 def test_slides_and_captions_that_do_not_match_are_named(cohort):

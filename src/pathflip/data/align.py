@@ -1,23 +1,20 @@
 """Features and captions to :class:`~pathflip.types.AlignBatch`: what alignment training sees."""
 
 import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from pathflip.data.patches import DrawnPatches, Neighbourhood, relative_positions, rows_in_reading_order
-from pathflip.data.regions import RegionSpec, group_regions
-from pathflip.errors import CaptionError, ConfigError, FeatureError
-from pathflip.features.store import read_features
+from pathflip.data.patches import DrawnPatches, PatchReader, PatchRows
+from pathflip.data.whole_files import WholeFiles
+from pathflip.errors import CaptionError, ConfigError
 from pathflip.io.slide_id import paths_by_id
 from pathflip.text.captions import named_as
 from pathflip.text.flips import flipped_statement
@@ -25,7 +22,7 @@ from pathflip.text.pretrained import PretrainedText
 from pathflip.text.sampling import sample_published
 from pathflip.text.statements import parse_statement
 from pathflip.text.tokenizer import Tokenizer
-from pathflip.types import AlignBatch, Caption, RegionGrid, SlideFeatures, SubCaption
+from pathflip.types import AlignBatch, Caption, SubCaption
 
 __all__ = ["AlignDataset", "TextSpec", "statement_key", "text_to_encode"]
 
@@ -70,29 +67,6 @@ def statement_key(text: str, negated: bool) -> int:
     return (int.from_bytes(digest, "big") >> 1) or 1
 
 
-@dataclass(frozen=True, eq=False)
-class SlidePatches:
-    """One slide, ready to draw patches from.
-
-    Attributes:
-        features: of all tiles, as read.
-        rows: valid tiles in reading order: what is drawn from.
-        neighbourhood, position: of all tiles.
-        regions: blocks of valid tiles, where the model reads these.
-    """
-
-    features: Float[np.ndarray, "N D"]
-    rows: Int[np.ndarray, " V"]
-    neighbourhood: Neighbourhood
-    position: Float[np.ndarray, "N 2"]
-    regions: RegionGrid | None
-
-    @property
-    def nbytes(self) -> int:
-        """What it takes in memory, but for a few numbers a tile."""
-        return self.features.nbytes
-
-
 class AlignDataset:
     """Slides paired with their captions; batches are a pure function of ``(indices, rng)``.
 
@@ -102,12 +76,11 @@ class AlignDataset:
         tokenizer: words to ids.
         text: how captions become statements.
         max_patches: patches drawn a slide and step, a seeded random subset; None takes all.
-        regions: how patches form regions, for models that read these: then whole regions are drawn.
+        reader: who reads the patches; :class:`~pathflip.data.whole_files.WholeFiles` where none is given.
+        regions: the model reads regions (the reader knows which): then whole regions are drawn.
         max_regions: regions drawn a slide and step; None takes all.
-        context: also compute the 3×3 neighbourhood mean of every drawn patch (over all tiles, drawn or not).
-        check: called with the features of every slide as it is read; raises what it does not like (mixed encoders).
+        context: also give the 3×3 neighbourhood mean of every drawn patch (over all tiles, drawn or not).
         pretrained: also give a pretrained encoder's vectors of captions and statements.
-        cache_bytes: slides are kept in memory up to this size, least recently used ones leave.
 
     Raises:
         CaptionError: a feature file without a caption or the reverse (both lists are named, nothing is dropped
@@ -122,24 +95,22 @@ class AlignDataset:
         tokenizer: Tokenizer,
         *,
         text: TextSpec,
+        reader: PatchReader | None = None,
         max_patches: int | None = None,
-        regions: RegionSpec | None = None,
+        regions: bool = False,
         max_regions: int | None = None,
         context: bool = True,
-        check: Callable[[SlideFeatures], None] | None = None,
-        cache_bytes: int = 6 << 30,
         pretrained: PretrainedText | None = None,
     ) -> None:
-        wrong, other = ("max_regions", "max_patches") if regions is None else ("max_patches", "max_regions")
+        wrong, other = ("max_patches", "max_regions") if regions else ("max_regions", "max_patches")
         if {"max_regions": max_regions, "max_patches": max_patches}[wrong] is not None:
-            with_or_without = "without" if regions is None else "with"
+            with_or_without = "with" if regions else "without"
             raise ConfigError(f"{wrong}: got a number {with_or_without} 'regions'; expected {other}, or none of both")
         self.pairs = _with_something_to_learn(pair_by_slide(files, captions))
         self.tokenizer, self.text, self.regions = tokenizer, text, regions
         self.max_patches, self.max_regions = max_patches, max_regions
-        self.context, self.check, self.cache_bytes = context, check, cache_bytes
-        self.pretrained = pretrained
-        self._cache: OrderedDict[int, SlidePatches] = OrderedDict()
+        self.reader: PatchReader = reader if reader is not None else WholeFiles()
+        self.context, self.pretrained = context, pretrained
         self._keys = [_caption_keys(caption, text) for _, caption in self.pairs]
 
     def __len__(self) -> int:
@@ -150,40 +121,32 @@ class AlignDataset:
         statements = (statement for _, caption in self.pairs for statement in caption.subcaptions)
         return sorted({text_to_encode(statement, self.text)[0] for statement in statements})
 
-    def slide(self, item: int) -> SlidePatches:
-        """One slide, read once and cached."""
-        if item in self._cache:
-            self._cache.move_to_end(item)
-            return self._cache[item]
-        features = read_features(self.pairs[item][0])
-        if self.check is not None:
-            self.check(features)
-        loaded = prepare_slide(features, self.regions)
-        self._cache[item] = loaded
-        while sum(entry.nbytes for entry in self._cache.values()) > self.cache_bytes and len(self._cache) > 1:
-            self._cache.popitem(last=False)
-        return loaded
-
     def batch(self, indices: Sequence[int], rng: np.random.Generator) -> AlignBatch:
         """One padded batch. The same indices and generator state give the same batch, whatever was asked before."""
         # Each slide draws from a generator of its own, so that its share of a batch does not depend on its company.
         seed = int(rng.integers(2**62))
         own = [np.random.default_rng([seed, i]) for i in indices]
-        slides = [self.slide(i) for i in indices]
-        patches = [self._draw_patches(slide, generator) for slide, generator in zip(slides, own, strict=True)]
+        files = [self.pairs[i][0] for i in indices]
+        patches = [self._draw_patches(file, generator) for file, generator in zip(files, own, strict=True)]
         drawn = [self._draw_statements(self.pairs[i][1], generator) for i, generator in zip(indices, own, strict=True)]
         return AlignBatch(
             slide_ids=tuple(self.pairs[i][1].slide_id for i in indices),
-            **_pad_slides(slides, patches, self.context),
+            **_pad_slides(self._read(files, patches), patches),
             **self._caption_tensors([self.pairs[i][1].text for i in indices]),
             **self._statement_tensors(drawn),
             caption_keys=_pad_keys([self._keys[i] for i in indices]),
         )
 
-    def _draw_patches(self, slide: SlidePatches, rng: np.random.Generator) -> DrawnPatches:
-        if slide.regions is not None:
-            return DrawnPatches.of_regions(slide.regions, _some_of(len(slide.regions.index), self.max_regions, rng))
-        return DrawnPatches(slide.rows[_some_of(len(slide.rows), self.max_patches, rng)])
+    def _draw_patches(self, file: Path, rng: np.random.Generator) -> DrawnPatches:
+        if self.regions:
+            grid = self.reader.regions(file)
+            assert grid is not None, "regions are drawn, and the reader was made without them"
+            return DrawnPatches.of_regions(grid, _some_of(len(grid.index), self.max_regions, rng))
+        return DrawnPatches(_some_of(self.reader.count(file), self.max_patches, rng))
+
+    def _read(self, files: Sequence[Path], drawn: Sequence[DrawnPatches]) -> list[PatchRows]:
+        wanted = [(file, patches.rows) for file, patches in zip(files, drawn, strict=True)]
+        return self.reader.read(wanted, self.context)
 
     def _draw_statements(self, caption: Caption, rng: np.random.Generator) -> list[tuple[SubCaption, bool]]:
         """K (statement, made untrue) pairs, then the flips."""
@@ -267,24 +230,6 @@ def _some(names: list[str]) -> str:
     return f"{len(names)} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else "0"
 
 
-def prepare_slide(features: SlideFeatures, regions: RegionSpec | None = None) -> SlidePatches:
-    """What of a slide's geometry does not depend on the rows drawn, computed once.
-
-    Raises:
-        FeatureError: no valid patch.
-    """
-    rows = rows_in_reading_order(features)
-    if not np.isfinite(features.features[rows]).all():
-        raise FeatureError(f"slide '{features.slide_id}': features hold NaN or infinity; extract it again")
-    return SlidePatches(
-        features=features.features,
-        rows=rows,
-        neighbourhood=Neighbourhood(features.grid.cells(), features.valid),
-        position=relative_positions(features.coords, features.valid, features.grid.tile_px0),
-        regions=None if regions is None else group_regions(features, regions),
-    )
-
-
 def _some_of(count: int, most: int | None, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
     """``most`` of the numbers below ``count`` (all of them where there are no more), ascending."""
     if most is None or count <= most:
@@ -308,19 +253,17 @@ def _pad_keys(keys: list[np.ndarray]) -> Tensor:
     return torch.as_tensor(out)
 
 
-def _pad_slides(slides: list[SlidePatches], drawn: list[DrawnPatches], context: bool) -> dict[str, Any]:
+def _pad_slides(slides: Sequence[PatchRows], drawn: Sequence[DrawnPatches]) -> dict[str, Any]:
     """The drawn patches of every slide as one padded block."""
-    shape = (len(slides), max(len(one.rows) for one in drawn))
+    shape = (len(slides), max(len(rows.features) for rows in slides))
     patches = np.zeros((*shape, slides[0].features.shape[1]), np.float32)
-    around = np.zeros_like(patches) if context else None
+    around = None if slides[0].context is None else np.zeros_like(patches)
     position, mask = np.zeros((*shape, 2), np.float32), np.zeros(shape, bool)
-    for b, (slide, one) in enumerate(zip(slides, drawn, strict=True)):
-        count = len(one.rows)
-        mask[b, :count] = True
-        patches[b, :count] = slide.features[one.rows]
-        position[b, :count] = slide.position[one.rows]
+    for b, rows in enumerate(slides):
+        count = len(rows.features)
+        mask[b, :count], patches[b, :count], position[b, :count] = True, rows.features, rows.position
         if around is not None:
-            around[b, :count] = slide.neighbourhood.mean(slide.features, one.rows)
+            around[b, :count] = rows.context
     return {
         "patches": torch.from_numpy(patches),
         "patch_mask": torch.from_numpy(mask),

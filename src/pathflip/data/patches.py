@@ -1,7 +1,9 @@
-"""What a slide's geometry tells of its patches: neighbourhoods, positions, and the rows a step draws."""
+"""Patches of a slide: neighbourhoods, positions, which of them a step draws, and who reads these."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -9,7 +11,15 @@ from jaxtyping import Bool, Float, Int
 from pathflip.errors import FeatureError
 from pathflip.types import RegionGrid, SlideFeatures
 
-__all__ = ["DrawnPatches", "Neighbourhood", "relative_positions", "rows_in_reading_order"]
+__all__ = [
+    "DrawnPatches",
+    "FeatureSums",
+    "Neighbourhood",
+    "PatchReader",
+    "PatchRows",
+    "relative_positions",
+    "rows_in_reading_order",
+]
 
 
 class Neighbourhood:
@@ -88,12 +98,14 @@ def rows_in_reading_order(features: SlideFeatures) -> Int[np.ndarray, " V"]:
 
 @dataclass(frozen=True, eq=False)
 class DrawnPatches:
-    """The patches of one slide that a step sees: rows of its features, and which of them form which region.
+    """The patches of one slide that a step sees, and which of them form which region.
 
-    ``regions`` holds places in ``rows`` (-1: an empty slot); None where no regions were asked for.
+    Attributes:
+        rows: of the features they are drawn from (in training: places in reading order, see :class:`PatchReader`).
+        regions: indices into ``rows`` (-1: an empty slot); None where no regions were asked for.
     """
 
-    rows: Int[np.ndarray, " V"]
+    rows: Int[np.ndarray, " n"]
     regions: Int[np.ndarray, "l S"] | None = None
 
     @classmethod
@@ -103,3 +115,60 @@ class DrawnPatches:
         regions = np.full(index.shape, -1, np.int64)
         regions[mask] = np.arange(int(mask.sum()))
         return cls(index[mask], regions)
+
+
+@dataclass(frozen=True, eq=False)
+class PatchRows:
+    """Some patches of one slide.
+
+    Attributes:
+        features: as the encoder gave them.
+        position: see :func:`relative_positions`.
+        context: mean feature of the valid tiles around each, itself included; None where nobody asked for it.
+    """
+
+    features: Float[np.ndarray, "n D"]
+    position: Float[np.ndarray, "n 2"]
+    context: Float[np.ndarray, "n D"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSums:
+    """Number of patches, and the sums of their features and of the squares, in float64: what statistics need."""
+
+    count: int
+    total: Float[np.ndarray, " D"]
+    squares: Float[np.ndarray, " D"]
+
+    @classmethod
+    def of(cls, features: Float[np.ndarray, "n D"]) -> "FeatureSums":
+        """Over the rows of a slide."""
+        rows = features.astype(np.float64)
+        return cls(len(rows), rows.sum(0), (rows**2).sum(0))
+
+
+class PatchReader(Protocol):
+    """Where training gets patches from. Slides are named by their feature files, patches by their place in reading
+    order (:func:`rows_in_reading_order`). Several threads may call it at once.
+    """
+
+    def count(self, file: Path) -> int:
+        """Valid patches of a slide."""
+        ...
+
+    def regions(self, file: Path) -> RegionGrid | None:
+        """Which places form which region; None where the reader was made without regions."""
+        ...
+
+    def read(self, wanted: Sequence[tuple[Path, Int[np.ndarray, " n"]]], context: bool) -> list[PatchRows]:
+        """Some patches of each of several slides, as float32.
+
+        Args:
+            wanted: (slide, places) pairs; the answer is in their order. A slide may stand there more than once.
+            context: also give each patch's neighbourhood mean.
+        """
+        ...
+
+    def sums(self, file: Path) -> FeatureSums:
+        """Over all valid patches of a slide."""
+        ...

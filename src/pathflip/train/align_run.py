@@ -14,6 +14,7 @@ from pathflip.checkpoint import Checkpoint, InputContract, save_checkpoint
 from pathflip.data.align import AlignDataset, TextSpec, pair_by_slide
 from pathflip.data.regions import RegionSpec
 from pathflip.data.splits import read_splits
+from pathflip.data.whole_files import WholeFiles
 from pathflip.errors import ConfigError, MissingExtraError
 from pathflip.evaluate import metrics
 from pathflip.features import read_features
@@ -151,11 +152,11 @@ def train_align(
         captions,
         tokenizer,
         text=recipe.text,
+        reader=WholeFiles(contract.check, recipe.regions),
         max_patches=recipe.max_patches,
-        regions=recipe.regions,
+        regions=recipe.regions is not None,
         max_regions=recipe.max_regions,
         context=model.reads_context,
-        check=contract.check,
         pretrained=pretrained,
     )
     mean, std = feature_statistics(data, recipe.train.seed)
@@ -264,11 +265,9 @@ def _build(recipe: AlignRecipe, feature_dim: int, vocab_size: int) -> Any:
 def feature_statistics(data: AlignDataset, seed: int, num_slides: int = 200) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of every feature over the patches of (a seeded sample of) the training slides."""
     chosen = np.random.default_rng(seed).permutation(len(data))[:num_slides]
-    width = data.slide(0).features.shape[1]
-    total, square, count = np.zeros(width), np.zeros(width), 0
-    for item in sorted(chosen):
-        slide = data.slide(int(item))
-        rows = slide.features[slide.rows].astype(np.float64)
-        total, square, count = total + rows.sum(0), square + (rows**2).sum(0), count + len(rows)
+    parts = [data.reader.sums(data.pairs[item][0]) for item in sorted(chosen)]
+    count = sum(part.count for part in parts)
+    zeros = np.zeros(len(parts[0].total))
+    total, square = sum((part.total for part in parts), zeros), sum((part.squares for part in parts), zeros)
     mean = total / count
     return mean.astype(np.float32), np.sqrt(np.maximum(square / count - mean**2, 0)).astype(np.float32)
