@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "pathflip"
 
 LAYERS = [
-    {"errors", "processes", "geometry", "io", "types"},
+    {"errors", "arguments", "processes", "geometry", "io", "types"},
     {"slide", "text", "losses"},
     {"features", "models", "simulate"},
     {"data", "checkpoint", "plots", "interop"},
@@ -24,8 +24,8 @@ LAYERS = [
 ]
 """Bottom to top. The first layer is ordered within itself."""
 
-FIRST = ["errors", "processes", "geometry", "io", "types"]
-NO_TORCH = {"slide", "errors", "processes", "geometry", "io", "cli"}
+FIRST = ["errors", "arguments", "processes", "geometry", "io", "types"]
+NO_TORCH = {"slide", "errors", "arguments", "processes", "geometry", "io", "cli"}
 
 
 def unit_of(module: str) -> str:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pathflip.arguments import as_texts, refuse_text
 from pathflip.assistant.store import LoadedAssistant
 from pathflip.assistant.visual_tokens import PreparedSlide, prepare_slide
 from pathflip.data.instruct import Row, rows_to_batch, splice_row, with_slides
@@ -69,6 +70,7 @@ def slide_tokens(
     Raises:
         ContractError, FeatureError, CaptionError: see :func:`pathflip.inference.encode_slide`.
     """
+    refuse_text(options, "options")
     if isinstance(slide, SlideFeatures) or keep is not None:
         features = slide if isinstance(slide, SlideFeatures) else slide.features
         slide = prepare_slide(assistant.aligned, features, keep)
@@ -100,6 +102,8 @@ def build_prompt(
         CaptionError: an empty question. See also :func:`slide_tokens`.
         ConfigError: no slide, or more than the visual tokens allow.
     """
+    refuse_text(options, "options")
+    refuse_text(history, "history", "a list of turns")
     many = [slides] if isinstance(slides, (SlideFeatures, PreparedSlide)) else list(slides)
     if not many:
         raise ConfigError("build_prompt: got no slide, expected at least one")
@@ -145,6 +149,7 @@ def log_likelihood(
     Raises:
         CaptionError: no answer, or an empty one.
     """
+    answers = as_texts(answers, "answers")
     if not answers or any(not answer.strip() for answer in answers):
         raise CaptionError(f"answers: got {list(answers)!r}, expected at least one, none of them empty")
     rows = []

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pathflip.arguments import as_texts
 from pathflip.data.patches import relative_positions
 from pathflip.errors import ConfigError, FeatureError
 from pathflip.inference import Aligned, EncodedSlide, encode_slide, encode_text
@@ -183,7 +184,7 @@ class VisualTokenizer:
 
     def encode(self, texts: Sequence[str]) -> None:
         """Encode texts ahead, many at a time."""
-        missing = [text for text in dict.fromkeys(texts) if text not in self._codes]
+        missing = [text for text in dict.fromkeys(as_texts(texts, "texts")) if text not in self._codes]
         if missing:
             code = encode_text(self.model, missing)
             for row, text in enumerate(missing):

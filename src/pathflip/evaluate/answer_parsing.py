@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import Literal, NamedTuple
 
+from pathflip.arguments import refuse_text
+
 __all__ = ["ParsedAnswer", "parse_answer"]
 
 Why = Literal["letter", "text", "empty", "ambiguous", "conflict", "declined", "none"]
@@ -63,6 +65,7 @@ def parse_answer(answer: str, options: Sequence[str]) -> ParsedAnswer:
 
     Refused are two letters, a letter beside the text of another option, and a letter that may be the article "A".
     """
+    refuse_text(options, "options")
     text = _plain(answer)
     if not text:
         return ParsedAnswer(None, "empty")

@@ -6,6 +6,7 @@ from math import exp
 
 import numpy as np
 
+from pathflip.arguments import as_texts
 from pathflip.evaluate.ptb_words import ptb_words
 
 __all__ = ["bag_of_words", "constant_caption"]
@@ -13,6 +14,7 @@ __all__ = ["bag_of_words", "constant_caption"]
 
 def constant_caption(captions: Sequence[str]) -> str:
     """The caption that, given to every slide, has the best corpus BLEU-1 on ``captions``."""
+    captions = as_texts(captions, "captions")
     words = [ptb_words(text) for text in captions]
     place = {word: i for i, word in enumerate(sorted({w for caption in words for w in caption}))}
     counts = np.zeros((len(words), len(place)), dtype=np.int32)
@@ -33,7 +35,7 @@ def constant_caption(captions: Sequence[str]) -> str:
 
 def bag_of_words(captions: Sequence[str]) -> str:
     """Frequent words in order of frequency, as many as a caption has in the mean: word salad that BLEU-1 likes."""
-    counts = [Counter(ptb_words(text)) for text in captions]
+    counts = [Counter(ptb_words(text)) for text in as_texts(captions, "captions")]
     captions_with: Counter[tuple[str, int]] = Counter()
     for count in counts:
         captions_with.update((word, copy) for word, copies in count.items() for copy in range(copies))

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from pathflip.arguments import as_paths
 from pathflip.errors import ConfigError, FeatureError
 from pathflip.features.encoder_protocol import Encoder
 from pathflip.features.extraction import ExtractOutcome, SlideJob, output_error, run_job
@@ -144,7 +145,7 @@ def _unique_slides(paths: Iterable[str | Path], names: str) -> dict[str, Path]:
     if names not in ("auto", "stem", "folder"):
         raise ConfigError(f"names: got '{names}', expected 'auto', 'stem' or 'folder'")
     slides: dict[str, Path] = {}
-    for path, name in slide_names([local_path(path) for path in paths], names).items():
+    for path, name in slide_names([local_path(path) for path in as_paths(paths, "paths")], names).items():
         known = slides.setdefault(name, path)
         if known is not path and os.path.realpath(known) != os.path.realpath(path):
             advice = "pass --names folder to put the folder's name in front" if names == "stem" else "rename one"

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathflip import __version__
+from pathflip.arguments import as_paths
 from pathflip.errors import ConfigError, FeatureError
 from pathflip.geometry import Box, SlideInfo, TileSpec
 from pathflip.io.files import atomic_hdf5
@@ -383,6 +384,7 @@ def check_cohort(files: Sequence[str | Path]) -> FeatureKind:
         FeatureError: they are of several kinds; the message lists the files of each, fewest first.
     """
     kinds: dict[FeatureKind, list[str]] = {}
+    files = as_paths(files, "files")
     for path in files:
         kind = read_kind(path)
         known = next((other for other in kinds if kind.difference(other) is None), kind)

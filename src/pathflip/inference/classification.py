@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from pathflip.arguments import as_texts
 from pathflip.errors import ConfigError
 from pathflip.inference.aligned import Aligned
-from pathflip.inference.encoding import EncodedSlide, encode_text, encoded_slides, presence_of
+from pathflip.inference.encoding import EncodedSlide, as_slides, encode_text, encoded_slides, presence_of
 from pathflip.types import SlideFeatures, TextCode
 
 __all__ = ["ZeroShot", "zero_shot"]
@@ -55,6 +56,7 @@ def zero_shot(
     Raises:
         ConfigError: no slide, fewer than two classes, a class without names, a template without ``{}``.
     """
+    slides = as_slides(slides)
     if not len(slides):
         raise ConfigError("zero_shot: got no slide, expected at least one")
     prompts = _prompts(classnames, templates)
@@ -72,7 +74,7 @@ def zero_shot(
 def _prompts(classnames: Mapping[str, str | Sequence[str]], templates: str | Sequence[str]) -> dict[str, list[str]]:
     if not isinstance(classnames, Mapping):
         raise TypeError(f"zero_shot: got a {type(classnames).__name__} of classes, expected {{class: its names}}")
-    templates = _as_list(templates)
+    templates = as_texts(templates, "templates")
     if len(classnames) < 2:
         raise ConfigError(f"zero_shot: got {len(classnames)} class, expected at least two to choose from")
     if bad := [t for t in templates if t.count("{}") != 1]:
@@ -83,11 +85,10 @@ def _prompts(classnames: Mapping[str, str | Sequence[str]], templates: str | Seq
         raise ConfigError(f"zero_shot: class '{empty[0]}' has no names; expected at least one")
     if not templates:
         raise ConfigError("zero_shot: got no template, expected at least one, for example 'A slide of {}.'")
-    return {c: [t.format(name) for name in _as_list(names) for t in templates] for c, names in classnames.items()}
-
-
-def _as_list(texts: str | Sequence[str]) -> list[str]:
-    return [texts] if isinstance(texts, str) else list(texts)
+    return {
+        c: [t.format(name) for name in as_texts(names, f"class '{c}'") for t in templates]
+        for c, names in classnames.items()
+    }
 
 
 def _class_scores(model: Aligned, slide: EncodedSlide, code: TextCode) -> np.ndarray:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from pathflip.arguments import as_texts
 from pathflip.data.align import text_to_encode
 from pathflip.data.patches import DrawnPatches, Neighbourhood, relative_positions
 from pathflip.data.regions import group_regions
@@ -103,7 +105,7 @@ def encode_text(model: Aligned, texts: str | Sequence[str], *, statements: bool 
     Raises:
         CaptionError: an empty text.
     """
-    texts = (texts,) if isinstance(texts, str) else tuple(texts)
+    texts = tuple(as_texts(texts, "texts"))
     for place, text in enumerate(texts):
         if not text.strip():
             raise CaptionError(f"text {place}: got an empty text, expected words; remove it or fill it")
@@ -138,7 +140,8 @@ def presence_scores(
     Raises:
         ConfigError: no slide. ContractError, FeatureError, CaptionError: a slide or text that cannot be encoded.
     """
-    if not len(slides):
+    slides = as_slides(slides)
+    if not slides:
         raise ConfigError("presence_scores: got no slide, expected at least one")
     code = texts if isinstance(texts, TextCode) else encode_text(model, texts)
     return np.stack([presence_of(model, slide, code) for slide in encoded_slides(model, slides)])
@@ -155,6 +158,11 @@ def _some_texts(code: TextCode, start: int, stop: int) -> TextCode:
     part = slice(start, stop)
     gate, margin = (None if value is None else value[part] for value in (code.gate, code.margin))
     return TextCode(code.texts[part], code.caption[part], code.local[part], code.negated[part], gate, margin)
+
+
+def as_slides(slides: SlideFeatures | EncodedSlide | Sequence[SlideFeatures | EncodedSlide]) -> Sequence[Any]:
+    """Slides as a sequence; one alone is a sequence of one."""
+    return [slides] if isinstance(slides, SlideFeatures | EncodedSlide) else slides
 
 
 def encoded_slides(model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide]) -> Iterator[EncodedSlide]:

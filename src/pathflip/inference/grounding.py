@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from pathflip import plots
+from pathflip.arguments import as_texts
 from pathflip.errors import ContractError
 from pathflip.inference.aligned import Aligned
 from pathflip.inference.encoding import EncodedSlide, encode_slide, encode_text
@@ -46,7 +47,7 @@ def ground(model: Aligned, features: SlideFeatures | EncodedSlide, text: str) ->
 def ground_to_files(
     model: Aligned,
     slide: EncodedSlide,
-    texts: Sequence[str],
+    texts: str | Sequence[str],
     out: Path,
     *,
     slide_file: Path | None = None,
@@ -59,6 +60,7 @@ def ground_to_files(
     Returns:
         One row a phrase: text, slide_id, presence, negated, best tiles, files, note.
     """
+    texts = as_texts(texts, "texts")
     thumbnail, note = None, model.note
     if slide_file is not None:
         if (drawn := slide_id(slide_file)) != slide.slide_id.rpartition("__")[2]:

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from pathflip.arguments import as_texts
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.inference.aligned import Aligned
-from pathflip.inference.encoding import EncodedSlide, encode_text, encoded_slides, presence_of
+from pathflip.inference.encoding import EncodedSlide, as_slides, encode_text, encoded_slides, presence_of
 from pathflip.text.sentences import split_sentences
 from pathflip.text.statements import statements_of
 from pathflip.types import SlideFeatures, TextCode
@@ -65,7 +66,7 @@ def retrieve(
     Raises:
         CaptionError: a caption without a sentence. ConfigError: no slide, or no caption.
     """
-    captions = (captions,) if isinstance(captions, str) else tuple(captions)
+    captions, slides = tuple(as_texts(captions, "captions")), as_slides(slides)
     if not captions or not len(slides):
         raise ConfigError(f"retrieve: got {len(slides)} slides and {len(captions)} captions, expected one at least")
     sentences = [_counted_statements(model, caption, place) for place, caption in enumerate(captions)]

@@ -13,6 +13,7 @@ from typing import Any
 
 import h5py
 
+from pathflip.arguments import as_paths
 from pathflip.errors import ConfigError, FeatureError, PathFLIPError
 from pathflip.features.store import FORMAT, FeatureKind, read_features, write_features
 from pathflip.geometry import TileGrid
@@ -239,7 +240,7 @@ def find_inputs(paths: Sequence[str | Path]) -> list[Path]:
         ConfigError: a folder without any, or with several kinds of features (named).
     """
     found: list[Path] = []
-    for path in map(Path, paths):
+    for path in as_paths(paths, "paths"):
         if not path.is_dir() or path.suffix.lower() == ".zarr" or (path / "zarr.json").is_file():
             found.append(path)
             continue

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from pathflip.arguments import as_paths
 from pathflip.errors import CaptionError, FeatureError
 
 __all__ = ["check_name", "join_ids", "normal_name", "paths_by_id", "slide_id"]
@@ -134,7 +135,7 @@ def paths_by_id(paths: Iterable[Path]) -> dict[str, Path]:
         CaptionError: two files of one slide (both named).
     """
     found: dict[str, Path] = {}
-    for path in paths:
+    for path in as_paths(paths, "files"):
         other = found.setdefault(slide_id(path), path)
         if other is not path and other != path:
             raise CaptionError(

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from pathflip.arguments import as_texts
 from pathflip.checkpoint import load_checkpoint, save_checkpoint
 from pathflip.errors import CheckpointError, ConfigError
 from pathflip.io.files import atomic_path
@@ -103,6 +104,7 @@ def import_released(
         CheckpointError: truncated or foreign, parameters missing, unknown or of another size (all named), not finite.
         ConfigError: a setting is unknown or out of range, or a size cannot be told from the file.
     """
+    drop = as_texts(drop, "drop")
     source, assumed, chosen = Path(source), list[str](), read_settings(settings)
     tensors = plain_names(source, read_released(source))
     kind = kind_of(source, tensors, kind)

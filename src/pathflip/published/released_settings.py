@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
+from pathflip.arguments import as_texts
 from pathflip.checkpoint import InputContract
 from pathflip.data.align import TextSpec
 from pathflip.data.regions import RegionSpec
@@ -53,7 +54,7 @@ def kind_of(source: Path, tensors: Mapping[str, Tensor], kind: str | None) -> st
 def read_settings(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
     """``KEY=VALUE`` sorted by what they set: model, text, regions."""
     chosen: dict[str, dict[str, Any]] = {"model": {}, "text": {}, "regions": {}}
-    for setting in settings:
+    for setting in as_texts(settings, "settings"):
         path, equals, text = setting.partition("=")
         part, _, key = path.rpartition(".")
         if not equals or (part or "model") not in chosen:

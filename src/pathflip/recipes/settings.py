@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from pathflip.arguments import as_texts
 from pathflip.errors import ConfigError
 
 __all__ = ["Recipe", "with_settings"]
@@ -21,7 +22,7 @@ def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
         ConfigError: an unknown key (with a suggestion) or a value out of range.
     """
     values = recipe.model_dump(mode="json")
-    for setting in settings:
+    for setting in as_texts(settings, "settings"):
         path, equals, text = setting.partition("=")
         if not equals:
             raise ConfigError(f"--set: got '{setting}', expected KEY=VALUE, for example train.optim.lr=5e-4")

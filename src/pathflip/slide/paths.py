@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from pathflip.arguments import as_paths
 from pathflip.errors import ConfigError
 from pathflip.io.slide_id import normal_name, slide_id
 from pathflip.io.storage import as_url, list_folder, local_path
@@ -31,7 +32,7 @@ def find_slides(paths: Iterable[str | Path], *, recursive: bool = False) -> list
     """
     slides: list[Path] = []
     given: dict[Path, list[Path]] = {}
-    for path in map(local_path, paths):
+    for path in map(local_path, as_paths(paths, "paths")):
         if as_url(path) and path.suffix.lower() not in SLIDE_SUFFIXES:
             slides += _or_refuse(path, [p for p in _listed(path) if p.suffix.lower() in SLIDE_SUFFIXES])
         elif not as_url(path) and is_ome_zarr(path):

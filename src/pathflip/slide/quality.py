@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pathflip.arguments import as_paths
 from pathflip.errors import ConfigError, PathFLIPError
 from pathflip.geometry import TileGrid, TileSpec
 from pathflip.io.files import write_text
@@ -293,7 +294,7 @@ def check_cohort(
     pictures = out / "thumbnails"
     pictures.mkdir(parents=True, exist_ok=True)
     options = {"spec": spec, "slide_mpp": slide_mpp, "quality": quality, "artefacts": artefacts}
-    files = list(dict.fromkeys(Path(os.path.abspath(path)) for path in paths))
+    files = list(dict.fromkeys(Path(os.path.abspath(path)) for path in as_paths(paths, "paths")))
     names = slide_names(files)
     jobs = [_Job(p, pictures / f"{i:06d}.jpg", {**options, "name": names[p]}) for i, p in enumerate(files, start=1)]
     rows: dict[int, SlideQuality] = {}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any, Literal
 
+from pathflip.arguments import as_texts
 from pathflip.errors import CaptionError, ConfigError
 
 __all__ = [
@@ -245,7 +246,7 @@ def train_chat_tokenizer(texts: Iterable[str], vocab_size: int = 1500) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    corpus = sorted(set(texts))
+    corpus = sorted(set(as_texts(texts, "texts")))
     if not any(text.strip() for text in corpus):
         raise CaptionError("cannot train a tokenizer: none of the texts holds a word")
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pathflip.arguments import as_texts
 from pathflip.errors import CheckpointError, ConfigError, MissingExtraError
 from pathflip.processes import transformers_are_quiet
 from pathflip.text.tokenizer import Tokenizer, load_tokenizer
@@ -84,6 +85,7 @@ class PretrainedText:
 
     def embed(self, texts: Sequence[str]) -> Float[Tensor, "C P"]:
         """Unit vectors of texts, on the CPU. A text asked for before comes from memory."""
+        texts = as_texts(texts, "texts")
         missing = sorted({text for text in texts if text not in self._vectors}, key=lambda text: (len(text), text))
         if len(self._vectors) + len(missing) > CACHED_TEXTS:
             self._vectors.clear()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 
+from pathflip.arguments import refuse_text
 from pathflip.errors import CaptionError
 from pathflip.text.refusals import cannot_tell
 from pathflip.text.statements import parse_statement
@@ -48,9 +49,11 @@ def format_question(question: str, options: Sequence[str] = ()) -> str:
 
     Raises:
         CaptionError: an empty question or option, or more options than letters.
+        TypeError: one text for options: its letters are none.
     """
     if not question.strip():
         raise CaptionError("question: got an empty text, expected words")
+    refuse_text(options, "options")
     if len(options) > MOST_OPTIONS or len(options) == 1:
         raise CaptionError(f"options: got {len(options)}, expected none or 2 to {MOST_OPTIONS}")
     if any(not option.strip() for option in options):
@@ -77,6 +80,7 @@ def query_texts(question: str, options: Sequence[str] = (), limit: int = 64) -> 
     ("How many of these: a, b, c?"). Where the question denies ("Which of these is absent?"), each option is denied:
     the statement to look for is "no necrosis".
     """
+    refuse_text(options, "options")
     head, colon, tail = question.partition(":")
     # Without its question mark, which would leave open whether anything is denied.
     if refers_to_options(question) and (parsed := parse_statement(head.rstrip(" ?"))).negated:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pathflip.arguments import as_texts
 from pathflip.errors import ConfigError
 
 __all__ = ["merge_sentences", "sample_merges", "sample_published", "sample_sentences"]
@@ -77,5 +78,6 @@ def sample_published(
     skip_last_window: bool = False,
 ) -> list[str]:
     """``num`` sub-captions as text: :func:`sample_merges`, then :func:`merge_sentences`. Repeats are possible."""
+    sentences = as_texts(sentences, "sentences")
     merges = sample_merges(len(sentences), num, rng, max_merge=max_merge, skip_last_window=skip_last_window)
     return [merge_sentences(sentences, merge) for merge in merges]

@@ -16,6 +16,7 @@ from tokenizers import Encoding, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 from torch import Tensor
 
+from pathflip.arguments import as_texts
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.io.files import write_json, write_text
 from pathflip.text.privacy import without_private_words
@@ -105,7 +106,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 2000) -> Tokenizer:
     """
     if vocab_size < len(SPECIALS) + 1:
         raise ConfigError(f"vocab_size: got {vocab_size}, expected more than the {len(SPECIALS)} special tokens")
-    corpus = sorted(without_private_words([text] for text in texts))
+    corpus = sorted(without_private_words([text] for text in as_texts(texts, "texts")))
     learner = _word_piece(None)
     # The trainer numbers the characters it finds in the order of a randomly seeded hash map, and ties between merges
     # follow those numbers. Fixing the characters (as "special" tokens of a throw-away tokenizer) makes it repeatable.

@@ -10,6 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
+from pathflip.arguments import as_paths, refuse_text
 from pathflip.checkpoint import Checkpoint, InputContract, save_checkpoint
 from pathflip.data.align import AlignDataset, TextSpec, pair_by_slide
 from pathflip.data.regions import RegionSpec
@@ -83,7 +84,7 @@ def read_split(
     Raises:
         CaptionError, ConfigError: unreadable captions or splits, or a patient in two splits.
     """
-    by_file = paths_by_id(files)
+    by_file = paths_by_id(as_paths(files, "files"))
     known = named_as(read_captions(captions, options=options), by_file)
     split_of = {caption.slide_id: "train" for caption in known}
     if splits is not None:
@@ -139,6 +140,8 @@ def train_align(
         CaptionError, FeatureError, ContractError: the data do not fit together (slides of several kinds, say).
         TrainingError: see :func:`pathflip.train.fit`.
     """
+    refuse_text(captions, "captions", "a list of captions, as read_captions gives it")
+    files, val_files = as_paths(files, "files"), as_paths(val_files, "val_files")
     if not files:
         raise ConfigError(f"train: got no feature file for {len(captions)} captions; expected one a training slide")
     contract = InputContract.of(check_cohort([*files, *val_files]))

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from pathflip.arguments import as_texts
 from pathflip.inference import Aligned, EncodedSlide, encode_text
 from pathflip.types import Heatmap, TextCode
 
@@ -42,9 +43,9 @@ def tile_similarity(model: Aligned, slide: EncodedSlide, code: TextCode) -> Floa
     return np.where(slide.row_of_tile >= 0, similarity[:, slide.row_of_tile], np.nan).astype(np.float32)
 
 
-def heatmaps(model: Aligned, slide: EncodedSlide, texts: Sequence[str]) -> list[Heatmap]:
+def heatmaps(model: Aligned, slide: EncodedSlide, texts: str | Sequence[str]) -> list[Heatmap]:
     """A heatmap a text, like :func:`pathflip.inference.ground` but encoded together; ``presence`` is left out (NaN)."""
-    if not texts:
+    if not (texts := as_texts(texts, "texts")):
         return []
     code = encode_text(model, texts)
     return [

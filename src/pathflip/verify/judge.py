@@ -136,7 +136,7 @@ class Verification:
 
 
 def verify_report(
-    model: Aligned, slide: EncodedSlide, report: str | Sequence[SubCaption], calibration: Calibration | None
+    model: Aligned, slide: EncodedSlide, report: str | Sequence[str | SubCaption], calibration: Calibration | None
 ) -> Verification:
     """Judge every sentence of a report and look for what it leaves out.
 
@@ -177,11 +177,11 @@ def verify_report(
 # --- Sentences -------------------------------------------------------------------------------------------------------
 
 
-def _sub_captions(report: str | Sequence[SubCaption]) -> list[SubCaption]:
+def _sub_captions(report: str | Sequence[str | SubCaption]) -> list[SubCaption]:
     if isinstance(report, str):
         sub_captions = [one for sentence in split_sentences(report) for one in statements_of(sentence)]
     else:
-        sub_captions = list(report)
+        sub_captions = [one for part in report for one in (_sub_captions(part) if isinstance(part, str) else (part,))]
     if not sub_captions:
         shown = report[:40] if isinstance(report, str) else ""
         raise CaptionError(f"the report holds no sentence (got {shown!r}); expected at least one")

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pathflip.arguments import as_paths
 from pathflip.errors import ConfigError, SlideError
 from pathflip.io.storage import as_url
 from pathflip.slide import find_slides, open_slide
@@ -86,7 +87,7 @@ class Library:
         self._opening: dict[str, threading.Lock] = {}
         self._open: OrderedDict[tuple[str, str], _OpenSlide] = OrderedDict()
         root_of: dict[Path, Path] = {}
-        for path in paths:
+        for path in as_paths(paths, "slides"):
             if url := as_url(path):
                 raise ConfigError(f"'{url}': the workbench shows slides of this machine's disks; copy them here first")
             slides = find_slides([path], recursive=True)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pathflip.arguments import refuse_text
 from pathflip.slide import Slide
 from pathflip.slide.paths import slide_names
 from pathflip.types import Heatmap
@@ -59,6 +60,7 @@ def view(
         SlideError, ConfigError: the slide cannot be shown. ContractError: a heatmap of another slide.
         MissingExtraError: no web server is installed.
     """
+    refuse_text(heatmap, "heatmap", "a heatmap, or a list of them")
     path = slide.path if isinstance(slide, Slide) else Path(slide)
     heatmaps = [heatmap] if isinstance(heatmap, Heatmap) else list(heatmap)
     paths = [None if value is None else Path(value) for value in (model, assistant, features, annotations)]
