@@ -19,6 +19,7 @@ LAYERS = [
     {"evaluate"},
     {"train"},
     {"recipes"},
+    {"benchmarks"},
     {"demo", "workbench"},
     {"cli"},
 ]

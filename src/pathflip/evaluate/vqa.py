@@ -21,6 +21,8 @@ from pathflip.errors import CaptionError
 from pathflip.evaluate import metrics
 from pathflip.evaluate.answer_parsing import parse_answer
 from pathflip.evaluate.bootstrap import PatientBootstrap, bounds
+from pathflip.evaluate.paired import mcnemar
+from pathflip.evaluate.probability_scores import brier_skill, log_loss_skill
 from pathflip.io.slide_id import join_ids
 from pathflip.io.tables import first_of, read_table
 from pathflip.text.captions import slide_of_row
@@ -36,6 +38,8 @@ __all__ = [
 
 AUROC_COHORTS = 200
 """Bootstrap cohorts of the abstention AUROC, which is slow to count."""
+_ROUNDED = 0.02
+"""Probabilities of an option list may miss 1 by this much: files round them."""
 _ANSWER_KEYS = ("output", "prediction", "pred", "response", "model_answer", "generated", "text", "answer")
 _PROBABILITY_KEYS = ("probabilities", "option_probabilities", "probs")
 
@@ -258,7 +262,7 @@ def vqa_measures(
         for category, chosen in _categories(questions).items():
             rows.append(_accuracy_row(how, category, chosen, answers, twin, baselines, resampled) | {"strays": strays})
         rows += _abstention_rows(how, questions, ours, answers, twin, resampled)
-    return rows
+    return rows + _probability_rows(questions, ours, resampled)
 
 
 def _says(how: str, prediction: VQAPrediction | None) -> bool:
@@ -317,11 +321,46 @@ def _accuracy_row(
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"measure": "accuracy", "how": how, "category": category}
     row |= _fraction_row(answers.right, twin.right if twin else None, chosen, resampled)
+    if twin is not None and set(np.unique([answers.right[chosen], twin.right[chosen]])) <= {0.0, 1.0}:
+        row["mcnemar_p"] = mcnemar(answers.right[chosen], twin.right[chosen])
     wilson = metrics.wilson_interval(round(float(answers.right[chosen].sum())), len(chosen))
     row |= {"wilson_low": wilson.low, "wilson_high": wilson.high}
     row["baselines"] = {name: float(values[chosen].mean()) for name, values in baselines.items()}
     unread = [answers.why[i] for i in chosen if not answers.letters[i]]
     return row | {"unread": {why: unread.count(why) for why in sorted(set(unread))}}
+
+
+def _probability_rows(
+    questions: Sequence[VQAQuestion], predictions: Sequence[VQAPrediction | None], resampled: PatientBootstrap
+) -> list[dict[str, Any]]:
+    """Skill of the options' probabilities over stating the key's letter frequencies for every question."""
+    answered = [i for i, p in enumerate(predictions) if p is not None and p.probabilities is not None]
+    width = max((len(questions[i].options) for i in answered), default=0)
+    stated = np.zeros((len(questions), width))
+    for i in answered:
+        chances = predictions[i].probabilities  # type: ignore[union-attr]
+        stated[i, : len(chances or ())] = chances
+    if not answered or np.abs(stated[answered].sum(1) - 1).max() > _ROUNDED:
+        return []  # rounded or unnormalised scores are ranks, not probabilities
+    stated[answered] /= stated[answered].sum(1, keepdims=True)
+    truth = np.array([ascii_uppercase.index(question.answer) for question in questions])
+    rows, chosen = [], np.array(answered)
+    for measure, skill in (("Brier skill", brier_skill), ("log-loss skill", log_loss_skill)):
+        drawn = [skill(stated[some], truth[some]) for some in islice(resampled.cohorts(chosen), AUROC_COHORTS)]
+        low, high = bounds(np.array(drawn))
+        rows.append(
+            {
+                "measure": measure,
+                "how": "likelihood",
+                "category": "all",
+                "questions": len(chosen),
+                "value": skill(stated[chosen], truth[chosen]),
+                "low": low,
+                "high": high,
+                "baselines": {"chance": 0.0},
+            }
+        )
+    return rows
 
 
 def _abstention_rows(

@@ -1,0 +1,49 @@
+"""Run a benchmark, and leave its result whole or not at all."""
+
+from pathlib import Path
+from typing import Any
+
+from pathflip.benchmarks.page import write_page
+from pathflip.benchmarks.protocol import Inputs
+from pathflip.benchmarks.registry import find_protocol
+from pathflip.benchmarks.result import as_result, write_files
+from pathflip.errors import ConfigError, OutputError
+from pathflip.io.files import atomic_directory, check_writable
+
+__all__ = ["run_benchmark"]
+
+
+def run_benchmark(name: str, inputs: Inputs, out: Path) -> dict[str, Any]:
+    """Run a benchmark and write ``out/result.json``, ``out/result.html``, ``out/items.csv`` and ``out/skipped.csv``.
+
+    Args:
+        name: of :data:`~pathflip.benchmarks.registry.PROTOCOLS`. inputs: what to run it on. out: a folder; an older
+            result in it is replaced in one step, anything else is refused.
+
+    Returns:
+        The content of ``result.json`` (docs/formats.md).
+
+    Raises:
+        ConfigError: no such benchmark, or inputs that do not belong to it. CaptionError, FeatureError: files that
+            cannot be used. OutputError: ``out`` holds something else, or cannot be written.
+    """
+    protocol = find_protocol(name)
+    if not inputs.data.exists():
+        raise ConfigError(f"--data '{inputs.data}': no such file; expected {protocol.needs}")
+    _check_out(out)
+    outcome = protocol.run(inputs)
+    result = as_result(protocol, inputs, outcome)
+    with atomic_directory(out) as folder:
+        write_files(folder, result, outcome)
+        write_page(folder / "result.html", [result])
+    return result
+
+
+def _check_out(out: Path) -> None:
+    if out.is_file():
+        raise OutputError(f"--out '{out}': is a file, expected a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / "result.json").is_file():
+        raise OutputError(
+            f"--out '{out}': holds files that are no result of a benchmark and would be replaced; choose another folder"
+        )
+    check_writable(out.absolute().parent)
