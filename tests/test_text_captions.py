@@ -90,7 +90,7 @@ BAD = [
     {"slide": "subs", "text": "T", "subcaptions": [{"visual": True}]},
     {"slide": "flag", "text": "T", "subcaptions": [{"text": "a", "visual": "yes"}]},
     {"slide": "box", "text": "T", "subcaptions": [{"text": "a", "box": [1, 2]}]},
-    {"image": ["a", "b"], "text": "Two."},
+    {"image": ["a", ""], "text": "Two."},
 ]
 
 
@@ -103,7 +103,7 @@ def test_bad_rows_are_named(tmp_path):
     expected = [
         (2, "empty caption"), (3, "already in row 1"), (4, "no slide named"), (5, "empty caption"),
         (6, "expected text"), (7, "sub-caption 1 has no text"), (8, "'visual' is 'yes'"),
-        (9, "level-0 pixels"), (10, "got 2 slides"),
+        (9, "level-0 pixels"), (10, "no slide named in a list"),
         (11, "not JSON"), (12, "not an object with named values"),
     ]  # fmt: skip
     assert len(problems) == len(expected)

@@ -31,6 +31,8 @@ __all__ = [
     "AlignOutput",
     "Answer",
     "Caption",
+    "Case",
+    "CaseSlide",
     "Evidence",
     "Heatmap",
     "InstructBatch",
@@ -121,6 +123,28 @@ class Caption:
     patient: str
     text: str
     subcaptions: tuple[SubCaption, ...]
+
+
+@dataclass(frozen=True)
+class CaseSlide:
+    """A slide of a case: its part ("A") and stain where known; ``folder`` is where a table says that it lies."""
+
+    slide_id: str
+    part: str | None = None
+    stain: str | None = None
+    folder: str = ""
+
+
+@dataclass(frozen=True)
+class Case(Caption):
+    """One report and its slides (none, where only their folder tells them: ``data/cases.py`` finds them).
+
+    ``slide_id`` is the name of results: the case's, or its only slide's. ``parts`` are those the report names.
+    """
+
+    case_id: str = ""
+    slides: tuple[CaseSlide, ...] = ()
+    parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

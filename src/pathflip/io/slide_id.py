@@ -4,6 +4,7 @@
 names from inside files that could lead out of a folder or disturb a terminal.
 """
 
+import ast
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -14,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from pathflip.arguments import as_paths
 from pathflip.errors import CaptionError, FeatureError
 
-__all__ = ["check_name", "join_ids", "normal_name", "paths_by_id", "slide_id"]
+__all__ = ["check_name", "folder_of", "join_ids", "normal_name", "paths_by_id", "slide_id", "slide_names_in"]
 
 _SLIDE_SUFFIXES = frozenset(
     """.svs .ndpi .ndpis .mrxs .scn .bif .vms .vmu .svslide .czi .vsi .dcm .dicom .tif .tiff .btf .tf2 .tf8 .ome
@@ -72,6 +73,41 @@ def _last_part(text: str) -> str:
         text = unquote(text)
     parts_of_path = [part for part in re.split(r"[\\/]+", text) if part.strip()]
     return parts_of_path[-1] if parts_of_path else ""
+
+
+def folder_of(value: Any) -> str:
+    """The name of the folder that a path in a table cell lies in; "" where it names none."""
+    parts_of_path = [part for part in re.split(r"[\\/]+", str(value).strip()) if part.strip()]
+    return normal_name(parts_of_path[-2].strip()) if len(parts_of_path) > 1 else ""
+
+
+def slide_names_in(value: Any) -> list[Any]:
+    """The slides that one table cell names: a list, a list written as JSON or Python, or names set apart by bars,
+    semicolons, line ends or commas.
+
+    A comma or semicolon sets names apart where all of them have the ending of a file, or none has and none holds a
+    space: "Smith, left.svs" is one slide. Names set apart by spaces alone must all have endings.
+    """
+    if isinstance(value, list | tuple):
+        return list(value)
+    if not isinstance(value, str):
+        return [value]
+    text = value.strip()
+    if text[:1] == "[" and text[-1:] == "]":
+        try:
+            listed = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return [value]
+        return listed if isinstance(listed, list) else [value]
+    for separator in (r"[|\r\n]+", r";", r",", r"\s+"):
+        names = [name.strip() for name in re.split(separator, text) if name.strip()]
+        if len(names) < 2:
+            continue
+        with_ending = [Path(name).suffix.lower() in _SUFFIXES for name in names]
+        bare = not any(with_ending) and not any(re.search(r"\s", name) for name in names)
+        if all(with_ending) or (bare and separator != r"\s+") or separator == r"[|\r\n]+":
+            return names
+    return [value]
 
 
 def normal_name(name: str) -> str:

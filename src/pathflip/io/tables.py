@@ -52,8 +52,8 @@ class TableOptions:
     """What a person says of a table that it does not say itself.
 
     Attributes:
-        slide_column, text_column, part_column: names of the columns with the slide, its text, and its part; None finds
-            them by their usual names.
+        slide_column, text_column, part_column, case_column: names of the columns with the slide, its text, its part,
+            and its case; None finds them by their usual names.
         encoding: of the file, as Python names it ("cp1252", "shift_jis"); None finds it out.
     """
 
@@ -61,11 +61,13 @@ class TableOptions:
     text_column: str | None = None
     part_column: str | None = None
     encoding: str | None = None
+    case_column: str | None = None
 
     @property
     def columns(self) -> dict[str, str]:
         """Usual name -> the name it has in this table."""
         named = {"slide": self.slide_column, "text": self.text_column, "part": self.part_column}
+        named["case"] = self.case_column
         return {usual: name for usual, name in named.items() if name}
 
 

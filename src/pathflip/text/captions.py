@@ -1,39 +1,58 @@
-"""Captions and reports from disk: JSON lines, JSON lists (SlideInstruct / SlideBench) and CSV.
+"""Captions and reports from disk: JSON lines, JSON lists (SlideInstruct / SlideBench, HISTAI, REG), CSV, text files.
 
-One row a slide. Columns or keys (without regard to case, spaces and dashes): the slide (:data:`SLIDE_KEYS`), its text
-(:data:`TEXT_KEYS`), the patient (:data:`PATIENT_KEYS`, optional) and ready-made sub-captions (:data:`SUBCAPTION_KEYS`,
-optional). Where there are none, the text is split into sentences and each is parsed into a statement.
+One row a slide, or a case (:mod:`pathflip.text.cases`). Columns or keys (without regard to case, spaces and dashes):
+the slide (:data:`SLIDE_KEYS`), its text (:data:`TEXT_KEYS`, or a column a section: :data:`SECTION_KEYS`), the patient
+(:data:`PATIENT_KEYS`, optional) and ready-made sub-captions (:data:`SUBCAPTION_KEYS`, optional). Where there are none,
+the text is split into sentences and each is parsed into a statement.
 """
 
 import json
 import re
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, replace
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pathflip.errors import CaptionError
 from pathflip.geometry import Box
 from pathflip.io.files import write_text
-from pathflip.io.slide_id import join_ids, slide_id
-from pathflip.io.tables import PLAIN, TableOptions, TableRow, first_of, is_empty, read_rows, text_of
+from pathflip.io.slide_id import join_ids
+from pathflip.io.tables import PLAIN, TableOptions, TableRow, first_of, read_rows, read_utf8, text_of
+from pathflip.text.cases import (
+    CASE_KEYS,
+    ReportGroup,
+    ReportRow,
+    case_of_row,
+    case_slides_of_row,
+    findings_on,
+    grouped_reports,
+    part_notes,
+)
 from pathflip.text.reports import read_report, undecided_note
 from pathflip.text.statements import parse_statement
-from pathflip.types import Caption, SubCaption
+from pathflip.types import Caption, Case, CaseSlide, SubCaption
 
-__all__ = ["check_captions", "named_as", "patient_of", "read_captions", "slide_of_row", "slides_of_row",
-           "write_captions"]  # fmt: skip
+__all__ = ["CaptionTable", "check_captions", "identity_row", "named_as", "patient_of", "read_caption_table",
+           "read_captions", "slide_of_row", "slides_of_row", "write_captions"]  # fmt: skip
 
 # The first that a table has decides. "image" may hold a list with one path, as in SlideInstruct and SlideBench.
 SLIDE_KEYS = (
     "slide", "slide_id", "slide_path", "slide_name", "wsi", "wsi_id", "wsi_path", "image", "images", "image_path",
-    "image_id", "filename", "file_name", "file", "id",
+    "image_id", "filename", "file_name", "file", "slides", "slide_ids", "wsis", "files", "id",
 )  # fmt: skip
 PATIENT_KEYS = ("patient", "patient_id", "case", "case_id", "subject", "subject_id", "submitter_id")
 TEXT_KEYS = ("text", "caption", "report", "report_text", "description", "findings")
 SUBCAPTION_KEYS = ("subcaptions", "sub_captions", "sentences", "fine_grained_concepts")
-PART_KEYS = ("part", "specimen_part", "part_id", "part_of_report")
+# Where a report stands in a column a section: heading that is written over each, and the names of its column.
+SECTION_KEYS = (
+    ("CLINICAL HISTORY", ("clinical_history", "clinical_information", "history", "anamnesis")),
+    ("GROSS DESCRIPTION", ("grossing", "gross", "gross_description", "macroscopy", "macroscopic_description")),
+    ("MICROSCOPIC DESCRIPTION", ("micro_protocol", "microscopy", "micro", "microscopic_description", "histology")),
+    ("DIAGNOSIS", ("conclusion", "diagnosis", "final_diagnosis", "diagnoses", "impression")),
+)  # fmt: skip
+_TOLD_BY_SECTIONS = tuple(name for heading, names in SECTION_KEYS[2:] for name in names)
 STATEMENT_KEYS = ("text", "visual_description", "sentence", "description")
 _POLARITIES = ("affirmed", "denied", "undecided", "present", "absent", "uncertain")
 # Fields of a ready-made sub-caption that replace what the rules say.
@@ -45,14 +64,30 @@ _TCGA = re.compile(r"^(TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})-")
 _SHOWN = 5
 
 
+@dataclass(frozen=True)
+class CaptionTable:
+    """What a file of reports holds.
+
+    Attributes:
+        captions: the usable ones; a :class:`~pathflip.types.Case` where a row names its case or several slides.
+        problems: a line for each row that cannot be used ("row 7: …").
+        notes: lines about what was read and does not fit: parts without slides, slides without parts, and the like.
+    """
+
+    captions: list[Caption]
+    problems: list[str]
+    notes: list[str]
+
+
 def read_captions(
     path: str | Path, on_error: Literal["raise", "skip"] = "raise", options: TableOptions = PLAIN
 ) -> list[Caption]:
-    """Captions of a file, in file order.
+    """Captions of a file, in file order; what does not fit in them (parts, slides, cases) is a warning.
 
     Args:
         path: ``.jsonl`` / ``.ndjson`` (one object a line), ``.json`` (a list of objects) or ``.csv`` / ``.tsv``
-            (comma, semicolon or tab); see :mod:`pathflip.io.tables`.
+            (comma, semicolon or tab), see :mod:`pathflip.io.tables`; or a folder of ``.txt`` files named after their
+            slides or cases, or lying in a folder a case.
         on_error: what to do about rows that cannot be used: "raise" names them all in one error, "skip" leaves them
             out and warns with the same line.
         options: columns and encoding, where the file does not say.
@@ -62,7 +97,8 @@ def read_captions(
     """
     if on_error not in ("raise", "skip"):
         raise CaptionError(f"on_error: got {on_error!r}, expected 'raise' or 'skip'")
-    captions, problems = check_captions(path, options)
+    table = read_caption_table(path, options)
+    problems = table.problems
     if problems:
         shown = "; ".join(problems[:_SHOWN]) + (f"; and {len(problems) - _SHOWN} more" if problems[_SHOWN:] else "")
         plural = "row" if len(problems) == 1 else "rows"
@@ -70,45 +106,103 @@ def read_captions(
         if on_error == "raise":
             raise CaptionError(f"{line}; mend the file, or leave such rows out with on_error='skip'")
         warnings.warn(line, stacklevel=2)
-    if note := undecided_note(captions):
-        warnings.warn(f"{Path(path).name}: {note}", stacklevel=2)
-    if not captions:
+    for note in [*table.notes, undecided_note(table.captions)]:
+        if note:
+            warnings.warn(f"{Path(path).name}: {note}", stacklevel=2)
+    if not table.captions:
         raise CaptionError(f"{Path(path).name}: no usable caption; expected one row a slide with a slide and a text")
-    return captions
+    return table.captions
 
 
 def check_captions(
     path: str | Path, options: TableOptions = PLAIN, *, whole_reports: bool = False
 ) -> tuple[list[Caption], list[str]]:
-    """The usable captions of a file, and one line for each row that cannot be used ("row 7: …").
+    """The usable captions of a file, and one line for each row that cannot be used; see :func:`read_caption_table`."""
+    table = read_caption_table(path, options, whole_reports=whole_reports)
+    return table.captions, table.problems
+
+
+def read_caption_table(path: str | Path, options: TableOptions = PLAIN, *, whole_reports: bool = False) -> CaptionTable:
+    """Everything a file of reports holds, and what is wrong with it.
 
     Rows are counted as an editor counts them: lines of a JSON-lines file, records after the header of a CSV,
     entries of a JSON list, from 1. ``whole_reports`` keeps the text of the report where a caption would hold only what
-    its slide can show.
+    its slides can show.
 
     Raises:
         CaptionError: the file as a whole cannot be read.
     """
     path = Path(path)
-    captions: list[Caption] = []
-    problems: list[str] = []
-    seen: dict[str, int] = {}
-    rows = read_rows(path, options, expected="a file of captions")
+    if path.is_dir() and (files := _report_files(path)):
+        rows = _rows_of_files(path, files, options.encoding)
+    else:
+        rows = read_rows(path, options, expected="a file of captions")
     if path.suffix.lower() in (".csv", ".tsv"):
         _check_columns(path, rows)
+    parsed: list[ReportRow] = []
+    fields_of: dict[int, Mapping[str, Any]] = {}
+    problems: list[tuple[int, str]] = []
     for row in rows:
         try:
             if row.problem:
                 raise CaptionError(row.problem)
-            caption = _caption(row.fields, whole_reports)
-            if caption.slide_id in seen:
-                raise CaptionError(f"slide '{caption.slide_id}' stands already in row {seen[caption.slide_id]}")
+            parsed.append(_report_row(row.number, row.fields))
+            fields_of[row.number] = row.fields
         except CaptionError as error:
-            problems.append(f"row {row.number}: {error}")
-            continue
-        seen[caption.slide_id] = row.number
-        captions.append(caption)
-    return captions, problems
+            problems.append((row.number, str(error)))
+    groups, case_notes = grouped_reports(parsed)
+    captions: list[Caption] = []
+    fit = _FitOfParts()
+    for group in groups:
+        source = next((row.number for row in group.rows if row.report), group.rows[0].number)
+        try:
+            if group.problem:
+                raise CaptionError(group.problem)
+            captions.append(_caption(group, fields_of[source], whole_reports, fit))
+        except CaptionError as error:
+            numbers = [row.number for row in group.rows] if group.problem else [source]
+            problems += [(number, str(error)) for number in numbers]
+    return CaptionTable(captions, [f"row {n}: {why}" for n, why in sorted(problems)], case_notes + fit.lines())
+
+
+class _FitOfParts:
+    """Counts what does not fit between the parts of reports and their slides: a line a kind."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, list[str]] = {}
+
+    def add(self, name: str, parts: Sequence[str], slides: Sequence[CaseSlide]) -> None:
+        for note in part_notes(name, parts, slides):
+            kind, _, which = note.partition(": ")
+            self._names.setdefault(kind, []).append(which)
+
+    def lines(self) -> list[str]:
+        return [
+            f"{len(names)} reports: {kind} ({', '.join(names[:3])}{', …' if names[3:] else ''})"
+            for kind, names in self._names.items()
+        ]
+
+
+def _report_files(folder: Path) -> list[Path]:
+    """The ``.txt`` files of a folder, and of the folders in it (a folder a case)."""
+    files = [file for file in [*folder.glob("*.txt"), *folder.glob("*/*.txt")] if file.name[0] != "."]
+    return sorted(file for file in files if file.is_file() and file.parent.name[:1] != ".")
+
+
+def _rows_of_files(folder: Path, files: Sequence[Path], encoding: str | None) -> list[TableRow]:
+    """A row a file: the case is its name; in a folder of its own, where it is the only one, the folder's."""
+    alone = Counter(file.parent for file in files)
+    rows = []
+    for number, file in enumerate(files, start=1):
+        case = file.parent.name if file.parent != folder and alone[file.parent] == 1 else file.stem
+        try:
+            text = read_utf8(file, "a report", encoding).strip()
+            if not text:
+                raise CaptionError(f"{file.name}: is empty; expected a report")
+            rows.append(TableRow(number, {"case": case, "text": text}))
+        except CaptionError as error:
+            rows.append(TableRow(number, problem=str(error)))
+    return rows
 
 
 def _check_columns(path: Path, rows: Iterable[TableRow]) -> None:
@@ -116,9 +210,9 @@ def _check_columns(path: Path, rows: Iterable[TableRow]) -> None:
     columns = next((row.fields.keys() for row in rows if not row.problem), None)
     if columns is None:
         return
-    roles = (("slide", SLIDE_KEYS), ("text", (*TEXT_KEYS, *SUBCAPTION_KEYS)))
-    for role, keys in roles:
-        if not columns & set(keys):
+    texts = (*TEXT_KEYS, *SUBCAPTION_KEYS)
+    for role, keys, others in (("slide", SLIDE_KEYS, CASE_KEYS), ("text", texts, _TOLD_BY_SECTIONS)):
+        if not columns & {*keys, *others}:
             raise CaptionError(
                 f"{path.name}: no column for the {role}: got {_shown_names(columns)}, expected one of "
                 f"{', '.join(keys)}; or name it with --{role}-column"
@@ -138,30 +232,64 @@ def write_captions(path: str | Path, captions: Iterable[Caption]) -> None:
             | ({"box": list(asdict(statement.box).values())} if statement.box else {})
             for statement in caption.subcaptions
         ]
-        row = {"slide": caption.slide_id, "patient": caption.patient, "text": caption.text, "subcaptions": statements}
+        row = {**identity_row(caption), "text": caption.text, "subcaptions": statements}
         lines.append(json.dumps(row, ensure_ascii=False))
     write_text(path, "\n".join(lines) + "\n")
+
+
+def identity_row(caption: Caption) -> dict[str, Any]:
+    """Whose report it is, as a row of JSON holds it: slide and patient; or case, slides, report's parts, patient."""
+    if not isinstance(caption, Case):
+        return {"slide": caption.slide_id, "patient": caption.patient}
+    slides = [
+        {"slide": f"{one.folder}/{one.slide_id}" if one.folder else one.slide_id}
+        | {name: value for name, value in (("part", one.part), ("stain", one.stain)) if value}
+        for one in caption.slides
+    ]
+    row: dict[str, Any] = {"case": caption.case_id, "slides": slides, "patient": caption.patient}
+    return row | ({"report_parts": list(caption.parts)} if caption.parts else {})
 
 
 # --- One row ---------------------------------------------------------------------------------------------------------
 
 
-def _caption(fields: Mapping[str, Any], whole_report: bool = False) -> Caption:
-    name = slide_of_row(fields)
+def _report_row(number: int, fields: Mapping[str, Any]) -> ReportRow:
+    """Who, where and which report, of a row."""
+    case = case_of_row(fields)
+    # A number beside a case is the row's, not a slide's.
+    keys = [key for key in SLIDE_KEYS if key != "id"] if case else SLIDE_KEYS
+    slides = case_slides_of_row(fields, keys)
+    if not slides and not case:
+        raise CaptionError(_NO_SLIDE)
+    report = " ".join(_text(fields).split()) or json.dumps(first_of(fields, SUBCAPTION_KEYS), ensure_ascii=False)
+    patient = str(first_of(fields, [key for key in PATIENT_KEYS if key not in CASE_KEYS]) or "").strip()
+    return ReportRow(number, case, patient, slides, "" if report == "null" else report)
+
+
+def _caption(group: ReportGroup, fields: Mapping[str, Any], whole_report: bool, fit: _FitOfParts) -> Caption:
+    what = f"case '{group.name}'" if group.case and len(group.slides) != 1 else f"slide '{group.name}'"
     text = _text(fields)
     statements = _statements(fields)
+    parts = tuple(map(str, listed)) if isinstance(listed := fields.get("report_parts"), list) else ()
     if not text and statements:
         text = " ".join(statement.text for statement in statements)
     if not text:
-        raise CaptionError(f"slide '{name}' has an empty caption")
+        raise CaptionError(f"{what} has an empty caption")
     if not statements:
-        report, part = read_report(text), str(first_of(fields, PART_KEYS) or "").strip() or None
-        text = report.text if whole_report else report.caption(part)
-        statements = report.sub_captions(part)
+        report = read_report(text)
+        statements, parts = findings_on(report.statements, report.parts, group.slides), report.parts
+        text = report.text if whole_report else report.text_of(statements)
+        fit.add(group.name, parts, group.slides)
     if not statements:
-        raise CaptionError(f"slide '{name}': the caption holds no sentence (got {text[:40]!r})")
-    patient = str(first_of(fields, PATIENT_KEYS) or "").strip() or patient_of(name)
-    return Caption(slide_id=name, patient=patient, text=text, subcaptions=statements)
+        raise CaptionError(f"{what}: the caption holds no sentence (got {text[:40]!r})")
+    patient = group.patient or str(first_of(fields, PATIENT_KEYS) or "").strip() or patient_of(group.name)
+    if not group.case and len(group.slides) == 1:
+        return Caption(slide_id=group.name, patient=patient, text=text, subcaptions=statements)
+    case = group.case or group.name
+    return Case(group.name, patient, text, statements, case_id=case, slides=group.slides, parts=parts)
+
+
+_NO_SLIDE = f"no slide named; expected one of the fields {', '.join(SLIDE_KEYS[:2])}, wsi, image, file"
 
 
 def slide_of_row(fields: Mapping[str, Any], keys: Iterable[str] = SLIDE_KEYS) -> str:
@@ -182,11 +310,10 @@ def slides_of_row(fields: Mapping[str, Any], keys: Iterable[str] = SLIDE_KEYS) -
     Raises:
         CaptionError: it names none, or something that is no name.
     """
-    value = first_of(fields, keys)
-    values = value if isinstance(value, list) else [value]
-    if any(is_empty(one) for one in values):
-        raise CaptionError(f"no slide named; expected one of the fields {', '.join(SLIDE_KEYS[:2])}, wsi, image, file")
-    return tuple(slide_id(one) for one in values)
+    slides = case_slides_of_row({key: value for key, value in fields.items() if key in keys}, tuple(keys))
+    if not slides:
+        raise CaptionError(_NO_SLIDE)
+    return tuple(slide.slide_id for slide in slides)
 
 
 def named_as(captions: Iterable[Caption], ids: Iterable[str]) -> list[Caption]:
@@ -211,7 +338,15 @@ def _text(fields: Mapping[str, Any]) -> str:
     if value is None and isinstance(fields.get("conversations"), list):  # LLaVA style: the last answer is the caption
         turns = [turn for turn in fields["conversations"] if isinstance(turn, dict) and turn.get("from") == "gpt"]
         value = turns[-1].get("value") if turns else None
+    if value is None and not any(key in fields for key in TEXT_KEYS):
+        return _from_sections(fields)
     return text_of(value, "caption")
+
+
+def _from_sections(fields: Mapping[str, Any]) -> str:
+    """A report from a column a section, each under its heading; "" where there is none."""
+    sections = [(heading, text_of(first_of(fields, names), heading.lower())) for heading, names in SECTION_KEYS]
+    return "\n\n".join(f"{heading}:\n{text}" for heading, text in sections if text)
 
 
 def _statements(fields: Mapping[str, Any]) -> tuple[SubCaption, ...]:

@@ -88,7 +88,10 @@ class Report:
 
     def caption(self, part: str | None = None) -> str:
         """What the report says of a slide as one text: the report itself where all of it is of this slide."""
-        stated = self.sub_captions(part)
+        return self.text_of(self.sub_captions(part))
+
+    def text_of(self, stated: Sequence[SubCaption]) -> str:
+        """What the report says as one text: itself, or, where it has parts or sections, the decided of ``stated``."""
         structured = len(self.parts) > 1 or any(one.section for one in stated)
         if not structured:
             return self.text

@@ -2,8 +2,9 @@
 
 import json
 import re
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from pathflip.errors import CaptionError, ConfigError
 from pathflip.io.files import write_text
 from pathflip.io.slide_id import slide_id
 from pathflip.io.tables import PLAIN, TableOptions, read_utf8
-from pathflip.text.captions import check_captions, patient_of
+from pathflip.text.captions import identity_row, patient_of, read_caption_table
 from pathflip.text.cues import cues_of
 from pathflip.text.decompose.cache import ReplyCache
 from pathflip.text.decompose.identifiers import find_identifiers, redact
@@ -97,6 +98,8 @@ class Decomposed:
     by: str = "rules"
     error: str | None = None
     from_cache: bool = field(default=False, compare=False)
+    identity: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """Whose report it is, as its row says it; empty: the slide's."""
 
 
 def read_reports(path: Path, options: TableOptions = PLAIN) -> tuple[list[Caption], list[str]]:
@@ -105,8 +108,11 @@ def read_reports(path: Path, options: TableOptions = PLAIN) -> tuple[list[Captio
     Raises:
         CaptionError: nothing can be read.
     """
-    if not path.is_dir():
-        return check_captions(path, options, whole_reports=True)
+    if not path.is_dir() or (any(path.glob("*/*.txt")) and not any(path.glob("*.txt"))):
+        table = read_caption_table(path, options, whole_reports=True)
+        for note in table.notes:
+            warnings.warn(f"{path.name}: {note}", stacklevel=2)
+        return table.captions, table.problems
     captions, problems = [], []
     for file in sorted(p for p in path.glob("*.txt") if not p.name.startswith(".")):
         try:
@@ -240,7 +246,9 @@ def _decomposed(
     report: Caption, text: str, spec: DecomposeSpec, outcome: list[ReplyStatement] | str | None, from_cache: bool
 ) -> Decomposed:
     by = "rules" if spec.by is None else f"{spec.by.by} {Path(spec.by.model).name}, prompt {prompt().version}"
-    whole = Decomposed(report.slide_id, report.patient, text, by=by, from_cache=from_cache)
+    whole = Decomposed(
+        report.slide_id, report.patient, text, by=by, from_cache=from_cache, identity=identity_row(report)
+    )
     if isinstance(outcome, str):
         return Decomposed(**{**vars(whole), "error": outcome})
     if spec.by is None:
@@ -335,7 +343,7 @@ def write_decomposed(path: Path, done: Iterable[Decomposed], *, keep_unsupported
         kept = [s for s in item.statements if keep_unsupported or not s.unsupported]
         flagged = [s for s in item.statements if s.unsupported]
         text = _caption_text(item)
-        row: dict[str, Any] = {"slide": item.slide_id, "patient": item.patient, "text": text}
+        row = dict(item.identity or {"slide": item.slide_id, "patient": item.patient}) | {"text": text}
         row |= {"report": item.text} if text != item.text else {}
         row |= {"subcaptions": [s.row() for s in kept], "covered": item.covered, "decomposed_by": item.by}
         row |= {"flagged": [s.row() for s in flagged]} if flagged and not keep_unsupported else {}
