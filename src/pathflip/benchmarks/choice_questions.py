@@ -16,7 +16,7 @@ from pathflip.evaluate.answer_parsing import parse_answer
 from pathflip.evaluate.answering import answer_questions
 from pathflip.evaluate.vqa import VQAPrediction, match_predictions, read_predictions, vqa_measures
 
-__all__ = ["answers_to", "choice_outcome", "content_rows", "refuse_duplicates"]
+__all__ = ["answers_to", "choice_outcome", "content_rows", "match_answers", "refuse_duplicates"]
 
 
 def content_rows(questions: Sequence[VQAQuestion]) -> list[tuple[str, ...]]:
@@ -54,7 +54,7 @@ def answers_to(
     """
     inputs.require(name, "predictions", "assistant")
     if inputs.predictions is not None:
-        return _from_file(name, questions, read_predictions(inputs.predictions), inputs)
+        return match_answers(name, questions, read_predictions(inputs.predictions), inputs)
     assert inputs.assistant is not None
     files, missing = feature_files(name, [q.slide_id for q in questions], inputs)
     assistant = load_assistant(inputs.assistant, inputs.device, inputs.settings.get("language_model"))
@@ -66,9 +66,14 @@ def answers_to(
     return can, [_as_written(*one) for one in zip(can, asked, answers, strict=True)], skipped, 0
 
 
-def _from_file(
+def match_answers(
     name: str, questions: Sequence[VQAQuestion], predictions: Iterable[VQAPrediction], inputs: Inputs
 ) -> tuple[list[VQAQuestion], list[VQAPrediction], list[Skipped], int]:
+    """As :func:`answers_to`, from predictions.
+
+    Raises:
+        ConfigError: a question has none, and missing ones were not allowed. CaptionError: none fits.
+    """
     matched, strays = match_predictions(questions, predictions)
     missing = [Skipped(q.question_id, "no prediction") for q, p in zip(questions, matched, strict=True) if p is None]
     allow_missing_or_raise(name, missing, len(questions), "questions", inputs)

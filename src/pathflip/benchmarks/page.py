@@ -12,6 +12,7 @@ __all__ = ["at_chance", "summary_rows", "verdict", "write_page"]
 _TABLES = {
     "zero-shot": "Zero-shot: no label of the task was trained on",
     "questions": "Questions and captions",
+    "places": "Places: where on a slide a phrase is",
     "supervised": "Supervised: labels of the task were trained on. Not to be compared with zero-shot rows",
 }
 

@@ -3,8 +3,17 @@
 import difflib
 
 from pathflip.benchmarks import (
+    cptac_mutation,
+    multipathqa,
+    patient_retrieval,
+    phrase_places,
+    quilt_retrieval,
+    reg2025,
     slidebench_bcnb,
+    slidebench_captioning,
+    slidebench_retrieval,
     slidebench_vqa,
+    subtyping,
 )
 from pathflip.benchmarks.protocol import Protocol
 from pathflip.errors import ConfigError
@@ -12,10 +21,21 @@ from pathflip.errors import ConfigError
 __all__ = ["PROTOCOLS", "find_protocol"]
 
 PROTOCOLS: dict[str, Protocol] = {
-    one.PROTOCOL.name: one.PROTOCOL
+    one.name: one
     for one in (
-        slidebench_vqa,
-        slidebench_bcnb,
+        slidebench_vqa.PROTOCOL,
+        slidebench_bcnb.PROTOCOL,
+        slidebench_captioning.PROTOCOL,
+        slidebench_retrieval.PROTOCOL,
+        quilt_retrieval.PROTOCOL,
+        cptac_mutation.ZERO_SHOT,
+        cptac_mutation.SUPERVISED,
+        *subtyping.PROTOCOLS,
+        multipathqa.PROTOCOL,
+        reg2025.PROTOCOL,
+        phrase_places.BOXES,
+        phrase_places.MASKS,
+        patient_retrieval.PROTOCOL,
     )
 }
 

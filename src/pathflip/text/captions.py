@@ -61,6 +61,7 @@ _GIVEN_FIELDS = (
     ("part", str), ("section", str), ("language", str),
 )  # fmt: skip
 _TCGA = re.compile(r"^(TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})-")
+_CPTAC = re.compile(r"^(C3[LN]-\d{5})-\d{2,3}(?![\d])")
 _SHOWN = 5
 
 
@@ -328,8 +329,9 @@ def named_as(captions: Iterable[Caption], ids: Iterable[str]) -> list[Caption]:
 
 
 def patient_of(slide: str) -> str:
-    """The patient of a slide nobody named one for: the TCGA barcode's first three parts, or the slide itself."""
-    barcode = _TCGA.match(slide)
+    """The patient of a slide nobody named one for: the TCGA barcode's first three parts, a CPTAC slide's first two
+    ("C3N-00580-27" is of C3N-00580), or the slide itself."""
+    barcode = _TCGA.match(slide) or _CPTAC.match(slide)
     return barcode.group(1) if barcode else slide
 
 

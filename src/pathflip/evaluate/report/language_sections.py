@@ -32,7 +32,7 @@ def answers_view(study: AssistantStudy) -> dict[str, Any]:
         "categories": [
             _accuracy_view(row) for row in accuracy if row["category"] not in GROUPS and row["how"] == "likelihood"
         ],
-        "abstentions": [_fraction_view(row) for row in study.rows if row["measure"] != "accuracy"],
+        "abstentions": [_fraction_view(row) for row in study.rows if row["measure"].startswith("abst")],
         "faithfulness": [_estimate_view(name, entry) for name, entry in study.faithfulness.items()],
         "calibration": study.calibration,
         "measured": {name: _number(value) for name, value in study.calibration.measured.items()},

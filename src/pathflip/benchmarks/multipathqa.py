@@ -1,0 +1,284 @@
+"""MultiPathQA: five parts on whole slides; balanced accuracy where the key is a class, accuracy where it is an option.
+
+``MultiPathQA.csv`` has the columns benchmark_name, benchmark_id, image_path, answer, options, …, metric_type, prompt;
+``options`` is a Python list in a cell, ``answer`` the number of an option or its text. Answers that cannot be read
+move a part by points, so both are given: "all" counts them as wrong, "parsed only" leaves them out.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+import numpy as np
+
+from pathflip.assistant import build_prompt, generate, load_assistant, prepare_slide
+from pathflip.benchmarks.choice_questions import answers_to, content_rows, match_answers, refuse_duplicates
+from pathflip.benchmarks.measured import metric_score
+from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Score
+from pathflip.benchmarks.slides import feature_files
+from pathflip.benchmarks.test_sets import KnownSet, recognise
+from pathflip.data.question_files import VQAQuestion
+from pathflip.errors import CaptionError
+from pathflip.evaluate import metrics
+from pathflip.evaluate.answer_parsing import parse_answer
+from pathflip.evaluate.vqa import VQAPrediction, read_predictions
+from pathflip.features import read_features
+from pathflip.io.tables import first_of, is_empty, read_table
+from pathflip.text.captions import PATIENT_KEYS, patient_of, slide_of_row
+
+__all__ = ["PROTOCOL", "read_multipathqa"]
+
+NAME = "multipathqa"
+SETS = (KnownSet(934, "MultiPathQA"),)
+_BALANCED = ("balanced_accuracy", "balanced accuracy", "bacc")
+_BALANCED_PARTS = ("gtex", "tcga", "panda")
+_MOST_OPTIONS = 26
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One part: its questions, whether balanced accuracy is asked for, and what numbers of options count from."""
+
+    questions: list[VQAQuestion]
+    balanced: bool
+    counts_from: int | None
+
+
+def read_multipathqa(path: Path) -> dict[str, _Part]:
+    """The parts of the benchmark's file.
+
+    Raises:
+        CaptionError: a row lacks a slide, a question or a key; or keys are numbers that may count from 0 or from 1.
+    """
+    rows = read_table(path, expected="MultiPathQA's table")
+    parts: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    for number, row in enumerate(rows, 1):
+        if "benchmark_name" not in row:
+            raise CaptionError(f"{path.name}: no column 'benchmark_name'; expected MultiPathQA's columns")
+        if str(row.get("is_valid", True)).strip().lower() in ("false", "0"):
+            continue
+        parts.setdefault(str(first_of(row, ("benchmark_name",)) or "unnamed"), []).append((number, row))
+    return {name: _part(path.name, name, own) for name, own in parts.items()}
+
+
+def _part(file: str, name: str, rows: Sequence[tuple[int, dict[str, Any]]]) -> _Part:
+    lists = [_options(file, number, row) for number, row in rows]
+    keys = [str(row.get("answer") if row.get("answer") is not None else "").strip() for _, row in rows]
+    if not any(lists):  # the key is a class, and the classes are the keys
+        classes = sorted(set(keys), key=lambda key: (len(key), key))
+        lists = [list(classes) for _ in rows]
+    first = _counts_from(lists, keys)
+    questions = []
+    for (number, row), options, key in zip(rows, lists, keys, strict=True):
+        question = str(first_of(row, ("prompt", "question")) or "").strip()
+        if not question or not 2 <= len(options) <= _MOST_OPTIONS * 2:
+            raise CaptionError(f"{file}: row {number}: no question, or {len(options)} options; expected two and more")
+        own = first_of(row, ("benchmark_id", "id"))
+        slide = slide_of_row(row, ("image_path", "slide", "slide_id", "file_id"))
+        questions.append(
+            VQAQuestion(
+                question_id=f"{name}:{number if own is None else own}",
+                slide_id=slide,
+                patient=str(first_of(row, PATIENT_KEYS) or patient_of(slide)),
+                question=question,
+                options=tuple(options),
+                answer=str(_place(file, number, key, options, first)),
+                category=name,
+            )
+        )
+    kinds = {str(row.get("metric_type") or "").strip().lower() for _, row in rows}
+    balanced = bool(kinds & set(_BALANCED)) or (kinds <= {""} and name.lower() in _BALANCED_PARTS)
+    return _Part(questions, balanced, first)
+
+
+def _options(file: str, number: int, row: Mapping[str, Any]) -> list[str]:
+    value = row.get("options")
+    if is_empty(value):
+        return []
+    if isinstance(value, str):
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                value = parse(value)
+                break
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+    if not isinstance(value, list) or not all(isinstance(one, str | int | float) for one in value):
+        raise CaptionError(f"{file}: row {number}: options are {str(value)[:40]!r}, expected a list of texts")
+    return [str(one).strip() for one in value]
+
+
+def _counts_from(lists: Sequence[Sequence[str]], keys: Sequence[str]) -> int | None:
+    """What numbers as keys count from: 0 or 1 where the file shows it, None where keys are texts or it does not."""
+    numbers = [(int(float(k)), o) for k, o in zip(keys, lists, strict=True) if re.fullmatch(r"\d+(\.0)?", k)]
+    outside = [(n, o) for n, o in numbers if str(n) not in o]
+    zero, last = any(n == 0 for n, _ in outside), any(n == len(o) for n, o in outside)
+    return None if zero == last else int(last)
+
+
+def _place(file: str, number: int, key: str, options: Sequence[str], first: int | None) -> int:
+    texts = [option.lower() for option in options]
+    if texts.count(key.lower()) == 1:
+        return texts.index(key.lower())
+    if re.fullmatch(r"\d+(\.0)?", key):
+        if first is None:
+            raise CaptionError(
+                f"{file}: row {number}: the answer is the number {key}, which may count from 0 or from 1; expected the "
+                "option's text, or a part in which a 0 or the last number occurs"
+            )
+        place = int(float(key)) - first
+        if 0 <= place < len(options):
+            return place
+    if re.fullmatch(r"\(?[A-Za-z][).]?", key) and ascii_uppercase.index(key.strip("().").upper()) < len(options):
+        return ascii_uppercase.index(key.strip("().").upper())
+    raise CaptionError(f"{file}: row {number}: the answer {key[:40]!r} is none of its {len(options)} options")
+
+
+def run(inputs: Inputs) -> Outcome:
+    """Score answers to the questions of ``inputs.data``, part by part."""
+    parts = read_multipathqa(inputs.data)
+    questions = [question for part in parts.values() for question in part.questions]
+    refuse_duplicates(inputs.data.name, questions)
+    test_set = recognise(inputs.data.name, content_rows(questions), SETS, inputs.other_set)
+    scored, answers, skipped, strays = _answers(questions, inputs)
+    scores: list[Score] = []
+    items: list[dict[str, Any]] = []
+    for name, part in parts.items():
+        own = [(q, a) for q, a in zip(scored, answers, strict=True) if q.category == name]
+        if own:
+            found, rows = _part_scores(name, part, own, inputs)
+            scores += found
+            items += rows
+    headline = [score.value for score in scores if score.group.endswith(", all")]
+    mean = Score("mean of the parts", "all", float(np.mean(headline)), None, None, len(scored),
+                 float(np.mean([s.chance for s in scores if s.group.endswith(", all")])))  # fmt: skip
+    notes = [f"{strays} predictions belong to no question and were left out"] if strays else []
+    return Outcome(
+        scores=(mean, *scores), scored=len(scored), total=len(questions), test_set=test_set[0],
+        published_applies=test_set[1], skipped=tuple(skipped), items=tuple(items), notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _answers(questions: list[VQAQuestion], inputs: Inputs) -> tuple[list[VQAQuestion], list[VQAPrediction], Any, int]:
+    """As :func:`answers_to`; predictions may name a question by its id with or without its part."""
+    inputs.require(NAME, "predictions", "assistant")
+    if inputs.predictions is None:
+        if any(len(question.options) > _MOST_OPTIONS for question in questions) and inputs.assistant is not None:
+            return _asked_in_words(questions, inputs)
+        lettered = [replace(q, answer=ascii_uppercase[int(q.answer)]) for q in questions]
+        can, answers, skipped, strays = answers_to(NAME, lettered, inputs)
+        known = {question.question_id: question for question in questions}
+        return [known[question.question_id] for question in can], answers, skipped, strays
+    return match_answers(NAME, questions, _predictions(inputs.predictions, questions), inputs)
+
+
+def _predictions(path: Path, questions: Sequence[VQAQuestion]) -> list[VQAPrediction]:
+    """Predictions under the names ``part:id``.
+
+    Raises:
+        CaptionError: the parts count their questions alike, and the predictions do not say which part they are of.
+    """
+    full = {question.question_id.partition(":")[2]: question.question_id for question in questions}
+    ambiguous = len(full) < len(questions)
+    named = []
+    for row, one in zip(read_table(path), read_predictions(path), strict=True):
+        part, own = first_of(row, ("benchmark_name",)), one.question_id or ""
+        if part is not None:
+            own = f"{part}:{own}"
+        elif ":" not in own:
+            if ambiguous:
+                raise CaptionError(
+                    f"{path.name}: the parts of MultiPathQA count their questions alike; expected the column "
+                    "benchmark_name beside benchmark_id"
+                )
+            own = full.get(own, own)
+        named.append(replace(one, question_id=own))
+    return named
+
+
+def _asked_in_words(questions: list[VQAQuestion], inputs: Inputs) -> Any:
+    """Parts of more options than letters are asked without letters; what is written is read as an option's text."""
+    assert inputs.assistant is not None
+    assistant = load_assistant(inputs.assistant, inputs.device, inputs.settings.get("language_model"))
+    files, missing = feature_files(NAME, [question.slide_id for question in questions], inputs)
+    can = [question for question in questions if question.slide_id in files]
+    answers: list[VQAPrediction] = []
+    for done, question in enumerate(can, start=1):
+        view = prepare_slide(assistant.aligned, read_features(files[question.slide_id]))
+        few = question.options if len(question.options) <= _MOST_OPTIONS else ()
+        text = generate(assistant, build_prompt(assistant, question.question, view, few), max_new_tokens=20)
+        answers.append(VQAPrediction(text=text, question_id=question.question_id))
+        inputs.progress(done, len(can))
+    return can, answers, missing, 0
+
+
+def _part_scores(
+    name: str, part: _Part, own: Sequence[tuple[VQAQuestion, VQAPrediction]], inputs: Inputs
+) -> tuple[list[Score], list[dict[str, Any]]]:
+    truth = np.array([int(question.answer) for question, _ in own])
+    guess = np.array([_read(answer, question.options, part.counts_from) for question, answer in own])
+    patients = [question.patient for question, _ in own]
+    read = np.flatnonzero(guess >= 0)
+    classes = [question.options[int(question.answer)] for question, _ in own]
+    said = np.array([question.options[g] if g >= 0 else "" for (question, _), g in zip(own, guess, strict=True)])
+    keys = np.array(classes)
+
+    def metric(rows: np.ndarray) -> float:
+        if part.balanced:
+            return metrics.balanced_accuracy(keys[rows], said[rows])
+        return float((truth[rows] == guess[rows]).mean())
+
+    chance = float(np.mean([1 / len(question.options) for question, _ in own]))
+    largest = max(set(classes), key=classes.count)
+    constant = 1 / len(set(classes)) if part.balanced else float(np.mean(keys == largest))
+    measure = "balanced accuracy" if part.balanced else "accuracy"
+    note = f"{len(own) - len(read)} answers name no option" if len(read) < len(own) else ""
+    scores = [metric_score(measure, f"{name}, all", metric, patients, chance, inputs, note=note,
+                           baselines={"most frequent answer": constant})]  # fmt: skip
+    if len(read):
+        scores.append(
+            replace(
+                metric_score(measure, f"{name}, parsed only", lambda rows: metric(read[rows]),
+                             [patients[i] for i in read], chance, inputs),
+                number=len(read),
+            )
+        )  # fmt: skip
+    rows = [
+        {"question_id": q.question_id, "slide": q.slide_id, "key": k, "read_as": s, "answer": (a.text or "")[:200]}
+        for (q, a), k, s in zip(own, classes, said, strict=True)
+    ]
+    return scores, rows
+
+
+def _read(answer: VQAPrediction, options: Sequence[str], first: int | None) -> int:
+    """The option an answer names, -1 where it names none: a letter, its text, or a number counted as the key is."""
+    if answer.text is None:
+        return int(np.argmax(answer.probabilities)) if answer.probabilities is not None else -1
+    text = answer.text.strip()
+    exact = [place for place, option in enumerate(options) if option.lower() == text.lower().strip(".* ")]
+    if len(exact) == 1:
+        return exact[0]
+    number = re.fullmatch(r"(?:(?:the )?answer(?: is)?\s*:?\s*)?[(\[]?(\d{1,2})[)\].]*", text, re.IGNORECASE)
+    if number and first is not None:
+        place = int(number[1]) - first
+        return place if 0 <= place < len(options) else -1
+    if len(options) <= _MOST_OPTIONS and (letter := parse_answer(text, options).letter):
+        return ascii_uppercase.index(letter)
+    held = [place for place, option in enumerate(options)
+            if re.search(rf"(?<!\w){re.escape(option)}(?!\w)", text, re.IGNORECASE)]  # fmt: skip
+    return held[0] if len(held) == 1 and len(options) > _MOST_OPTIONS else -1
+
+
+PROTOCOL = Protocol(
+    name=NAME,
+    title="MultiPathQA",
+    metric="balanced accuracy (gtex, tcga, panda) and accuracy (expert, slidebench), all and parsed only",
+    needs="MultiPathQA.csv (934 rows); an assistant and features, or predictions with benchmark_name, benchmark_id",
+    run=run,
+    table="questions",
+    source="MultiPathQA's public files",
+)

@@ -1,0 +1,178 @@
+"""SlideBench captioning: a report a slide, asked for by the prompt in the file's own Question column.
+
+BLEU-1 to 4, METEOR, ROUGE-L and CIDEr as pycocoevalcap counts them. One constant caption an organ, made without a
+slide, beats published systems in BLEU-1; so every measure is given with its skill over that: (score - constant) /
+(best possible - constant). Chen et al. 2024, arXiv 2410.11761.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pathflip.assistant import build_prompt, generate, load_assistant, prepare_slide
+from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Published, Score, Skipped
+from pathflip.benchmarks.slides import allow_missing_or_raise, feature_files
+from pathflip.benchmarks.test_sets import KnownSet, recognise
+from pathflip.data.instruct import CAPTION_PROMPTS
+from pathflip.errors import CaptionError, FeatureError
+from pathflip.evaluate.captioning import caption_measures, read_generated
+from pathflip.features import read_features
+from pathflip.io.slide_id import join_ids
+from pathflip.io.tables import first_of, read_table
+from pathflip.text.captions import TEXT_KEYS, read_captions, slide_of_row
+from pathflip.types import Caption
+
+__all__ = ["ORGAN_KEYS", "PROTOCOL", "SETS", "caption_rows", "organs_of"]
+
+NAME = "slidebench-captioning"
+SETS = (KnownSet(732, "SlideBench-Caption (TCGA), 732 captions", "b70ff96bd9a39979"),)
+ORGAN_KEYS = ("organ", "tumor", "tumour", "project", "site", "cancer")
+_PER_ORGAN = "constant a group"
+_MOST = {"CIDEr": 10.0}
+LONGEST = 400
+"""Tokens of a written report, at most."""
+
+
+def caption_rows(path: Path) -> list[tuple[str, str]]:
+    """What identifies a caption: its slide and its text, as the file has it."""
+    return [(slide_of_row(row), str(first_of(row, TEXT_KEYS) or "")) for row in read_table(path)]
+
+
+def organs_of(path: Path) -> dict[str, str]:
+    """The organ (or tumour type) of every slide, "" where the table does not say."""
+    return {slide_of_row(row): str(first_of(row, ORGAN_KEYS) or "") for row in read_table(path)}
+
+
+def run(inputs: Inputs) -> Outcome:
+    """Score captions of the slides of ``inputs.data``."""
+    truth = read_captions(inputs.data)
+    test_set, published = recognise(inputs.data.name, caption_rows(inputs.data), SETS, inputs.other_set)
+    organ_of = organs_of(inputs.data)
+    said, skipped, strays = _captions(truth, inputs)
+    scored = [caption for caption in truth if caption.slide_id in said]
+    text_only = _text_only([caption.slide_id for caption in scored], inputs)
+    organs = [organ_of.get(caption.slide_id, "") for caption in scored]
+    jar = inputs.settings.get("meteor_jar")
+    rows = caption_measures(
+        [said[caption.slide_id] for caption in scored],
+        scored,
+        text_only=text_only,
+        train=[c.text for c in read_captions(inputs.settings["train"])] if inputs.settings.get("train") else None,
+        groups=organs if all(organs) else None,
+        meteor_jar=Path(jar) if jar else None,
+        num=inputs.resamples,
+        seed=inputs.seed,
+    )
+    notes = ["CIDEr weighs words by their rarity in this set: values of other sets cannot be compared"]
+    if strays:
+        notes.append(f"{strays} captions belong to no slide of the test set and were left out")
+    if not all(organs):
+        notes.append("the file names no organ (column Tumor or organ), so the constant caption is one for all slides")
+    if not inputs.settings.get("train"):
+        notes.append("the constant captions are made of the test captions themselves, which flatters them (no train)")
+    return Outcome(
+        scores=tuple(score for row in rows for score in _scores(row)),
+        scored=len(scored),
+        total=len(truth),
+        test_set=test_set,
+        published_applies=published,
+        skipped=tuple(skipped),
+        items=tuple({"slide": c.slide_id, "caption": said[c.slide_id], "reference": c.text} for c in scored),
+        notes=tuple(notes),
+    )
+
+
+def _scores(row: Mapping[str, Any]) -> list[Score]:
+    """A measure and its skill over the constant caption of each organ."""
+    known = row["baselines"]
+    constant = known.get(_PER_ORGAN, known["constant"])
+    score = Score(
+        measure=row["measure"], group="all", value=row["value"], low=row["low"], high=row["high"],
+        number=row["captions"], chance=constant, baselines=known, text_only=row.get("text_only"),
+        difference=row.get("difference"), difference_low=row.get("difference_low"),
+        difference_high=row.get("difference_high"), note="chance is the constant caption of the organ",
+    )  # fmt: skip
+    room = _MOST.get(row["measure"], 1.0) - constant
+
+    def skill(value: float | None) -> float | None:
+        return None if value is None else (value - constant) / room
+
+    name = f"skill in {row['measure']}"
+    value = (row["value"] - constant) / room
+    return [score, replace(
+        score, measure=name, value=value, low=skill(row["low"]), high=skill(row["high"]), chance=0.0, baselines={},
+        text_only=None, difference=None, difference_low=None, difference_high=None,
+        note="over the constant caption of the organ",
+    )]  # fmt: skip
+
+
+def _captions(truth: Sequence[Caption], inputs: Inputs) -> tuple[dict[str, str], list[Skipped], int]:
+    """A caption a slide, slides without one, and captions of no slide here."""
+    inputs.require(NAME, "predictions", "assistant")
+    slides = [caption.slide_id for caption in truth]
+    if inputs.predictions is None:
+        said, skipped = _written(slides, inputs)
+        return said, skipped, 0
+    found = _named_as(slides, read_generated(inputs.predictions))
+    said = {slide: text for slide, text in found.items() if slide in set(slides)}
+    if not said:
+        raise CaptionError(
+            f"{inputs.predictions.name}: no slide of it stands in '{inputs.data.name}' (first "
+            f"'{next(iter(found), '')}' and '{slides[0]}'); expected captions of the same slides"
+        )
+    skipped = [Skipped(slide, "no caption") for slide in slides if slide not in said]
+    allow_missing_or_raise(NAME, skipped, len(slides), "slides", inputs)
+    return said, skipped, len(found) - len(said)
+
+
+def _named_as(slides: Sequence[str], said: Mapping[str, str]) -> dict[str, str]:
+    slide_of = join_ids(said, slides)
+    return {slide_of.get(name, name): text for name, text in said.items()}
+
+
+def _text_only(slides: Sequence[str], inputs: Inputs) -> list[str] | None:
+    if inputs.text_only is None:
+        return None
+    if inputs.text_only.is_dir():
+        twin = replace(inputs, assistant=inputs.text_only, predictions=None)
+        said = _written(slides, twin)[0]
+    else:
+        said = _named_as(slides, read_generated(inputs.text_only))
+    return [said.get(slide, "") for slide in slides]
+
+
+def _written(slides: Sequence[str], inputs: Inputs) -> tuple[dict[str, str], list[Skipped]]:
+    """What an assistant writes, asked by each row's own question; greedy."""
+    assert inputs.assistant is not None
+    files, skipped = feature_files(NAME, slides, inputs)
+    prompts = {slide_of_row(row): str(row.get("question") or CAPTION_PROMPTS[1]) for row in read_table(inputs.data)}
+    assistant = load_assistant(inputs.assistant, inputs.device, inputs.settings.get("language_model"))
+    said: dict[str, str] = {}
+    for done, (slide, file) in enumerate(files.items(), start=1):
+        try:
+            prompt = build_prompt(assistant, prompts[slide], prepare_slide(assistant.aligned, read_features(file)))
+        except FeatureError as error:
+            if not inputs.allow_missing:
+                raise FeatureError(f"{NAME}: {error}; or give --allow-missing to score the other slides") from None
+            skipped.append(Skipped(slide, "its feature file cannot be read"))
+            continue
+        said[slide] = generate(assistant, prompt, max_new_tokens=LONGEST)
+        inputs.progress(done, len(files), slide)
+    return said, skipped
+
+
+PROTOCOL = Protocol(
+    name=NAME,
+    title="SlideBench captioning (TCGA)",
+    metric="BLEU-1 to 4, ROUGE-L, METEOR, CIDEr, and skill over a constant caption an organ",
+    needs="SlideBench-Caption-TCGA.csv; an assistant and features, or captions written elsewhere",
+    run=run,
+    published=(
+        Published("PathFLIP", "BLEU-1", "all", 0.38),
+        Published("SlideChat", "BLEU-1", "all", 0.37),
+        Published("MLLM-HWSI", "BLEU-1", "all", 0.462, "from notes"),
+    ),
+    table="questions",
+    source="arXiv 2410.11761",
+)

@@ -1,0 +1,77 @@
+"""SlideBench retrieval: N captions against N slides, both ways.
+
+The headline compares a slide with a caption by their own scores alone. What is standardised over the test gallery needs
+the whole gallery at once, and stands apart, only where it is asked for. All patches of a slide are used, none is drawn.
+Chen et al. 2024, arXiv 2410.11761; protocol of arXiv 2512.17621.
+"""
+
+import numpy as np
+
+from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Published, Skipped
+from pathflip.benchmarks.retrieval_scores import recall_scores
+from pathflip.benchmarks.slidebench_captioning import SETS, caption_rows, organs_of
+from pathflip.benchmarks.slides import encode_each, feature_files, open_model
+from pathflip.benchmarks.test_sets import recognise
+from pathflip.errors import FeatureError
+from pathflip.inference import retrieval_scores, retrieve
+from pathflip.text.captions import read_captions
+
+__all__ = ["PROTOCOL"]
+
+NAME = "slidebench-retrieval"
+KS = (1, 5, 10)
+
+
+def run(inputs: Inputs) -> Outcome:
+    """Rank the captions of ``inputs.data`` for its slides, and its slides for the captions."""
+    inputs.require(NAME, "model")
+    captions = read_captions(inputs.data)
+    test_set, published = recognise(inputs.data.name, caption_rows(inputs.data), SETS, inputs.other_set)
+    files, skipped = feature_files(NAME, [caption.slide_id for caption in captions], inputs)
+    model = open_model(inputs)
+    unreadable: list[Skipped] = []
+    encoded = dict(encode_each(NAME, model, files, inputs, unreadable))
+    scored = [caption for caption in captions if caption.slide_id in encoded]
+    if len(scored) < 2:
+        raise FeatureError(f"{NAME}: {len(scored)} slides can be scored; expected two at least")
+    texts, patients = [c.text for c in scored], [c.patient for c in scored]
+    found = retrieve(model, [encoded[c.slide_id] for c in scored], texts)
+    organ_of = organs_of(inputs.data)
+    organs = [organ_of.get(c.slide_id, "") for c in scored]
+    matrices = {"combined": found.scores, "whole slide": found.whole, "sub-captions": found.statements}
+    if inputs.gallery_normalised:
+        for name, axis in (("slides", 0), ("captions", 1)):
+            normalised = retrieval_scores(found.whole, found.statements, axis=axis)
+            matrices[f"gallery-normalised over {name}"] = normalised
+    scores = [
+        score
+        for what, matrix in matrices.items()
+        for score in recall_scores(
+            np.asarray(matrix), texts, patients, KS, inputs, what=what, item="slide",
+            organs=organs if all(organs) else None,
+        )
+    ]  # fmt: skip
+    return Outcome(
+        scores=tuple(scores),
+        scored=len(scored),
+        total=len(captions),
+        test_set=test_set,
+        published_applies=published,
+        skipped=(*skipped, *unreadable),
+        items=tuple({"slide": c.slide_id, "patient": c.patient} for c in scored),
+        notes=("fewer slides make retrieval easier: compare only results with as many scored",),
+    )
+
+
+PROTOCOL = Protocol(
+    name=NAME,
+    title="SlideBench retrieval (TCGA)",
+    metric="R@1, R@5, R@10, each direction by itself",
+    needs="SlideBench-Caption-TCGA.csv; an alignment model and features",
+    run=run,
+    published=(
+        Published("PathFLIP", "R@1", "slide → text", 0.1513),
+        Published("PathFLIP", "R@1", "text → slide", 0.1392),
+    ),
+    source="arXiv 2512.17621",
+)
