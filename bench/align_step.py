@@ -118,10 +118,10 @@ class Runner:
         """Seconds, peak GB and (for equality) what the process measured."""
         self.server.stdin.write(json.dumps(case.__dict__) + "\n")
         self.server.stdin.flush()
-        found = json.loads(self.server.stdout.readline())
-        if "error" in found:
-            raise SystemExit(f"measuring {case} failed:\n{found['error']}")
-        return found
+        reply = json.loads(self.server.stdout.readline())
+        if "error" in reply:
+            raise SystemExit(f"measuring {case} failed:\n{reply['error']}")
+        return reply
 
     def both(self, case: Case) -> tuple[dict[str, float], dict[str, float]]:
         """The published schedule and ours."""
@@ -180,7 +180,7 @@ def inference(run: Runner, size: str) -> dict[str, float]:
     numbers = {}
     for job in ("encode", "ground"):
         numbers[f"speedup_{job}"] = round(theirs[job] / ours[job], 1)
-        pair = ({**found, "seconds": found[job]} for found in (theirs, ours))
+        pair = ({**numbers_of, "seconds": numbers_of[job]} for numbers_of in (theirs, ours))
         print(row(f"speedup_{job}", 1, *pair), flush=True)
     numbers["ground_beside_text_ms"] = round(1000 * ours["beside_text"], 2)
     print(f"{'':22}a phrase on an encoded slide, all but the text encoder: {numbers['ground_beside_text_ms']} ms")
@@ -314,14 +314,14 @@ def base_difference(case: Case) -> float:
     """Largest difference of losses, or of gradients relative to their largest entry, between the two schedules."""
     import torch
 
-    found = []
+    results = []
     for schedule in ("ours", "naive"):
         torch.manual_seed(0)
         model, batch, _ = prepared_base(replace(case, schedule=schedule))
         parts = model.eval().losses(model(batch), batch)
         sum(parts.values()).backward()
-        found.append((parts, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
-    (ours, our_grads), (naive, their_grads) = found
+        results.append((parts, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
+    (ours, our_grads), (naive, their_grads) = results
     gaps = [abs(ours[name].item() - naive[name].item()) for name in naive]
     for name, theirs in their_grads.items():
         gaps.append((our_grads[name] - theirs).abs().max().item() / max(theirs.abs().max().item(), 1e-3))
@@ -403,9 +403,9 @@ def difference(case: Case, model: Any, batch: Any, index: Any) -> float:
     model.zero_grad()
     theirs, code = published.losses(model, padded, index)
     sum(theirs.values()).backward()
-    found = [(output.slide - code.slide), (output.patches - code.regions)]
-    found += [ours[name] - theirs[name] for name in theirs]
-    worst = max(x.abs().max().item() for x in found)
+    differences = [(output.slide - code.slide), (output.patches - code.regions)]
+    differences += [ours[name] - theirs[name] for name in theirs]
+    worst = max(x.abs().max().item() for x in differences)
     for name, parameter in model.named_parameters():
         largest = parameter.grad.abs().max().item()
         gap = (parameter.grad - grads[name]).abs().max().item()

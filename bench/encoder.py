@@ -39,9 +39,9 @@ Tiles = dict[str, NDArray[Any]]
 """tiles uint8 (n, px, px, 3); group (n,) slide; target (n,) class; fold (n,) 0 or 1, -1 for neither."""
 
 
-def real_slides(asked: str | None) -> Path | None:
+def real_slides(folder_name: str | None) -> Path | None:
     """The folder of real slides, or None."""
-    folder = Path(asked or os.environ.get("PATHFLIP_REAL_DATA") or Path(__file__).parents[1] / "../shared/data")
+    folder = Path(folder_name or os.environ.get("PATHFLIP_REAL_DATA") or Path(__file__).parents[1] / "../shared/data")
     return folder / "slides" if (folder / "slides").is_dir() else None
 
 
@@ -91,23 +91,23 @@ def _add_painted(world: Path, row: dict[str, str], parts: dict[str, list[Any]]) 
     height, width = labels.shape[0] // side, labels.shape[1] // side
     blocks = labels.reshape(height, side, width, side).transpose(0, 2, 1, 3).reshape(height * width, -1)
     counts = np.stack([(blocks == k).sum(axis=1) for k in range(len(names))], axis=1)
-    found = names[counts.argmax(axis=1)]
-    pure = (counts.max(axis=1) >= 0.75 * side * side) & ~np.isin(found, ["glass", "artefact"])
+    concepts = names[counts.argmax(axis=1)]
+    pure = (counts.max(axis=1) >= 0.75 * side * side) & ~np.isin(concepts, ["glass", "artefact"])
     y, x = np.divmod(np.flatnonzero(pure), width)
     with open_slide(world / "slides" / f"{row['slide']}.tif") as slide:
         grid = TileGrid(slide.info, spec, np.stack([x, y], axis=1).astype(np.int64) * 64)
         parts["tiles"].append(read_tiles(slide, grid, np.arange(len(grid)))[0])
     parts["group"].append(np.full(len(grid), row["slide"]))
-    parts["target"].append(found[pure])
+    parts["target"].append(concepts[pure])
     parts["patient"].append(np.full(len(grid), row["patient"]))
 
 
 def _at_most(target: NDArray[Any], group: NDArray[Any], count: int) -> NDArray[np.int64]:
-    rng, kept = np.random.default_rng(0), []
+    rng, rows_of_groups = np.random.default_rng(0), []
     for pair in sorted(set(zip(target.tolist(), group.tolist(), strict=True))):
         rows = np.flatnonzero((target == pair[0]) & (group == pair[1]))
-        kept.append(rng.permutation(rows)[:count])
-    return np.concatenate(kept)
+        rows_of_groups.append(rng.permutation(rows)[:count])
+    return np.concatenate(rows_of_groups)
 
 
 def vectors(encoder: Encoder, task: Tiles) -> NDArray[np.float32]:

@@ -24,14 +24,14 @@ class PaddedTexts(TextEncoder):
 
     def forward(self, blocks: Sequence[Block], pooling: str = "mean") -> list[Tensor]:
         """One (texts, W) tensor a block."""
-        found = []
+        pooled = []
         for ids, mask in blocks:
             x = self.embeddings(ids, torch.arange(ids.shape[1]).expand_as(ids))
             for layer in self.layers:
                 x = layer.text(x, mask)
             x = self.norm(x) * mask.unsqueeze(-1)
-            found.append(x.sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1))
-        return found
+            pooled.append(x.sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1))
+        return pooled
 
 
 class NaivePathFLIP(PathFLIP):

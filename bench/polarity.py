@@ -37,23 +37,23 @@ def table(rows: list[dict], said: dict[str, list[str]]) -> None:
     for language in dict.fromkeys(row["language"] for row in rows):
         places = [i for i, row in enumerate(rows) if row["language"] == language]
         for system, answers in said.items():
-            told = [(rows[i]["polarity"], answers[i]) for i in places if answers[i] != "unsupported"]
-            if not told:
+            pairs = [(rows[i]["polarity"], answers[i]) for i in places if answers[i] != "unsupported"]
+            if not pairs:
                 continue
-            right = sum(true == got or (true == "undecided" and got == "affirmed") for true, got in told)
+            right = sum(true == got or (true == "undecided" and got == "affirmed") for true, got in pairs)
             opposite = sum(
-                {true, got} == {"affirmed", "denied"} or (true, got) == ("undecided", "denied") for true, got in told
+                {true, got} == {"affirmed", "denied"} or (true, got) == ("undecided", "denied") for true, got in pairs
             )
-            count = len(told)
+            count = len(pairs)
             shares = f"right {right / count:.3f}  opposite {opposite / count:.3f}"
             print(f"{language:5} {system:10} findings {count:4}  {shares}")
 
 
 def ask_others(python: str, rows: list[dict]) -> dict[str, list[str]]:
     """The answers of the other systems, in their own environment."""
-    asked = "\n".join(json.dumps(row) for row in rows)
+    lines = "\n".join(json.dumps(row) for row in rows)
     done = subprocess.run(
-        [python, str(HERE / "polarity_others.py")], input=asked, capture_output=True, text=True, check=True
+        [python, str(HERE / "polarity_others.py")], input=lines, capture_output=True, text=True, check=True
     )
     answers: dict[str, list[str]] = json.loads(done.stdout.strip().splitlines()[-1])
     return answers
@@ -94,16 +94,15 @@ def measure(rows: list[dict], reading: str) -> None:
             phrases["denied" if polarity == "denied" else "other"].append(phrase.lower())
         claims = [s.text.lower() for s in stated if s.visual and s.polarity == "denied"]
         for phrase in phrases["denied"]:
-            denied["kept" if any(phrase in text for text in claims) else "lost"] += 1
+            denied["right" if any(phrase in text for text in claims) else "lost"] += 1
         denied["wrong"] += sum(not any(phrase in text for phrase in phrases["denied"]) for text in claims)
     precision = visible[True, True] / max(1, visible[True, True] + visible[True, False])
     recall = visible[True, True] / max(1, visible[True, True] + visible[False, True])
     number = visible[True, True] + visible[False, True]
     print(f"{reading:6} visible: precision {precision:.3f} recall {recall:.3f} of {number}", end="  ")
-    kept, lost, wrong = denied["kept"], denied["lost"], denied["wrong"]
-    print(
-        f"denied: precision {kept / max(1, kept + wrong):.3f} recall {kept / max(1, kept + lost):.3f} of {kept + lost}"
-    )
+    right, lost, wrong = denied["right"], denied["lost"], denied["wrong"]
+    precision, recall = right / max(1, right + wrong), right / max(1, right + lost)
+    print(f"denied: precision {precision:.3f} recall {recall:.3f} of {right + lost}")
 
 
 def kept_denials(captions: dict[str, str]) -> None:
@@ -129,34 +128,34 @@ def main() -> None:
     parser.add_argument("--statements", type=Path, action="append", default=[])
     parser.add_argument("--slidebench", type=Path)
     parser.add_argument("--others", help="Python of an environment with medspacy and negspacy")
-    asked = parser.parse_args()
-    for path in asked.statements:
+    arguments = parser.parse_args()
+    for path in arguments.statements:
         examples = json.loads(path.read_text(encoding="utf-8"))
         rows = [
             {"text": e["text"], "language": e["language"], "finding": f["finding"], "polarity": MEANS[f["polarity"]]}
             for e in examples if e["visible"] for f in e["findings"]
         ]  # fmt: skip
         said = {"pathflip": [ours(row["text"], row["finding"]) for row in rows]}
-        said |= ask_others(asked.others, rows) if asked.others else {}
+        said |= ask_others(arguments.others, rows) if arguments.others else {}
         print(path.name)
         table(rows, said)
         english = [e for e in examples if e["language"] == "en"]
         right = sum(any(s.visual for s in statements_of(e["text"])) == e["visible"] for e in english)
         print(f"en    visible right {right} of {len(english)}")
-    if asked.slidebench:
-        with open(asked.slidebench, encoding="utf-8-sig", newline="") as handle:
+    if arguments.slidebench:
+        with open(arguments.slidebench, encoding="utf-8-sig", newline="") as handle:
             captions = {row["ID"]: row["Caption"] for row in csv.DictReader(handle)}
         rows = sample(captions)
         agreement(rows)
         for reading in ("first", "second"):
             measure(rows, reading)
-        if asked.others:
+        if arguments.others:
             findings = [
                 {"text": row["text"], "language": "en", "finding": phrase, "polarity": polarity}
                 for row in rows for polarity, phrase in row["first"] or ()
             ]  # fmt: skip
             said = {"pathflip": [ours(row["text"], row["finding"]) for row in findings]} | ask_others(
-                asked.others, findings
+                arguments.others, findings
             )
             print("the 180 sentences, finding by finding")
             table(findings, said)

@@ -69,11 +69,11 @@ def _mark(doc: Any, row: dict) -> None:
 
 
 if __name__ == "__main__":
-    asked = [json.loads(line) for line in sys.stdin if line.strip()]
+    findings = [json.loads(line) for line in sys.stdin if line.strip()]
     said = {}
     for name, ask in (("medspacy", medspacy_answers), ("negspacy", negspacy_answers)):
         try:
-            said[name] = ask(asked)
+            said[name] = ask(findings)
         except Exception as error:
             print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
     print(json.dumps(said))

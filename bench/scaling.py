@@ -29,16 +29,16 @@ def main() -> None:
         worker(args.slides, args.steps)
         return
     print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    found = {world: measured(world, args) for world in (1, 2)}
+    by_world = {world: measured(world, args) for world in (1, 2)}
     print(f"{'processes':>9}{'s a step':>10}{'slides/s':>10}{'speed-up':>10}{'loss':>12}")
-    for world, one in found.items():
-        gain = found[1]["seconds"] / one["seconds"]
+    for world, one in by_world.items():
+        gain = by_world[1]["seconds"] / one["seconds"]
         print(f"{world:9d}{one['seconds']:10.3f}{args.slides / one['seconds']:10.1f}{gain:10.2f}{one['loss']:12.6f}")
-    gap = abs(found[1]["loss"] - found[2]["loss"]) / abs(found[1]["loss"])
+    gap = abs(by_world[1]["loss"] - by_world[2]["loss"]) / abs(by_world[1]["loss"])
     if not gap < 1e-5:
         raise SystemExit(f"the losses differ by {gap:.1e} of their value: not the same step")
     if args.json:
-        speed_up = round(found[1]["seconds"] / found[2]["seconds"], 2)
+        speed_up = round(by_world[1]["seconds"] / by_world[2]["seconds"], 2)
         print(json.dumps({"speedup_2_processes": speed_up, "loss_gap": gap, "load": os.getloadavg()[0]}))
 
 

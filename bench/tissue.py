@@ -100,13 +100,13 @@ def draw(overview: NDArray[np.uint8], tissue: TissueMask, name: str, um: float, 
 
 def misses(rows: list[dict[str, Any]]) -> list[str]:
     """Targets that are not reached, in words."""
-    found = []
+    lines = []
     for row in rows:
         if row["slide"] in FAT_MISSED and row["fat_missed"] > TARGETS["fat_missed"]:
-            found.append(f"{row['slide']}: {row['fat_missed']:.3f} of the fat missed")
+            lines.append(f"{row['slide']}: {row['fat_missed']:.3f} of the fat missed")
         if row["slide"] in RIGHT and row["area"] is not None and abs(row["area"] - 1) > TARGETS["area"]:
-            found.append(f"{row['slide']}: area {row['area']:.3f} of before")
-    return found
+            lines.append(f"{row['slide']}: area {row['area']:.3f} of before")
+    return lines
 
 
 def main() -> int:
@@ -124,17 +124,17 @@ def main() -> int:
         print(f"no such slide: {', '.join(absent)}", file=sys.stderr)
         return 2
     rows = [measure(path, before, options.pictures) for path in paths]
-    found = misses(rows)
+    lines = misses(rows)
     if options.json:
-        print(json.dumps({"slides": rows, "misses": found}))
+        print(json.dumps({"slides": rows, "misses": lines}))
     else:
         print(f"{'slide':38s} {'dice':>6s} {'fat missed':>10s} {'stray mm²':>9s} {'area':>6s} {'search':>6s}")
         for row in rows:
             missed, area = ("" if row[k] is None else f"{row[k]:.3f}" for k in ("fat_missed", "area"))
             print(f"{row['slide']:38s} {row['dice']:6.3f} {missed:>10s} {row['stray_mm2']:9.3f} {area:>6s} "
                   f"{row['search']:6.2f}{' tuned' if row['tuned'] else ''}")  # fmt: skip
-        print("\n".join(found) or "all targets reached")
-    return 1 if found else 0
+        print("\n".join(lines) or "all targets reached")
+    return 1 if lines else 0
 
 
 if __name__ == "__main__":

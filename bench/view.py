@@ -44,17 +44,17 @@ def main() -> None:
     parser.add_argument("--viewers", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--json", action="store_true", help="one object a line; the last one sums up")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        model, features = asked.model, asked.features
-        if model is None and not asked.viewers:
-            model, features = untrained_model(Path(folder), asked.slides[-1])
-        with workbench(asked.slides, model, features, Path(folder)) as (url, process):
-            if asked.viewers:
-                result = asyncio.run(crowd(url, process.pid, asked.viewers, asked.seconds))
+        model, features = arguments.model, arguments.features
+        if model is None and not arguments.viewers:
+            model, features = untrained_model(Path(folder), arguments.slides[-1])
+        with workbench(arguments.slides, model, features, Path(folder)) as (url, process):
+            if arguments.viewers:
+                result = asyncio.run(crowd(url, process.pid, arguments.viewers, arguments.seconds))
             else:
-                result = in_browser(url, asked.json)
-    print(json.dumps(result) if asked.json else "  ".join(f"{key} {value}" for key, value in result.items()))
+                result = in_browser(url, arguments.json)
+    print(json.dumps(result) if arguments.json else "  ".join(f"{key} {value}" for key, value in result.items()))
 
 
 def untrained_model(folder: Path, slide_file: Path) -> tuple[Path, Path]:

@@ -43,17 +43,19 @@ def main() -> None:
     parser.add_argument("--world", default="demo", help="demo, or quick to see that it runs")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
-    seeds, models = read_seeds(asked.seeds), asked.models.split(",")
+    arguments = parser.parse_args()
+    seeds, models = read_seeds(arguments.seeds), arguments.models.split(",")
     for seed in seeds:
-        demo = Demo(asked.out / str(seed), seed, asked.workers)
-        paint_and_extract(World.named(asked.world, seed), demo, lambda *_: None)
-        missing = [model for model in models if not result_file(demo, model, asked.split).is_file()]
-        run_jobs([Job(model, train_and_measure, (demo, model, asked.split)) for model in missing], asked.workers)
+        demo = Demo(arguments.out / str(seed), seed, arguments.workers)
+        paint_and_extract(World.named(arguments.world, seed), demo, lambda *_: None)
+        missing = [model for model in models if not result_file(demo, model, arguments.split).is_file()]
+        run_jobs(
+            [Job(model, train_and_measure, (demo, model, arguments.split)) for model in missing], arguments.workers
+        )
         say(f"world {seed}: {len(missing)} models trained, {len(models) - len(missing)} kept")
-    values = collect(asked.out, seeds, models, asked.split)
-    print(table(values, models, chance_levels(asked.out, seeds[0], models[0], asked.split)))
-    if asked.json:
+    values = collect(arguments.out, seeds, models, arguments.split)
+    print(table(values, models, chance_levels(arguments.out, seeds[0], models[0], arguments.split)))
+    if arguments.json:
         print(json.dumps(values))
 
 
@@ -82,8 +84,8 @@ def train_and_measure(demo: Demo, model: str, split: str) -> None:
         train_align(recipe, *parts["train"], run, val_files=val_files, val_captions=val_captions, resume=True)
         cohort = read_cohort(demo.cohort, demo.features, split)
         everyone = np.arange(len(cohort.slides))
-        found = measures(score_model(name, load(run), cohort), cohort)
-        numbers = {measure.name: {"value": measure.of(everyone), "chance": measure.chance} for measure in found}
+        measured = measures(score_model(name, load(run), cohort), cohort)
+        numbers = {measure.name: {"value": measure.of(everyone), "chance": measure.chance} for measure in measured}
     write_json(result_file(demo, model, split), numbers)
 
 

@@ -24,7 +24,7 @@ from pathflip.evaluate.captioning import read_generated
 from pathflip.evaluate.vqa import read_predictions
 from pathflip.features.store import read_features, read_settings
 from pathflip.geometry import TileSpec
-from pathflip.interop import Asked, read_tiles
+from pathflip.interop import ReadOptions, read_tiles
 from pathflip.slide import find_tissue, open_slide, tile_slide
 from pathflip.slide.tiling import read_coords
 from pathflip.text.captions import check_captions
@@ -136,7 +136,10 @@ def read_feature_file(path):
 
 def read_foreign_file(path):
     """Everything that conversion does with a feature file, but for writing."""
-    for asked in (Asked(mpp=0.5, tile_px=256), Asked(mpp=0.5, slide_mpp=0.25, encoder="e", drop_invalid=True)):
+    for asked in (
+        ReadOptions(mpp=0.5, tile_px=256),
+        ReadOptions(mpp=0.5, slide_mpp=0.25, encoder="e", drop_invalid=True),
+    ):
         try:
             read_tiles(path, asked)
         except PathFLIPError:

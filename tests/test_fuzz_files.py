@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from damage import Child, damaged_feature_files, scratch, write_feature_file
 from damage_tables import damaged_tables, feature_layouts, tables
 from pathflip.errors import PathFLIPError
-from pathflip.interop import Asked, read_tiles
+from pathflip.interop import ReadOptions, read_tiles
 from pathflip.io.tables import read_rows, read_table
 
 EXAMPLES = int(os.environ.get("PATHFLIP_FUZZ", "0"))
@@ -94,7 +94,7 @@ def test_feature_files_of_every_layout_say_what_was_meant(tmp_path_factory, layo
     write, (matrix, coords) = layout
     path = tmp_path_factory.getbasetemp() / "layout.h5"
     write(path)
-    tiles = one_line_or(lambda: read_tiles(path, Asked(mpp=0.5))[1])
+    tiles = one_line_or(lambda: read_tiles(path, ReadOptions(mpp=0.5))[1])
     if tiles is None:
         return
     np.testing.assert_array_equal(tiles.features, matrix)

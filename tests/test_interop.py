@@ -18,7 +18,7 @@ from pathflip.cli.slides import _convert_line
 from pathflip.errors import ConfigError, FeatureError
 from pathflip.features import read_features, write_features
 from pathflip.features.store import check_cohort
-from pathflip.interop import Asked, convert, detect, read_tiles
+from pathflip.interop import ReadOptions, convert, detect, read_tiles
 from pathflip.interop.conversion import Separately, find_inputs
 from pathflip.slide import read_coords
 from slide_files import smooth_picture, write_pyramid
@@ -41,7 +41,7 @@ def test_there_and_back(ours, tmp_path, target):
     assert there.detected == "pathflip"
     source = [f for f in there.files if "patches" not in f and not f.endswith(".pt")]
     facts = {"mpp": 0.5, "tile_px": 256} if target == "slidechat" else {}
-    back = only(convert(source, "pathflip", tmp_path / "back", Asked(**facts)))
+    back = only(convert(source, "pathflip", tmp_path / "back", ReadOptions(**facts)))
     assert back.detected == target
     got = read_features(back.files[0])
     if target == "slidechat":  # a table has no room for overlap and the slide
@@ -56,9 +56,9 @@ def test_there_and_back_by_their_layout_alone(ours, tmp_path):
     """Without our own attribute the layouts carry it, given what each cannot say."""
     path, want = ours
     facts = {
-        "trident": Asked(mpp=0.5),
-        "clam": Asked(mpp=0.5, tile_px=256, encoder="conch_v1"),
-        "stamp": Asked(slide_mpp=MPP0),
+        "trident": ReadOptions(mpp=0.5),
+        "clam": ReadOptions(mpp=0.5, tile_px=256, encoder="conch_v1"),
+        "stamp": ReadOptions(slide_mpp=MPP0),
     }
     for target, asked in facts.items():
         row = only(convert([path], target, tmp_path / target))
@@ -131,43 +131,43 @@ def test_trident_by_hand(tmp_path, rng):
     path = trident_file(tmp_path / "features_uni_v1" / "s1.h5", CELLS, features, np.float16)
     with pytest.raises(FeatureError, match=r"does not say how large its tiles are; give --mpp \(.*\) or --slides DIR"):
         read_tiles(path)
-    kind, got = read_tiles(path, Asked(mpp=0.5))
+    kind, got = read_tiles(path, ReadOptions(mpp=0.5))
     assert (kind, got.encoder, got.slide_id, got.grid.tile_px0) == ("trident", "uni_v1", "s1", 512)
     assert (got.grid.info.mpp0, got.grid.info.size0, got.warnings) == (0.25, (9000, 8000), ())
     assert got.features.dtype == np.float32
     np.testing.assert_array_equal(got.features, features.astype(np.float16).astype(np.float32))
     coords = trident_file(tmp_path / "patches" / "s1_patches.h5", CELLS)
-    kind, got = read_tiles(coords, Asked(mpp=0.5))
+    kind, got = read_tiles(coords, ReadOptions(mpp=0.5))
     assert (kind, got.slide_id, got.features) == ("trident coordinates", "s1", None)
-    row = only(convert([coords], "pathflip", tmp_path / "out", Asked(mpp=0.5)))
+    row = only(convert([coords], "pathflip", tmp_path / "out", ReadOptions(mpp=0.5)))
     np.testing.assert_array_equal(read_coords(row.files[0]).coords, CELLS)
 
 
 def test_trident_none_strings_and_missing_attributes(tmp_path):
     features = np.ones((5, 3))
     unknown = trident_file(tmp_path / "a.h5", CELLS, features, level0_width=None, level0_height=None, overlap=None)
-    _, got = read_tiles(unknown, Asked(mpp=0.5))
+    _, got = read_tiles(unknown, ReadOptions(mpp=0.5))
     assert got.grid.info.size0 == (1536 + 512, 1024 + 512)
     assert "level-0 size unknown" in got.warnings[0]
     sides = trident_file(tmp_path / "b.h5", CELLS, features, patch_size=None, patch_size_level0=None)
     with pytest.raises(FeatureError, match=r"give --tile-px .*, --mpp .*, --slides DIR or --slide-mpp"):
         read_tiles(sides)
-    _, got = read_tiles(sides, Asked(mpp=0.5, tile_px=256, slide_mpp=0.2))
+    _, got = read_tiles(sides, ReadOptions(mpp=0.5, tile_px=256, slide_mpp=0.2))
     assert got.grid.tile_px0 == 640
     with pytest.raises(FeatureError, match="says its tiles are 256 px, --tile-px says 224"):
-        read_tiles(unknown, Asked(mpp=0.5, tile_px=224))
+        read_tiles(unknown, ReadOptions(mpp=0.5, tile_px=224))
 
 
 def test_trident_cut_by_magnification_says_so(tmp_path):
     """TRIDENT takes 0.2631 mpp for 40x and cuts 512 pixels for a 256 px tile: 0.526 mpp, not the 0.5 of its name."""
     path = trident_file(tmp_path / "s.h5", CELLS, np.ones((5, 3)))
-    _, got = read_tiles(path, Asked(mpp=0.5, slide_mpp=MPP0))
+    _, got = read_tiles(path, ReadOptions(mpp=0.5, slide_mpp=MPP0))
     assert got.grid.spec.mpp == pytest.approx(2 * MPP0)
     assert got.grid.tile_px0 == 512
     assert "0.5262 mpp and not the 0.5 asked (5% off: cut by magnification" in got.warnings[0]
-    _, quiet = read_tiles(path, Asked(slide_mpp=0.2501, mpp=0.5))
+    _, quiet = read_tiles(path, ReadOptions(slide_mpp=0.2501, mpp=0.5))
     assert quiet.warnings == ()
-    _, odd = read_tiles(path, Asked(mpp=1.0))  # then the slide would be 0.5 mpp, which TRIDENT calls 20x
+    _, odd = read_tiles(path, ReadOptions(mpp=1.0))  # then the slide would be 0.5 mpp, which TRIDENT calls 20x
     assert "the file says the slide is 40x, but at 0.5 mpp it would be 20x" in odd.warnings[0]
 
 
@@ -206,32 +206,32 @@ def clam_files(folder: Path, coords, features, patches: bool = True, **changes) 
 def test_clam_by_hand(tmp_path, rng):
     features = rng.normal(size=(5, 8)).astype(np.float32)
     folder = clam_files(tmp_path / "clam", CELLS, features)
-    asked = Asked(mpp=0.5, tile_px=224, encoder="resnet50")
+    asked = ReadOptions(mpp=0.5, tile_px=224, encoder="resnet50")
     for name, kind in (("h5_files/s1.h5", "clam"), ("pt_files/s1.pt", "clam pt")):
         with pytest.raises(FeatureError, match=r"give --tile-px \(.*\), --mpp \("):
             read_tiles(folder / name)
         with pytest.raises(FeatureError, match="give --encoder NAME"):
-            read_tiles(folder / name, Asked(mpp=0.5, tile_px=224))
+            read_tiles(folder / name, ReadOptions(mpp=0.5, tile_px=224))
         got_kind, got = read_tiles(folder / name, asked)
         assert got_kind == kind
         assert got.grid.tile_px0 == 512  # 256 pixels of a level twice as coarse
         assert got.grid.info.mpp0 == pytest.approx(0.5 * 224 / 512)
         np.testing.assert_array_equal(got.grid.coords, CELLS)
         np.testing.assert_array_equal(got.features, features)
-    kind, got = read_tiles(folder / "patches" / "s1.h5", Asked(mpp=0.5, tile_px=224))
+    kind, got = read_tiles(folder / "patches" / "s1.h5", ReadOptions(mpp=0.5, tile_px=224))
     assert (kind, got.grid.tile_px0) == ("clam coordinates", 512)
 
 
 def test_clam_without_its_patches_takes_the_step_and_says_so(tmp_path):
     folder = clam_files(tmp_path / "clam", CELLS + np.array([7, 13]), np.ones((5, 3)), patches=False)
-    _, got = read_tiles(folder / "h5_files/s1.h5", Asked(mpp=0.5, tile_px=256, encoder="x"))
+    _, got = read_tiles(folder / "h5_files/s1.h5", ReadOptions(mpp=0.5, tile_px=256, encoder="x"))
     assert got.grid.tile_px0 == 512
     assert "taken from the step of the coordinates: 512 px = one tile of 128 µm" in got.warnings[0]
-    _, got = read_tiles(folder / "h5_files/s1.h5", Asked(mpp=0.5, tile_px=256, encoder="x", slide_mpp=0.25))
+    _, got = read_tiles(folder / "h5_files/s1.h5", ReadOptions(mpp=0.5, tile_px=256, encoder="x", slide_mpp=0.25))
     assert not any("step" in note for note in got.warnings)
     (folder / "h5_files/s1.h5").unlink()
     with pytest.raises(FeatureError, match=r"features without coordinates, and none in .*h5_files.*give --coords DIR"):
-        read_tiles(folder / "pt_files/s1.pt", Asked(mpp=0.5, tile_px=256, encoder="x"))
+        read_tiles(folder / "pt_files/s1.pt", ReadOptions(mpp=0.5, tile_px=256, encoder="x"))
 
 
 class Bomb:
@@ -244,7 +244,7 @@ class Bomb:
 def test_pt_files_are_tensors_or_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = clam_files(tmp_path / "clam", CELLS, np.ones((5, 3)))
-    path, asked = folder / "pt_files/s1.pt", Asked(mpp=0.5, tile_px=256, encoder="x")
+    path, asked = folder / "pt_files/s1.pt", ReadOptions(mpp=0.5, tile_px=256, encoder="x")
     torch.save(Bomb(), path)
     with pytest.raises(FeatureError, match="holds pickled objects, which could run code when read; refused"):
         read_tiles(path, asked)
@@ -299,7 +299,7 @@ def test_stamp_by_hand(tmp_path, rng):
     path = stamp_file(tmp_path / "s1.h5", cells * MPP0, feats)
     with pytest.raises(FeatureError, match=r"give --slides DIR or --slide-mpp"):
         read_tiles(path)
-    kind, got = read_tiles(path, Asked(slide_mpp=MPP0))
+    kind, got = read_tiles(path, ReadOptions(slide_mpp=MPP0))
     assert (kind, got.encoder, got.grid.tile_px0, got.grid.spec.tile_px) == ("stamp", "uni2", side0, 224)
     assert got.grid.spec.mpp == pytest.approx(256 / 224)
     np.testing.assert_array_equal(got.grid.coords, cells)
@@ -312,16 +312,16 @@ def test_stamp_of_older_releases(tmp_path):
         tmp_path / "a.h5", cells * 0.25, np.ones((3, 2)), tile_size_um=None, tile_size_px=None, tile_size=256.0
     )
     with pytest.raises(FeatureError, match="give --tile-px"):
-        read_tiles(second, Asked(slide_mpp=0.25))
-    _, got = read_tiles(second, Asked(slide_mpp=0.25, tile_px=224))
+        read_tiles(second, ReadOptions(slide_mpp=0.25))
+    _, got = read_tiles(second, ReadOptions(slide_mpp=0.25, tile_px=224))
     assert (got.grid.tile_px0, got.grid.spec.mpp) == (1024, pytest.approx(256 / 224))
     bare = {"tile_size_um": None, "tile_size_px": None, "unit": None, "stamp_version": None}
     first = stamp_file(tmp_path / "b.h5", cells * 0.25 / 256 * 224, np.ones((3, 2)), **bare)
-    _, got = read_tiles(first, Asked(slide_mpp=0.25))
+    _, got = read_tiles(first, ReadOptions(slide_mpp=0.25))
     np.testing.assert_array_equal(got.grid.coords, cells)
     pixels = stamp_file(tmp_path / "c.h5", cells, np.ones((3, 2)), unit="px")
     with pytest.raises(FeatureError, match=r"in unit 'px'.*expected microns"):
-        read_tiles(pixels, Asked(slide_mpp=0.25))
+        read_tiles(pixels, ReadOptions(slide_mpp=0.25))
     patient = stamp_file(tmp_path / "d.h5", cells, np.ones((3, 2)), feat_type="patient")
     with pytest.raises(FeatureError, match="feat_type is 'patient', expected 'tile'"):
         read_tiles(patient)
@@ -362,26 +362,26 @@ def test_slidechat_by_hand(tmp_path, rng):
     with_places = slidechat_file(
         tmp_path / "a" / "s1.csv", features, [[*xy, "note"] for xy in CELLS], ("X", "Y", "remark")
     )
-    kind, got = read_tiles(with_places, Asked(**facts))
+    kind, got = read_tiles(with_places, ReadOptions(**facts))
     assert (kind, got.encoder, got.slide_id, got.grid.tile_px0) == ("slidechat", "conch_v1", "s1", 512)
     np.testing.assert_array_equal(got.features, features)
     np.testing.assert_array_equal(got.grid.coords, CELLS)
     bare = slidechat_file(tmp_path / "b" / "s1.csv", features)
     with pytest.raises(FeatureError, match="features without coordinates"):
-        read_tiles(bare, Asked(**facts))
+        read_tiles(bare, ReadOptions(**facts))
     trident_file(tmp_path / "patches" / "s1_patches.h5", CELLS)
-    _, got = read_tiles(bare, Asked(**facts, coords=tmp_path / "patches"))
+    _, got = read_tiles(bare, ReadOptions(**facts, coords=tmp_path / "patches"))
     np.testing.assert_array_equal(got.grid.coords, CELLS)
     narrow = slidechat_file(tmp_path / "c.csv", features[:, :100])
     with pytest.raises(FeatureError, match="100 columns, expected a header and 512"):
-        read_tiles(narrow, Asked(**facts))
+        read_tiles(narrow, ReadOptions(**facts))
     headless = tmp_path / "d.csv"
     headless.write_text("\n".join(bare.read_text().splitlines()[1:]))
     with pytest.raises(FeatureError, match="its first line holds features"):
-        read_tiles(headless, Asked(**facts))
+        read_tiles(headless, ReadOptions(**facts))
     bare.write_text(bare.read_text().replace(repr(float(features[2, 5])), "n/a"))
     with pytest.raises(FeatureError, match="not a table of numbers"):
-        read_tiles(bare, Asked(**facts))
+        read_tiles(bare, ReadOptions(**facts))
 
 
 def test_slidechat_out(ours, tmp_path):
@@ -419,7 +419,7 @@ def test_bad_files_are_one_clear_line(tmp_path, change, message):
     with h5py.File(path, "a") as file:
         change(file)
     with pytest.raises(FeatureError, match=message) as error:
-        read_tiles(path, Asked(mpp=0.5))
+        read_tiles(path, ReadOptions(mpp=0.5))
     assert "\n" not in str(error.value)
 
 
@@ -432,7 +432,7 @@ def put(file: h5py.File, key: str, values) -> None:
 
 def test_whole_floats_are_pixels(tmp_path):
     path = trident_file(tmp_path / "s.h5", CELLS.astype(np.float32), np.ones((5, 3)))
-    _, got = read_tiles(path, Asked(mpp=0.5))
+    _, got = read_tiles(path, ReadOptions(mpp=0.5))
     assert got.grid.coords.dtype == np.int64
     np.testing.assert_array_equal(got.grid.coords, CELLS)
 
@@ -445,7 +445,7 @@ def test_damaged_files_of_every_suffix(tmp_path):
     }.items():  # fmt: skip
         (tmp_path / name).write_bytes(content)
         with pytest.raises(FeatureError, match=name):
-            read_tiles(tmp_path / name, Asked(mpp=0.5, tile_px=256, encoder="x"))
+            read_tiles(tmp_path / name, ReadOptions(mpp=0.5, tile_px=256, encoder="x"))
     for name in ("absent.h5", "absent.pt", "absent.csv", "absent.geojson"):
         with pytest.raises(FeatureError, match=name):
             read_tiles(tmp_path / name)
@@ -460,21 +460,21 @@ def test_the_slide_itself_settles_what_files_leave_open(tmp_path):
     write_pyramid(slides / "s1.tif", [smooth_picture(2048, 2560)], mpp=0.3)
     (slides / "s1.json").write_text("{}")
     path = trident_file(tmp_path / "s1.h5", CELLS, np.ones((5, 3)), level0_width=None)
-    _, got = read_tiles(path, Asked(slides=slides))
+    _, got = read_tiles(path, ReadOptions(slides=slides))
     assert got.grid.info.size0 == (2560, 2048)
     assert got.grid.info.mpp0 == pytest.approx(0.3, rel=1e-3)
     assert got.grid.spec.mpp == pytest.approx(0.6, rel=1e-3)
     assert got.grid.tile_px0 == 512
     other = trident_file(tmp_path / "s2.h5", CELLS, np.ones((5, 3)))
-    _, got = read_tiles(other, Asked(slides=slides, mpp=0.5))
+    _, got = read_tiles(other, ReadOptions(slides=slides, mpp=0.5))
     assert "no slide 's2' that opens in" in got.warnings[0]
     beyond = trident_file(tmp_path / "t" / "s1.h5", CELLS * 4, np.ones((5, 3)))
     with pytest.raises(FeatureError, match="begin beyond the slide of 2560 × 2048 px"):
-        read_tiles(beyond, Asked(slides=slides))
+        read_tiles(beyond, ReadOptions(slides=slides))
     with pytest.raises(ConfigError, match=r"--slides .*nowhere: no such folder"):
-        Asked(slides=tmp_path / "nowhere")
+        ReadOptions(slides=tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="--slide-mpp is -1, expected a positive number"):
-        Asked(slide_mpp=-1)
+        ReadOptions(slide_mpp=-1)
 
 
 def test_unreadable_tiles_are_left_out_aloud(ours, tmp_path):
@@ -498,7 +498,11 @@ def test_a_batch_goes_on_and_lists_what_failed(tmp_path):
         put(file, "features", np.ones((5, 4)))  # another width: another kind of feature
     seen = []
     rows = convert(
-        [folder, folder / "a.h5"], "pathflip", tmp_path / "out", Asked(mpp=0.5), progress=lambda *a: seen.append(a)
+        [folder, folder / "a.h5"],
+        "pathflip",
+        tmp_path / "out",
+        ReadOptions(mpp=0.5),
+        progress=lambda *a: seen.append(a),
     )
     assert [bool(row.error) for row in rows] == [False, True, True, False]
     assert [(done, total) for done, total, _ in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
@@ -508,7 +512,7 @@ def test_a_batch_goes_on_and_lists_what_failed(tmp_path):
     assert check_cohort(sorted(out.iterdir())).dim == 3
     failures = [json.loads(line) for line in (tmp_path / "out" / "failures.jsonl").read_text().splitlines()]
     assert [row["slide_id"] for row in failures] == ["b", "c"]
-    only(convert([folder / "a.h5"], "pathflip", tmp_path / "out", Asked(mpp=0.5)))
+    only(convert([folder / "a.h5"], "pathflip", tmp_path / "out", ReadOptions(mpp=0.5)))
     assert not (tmp_path / "out" / "failures.jsonl").exists()
 
 
@@ -525,10 +529,10 @@ def test_a_failed_write_leaves_nothing(ours, tmp_path, monkeypatch):
 def test_what_would_overwrite_is_refused(tmp_path):
     first = trident_file(tmp_path / "x" / "s.h5", CELLS, np.ones((5, 3)))
     second = trident_file(tmp_path / "y" / "s.h5", CELLS, np.ones((5, 3)))
-    rows = convert([first, second], "pathflip", tmp_path / "out", Asked(mpp=0.5))
+    rows = convert([first, second], "pathflip", tmp_path / "out", ReadOptions(mpp=0.5))
     assert rows[0].error is None
     assert "slide 's' was converted from" in rows[1].error
-    row = convert([first], "clam", tmp_path / "x", Asked(mpp=0.5))[0]
+    row = convert([first], "clam", tmp_path / "x", ReadOptions(mpp=0.5))[0]
     assert "where its conversion could replace it; give another --out" in row.error
     with pytest.raises(ConfigError, match="no format 'csv'; expected one of pathflip, trident"):
         convert([first], "csv", tmp_path / "z")
@@ -540,9 +544,9 @@ def test_what_would_overwrite_is_refused(tmp_path):
 def test_coordinates_alone_go_only_where_they_can(tmp_path):
     path = trident_file(tmp_path / "s_patches.h5", CELLS)
     for target in ("pathflip", "trident", "clam", "qupath"):
-        assert only(convert([path], target, tmp_path / target, Asked(mpp=0.5))).dim == 0
+        assert only(convert([path], target, tmp_path / target, ReadOptions(mpp=0.5))).dim == 0
     for target in ("stamp", "slidechat"):
-        row = convert([path], target, tmp_path / target, Asked(mpp=0.5))[0]
+        row = convert([path], target, tmp_path / target, ReadOptions(mpp=0.5))[0]
         assert "slide 's': coordinates without features" in row.error
     kind, got = read_tiles(tmp_path / "clam/patches/s.h5")
     assert (kind, got.grid.tile_px0) == ("clam coordinates", 512)
@@ -590,7 +594,7 @@ def test_nothing_but_clear_lines_from_random_damage(tmp_path):
         for place in rng.integers(0, len(bad), 4):
             bad[place] = rng.integers(0, 256)
         (tmp_path / "in" / f"s{number:03d}.h5").write_bytes(bad)
-    rows = convert([tmp_path / "in"], "stamp", tmp_path / "out", Asked(mpp=0.5), isolated=True)
+    rows = convert([tmp_path / "in"], "stamp", tmp_path / "out", ReadOptions(mpp=0.5), isolated=True)
     refused = [row.error for row in rows if row.error]
     assert len(rows) == 80
     assert 10 < len(refused) < 80

@@ -9,7 +9,7 @@ import pytest
 from interop_samples import only, same, sample, strip_own
 from pathflip.errors import FeatureError
 from pathflip.features import read_features, write_features
-from pathflip.interop import Asked, convert, read_tiles
+from pathflip.interop import ReadOptions, convert, read_tiles
 from slide_files import halved, smooth_picture, write_pyramid
 
 wsidata = pytest.importorskip("wsidata", reason="the reference for LazySlide stores: pip install 'pathflip[dev]'")
@@ -107,7 +107,7 @@ def test_several_tables_and_damage(store, tmp_path):
     found.write(tmp_path / "two.zarr")
     with pytest.raises(FeatureError, match=r"features of \['conch', 'uni'\]; give --encoder"):
         read_tiles(tmp_path / "two.zarr")
-    assert read_tiles(tmp_path / "two.zarr", Asked(encoder="conch"))[1].encoder == "conch"
+    assert read_tiles(tmp_path / "two.zarr", ReadOptions(encoder="conch"))[1].encoder == "conch"
     shutil.copytree(folder / "case.zarr", tmp_path / "cut.zarr")
     next((tmp_path / "cut.zarr" / "shapes" / "tiles").glob("*.parquet")).write_bytes(b"PAR1")
     with pytest.raises(FeatureError, match=r"cut.zarr: not a readable SpatialData store|cut.zarr: tile sets"):
@@ -146,7 +146,7 @@ def test_a_real_slide_there_and_back(real_data, tmp_path):
         if target != "qupath":
             strip_own(tmp_path / target)
         for file in row.files:
-            _, got = read_tiles(file, Asked(**asked, **more))
+            _, got = read_tiles(file, ReadOptions(**asked, **more))
             np.testing.assert_array_equal(got.grid.coords, want.coords)
             assert got.grid.tile_px0 == want.grid.tile_px0
             assert got.grid.info == want.info

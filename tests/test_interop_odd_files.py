@@ -15,7 +15,7 @@ from pathflip.errors import ConfigError, FeatureError, OutputError
 from pathflip.features import read_features, write_features
 from pathflip.features.store import read_kind, read_settings
 from pathflip.geometry import SlideInfo, TileGrid, TileSpec
-from pathflip.interop import Asked, convert, read_regions, read_tiles
+from pathflip.interop import ReadOptions, convert, read_regions, read_tiles
 from pathflip.interop.conversion import TARGETS, find_inputs
 from pathflip.io import hdf5
 from pathflip.io.files import path_inside
@@ -25,7 +25,7 @@ from pathflip.types import SlideFeatures
 
 CASES = Path(__file__).parent / "fixtures" / "cases"
 FEATURES = CASES / "features"
-KNOWN = Asked(mpp=0.5, encoder=None)
+KNOWN = ReadOptions(mpp=0.5, encoder=None)
 
 
 def features(name="s", encoder="uni_v1", rows=6, dim=4):
@@ -54,7 +54,7 @@ def files_of(folder):
 
 @pytest.mark.parametrize("name", ["tile_embeds", "embeddings"])
 def test_features_under_other_names(name):
-    kind, tiles = read_tiles(FEATURES / f"features_called_{name}.h5", Asked(mpp=0.5, encoder="uni_v1"))
+    kind, tiles = read_tiles(FEATURES / f"features_called_{name}.h5", ReadOptions(mpp=0.5, encoder="uni_v1"))
     assert kind == "trident"
     np.testing.assert_array_equal(tiles.features, plain().features)
     np.testing.assert_array_equal(tiles.grid.coords, plain().grid.coords)
@@ -85,7 +85,7 @@ def test_batch_axes(tmp_path, axis):
         file["features"] = np.expand_dims(matrix, axis)
         file["coords"] = coords[None]
         file["coords"].attrs.update(attributes)
-    _, tiles = read_tiles(path, Asked(mpp=0.5, encoder="uni_v1"))
+    _, tiles = read_tiles(path, ReadOptions(mpp=0.5, encoder="uni_v1"))
     np.testing.assert_array_equal(tiles.features, matrix)
     np.testing.assert_array_equal(tiles.grid.coords, coords)
 
@@ -114,11 +114,11 @@ def test_blosc_is_read_with_its_plugin():
 def test_microns_that_are_pixels():
     path = FEATURES / "stamp_says_um_but_coords_are_pixels.h5"
     with pytest.raises(FeatureError, match=r"tiles of 128 µm stand 512 apart, which is 128 µm in pixels of 0.25 µm"):
-        read_tiles(path, Asked(slide_mpp=0.25))
+        read_tiles(path, ReadOptions(slide_mpp=0.25))
 
 
 def test_a_step_that_is_half_the_tile():
-    _, tiles = read_tiles(FEATURES / "stamp_step_is_half_the_tile.h5", Asked(slide_mpp=0.25))
+    _, tiles = read_tiles(FEATURES / "stamp_step_is_half_the_tile.h5", ReadOptions(slide_mpp=0.25))
     assert "its tiles are 256 µm wide but stand 128 µm apart" in " ".join(tiles.warnings)
 
 
@@ -126,7 +126,7 @@ def test_rows_that_are_not_finite(tmp_path):
     path = FEATURES / "rows_3_and_7_not_finite.h5"
     with pytest.raises(FeatureError, match=r"NaN or infinity in 2 rows \(3, 7\) of 12;.*--drop-invalid"):
         read_tiles(path, KNOWN)
-    (row,) = convert([path], "pathflip", tmp_path / "o", Asked(mpp=0.5, drop_invalid=True))
+    (row,) = convert([path], "pathflip", tmp_path / "o", ReadOptions(mpp=0.5, drop_invalid=True))
     assert row.error is None
     assert "left out, not finite: 2 rows (3, 7) of 12" in row.warnings
     got, kept = read_features(row.files[0]), [i for i in range(12) if i not in (3, 7)]
@@ -146,7 +146,7 @@ def test_our_own_rows_that_are_not_finite(ours, tmp_path):
         got = read_features(ours, drop_invalid=True)
     assert got.valid.tolist() == [True, True, False, True, True, True]
     assert (got.features[2] == 0).all()
-    (row,) = convert([ours], "trident", tmp_path / "o", Asked(drop_invalid=True))
+    (row,) = convert([ours], "trident", tmp_path / "o", ReadOptions(drop_invalid=True))
     assert (row.tiles, row.error) == (5, None)
 
 
@@ -172,11 +172,11 @@ def test_corners_no_slide_has(ours, row, message):
 def test_the_caller_does_not_overrule_the_file(ours, tmp_path):
     for path in (FEATURES / "plain_for_comparison.h5", ours):
         with pytest.raises(FeatureError, match="says its encoder is 'uni_v1', --encoder says 'conch_v1'"):
-            read_tiles(path, Asked(mpp=0.5, encoder="conch_v1"))
-        assert read_tiles(path, Asked(mpp=0.5, encoder="uni_v1"))[1].encoder == "uni_v1"
+            read_tiles(path, ReadOptions(mpp=0.5, encoder="conch_v1"))
+        assert read_tiles(path, ReadOptions(mpp=0.5, encoder="uni_v1"))[1].encoder == "uni_v1"
     stamp = FEATURES / "stamp_step_is_half_the_tile.h5"
     with pytest.raises(FeatureError, match="says its encoder is 'ctranspath', --encoder says 'uni_v1'"):
-        read_tiles(stamp, Asked(slide_mpp=0.25, encoder="uni_v1"))
+        read_tiles(stamp, ReadOptions(slide_mpp=0.25, encoder="uni_v1"))
     (row,) = convert([ours], "trident", tmp_path / "t")
     with h5py.File(row.files[1], "a") as file:
         file["features"].attrs["encoder"] = "conch_v1"
@@ -233,7 +233,7 @@ def test_names_inside_our_attribute_cannot_lead_out(ours, tmp_path, name):
     with h5py.File(stamp, "a") as file:
         del file.attrs["pathflip"]
         file.attrs["extractor"] = name
-    (row,) = convert([stamp], "pathflip", tmp_path / "o" / "x", Asked(slide_mpp=0.25))
+    (row,) = convert([stamp], "pathflip", tmp_path / "o" / "x", ReadOptions(slide_mpp=0.25))
     assert "its encoder " in row.error
     assert not list((tmp_path / "o").rglob("*.h5"))
 

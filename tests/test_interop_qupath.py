@@ -10,7 +10,7 @@ import shapely
 
 from pathflip.errors import FeatureError
 from pathflip.geometry import Box, SlideInfo, TileGrid, TileSpec
-from pathflip.interop import Asked, convert, read_regions, read_tiles, tiles_inside
+from pathflip.interop import ReadOptions, convert, read_regions, read_tiles, tiles_inside
 from pathflip.plots import save_tiles_geojson
 from pathflip.slide import open_slide, read_coords, reader
 from pathflip.types import Heatmap
@@ -98,8 +98,8 @@ def test_tiles_of_annotations(slides, tmp_path):
     with pytest.raises(
         FeatureError, match=r"1 annotations; to lay tiles on them give --slides DIR \(with slide 'case'\)"
     ):
-        read_tiles(path, Asked(mpp=0.5, tile_px=64))
-    kind, got = read_tiles(path, Asked(mpp=0.5, tile_px=64, slides=slides))
+        read_tiles(path, ReadOptions(mpp=0.5, tile_px=64))
+    kind, got = read_tiles(path, ReadOptions(mpp=0.5, tile_px=64, slides=slides))
     assert kind == "qupath"
     shape = shapely.Polygon(np.add(outline, (300, 500)), [np.add(hole, (300, 500))])
     points = shapely.points(*np.meshgrid(np.arange(0, 2048, 4) + 2, np.arange(0, 2048, 4) + 2))
@@ -111,11 +111,11 @@ def test_tiles_of_annotations(slides, tmp_path):
     np.testing.assert_array_equal(kept[clear], share[clear] >= 0.25)
     assert clear.sum() > 250
     assert kept.sum() == len(got.grid) > 10
-    row = convert([path], "pathflip", tmp_path / "out", Asked(mpp=0.5, tile_px=64, slides=slides))[0]
+    row = convert([path], "pathflip", tmp_path / "out", ReadOptions(mpp=0.5, tile_px=64, slides=slides))[0]
     np.testing.assert_array_equal(read_coords(row.files[0]).coords, got.grid.coords)
     export(path, [qupath_object({"type": "Polygon", "coordinates": [box(5, 5, 9, 9)]})])
     with pytest.raises(FeatureError, match="no tile of 32 µm has a quarter of its area"):
-        read_tiles(path, Asked(mpp=0.5, tile_px=64, slides=slides))
+        read_tiles(path, ReadOptions(mpp=0.5, tile_px=64, slides=slides))
 
 
 def test_tiles_inside_is_by_area():
@@ -144,10 +144,10 @@ def test_tiles_out_and_back(slides, tmp_path):
     first = loaded["features"][0]
     assert first["properties"]["objectType"] == "tile"
     assert first["geometry"]["coordinates"][0] == box(84, 12, 128, 128)  # level 0 less the bounds
-    _, got = read_tiles(row.files[0], Asked(mpp=0.5, tile_px=64, slides=slides))
+    _, got = read_tiles(row.files[0], ReadOptions(mpp=0.5, tile_px=64, slides=slides))
     np.testing.assert_array_equal(got.grid.coords, grid.coords)
     assert (got.grid.tile_px0, got.grid.info, got.warnings) == (128, info, ())
-    _, shifted = read_tiles(row.files[0], Asked(mpp=0.5, tile_px=64))
+    _, shifted = read_tiles(row.files[0], ReadOptions(mpp=0.5, tile_px=64))
     np.testing.assert_array_equal(shifted.grid.coords, grid.coords - [300, 500])
     assert any(
         "QuPath's origin was taken as level-0 (0, 0): wrong if 'case' declares bounds" in w for w in shifted.warnings
@@ -189,4 +189,4 @@ def test_heat_out_is_a_measurement_at_the_right_place(slides, tmp_path):
 def test_bad_objects(tmp_path, objects, message):
     path = export(tmp_path / "case.geojson", objects)
     with pytest.raises(FeatureError, match=message):
-        read_tiles(path, Asked(mpp=0.5, tile_px=64))
+        read_tiles(path, ReadOptions(mpp=0.5, tile_px=64))

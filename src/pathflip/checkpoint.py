@@ -71,11 +71,11 @@ class InputContract(BaseModel):
         Raises:
             ContractError: names the field, what the features have and what the model was trained on.
         """
-        given, trained = FeatureKind.of(features), FeatureKind(**self.model_dump())
-        if (name := given.difference(trained)) is not None:
+        kind, trained = FeatureKind.of(features), FeatureKind(**self.model_dump())
+        if (name := kind.difference(trained)) is not None:
             stride = "" if self.stride_px is None else f", stride_px {self.stride_px}"
             raise ContractError(
-                f"slide '{features.slide_id}': {name} of the features is {getattr(given, name)!r}, the model was "
+                f"slide '{features.slide_id}': {name} of the features is {getattr(kind, name)!r}, the model was "
                 f"trained on {getattr(trained, name)!r}; expected encoder {self.encoder!r}, dim {self.dim}, tile_px "
                 f"{self.tile_px}, mpp {self.mpp:g}{stride}; extract the slide with these settings, or train on such "
                 "features"
@@ -208,11 +208,11 @@ def _resolve(path: Path) -> Path:
     for name in ("best", "last"):
         if (path / name / "config.json").is_file():
             return path / name
-    found = sorted(entry.name for entry in path.iterdir())[:5]
-    pickles = any(name.endswith(_PICKLES) for name in found)
+    entries = sorted(entry.name for entry in path.iterdir())[:5]
+    pickles = any(name.endswith(_PICKLES) for name in entries)
     hint = "published weights are read by  pathflip import" if pickles else "give the run's or checkpoint's directory"
     raise CheckpointError(
-        f"{path}: not a checkpoint: config.json is missing (found: {', '.join(found) or 'nothing'}); {hint}"
+        f"{path}: not a checkpoint: config.json is missing (found: {', '.join(entries) or 'nothing'}); {hint}"
     )
 
 
@@ -283,9 +283,9 @@ def _check_weights(path: Path, model: nn.Module, weights: dict[str, Tensor]) -> 
         )
     kinds = sorted(n for n, value in own.items() if value.is_floating_point() != weights[n].is_floating_point())
     if kinds:
-        found = str(weights[kinds[0]].dtype).removeprefix("torch.")
+        dtype = str(weights[kinds[0]].dtype).removeprefix("torch.")
         raise CheckpointError(
-            f"{path}: {_some(kinds)} hold {found}, expected floating point; it was quantised elsewhere"
+            f"{path}: {_some(kinds)} hold {dtype}, expected floating point; it was quantised elsewhere"
         )
     bad = [n for n, value in weights.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if bad:

@@ -48,9 +48,9 @@ def keep_memory() -> bool:
 @contextmanager
 def freed_memory_is_reused() -> Iterator[bool]:
     """:func:`keep_memory` for a while: what is free is handed back at the end. Yields what that returned."""
-    libc, kept = _glibc(), keep_memory()
+    libc, supported = _glibc(), keep_memory()
     try:
-        yield kept
+        yield supported
     finally:
         if libc is not None:
             _mallopt(libc, _USUAL, _USUAL)

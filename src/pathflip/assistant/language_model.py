@@ -186,15 +186,15 @@ def _folder(source: str | Path) -> str:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(str(source), "config.json")
+        cached = try_to_load_from_cache(str(source), "config.json")
     except HFValidationError:
-        found = None
-    if not isinstance(found, str):
+        cached = None
+    if not isinstance(cached, str):
         raise ConfigError(
             f"language model '{source}': no such folder, and not in the local Hugging Face cache; nothing is "
             f"downloaded at run time: fetch it once with  hf download {source}  or give its folder"
         )
-    return str(Path(found).parent)
+    return str(Path(cached).parent)
 
 
 def _unreadable(source: str | Path, error: Exception) -> str:

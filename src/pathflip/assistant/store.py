@@ -110,10 +110,10 @@ def _check_base(path: Path, model: Assistant, language: LanguageModelSpec, confi
     trained_on = config.get("language_base")
     if language.owns_weights or trained_on is None or language.quantise:
         return
-    if (found := base_digest(model)) != trained_on:
+    if (digest := base_digest(model)) != trained_on:
         raise CheckpointError(
             f"{path}: was trained on a language model with digest {trained_on}, the one at hand "
-            f"('{language.source}', or what --language-model named) has {found}; give the one it was trained on"
+            f"('{language.source}', or what --language-model named) has {digest}; give the one it was trained on"
         )
 
 
@@ -251,9 +251,9 @@ def _resolve(path: Path) -> Path:
     for folder in (path, path / "best", path / "last"):
         if (folder / "assistant.safetensors").is_file():
             return folder
-    found = sorted(entry.name for entry in path.iterdir())[:5] if path.is_dir() else []
+    entries = sorted(entry.name for entry in path.iterdir())[:5] if path.is_dir() else []
     raise CheckpointError(
-        f"{path}: no assistant here (assistant.safetensors is missing; found: {', '.join(found) or 'nothing'}); "
+        f"{path}: no assistant here (assistant.safetensors is missing; found: {', '.join(entries) or 'nothing'}); "
         "give the directory that  pathflip train instruct_…  wrote"
     )
 

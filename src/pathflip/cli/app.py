@@ -115,7 +115,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 
 def printable(text: str) -> str:
     """Text whose control characters are visible escapes, so that no name or answer steers the terminal."""
-    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def say(text: str) -> None:
@@ -133,7 +133,7 @@ def files_in(paths: Sequence[Path], suffixes: set[str]) -> list[Path]:
     """Files as given, folders as the files in them (sorted, not recursive)."""
     from pathflip.io.storage import as_url, list_folder, local_path
 
-    found: list[Path] = []
+    files: list[Path] = []
     for path in map(local_path, paths):
         if path.suffix.lower() not in suffixes and (as_url(path) or os.path.isdir(path)):
             try:
@@ -142,12 +142,12 @@ def files_in(paths: Sequence[Path], suffixes: set[str]) -> list[Path]:
                 raise ConfigError(f"'{path}': this folder cannot be read: {error.strerror or error}") from None
             if not inside:
                 raise ConfigError(f"'{path}': no {'/'.join(sorted(suffixes)[:4])}… file in this folder")
-            found += inside
+            files += inside
         elif path.suffix.lower() not in suffixes and not as_url(path) and not os.path.lexists(path):
             raise ConfigError(f"'{path}': no such file or folder; check the path")
         else:
-            found.append(path)
-    return found
+            files.append(path)
+    return files
 
 
 @contextmanager

@@ -52,9 +52,9 @@ def ask(
         return
     views = _views(loaded, features)
     assert question is not None
-    given = answer_to(loaded, question, views, option or (), writing=writing)
-    row = _row(views[0].slide_id, given, question=question)
-    row["files"] = _write(given, views, out, slide, slide_mpp, loaded)
+    answer = answer_to(loaded, question, views, option or (), writing=writing)
+    row = _row(views[0].slide_id, answer, question=question)
+    row["files"] = _write(answer, views, out, slide, slide_mpp, loaded)
     print_rows([row], json, _answer_line)
 
 
@@ -82,8 +82,8 @@ def caption(
         for done, path in enumerate(files, start=1):
             try:
                 view = prepare_slide(loaded.aligned, read_features(path))
-                given = describe(loaded, view, writing=writing)
-                rows.append({**_row(view.slide_id, given), "files": _write(given, [view], out, None, None, loaded)})
+                answer = describe(loaded, view, writing=writing)
+                rows.append({**_row(view.slide_id, answer), "files": _write(answer, [view], out, None, None, loaded)})
             except PathFLIPError as error:
                 rows.append({"slide_id": path.stem, "error": str(error)})
             advance(done, len(files))
@@ -108,14 +108,14 @@ def chat(
     say(f"{', '.join(slide.slide_id for slide in talk.slides)}. Research software, not a medical device.")
     for question in _lines(sys.stdin):
         try:
-            given = talk.say(question, writing=writing, stream=None if json else _stream)
+            answer = talk.say(question, writing=writing, stream=None if json else _stream)
         except PathFLIPError as error:
             say(f"pathflip: {error}")
             continue
         if json:
-            print_rows([_row(talk.slides[0].slide_id, given, question=question)], json, _answer_line)
+            print_rows([_row(talk.slides[0].slide_id, answer, question=question)], json, _answer_line)
         else:
-            print(_rest(given), flush=True)
+            print(_rest(answer), flush=True)
 
 
 def _lines(source: Any) -> Iterator[str]:
@@ -133,10 +133,10 @@ def _stream(text: str) -> None:
     print(text, end="", flush=True)
 
 
-def _rest(given: Any) -> str:
+def _rest(answer: Any) -> str:
     """What follows the streamed words of an answer: a withheld answer, and the places."""
-    text = given.text if given.abstained and given.text != given.generated else ""
-    places = ", ".join(f"({e.box.x}, {e.box.y})" for e in given.evidence)
+    text = answer.text if answer.abstained and answer.text != answer.generated else ""
+    places = ", ".join(f"({e.box.x}, {e.box.y})" for e in answer.evidence)
     return text + (f"\n  evidence at {places}" if places else "")
 
 
@@ -149,11 +149,11 @@ def _batch(loaded: Any, features: list[Path], questions: Path, writing: Any) -> 
     from pathflip.io.slide_id import join_ids, paths_by_id
 
     files = paths_by_id(files_in(features, {".h5"}))
-    asked = read_questions(questions, labelled=False)
-    files |= {name: files[own] for name, own in join_ids([one.slide_id for one in asked], files).items()}
+    known = read_questions(questions, labelled=False)
+    files |= {name: files[own] for name, own in join_ids([one.slide_id for one in known], files).items()}
     view, file = None, None
     with progress_bar("questions") as advance:
-        for done, one in enumerate(sorted(asked, key=lambda q: q.slide_id), start=1):
+        for done, one in enumerate(sorted(known, key=lambda q: q.slide_id), start=1):
             slide_id = one.slide_id
             try:
                 if slide_id not in files:
@@ -161,11 +161,11 @@ def _batch(loaded: Any, features: list[Path], questions: Path, writing: Any) -> 
                 if view is None or file != files[slide_id]:
                     file = files[slide_id]
                     view = prepare_slide(loaded.aligned, read_features(file))
-                given = answer_to(loaded, one.question, view, one.options, writing=writing)
-                yield _row(slide_id, given, question=one.question)
+                answer = answer_to(loaded, one.question, view, one.options, writing=writing)
+                yield _row(slide_id, answer, question=one.question)
             except PathFLIPError as error:
                 yield {"slide_id": slide_id, "question": one.question, "error": str(error)}
-            advance(done, len(asked))
+            advance(done, len(known))
 
 
 def _check_out(out: Path | None) -> None:
@@ -182,23 +182,23 @@ def _views(loaded: Any, features: list[Path]) -> list[Any]:
     return [prepare_slide(loaded.aligned, read_features(path)) for path in files_in(features, {".h5"})]
 
 
-def _row(slide_id: str, given: Any, question: str | None = None) -> dict[str, Any]:
+def _row(slide_id: str, answer: Any, question: str | None = None) -> dict[str, Any]:
     """An answer as JSON can hold it."""
     from pathflip.assistant import evidence_rows
 
     row: dict[str, Any] = {"slide_id": slide_id}
     if question is not None:
         row["question"] = question
-    row |= {"answer": given.text, "abstained": given.abstained, "generated": given.generated}
-    row["confidence"] = None if given.confidence is None else round(given.confidence, 4)
-    if given.options:
-        row["options"] = list(given.options)
-        row["probabilities"] = [round(p, 4) for p in given.probabilities]
-    return {**row, "evidence": evidence_rows(given)}
+    row |= {"answer": answer.text, "abstained": answer.abstained, "generated": answer.generated}
+    row["confidence"] = None if answer.confidence is None else round(answer.confidence, 4)
+    if answer.options:
+        row["options"] = list(answer.options)
+        row["probabilities"] = [round(p, 4) for p in answer.probabilities]
+    return {**row, "evidence": evidence_rows(answer)}
 
 
 def _write(
-    given: Any, views: list[Any], out: Path | None, slide: Path | None, slide_mpp: Any, loaded: Any
+    answer: Any, views: list[Any], out: Path | None, slide: Path | None, slide_mpp: Any, loaded: Any
 ) -> list[str]:
     """Evidence files of an answer, where a folder is given."""
     from pathflip.assistant import evidence_to_files
@@ -216,16 +216,16 @@ def _write(
         file
         for view in views
         for file in evidence_to_files(
-            given, view, path_inside(out, view.slide_id), thumbnail=thumbnail if len(views) == 1 else None, note=note
+            answer, view, path_inside(out, view.slide_id), thumbnail=thumbnail if len(views) == 1 else None, note=note
         )
     ]
 
 
 def _answer_line(row: Mapping[str, Any]) -> str:
     sure = "" if row.get("confidence") is None else f"  ({row['confidence']:.0%})"
-    asked = f"{row['question']}\n  " if "question" in row else ""
+    question = f"{row['question']}\n  " if "question" in row else ""
     places = "".join(
         f"\n    {e['score']:.2f} at ({e['x']}, {e['y']}) {e['width']} × {e['height']} px: {e['text'][:60]}"
         for e in row.get("evidence", ())
     )
-    return f"{row['slide_id']}: {asked}{row['answer']}{sure}{places}"
+    return f"{row['slide_id']}: {question}{row['answer']}{sure}{places}"

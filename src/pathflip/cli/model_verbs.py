@@ -195,17 +195,19 @@ def retrieve(
     loaded = inference.load(model)
     slides = list(encoded_slides(loaded, features, rows))
     known = read_captions(captions) if captions else []
-    asked = [c.text for c in known] if captions else list(text or ())
+    queries = [c.text for c in known] if captions else list(text or ())
     if not slides:
         finish(rows, json, _retrieval_line)
         return
-    found = inference.retrieve(loaded, slides, asked)
-    for column, query in enumerate(asked):
-        ranked = [{"slide_id": s, "score": round(v, 4)} for s, v in found.slides_for(column, k)]
+    retrieval = inference.retrieve(loaded, slides, queries)
+    for column, query in enumerate(queries):
+        ranked = [{"slide_id": s, "score": round(v, 4)} for s, v in retrieval.slides_for(column, k)]
         rows.append({"slide_id": known[column].slide_id if known else "", "text": query, "slides": ranked})
     if captions:
-        for place, slide_id in enumerate(found.slide_ids):
-            ranked = [{"caption_of": known[i].slide_id, "score": round(v, 4)} for i, v in found.captions_for(place, k)]
+        for place, slide_id in enumerate(retrieval.slide_ids):
+            ranked = [
+                {"caption_of": known[i].slide_id, "score": round(v, 4)} for i, v in retrieval.captions_for(place, k)
+            ]
             rows.append({"slide_id": slide_id, "captions": ranked})
     finish(rows, json, _retrieval_line)
 

@@ -243,18 +243,18 @@ def convert(
     json: Json = False,
 ) -> None:
     """Features and tiles of TRIDENT, CLAM, STAMP, LazySlide, SlideChat or QuPath, in and out."""
-    from pathflip.interop import Asked
+    from pathflip.interop import ReadOptions
     from pathflip.interop import convert as run
     from pathflip.io.files import check_writable
 
     check_writable(out)
-    asked = Asked(mpp, tile_px, slide_mpp, encoder, slides, coords, drop_invalid)
+    options = ReadOptions(mpp, tile_px, slide_mpp, encoder, slides, coords, drop_invalid)
     with progress_bar("converting") as advance:
         rows = run(
             inputs,
             to,
             out,
-            asked,
+            options,
             isolated=True,
             progress=lambda done, total, row: advance(done, total, row.slide_id),
         )

@@ -50,22 +50,22 @@ def calibrate(
     by_id = {caption.slide_id: caption for caption in parts[split][1]}
     if missing := [slide.slide_id for slide in held if slide.slide_id not in by_id]:
         raise CaptionError(f"calibrate: {len(missing)} slides have no caption ({', '.join(missing[:3])}); add them")
-    found = fit(
+    calibration = fit(
         loaded, held, [by_id[s.slide_id] for s in held], parts["train"][1], seen, split=split, seed=seed, safe=safe
     )
-    path = write_calibration(loaded.checkpoint.path or model, found)
-    print_rows([_calibration_row(found, path)], json, _calibration_line)
+    path = write_calibration(loaded.checkpoint.path or model, calibration)
+    print_rows([_calibration_row(calibration, path)], json, _calibration_line)
 
 
-def _calibration_row(found: Any, path: Path) -> dict[str, Any]:
+def _calibration_row(calibration: Any, path: Path) -> dict[str, Any]:
     row: dict[str, Any] = {
         "file": str(path),
-        "split": found.split,
-        "slides": found.slides,
-        "patients": found.patients,
-        "findings": len(found.knowledge.lexicon.findings),
+        "split": calibration.split,
+        "slides": calibration.slides,
+        "patients": calibration.patients,
+        "findings": len(calibration.knowledge.lexicon.findings),
     }
-    for name, fit in (("sentences", found.sub_captions), ("findings_present", found.findings)):
+    for name, fit in (("sentences", calibration.sub_captions), ("findings_present", calibration.findings)):
         if fit is not None:
             row[name] = fit.model_dump(include={"ece_before", "ece_after", "auroc", "low", "high", "examples"})
     return row
@@ -103,15 +103,15 @@ def verify(
     rows: list[dict[str, Any]] = []
     for encoded, picture, text in _pairs(loaded, slide, report, features, image, slide_mpp, rows):
         try:
-            found = verify_report(loaded, encoded, text, calibration)
+            verification = verify_report(loaded, encoded, text, calibration)
             thumbnail = None if picture is None else slide_thumbnail(picture, encoded, slide_mpp)
             files = write_verification(
-                found, loaded, encoded, out, thumbnail=thumbnail, model_name=str(model), note=loaded.note
+                verification, loaded, encoded, out, thumbnail=thumbnail, model_name=str(model), note=loaded.note
             )
         except PathFLIPError as error:
             rows.append({"slide_id": encoded.slide_id, "error": str(error)})
             continue
-        rows.append({**found.as_row(), "files": [str(file) for file in files]})
+        rows.append({**verification.as_row(), "files": [str(file) for file in files]})
     finish(rows, json, _verified_line)
 
 
@@ -146,12 +146,12 @@ def _pairs(
     for path in files_in([slide], {".h5"}) if stored else [slide]:
         try:
             if stored or features is not None:
-                found = read_features(path if stored else features or path)
+                slide_features = read_features(path if stored else features or path)
             else:
                 say(f"extracting features of {path.name} …")
-                found = features_of_slide(model, path, slide_mpp)
-            text = _text_of(found.slide_id, report, captions)
-            encoded = encode_slide(model, found)
+                slide_features = features_of_slide(model, path, slide_mpp)
+            text = _text_of(slide_features.slide_id, report, captions)
+            encoded = encode_slide(model, slide_features)
         except PathFLIPError as error:
             failures.append({"slide_id": path.stem, "error": str(error)})
             continue

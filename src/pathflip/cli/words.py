@@ -71,56 +71,56 @@ def decompose(
 
     if redact and allow_identifiers:
         raise ConfigError("decompose: --redact takes out what --allow-identifiers would send; give one of them")
-    asked = {
+    server_options = {
         "url": url, "model": model, "api_key_env": api_key_env, "response_format": response_format,
         "concurrency": concurrency, "requests_per_min": requests_per_min, "timeout_s": timeout,
         "max_tokens": max_tokens, "price_in": price_in, "price_out": price_out,
     }  # fmt: skip
     spec = DecomposeSpec(
-        by=_asked_of(by, asked),
+        by=_asked_of(by, server_options),
         cache=cache or out.with_name(f"{out.name}.cache"),
         identifiers="redact" if redact else "allow" if allow_identifiers else "refuse",
     )
     for target in (out, failures_beside(out)):
         check_target(target, [reports])
-    found, problems = read_reports(reports, TableOptions(slide_column, text_column, part_column, encoding))
+    texts, problems = read_reports(reports, TableOptions(slide_column, text_column, part_column, encoding))
     for problem in problems:
         say(f"left out: {reports.name}: {problem}")
-    if not found:
+    if not texts:
         raise ConfigError(f"'{reports}': no report that can be used")
-    if marked := guard(found, spec):
-        say(f"note: {marked} of {len(found)} reports hold what may identify somebody; --redact takes it out")
-    if _agreed(found, spec, dry_run, yes, json):
-        _decompose(found, spec, out, keep_unsupported, len(problems), json)
+    if marked := guard(texts, spec):
+        say(f"note: {marked} of {len(texts)} reports hold what may identify somebody; --redact takes it out")
+    if _agreed(texts, spec, dry_run, yes, json):
+        _decompose(texts, spec, out, keep_unsupported, len(problems), json)
 
 
-def _asked_of(by: str, asked: Mapping[str, Any]) -> Any:
+def _asked_of(by: str, options: Mapping[str, Any]) -> Any:
     """The server or local model named, None for rules."""
     from pydantic import ValidationError
 
     from pathflip.text.decompose import LocalSpec, ServerSpec
 
     if by == "rules":
-        if asked["url"] or asked["model"]:
+        if options["url"] or options["model"]:
             raise ConfigError("decompose: --url and --model go with --by server or --by local; the rules need neither")
         return None
     if by not in ("server", "local"):
         raise ConfigError(f"--by: got '{by}', expected rules, server or local")
-    if not asked["model"] or (by == "server" and not asked["url"]):
+    if not options["model"] or (by == "server" and not options["url"]):
         raise ConfigError(f"decompose --by {by}: give --model" + (" and --url" if by == "server" else " FOLDER"))
-    if by == "local" and asked["url"]:
+    if by == "local" and options["url"]:
         raise ConfigError("decompose --by local reads a folder and sends nothing; leave --url out")
     try:
         if by == "local":
-            return LocalSpec(model=Path(asked["model"]), max_tokens=asked["max_tokens"])
-        return ServerSpec(**asked)
+            return LocalSpec(model=Path(options["model"]), max_tokens=options["max_tokens"])
+        return ServerSpec(**options)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).removesuffix("_s").replace("_", "-")
         raise ConfigError(f"--{name}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
-def _agreed(found: Any, spec: "DecomposeSpec", dry_run: bool, yes: bool, json: bool) -> bool:
+def _agreed(texts: Any, spec: "DecomposeSpec", dry_run: bool, yes: bool, json: bool) -> bool:
     """Say what a server would be sent; whether to go on."""
     from pathflip.text.decompose import ServerSpec
     from pathflip.text.decompose.job import pending_reports
@@ -128,14 +128,14 @@ def _agreed(found: Any, spec: "DecomposeSpec", dry_run: bool, yes: bool, json: b
 
     if not isinstance(spec.by, ServerSpec):
         if dry_run:
-            say(f"{len(found)} reports; nothing would be sent anywhere")
+            say(f"{len(texts)} reports; nothing would be sent anywhere")
         return not dry_run
-    about = estimate(pending_reports(found, spec), spec.by)
+    about = estimate(pending_reports(texts, spec), spec.by)
     cost = "" if about.cost is None else f", cost about {about.cost:.2f}"
     tokens = f"about {about.tokens_in:,} tokens there and {about.tokens_out:,} back{cost}"
-    say(f"{about.reports} of {len(found)} reports to {spec.by.endpoint}, {tokens} (the others are in the cache)")
+    say(f"{about.reports} of {len(texts)} reports to {spec.by.endpoint}, {tokens} (the others are in the cache)")
     if dry_run:
-        row = {"dry_run": True, "reports": about.reports, "cached": len(found) - about.reports}
+        row = {"dry_run": True, "reports": about.reports, "cached": len(texts) - about.reports}
         row |= {"tokens_in": about.tokens_in, "tokens_out": about.tokens_out}
         print_rows([row | ({} if about.cost is None else {"cost": about.cost})] if json else [], json, str)
         return False
@@ -146,14 +146,14 @@ def _agreed(found: Any, spec: "DecomposeSpec", dry_run: bool, yes: bool, json: b
     return typer.confirm("Send it?", err=True)
 
 
-def _decompose(found: Any, spec: "DecomposeSpec", out: Path, keep_unsupported: bool, left_out: int, json: bool) -> None:
+def _decompose(texts: Any, spec: "DecomposeSpec", out: Path, keep_unsupported: bool, left_out: int, json: bool) -> None:
     from pathflip.text.decompose import decompose_reports, write_decomposed
     from pathflip.text.decompose.server import Usage
 
     usage = Usage()
     try:
         with progress_bar("decomposing") as advance:
-            done = decompose_reports(found, spec, usage=usage, progress=advance)
+            done = decompose_reports(texts, spec, usage=usage, progress=advance)
     except KeyboardInterrupt:
         say(f"pathflip: stopped. Answers so far are in '{spec.cache}'; the same command goes on from there.")
         raise typer.Exit(130) from None

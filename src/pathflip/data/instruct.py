@@ -223,8 +223,8 @@ class InstructDataset:
         """One example as tokens; options are shuffled, and wordings drawn, by ``rng``."""
         turns, options = self._turns(example, rng)
         questions = [turn.text.replace(SLIDE_MARK, " ").strip() for turn in turns if turn.role == "user"]
-        asked = [example.question] if example.question else questions
-        slides = [self.look(slide, asked, options, len(example.slide_ids)) for slide in example.slide_ids]
+        texts = [example.question] if example.question else questions
+        slides = [self.look(slide, texts, options, len(example.slide_ids)) for slide in example.slide_ids]
         first = next(i for i, turn in enumerate(turns) if turn.role == "user")
         turns[first] = replace(turns[first], text=with_slides(turns[first].text, len(slides)))
         pieces = self.template.pieces(turns)

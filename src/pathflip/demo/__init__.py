@@ -102,11 +102,11 @@ def play(
     with clock.stage("train"):
         seconds = train(demo, progress)
     with clock.stage("evaluate on unseen patients"):
-        found = measure(demo)
+        measured = measure(demo)
         test = read_cohort(demo.cohort, demo.features, "test")
-        by_model = {name: measures(score, test) for name, score in found.scores.items()}
+        by_model = {name: measures(score, test) for name, score in measured.scores.items()}
         estimates = estimate_all(by_model, test.patients, REFERENCE, num=demo.resamples)
-    say(_table(estimates, found.upper_bounds))
+    say(_table(estimates, measured.upper_bounds))
     with clock.stage("write the report"):
         models = {name: load(demo.run(recipe.name)) for name, recipe in demo.recipes().items()}
         content = ReportContent(
@@ -115,45 +115,45 @@ def play(
             reference=REFERENCE,
             models=[_model_note(name, model, seconds[name]) for name, model in models.items()],
             groundings=grounding_examples(
-                demo.cohort, test, found.scores[REFERENCE], models[REFERENCE], models[BASELINE]
+                demo.cohort, test, measured.scores[REFERENCE], models[REFERENCE], models[BASELINE]
             ),
-            retrievals=retrieval_examples(demo.cohort, test, found.scores[REFERENCE]),
-            confusions=confusions(test, found.scores[REFERENCE]),
-            findings=finding_rows(test, found.scores[REFERENCE]),
+            retrievals=retrieval_examples(demo.cohort, test, measured.scores[REFERENCE]),
+            confusions=confusions(test, measured.scores[REFERENCE]),
+            findings=finding_rows(test, measured.scores[REFERENCE]),
             estimates=estimates,
-            upper_bounds=found.upper_bounds,
+            upper_bounds=measured.upper_bounds,
             timings=clock.seconds,
             command=command,
             versions=VERSIONS,
             notes=notes,
             baseline=BASELINE,
             selection=SELECTION,
-            answers=found.answers,
-            verification=found.verification,
+            answers=measured.answers,
+            verification=measured.verification,
         )
         write_report(demo.out / "report.html", content)
-    result = _result(demo, clock.seconds, estimates, found)
+    result = _result(demo, clock.seconds, estimates, measured)
     write_json(demo.out / "results.json", result)
     return result
 
 
 def _result(
-    demo: Demo, seconds: Mapping[str, float], estimates: Mapping[str, Mapping[str, Estimate]], found: Measured
+    demo: Demo, seconds: Mapping[str, float], estimates: Mapping[str, Mapping[str, Estimate]], measured: Measured
 ) -> dict[str, Any]:
     """Everything measured, as JSON holds it."""
     result: dict[str, Any] = {
         "report": str(demo.out / "report.html"),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
         "versions": VERSIONS,
-        "upper_bounds": found.upper_bounds,
+        "upper_bounds": measured.upper_bounds,
         "measures": {m: {name: vars(e) for name, e in entries.items()} for m, entries in estimates.items()},
     }
-    if found.answers is not None:
-        result["questions"] = list(found.answers.rows)
-        result["faithfulness"] = {name: vars(entry) for name, entry in found.answers.faithfulness.items()}
-        result["calibration"] = found.answers.calibration.model_dump(mode="json")
-    if found.verification is not None:
-        study = found.verification.study
+    if measured.answers is not None:
+        result["questions"] = list(measured.answers.rows)
+        result["faithfulness"] = {name: vars(entry) for name, entry in measured.answers.faithfulness.items()}
+        result["calibration"] = measured.answers.calibration.model_dump(mode="json")
+    if measured.verification is not None:
+        study = measured.verification.study
         result["verification"] = {
             "rows": [{**vars(row), "auroc": row.auroc._asdict()} for row in study.rows],
             "ece_raw": study.ece_raw,
@@ -198,10 +198,10 @@ def _model_note(name: str, model: Aligned, seconds: float) -> ModelNote:
 def _table(estimates: Mapping[str, Mapping[str, Estimate]], upper_bounds: Mapping[str, float]) -> str:
     names = list(next(iter(estimates.values())))
     lines = [f"{'':<66}" + "".join(f"{name:>18}" for name in names) + f"{'upper bound':>12}{'chance':>8}"]
-    for name, found in estimates.items():
-        cells = "".join(f"{e.value:>7.3f} {f'{e.low:.2f}-{e.high:.2f}':>10}" for e in found.values())
+    for name, by_model in estimates.items():
+        cells = "".join(f"{e.value:>7.3f} {f'{e.low:.2f}-{e.high:.2f}':>10}" for e in by_model.values())
         upper_bound = f"{upper_bounds[name]:>12.3f}" if name in upper_bounds else f"{'':>12}"
-        lines.append(f"{name:<66}{cells}{upper_bound}{found[names[0]].chance:>8.3f}")
+        lines.append(f"{name:<66}{cells}{upper_bound}{by_model[names[0]].chance:>8.3f}")
     return "\n".join(lines)
 
 

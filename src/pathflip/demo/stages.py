@@ -264,8 +264,8 @@ def _parts(demo: Demo) -> dict[str, tuple[list[Path], list[Caption]]]:
 
 def _examples(demo: Demo) -> dict[str, list[Example]]:
     """Captions and questions by split."""
-    found = [one for name in ("captions", "questions") for one in read_examples(demo.cohort / f"{name}.jsonl")]
-    return split_examples(found, demo.cohort / "splits.csv")
+    examples = [one for name in ("captions", "questions") for one in read_examples(demo.cohort / f"{name}.jsonl")]
+    return split_examples(examples, demo.cohort / "splits.csv")
 
 
 def _last_step(log: Path) -> int:

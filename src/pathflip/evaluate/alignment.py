@@ -52,10 +52,10 @@ def evaluate_checkpoint(
     loaded = load(model)
     if cohort is not None:
         known = read_cohort(cohort, files[0].parent, split)
-        found, patients = measures(score_model("model", loaded, known), known), known.patients
+        measured, patients = measures(score_model("model", loaded, known), known), known.patients
     else:
         assert captions is not None
-        found, patients = _retrieval(loaded, files, captions, options)
+        measured, patients = _retrieval(loaded, files, captions, options)
     return [
         {
             "measure": name,
@@ -66,7 +66,7 @@ def evaluate_checkpoint(
             "note": entry["model"].note,
             "slides": len(patients),
         }
-        for name, entry in estimate_all({"model": found}, patients, "model").items()
+        for name, entry in estimate_all({"model": measured}, patients, "model").items()
     ]
 
 
@@ -82,11 +82,11 @@ def _retrieval(
     left_out = f"{others} of {len(files)} feature files have no caption in '{captions.name}' and are left out"
     note = left_out if others else ""
     slides = [encode_slide(model, read_features(file)) for file, _ in pairs]
-    found = retrieve(model, slides, [caption.text for _, caption in pairs])
+    retrieval = retrieve(model, slides, [caption.text for _, caption in pairs])
     # Slides with word-for-word the same report are all right answers.
     same = metrics.positives_from_keys([c.text for _, c in pairs], [c.text for _, c in pairs])
     out = []
-    for direction, matrix in (("slide → text", found.scores), ("text → slide", found.scores.T)):
+    for direction, matrix in (("slide → text", retrieval.scores), ("text → slide", retrieval.scores.T)):
         for k in (1, 5, 10):
             if k <= len(pairs):
                 hits = metrics.hits_at_k(matrix, k, same)

@@ -114,21 +114,21 @@ def _letters(text: str, letters: str) -> set[str]:
     joint = r"(?:,\s*or|,\s*and|,|or|and|/|&)\s*(?:possibly|maybe|perhaps|even)?"
     alternatives = rf"(?:{one}{end}\s*{joint}\s*)*{one}{end}"
     for lead, flags in ((_SAYS, re.IGNORECASE), (r"^\s*", re.IGNORECASE), (_PICKS, re.IGNORECASE)):
-        found: set[str] = set()
+        named: set[str] = set()
         for match in re.finditer(rf"(?:{lead})({alternatives})", text, flags):
             # the article: "the answer is a papillary carcinoma"
             group = match.group(1)
             if not _is_article(group, text[match.end() :], leading=lead == r"^\s*"):
-                found |= {letter.upper() for letter in re.findall(rf"(?<!\w)[{letters}](?!\w)", group, flags)}
-        found = {letter for letter in found if not _refused(text, letter)}
-        if found:
-            return found
+                named |= {letter.upper() for letter in re.findall(rf"(?<!\w)[{letters}](?!\w)", group, flags)}
+        named = {letter for letter in named if not _refused(text, letter)}
+        if named:
+            return named
     marked = re.finditer(rf"[(\[]\s*([{letters}])\s*[)\]]|(?<![\w'’.-])([{letters}])(?=[.):](?:\s|$))", text)
     loose = re.finditer(rf"(?<![\w'’.-])([{letters}])(?![\w'’-])", text)
     for mentions in (marked, loose):
-        found = {next(group for group in match.groups() if group) for match in mentions if _is_mention(text, match)}
-        if found:
-            return found
+        named = {next(group for group in match.groups() if group) for match in mentions if _is_mention(text, match)}
+        if named:
+            return named
     return set()
 
 
@@ -159,7 +159,7 @@ def _texts(text: str, options: Sequence[str], letters: str) -> set[str]:
     """Options whose text the answer holds; one inside a longer option's text counts only where it stands alone."""
     said = f" {_norm(text)} "
     order = sorted(range(len(options)), key=lambda i: -len(_norm(options[i])))
-    found = set()
+    named = set()
     for i in order:
         wanted = _norm(options[i])
         if len(wanted) < 2 and not wanted.isdigit():
@@ -169,6 +169,6 @@ def _texts(text: str, options: Sequence[str], letters: str) -> set[str]:
             before = said[: match.start()]
             hit |= not (_DENIED.search(before) or _DENIED_AFTER.search(said[match.end() :]))
         if hit:
-            found.add(letters[i])
+            named.add(letters[i])
         said = re.sub(rf"(?<= ){re.escape(wanted)}(?= )", "\0", said)
-    return found
+    return named

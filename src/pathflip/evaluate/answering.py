@@ -41,16 +41,16 @@ def answer_questions(
         questions: multiple choice.
         files: feature file of every slide.
     """
-    found: dict[str, VQAPrediction] = {}
+    predictions: dict[str, VQAPrediction] = {}
     for view, own in views_with_questions(assistant, questions, files):
         prompts = [build_prompt(assistant, one.question, view, one.options) for one in own]
         chances = option_probabilities(assistant, prompts)
-        for one, asked, row in zip(own, prompts, chances, strict=True):
-            written = generate(assistant, asked, max_new_tokens=6)
-            found[one.question_id] = VQAPrediction(
+        for one, prompt, row in zip(own, prompts, chances, strict=True):
+            written = generate(assistant, prompt, max_new_tokens=6)
+            predictions[one.question_id] = VQAPrediction(
                 text=written, probabilities=tuple(map(float, row)), question_id=one.question_id
             )
-    return [found[one.question_id] for one in questions]
+    return [predictions[one.question_id] for one in questions]
 
 
 def calibrate_assistant(

@@ -97,11 +97,11 @@ class BertScorer:
             attention_mask=torch.ones(1, len(coded["input_ids"]), dtype=torch.long, device=self.device),
             output_hidden_states=True,
         ).hidden_states
-        found = states[self.layer][0].float().cpu(), [not special for special in coded["special_tokens_mask"]]
-        self._room -= found[0].nbytes
+        vectors = states[self.layer][0].float().cpu(), [not special for special in coded["special_tokens_mask"]]
+        self._room -= vectors[0].nbytes
         if self._room > 0:
-            self._kept[text] = found
-        return found
+            self._kept[text] = vectors
+        return vectors
 
     def _coded(self, text: str) -> Any:
         words = text.strip()

@@ -182,8 +182,8 @@ class CaptionScores:
         if name == "METEOR":
             assert self.java is not None
             counts, scores = self.java
-            found: list[float] = scores(np.stack([counts[rows].sum(axis=0) for rows in samples]))
-            return found
+            of_samples: list[float] = scores(np.stack([counts[rows].sum(axis=0) for rows in samples]))
+            return of_samples
         if name in _BERT:
             assert self.bert is not None
             values = self.bert[:, _BERT.index(name)]

@@ -97,22 +97,22 @@ def point_at(answer: Answer, view: PreparedSlide, fractions: Float[np.ndarray, "
     return Pointing(patient, float(shows[row]), chance, _overlap(chosen, shows), _random_overlap(chosen, shows, valid))
 
 
-def deletion_measures(found: Sequence[Deletion]) -> list[Measure]:
+def deletion_measures(deletions: Sequence[Deletion]) -> list[Measure]:
     """Mean loss without the evidence beyond that without random tiles, by chance 0, and how often it is larger, .5."""
-    gain = np.array([one.evidence - one.random for one in found])
-    larger = np.array([(one.evidence > one.random) + 0.5 * (one.evidence == one.random) for one in found])
+    gain = np.array([one.evidence - one.random for one in deletions])
+    larger = np.array([(one.evidence > one.random) + 0.5 * (one.evidence == one.random) for one in deletions])
     return [
         Measure("deletion: nats lost beyond random tiles", mean_of(gain), 0.0),
         Measure("deletion: evidence matters more than random tiles", mean_of(larger), 0.5),
     ]
 
 
-def pointing_measures(found: Sequence[Pointing]) -> list[Measure]:
+def pointing_measures(pointings: Sequence[Pointing]) -> list[Measure]:
     """Fraction of hits of the best place, and mean overlap, each with the level of random tiles."""
-    hits, overlaps = np.array([one.hit for one in found]), np.array([one.overlap for one in found])
+    hits, overlaps = np.array([one.hit for one in pointings]), np.array([one.overlap for one in pointings])
     return [
-        Measure("pointing game", mean_of(hits), _mean([one.chance for one in found])),
-        Measure("evidence overlap (mIoU)", mean_of(overlaps), _mean([one.random_overlap for one in found])),
+        Measure("pointing game", mean_of(hits), _mean([one.chance for one in pointings])),
+        Measure("evidence overlap (mIoU)", mean_of(overlaps), _mean([one.random_overlap for one in pointings])),
     ]
 
 

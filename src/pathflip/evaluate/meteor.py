@@ -57,8 +57,8 @@ def meteor_exact_stem(counts: Int[np.ndarray, "n 5"]) -> float:
 
 def meteor_counts(hypothesis: Words, references: Sequence[Words]) -> MeteorCounts:
     """Counts against the reference that scores best."""
-    found = [_aligned(_meteor_words(hypothesis), _meteor_words(reference)) for reference in references]
-    return max(found, key=lambda counts: meteor_exact_stem(np.array([counts])))
+    alignments = [_aligned(_meteor_words(hypothesis), _meteor_words(reference)) for reference in references]
+    return max(alignments, key=lambda counts: meteor_exact_stem(np.array([counts])))
 
 
 def _meteor_words(words: Words) -> list[str]:
@@ -139,18 +139,18 @@ class _SharedWords:
 
     def partners(self, word: str, used: int) -> list[tuple[int, bool]]:
         """(place in the reference, exact?) of each partner ``word`` may take; place -1 is none."""
-        found = [(j, True) for j in self.places.get(word, ()) if not used >> j & 1]
+        partners = [(j, True) for j in self.places.get(word, ()) if not used >> j & 1]
         surplus = self.wanted[word] - self.offered[word]
         if surplus <= 0:
-            return found
+            return partners
         to_come = self.wanted[word] - self.seen[word]
         if to_come < self.offered[word] - (used & self.bits.get(word, 0)).bit_count():
-            return found
+            return partners
         for other in self.spare[word]:
             taken = (used & self.bits[other]).bit_count() - self.seen[other]
             if taken < self.offered[other] - self.wanted[other]:
-                found += [(j, False) for j in self.places[other] if not used >> j & 1]
-        return [*found, (-1, False)]
+                partners += [(j, False) for j in self.places[other] if not used >> j & 1]
+        return [*partners, (-1, False)]
 
 
 def meteor_java(

@@ -41,5 +41,5 @@ _TOKEN = re.compile(
 def ptb_words(text: str) -> list[str]:
     """The words of ``text`` in order; how near they are to the Java tool's: docs/language-metrics.md."""
     lowered = " ".join(text.lower().replace("’", "'").replace("“", '"').replace("”", '"').split())
-    found = (_BRACKETS.get(word, word) for word in _TOKEN.findall(lowered))
-    return [word for word in found if word not in _DROPPED and word.strip('.…–—"')]
+    words = (_BRACKETS.get(word, word) for word in _TOKEN.findall(lowered))
+    return [word for word in words if word not in _DROPPED and word.strip('.…–—"')]

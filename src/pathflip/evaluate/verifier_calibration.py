@@ -132,12 +132,12 @@ def _learn(
     lexicon = learn_lexicon(training_captions)
     if not lexicon.findings:
         return Knowledge(lexicon=lexicon, heard=heard_alternatives(model, slides, captions, lexicon))
-    found = finding_logits(model, slides, lexicon.findings)
+    logits = finding_logits(model, slides, lexicon.findings)
     by_id = {caption.slide_id: caption for caption in training_captions}
     return Knowledge(
         lexicon=lexicon,
         heard=heard_alternatives(model, slides, captions, lexicon),
-        offsets=tuple((float(m), float(s)) for m, s in zip(found.mean(0), found.std(0), strict=True)),
+        offsets=tuple((float(m), float(s)) for m, s in zip(logits.mean(0), logits.std(0), strict=True)),
         shapes=learn_shapes(model, ((slide, by_id[slide.slide_id]) for slide in training_slides), lexicon),
         groups=synonym_groups(model, lexicon.findings),
     )
@@ -162,8 +162,8 @@ def heard_alternatives(
         others = lexicon.alternatives[phrase]
         correlations = [_correlations(model, slides, c, phrase, others) for c in sorted(set(contents))[:SAMPLED]]
         mean = np.mean(correlations, axis=0)
-        if kept := tuple(other for other, value in zip(others, mean, strict=True) if value < DEAF):
-            heard[phrase] = kept
+        if alternatives := tuple(other for other, value in zip(others, mean, strict=True) if value < DEAF):
+            heard[phrase] = alternatives
     return heard
 
 
@@ -184,15 +184,15 @@ def _correlations(
 def sub_caption_examples(captions: Sequence[Caption], lexicon: Lexicon, rng: np.random.Generator) -> Examples:
     """As many false sub-captions as true ones: ``DRAWS`` of each for every sentence that a slide can show."""
     foreign = _affirmed_findings(captions, lexicon)
-    found: list[tuple[SubCaption, int, bool]] = []
+    examples: list[tuple[SubCaption, int, bool]] = []
     for row, caption in enumerate(captions):
         for sub_caption in (s for s in caption.subcaptions if s.decided):
             for _ in range(DRAWS):
                 made = _false_sub_caption(sub_caption, row, captions, lexicon, foreign, rng)
                 if made is not None:
-                    found += [(sub_caption, row, True), (made, row, False)]
-    sub_captions = tuple(entry[0] for entry in found)
-    return Examples(sub_captions, np.array([e[1] for e in found], int), np.array([e[2] for e in found], bool))
+                    examples += [(sub_caption, row, True), (made, row, False)]
+    sub_captions = tuple(entry[0] for entry in examples)
+    return Examples(sub_captions, np.array([e[1] for e in examples], int), np.array([e[2] for e in examples], bool))
 
 
 def _false_sub_caption(
@@ -218,13 +218,13 @@ def _false_sub_caption(
 def _affirmed_findings(captions: Sequence[Caption], lexicon: Lexicon) -> list[tuple[int, SubCaption, frozenset[str]]]:
     """Sentences that affirm a finding of the vocabulary: slide, sentence, the finding's words."""
     names = [frozenset(content_words(finding.name)) for finding in lexicon.findings]
-    found = []
+    affirmed = []
     for row, caption in enumerate(captions):
         for sub_caption in caption.subcaptions:
             words = set(content_words(sub_caption.content))
             if sub_caption.decided and not sub_caption.negated:
-                found += [(row, sub_caption, name) for name in names if name and name <= words][:1]
-    return found
+                affirmed += [(row, sub_caption, name) for name in names if name and name <= words][:1]
+    return affirmed
 
 
 def _foreign_finding(
@@ -271,8 +271,15 @@ def _fit_findings(
         return None
     logits = finding_logits(model, slides, knowledge.lexicon.findings)[slide, finding]
     scores = finding_scores(model, slides, knowledge)[slide, finding]
-    kept = _balanced(known, np.random.default_rng(0))
-    return _fit(FINDING_SCORES, scores[kept][:, None], known[kept], patients[slide][kept], _sigmoid(logits[kept]), safe)
+    balanced = _balanced(known, np.random.default_rng(0))
+    return _fit(
+        FINDING_SCORES,
+        scores[balanced][:, None],
+        known[balanced],
+        patients[slide][balanced],
+        _sigmoid(logits[balanced]),
+        safe,
+    )
 
 
 def _spoken_truth(captions: Sequence[Caption], lexicon: Lexicon) -> Int[np.ndarray, "B F"]:

@@ -79,7 +79,7 @@ def read_predictions(path: Path) -> list[VQAPrediction]:
             VQAPrediction(
                 text=None if words is None else str(words),
                 probabilities=chances,
-                question_id=None if (found := first_of(row, ID_KEYS)) is None else str(found),
+                question_id=None if (question_id := first_of(row, ID_KEYS)) is None else str(question_id),
                 slide_id=slide_of_row(row, QUESTION_SLIDE_KEYS) if named else None,
                 question=None if row.get("question") is None else str(row["question"]).strip(),
             )
@@ -114,7 +114,7 @@ def match_predictions(
     by_text: dict[tuple[str, str], list[int]] = {}
     for i, question in enumerate(questions):
         by_text.setdefault((question.slide_id, question.question), []).append(i)
-    found: list[VQAPrediction | None] = [None] * len(questions)
+    matched: list[VQAPrediction | None] = [None] * len(questions)
     strays = 0
     for prediction in predictions:
         place = place_of.get(prediction.question_id or "")
@@ -125,16 +125,16 @@ def match_predictions(
             )
         if place is None:
             same = by_text.get((prediction.slide_id or "", prediction.question or ""), [])
-            place = next((p for p in same if found[p] is None), same[-1] if same else None)
+            place = next((p for p in same if matched[p] is None), same[-1] if same else None)
         if place is None:
             strays += 1
             continue
-        if found[place] is not None:
+        if matched[place] is not None:
             raise CaptionError(f"two predictions of question '{questions[place].question_id}'; expected one")
-        found[place] = replace(prediction, probabilities=_by_letter(prediction.probabilities, questions[place]))
-    if all(prediction is None for prediction in found):
+        matched[place] = replace(prediction, probabilities=_by_letter(prediction.probabilities, questions[place]))
+    if all(prediction is None for prediction in matched):
         raise CaptionError("no prediction belongs to these questions; expected their 'id', or slide and question text")
-    return found, strays
+    return matched, strays
 
 
 def _by_letter(chances: tuple[float, ...] | None, question: VQAQuestion) -> tuple[float, ...] | None:
@@ -378,11 +378,11 @@ def _abstention_rows(
     if not len(unanswerable) or not len(answerable):
         return []
 
-    def abstained(found: _Answers) -> NDArray[np.float64]:
+    def abstained(answers: _Answers) -> NDArray[np.float64]:
         return np.array(
             [
                 float(bool(letter) and letter == q.cannot_tell)
-                for letter, q in zip(found.letters, questions, strict=True)
+                for letter, q in zip(answers.letters, questions, strict=True)
             ]
         )
 

@@ -156,14 +156,14 @@ def _unique_slides(paths: Iterable[str | Path], names: str) -> dict[str, Path]:
     return slides
 
 
-def _worker_count(asked: int | None, named: EncoderChoice | Encoder, loaded: Encoder, slides: int) -> int:
-    if asked is not None and asked < 0:
-        raise ConfigError(f"num_workers: got {asked}, expected 0 or more")
+def _worker_count(num_workers: int | None, named: EncoderChoice | Encoder, loaded: Encoder, slides: int) -> int:
+    if num_workers is not None and num_workers < 0:
+        raise ConfigError(f"num_workers: got {num_workers}, expected 0 or more")
     if not isinstance(named, EncoderChoice):
         return 1
-    if asked is None and _on_gpu(loaded):
-        asked = torch.cuda.device_count() if named.device in (None, "cuda") else 1
-    return max(1, min(slides, _cores() if asked is None else asked))
+    if num_workers is None and _on_gpu(loaded):
+        num_workers = torch.cuda.device_count() if named.device in (None, "cuda") else 1
+    return max(1, min(slides, _cores() if num_workers is None else num_workers))
 
 
 def _reader_count(workers: int, loaded: Encoder) -> int:

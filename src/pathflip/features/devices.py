@@ -38,18 +38,18 @@ def worker_device(worker: int, device: str | None, gpus: int) -> str | None:
     return f"cuda:{worker % gpus}"
 
 
-def precision_for(asked: str, recommended: str, device: torch.device) -> str:
+def precision_for(precision: str, recommended: str, device: torch.device) -> str:
     """The precision to run in: what was asked for, or by default the recommended one on a GPU and float32 elsewhere.
 
     Raises:
         ConfigError: no such precision, or not on this device.
     """
-    if asked not in PRECISIONS:
-        raise ConfigError(f"precision: got '{asked}', expected one of {', '.join(PRECISIONS)}")
-    if asked == "float16" and device.type == "cpu":
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision: got '{precision}', expected one of {', '.join(PRECISIONS)}")
+    if precision == "float16" and device.type == "cpu":
         raise ConfigError("precision 'float16' is for GPUs; expected float32 or bfloat16 on a CPU")
-    if asked != "auto":
-        return asked
+    if precision != "auto":
+        return precision
     return recommended if device.type == "cuda" else "float32"
 
 

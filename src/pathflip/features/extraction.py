@@ -121,8 +121,8 @@ def _encoded(slide: Slide, grid: TileGrid, encoder: Encoder, batch_size: int, re
     first = list(_ahead(read, _split(sample, _PIECE), readers))
     state = encoder.prepare(np.concatenate([tiles[readable] for _, tiles, readable in first])) if first else None
 
-    def encode(found: _Tiles) -> _Vectors:
-        rows, tiles, readable = found
+    def encode(batch: _Tiles) -> _Vectors:
+        rows, tiles, readable = batch
         shown = tiles[readable]
         return rows, readable, encoder.encode(shown, state) if len(shown) else np.zeros((0, encoder.dim), np.float32)
 
@@ -130,8 +130,8 @@ def _encoded(slide: Slide, grid: TileGrid, encoder: Encoder, batch_size: int, re
         yield from _ahead(encode, first, readers)
         yield from _ahead(lambda rows: encode(read(rows)), _split(others, min(batch_size, _PIECE)), readers)
     else:
-        found = _ahead(read, _split(others, _PIECE), readers, batch_size // _PIECE)
-        yield from map(encode, chain(first, _joined(found, max(1, batch_size // _PIECE))))
+        pieces = _ahead(read, _split(others, _PIECE), readers, batch_size // _PIECE)
+        yield from map(encode, chain(first, _joined(pieces, max(1, batch_size // _PIECE))))
 
 
 def _split(rows: _Rows, size: int) -> list[_Rows]:
@@ -269,12 +269,14 @@ def _features(
             grid, excluded = exclude_artefacts(grid, tissue, artefacts, job.exclude.max_share)
         if len(grid) == 0:
             return None, excluded
-        found = extract(slide, grid, encoder, batch_size=job.batch_size, readers=job.readers, progress=tick)
+        slide_features = extract(slide, grid, encoder, batch_size=job.batch_size, readers=job.readers, progress=tick)
     if state(job.slide) != before:
         raise SlideLostError(
             f"slide '{shown(job.slide)}': the file changed while it was read; run again when it has been copied whole"
         )
-    return replace(found, slide_id=job.slide_id, info=replace(found.info, slide_id=job.slide_id)), excluded
+    return replace(
+        slide_features, slide_id=job.slide_id, info=replace(slide_features.info, slide_id=job.slide_id)
+    ), excluded
 
 
 @contextmanager

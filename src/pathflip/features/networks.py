@@ -209,8 +209,8 @@ def _resnet50(row: FoundationEncoder, state: State, folder: Path) -> nn.Module:
     """torchvision's ResNet-50 (timm's names are the same), cut after the third of four stages."""
     from transformers import ResNetConfig, ResNetModel
 
-    kept = {key: value for key, value in state.items() if not key.startswith(("layer4.", "fc."))}
-    renamed = {_resnet_name(key): value for key, value in kept.items()}
+    used = {key: value for key, value in state.items() if not key.startswith(("layer4.", "fc."))}
+    renamed = {_resnet_name(key): value for key, value in used.items()}
     config = ResNetConfig(depths=[3, 4, 6], hidden_sizes=[256, 512, 1024])
     return _Mean(_hugging_face(ResNetModel, config, renamed))
 
@@ -390,13 +390,15 @@ def _hugging_face(model_class: Any, config: Any, state: State) -> Any:
     """
     with transformers_are_quiet():
         try:
-            model, found = model_class.from_pretrained(None, config=config, state_dict=state, output_loading_info=True)
+            model, loading = model_class.from_pretrained(
+                None, config=config, state_dict=state, output_loading_info=True
+            )
         except (RuntimeError, ValueError, KeyError) as error:
             raise ConfigError(f"transformers cannot load the weights: {first_line(error)}") from error
-    missing = sorted(key for key in found["missing_keys"] if not key.startswith(_NOT_FEATURES))
-    extra = sorted(key for key in found["unexpected_keys"] if not key.startswith(_NOT_FEATURES))
-    if missing or extra or found["mismatched_keys"]:
-        wrong = [str(key) for key in found["mismatched_keys"]]
+    missing = sorted(key for key in loading["missing_keys"] if not key.startswith(_NOT_FEATURES))
+    extra = sorted(key for key in loading["unexpected_keys"] if not key.startswith(_NOT_FEATURES))
+    if missing or extra or loading["mismatched_keys"]:
+        wrong = [str(key) for key in loading["mismatched_keys"]]
         raise ConfigError(_difference(missing + wrong, extra))
     return model.float()
 

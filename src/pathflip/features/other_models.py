@@ -41,9 +41,9 @@ def folder_model(reference: str) -> Loaded:
         ConfigError: no such folder, or it does not hold a model that can be loaded whole.
         MissingExtraError: the layout is timm's and timm is not installed.
     """
-    given = Path(reference).expanduser()
-    cached = cached_repository(reference) if not given.is_dir() and reference.count("/") == 1 else None
-    folder = cached or given
+    local = Path(reference).expanduser()
+    cached = cached_repository(reference) if not local.is_dir() and reference.count("/") == 1 else None
+    folder = cached or local
     if not (folder / "config.json").is_file():
         raise ConfigError(
             f"encoder 'hf:{reference}': no config.json in the folder '{folder}', nor such a repository in the Hugging "

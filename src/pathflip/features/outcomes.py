@@ -55,12 +55,12 @@ class FailureList:
         with self._locked():
             if not self._path.is_file():
                 return
-            kept = [line for line in self._path.read_bytes().splitlines() if self._is_kept(line, slide_ids)]
-            if not kept:
+            lines = [line for line in self._path.read_bytes().splitlines() if self._is_kept(line, slide_ids)]
+            if not lines:
                 self._path.unlink()
                 return
             with atomic_path(self._path) as temporary:
-                temporary.write_bytes(b"".join(line + b"\n" for line in kept))
+                temporary.write_bytes(b"".join(line + b"\n" for line in lines))
 
     def _is_kept(self, line: bytes, slide_ids: Mapping[str, int]) -> bool:
         try:

@@ -94,10 +94,10 @@ def estimate_stains(sample: NDArray[np.uint8], *, shrink: float = 0.8) -> StainS
     reference = _RUIFROK / np.linalg.norm(_RUIFROK, axis=1, keepdims=True)
     if len(tissue) < 500:
         return _state(white, reference, _STRONG)
-    found = macenko_vectors(tissue)
-    if (found * reference).sum(axis=1).min() < 0.8:  # more than 37 degrees off: not these two stains
-        found = reference
-    stains = (1 - shrink) * found + shrink * reference
+    measured = macenko_vectors(tissue)
+    if (measured * reference).sum(axis=1).min() < 0.8:  # more than 37 degrees off: not these two stains
+        measured = reference
+    stains = (1 - shrink) * measured + shrink * reference
     stains /= np.linalg.norm(stains, axis=1, keepdims=True)
     strength = np.clip(np.median(tissue.sum(axis=1)) / _TYPICAL_DENSITY, 0.5, 2)
     return _state(white, stains, _STRONG * np.sqrt(strength))
@@ -203,8 +203,8 @@ def _density(tiles: UInt8[Tensor, "n y x 3"]) -> Float[Tensor, "n y x_rgb"]:
     n, height, width = tiles.shape[:3]
     if tiles.device.type != "cpu":
         return torch.from_numpy(_DENSITY).to(tiles.device)[tiles.int()].reshape(n, height, width * 3)
-    found = cv2.LUT(tiles.reshape(n * height, width * 3).numpy(), _DENSITY)
-    return torch.from_numpy(found).reshape(n, height, width * 3)
+    density = cv2.LUT(tiles.reshape(n * height, width * 3).numpy(), _DENSITY)
+    return torch.from_numpy(density).reshape(n, height, width * 3)
 
 
 def _row_sums(rows: Float[Tensor, "n y x_rgb"], factor: int) -> Float[Tensor, "n _ x_rgb"]:

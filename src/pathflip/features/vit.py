@@ -134,7 +134,7 @@ def _check(shape: ViTShape, state: State) -> None:
     absent = [key for key in needed if key not in state]
     if absent:
         raise ConfigError(f"no weight named '{absent[0]}', expected a vision transformer in timm's layout")
-    found = ViTShape(
+    actual = ViTShape(
         width=len(state["patch_embed.proj.weight"]),
         depth=1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks.")),
         heads=shape.heads,
@@ -143,7 +143,7 @@ def _check(shape: ViTShape, state: State) -> None:
         resample=shape.resample,
     )
     for name in ("width", "depth", "patch", "registers"):
-        got, expected = getattr(found, name), getattr(shape, name)
+        got, expected = getattr(actual, name), getattr(shape, name)
         if got != expected:
             raise ConfigError(f"the weights have {name} {got}, expected {expected}: they are of another model")
     positions = state["pos_embed"].shape[1]

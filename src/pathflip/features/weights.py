@@ -70,16 +70,16 @@ def files_in(name: str, path: Path) -> list[Path]:
     if not path.is_dir():
         raise ConfigError(f"encoder '{name}': no file or folder '{path}'; expected the published weights there")
     for pattern in ("*.safetensors", "*.bin", "*.pth", "*.pt"):
-        found = sorted(path.glob(pattern))
-        whole = [file for file in found if not re.search(r"-\d+-of-\d+\.", file.name)]
+        files = sorted(path.glob(pattern))
+        whole = [file for file in files if not re.search(r"-\d+-of-\d+\.", file.name)]
         preferred = [file for file in whole if file.stem in ("model", "pytorch_model", "open_clip_pytorch_model")]
         if len(whole) > 1 and preferred:
             return preferred[:1]
         if len(whole) > 1:
             names = ", ".join(file.name for file in whole[:4])
             raise ConfigError(f"encoder '{name}': several weight files in '{path}' ({names}); pass  {name}=FILE")
-        if found:
-            return whole or found
+        if files:
+            return whole or files
     raise ConfigError(f"encoder '{name}': no weights in '{path}'; expected a file *.safetensors, *.bin or *.pth there")
 
 

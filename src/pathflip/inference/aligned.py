@@ -52,8 +52,8 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Aligned:
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     checkpoint = load_checkpoint(Path(path))
     accelerate_for_cpu(checkpoint.model.to(chosen).eval().requires_grad_(False))
-    given = checkpoint.config["recipe"].get("regions")
-    regions = None if given is None else RegionSpec(**given)
+    stored = checkpoint.config["recipe"].get("regions")
+    regions = None if stored is None else RegionSpec(**stored)
     text = TextSpec(**checkpoint.config["text"])
     pretrained = open_pretrained_text(text.pretrained, text.pretrained_digest or None) if text.pretrained else None
     return Aligned(checkpoint, text, regions, chosen, pretrained)

@@ -8,7 +8,7 @@ from typing import Any
 
 _WHERE = {
     "TARGETS": "conversion",
-    "Asked": "tiles",
+    "ReadOptions": "tiles",
     "Converted": "conversion",
     "Region": "qupath",
     "Tiles": "tiles",

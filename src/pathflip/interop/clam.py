@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pathflip.errors import FeatureError
 from pathflip.interop.own_attribute import OWN, own_attribute, read_own
-from pathflip.interop.tiles import Asked, Stated, Tiles, encoder_of, join, numeric, settle, unbatched
+from pathflip.interop.tiles import ReadOptions, Stated, Tiles, encoder_of, join, numeric, settle, unbatched
 from pathflip.io.files import atomic_hdf5, atomic_path, path_inside
 from pathflip.io.hdf5 import File, read_file, whole
 from pathflip.io.slide_id import slide_id
@@ -24,44 +24,44 @@ COORDS = {"coords": "coords"}
 __all__ = ["COORDS", "coords_beside", "read_clam", "read_clam_coords", "read_clam_pt", "write_clam"]
 
 
-def read_clam(file: File, asked: Asked) -> Tiles:
+def read_clam(file: File, options: ReadOptions) -> Tiles:
     """``h5_files``: features and coordinates without attributes."""
     own, encoder = read_own(file.path, file.attributes[""].get(OWN))
-    patches = None if own else _patches_of(file.path, asked)
+    patches = None if own else _patches_of(file.path, options)
     stated = Stated(slide_id(file.path), own=own, step_tells_side=True, tile_px0=_side0(patches) if patches else None)
-    tiles = settle(file.path, stated, asked, file.array("coords"))
+    tiles = settle(file.path, stated, options, file.array("coords"))
     features = numeric(file.path, "features", file.array("features"))
     said = str(file.attributes.get("features", {}).get("encoder", "None"))
-    return join(file.path, tiles, features, encoder_of(file.path, asked, encoder, said), asked)
+    return join(file.path, tiles, features, encoder_of(file.path, options, encoder, said), options)
 
 
-def read_clam_coords(file: File, asked: Asked) -> Tiles:
+def read_clam_coords(file: File, options: ReadOptions) -> Tiles:
     """``patches``: where the tiles are, and how large at level 0."""
     own, _ = read_own(file.path, file.attributes[""].get(OWN))
     stated = Stated(slide_id(file.path), own=own, tile_px0=_side0(file.attributes["coords"]))
-    return settle(file.path, stated, asked, file.array("coords"))
+    return settle(file.path, stated, options, file.array("coords"))
 
 
-def read_clam_pt(path: Path, asked: Asked) -> Tiles:
+def read_clam_pt(path: Path, options: ReadOptions) -> Tiles:
     """``pt_files``: a bare tensor; coordinates from ``h5_files`` or ``patches`` beside it, or ``--coords``."""
     features = _load_tensor(path)
-    coords_file = read_file(coords_beside(path, asked), COORDS)
+    coords_file = read_file(coords_beside(path, options), COORDS)
     own, encoder = read_own(path, coords_file.attributes[""].get(OWN))
     on_coords = coords_file.attributes.get("coords", {})
     if own is None and "patch_level" not in on_coords:
-        on_coords = _patches_of(coords_file.path, asked) or {}
+        on_coords = _patches_of(coords_file.path, options) or {}
     stated = Stated(slide_id(path), own=own, tile_px0=_side0(on_coords) if on_coords else None, step_tells_side=True)
-    tiles = settle(coords_file.path, stated, asked, coords_file.array("coords"))
-    return join(path, tiles, numeric(path, "tensor", features), encoder_of(path, asked, encoder), asked)
+    tiles = settle(coords_file.path, stated, options, coords_file.array("coords"))
+    return join(path, tiles, numeric(path, "tensor", features), encoder_of(path, options, encoder), options)
 
 
-def coords_beside(path: Path, asked: Asked) -> Path:
+def coords_beside(path: Path, options: ReadOptions) -> Path:
     """The coordinates file of features that have none of their own.
 
     Raises:
         FeatureError: there is none; the places looked in are named.
     """
-    folders = [asked.coords] if asked.coords else [path.parent.parent / "h5_files", path.parent.parent / "patches"]
+    folders = [options.coords] if options.coords else [path.parent.parent / "h5_files", path.parent.parent / "patches"]
     names = (f"{path.stem}.h5", f"{path.stem}_patches.h5")
     places = [folder / name for folder in folders for name in names]
     for place in places:
@@ -73,9 +73,9 @@ def coords_beside(path: Path, asked: Asked) -> Path:
     )
 
 
-def _patches_of(path: Path, asked: Asked) -> Mapping[str, Any] | None:
+def _patches_of(path: Path, options: ReadOptions) -> Mapping[str, Any] | None:
     """Attributes of the CLAM coordinates file of this slide, where it is at hand."""
-    for folder in (asked.coords, path.parent.parent / "patches"):
+    for folder in (options.coords, path.parent.parent / "patches"):
         place = folder / f"{path.stem}.h5" if folder else None
         if place is not None and place.is_file():
             on_coords = read_file(place, COORDS).attributes.get("coords", {})

@@ -22,7 +22,7 @@ from pathflip.interop.lazyslide import read_lazyslide, write_lazyslide
 from pathflip.interop.qupath import read_qupath, write_qupath
 from pathflip.interop.slidechat import read_slidechat, write_slidechat
 from pathflip.interop.stamp import read_stamp, write_stamp
-from pathflip.interop.tiles import Asked, Tiles, encoder_of
+from pathflip.interop.tiles import ReadOptions, Tiles, encoder_of
 from pathflip.interop.trident import read_trident, write_trident
 from pathflip.io.files import path_inside, write_text
 from pathflip.io.hdf5 import File, dataset, opened, read_file
@@ -161,46 +161,46 @@ def _file(path: Path) -> File:
     return read_file(path, {name: own for name, own in ((features, "features"), (coords, "coords")) if name})
 
 
-def read_tiles(path: str | Path, asked: Asked | None = None) -> tuple[str, Tiles]:
+def read_tiles(path: str | Path, options: ReadOptions | None = None) -> tuple[str, Tiles]:
     """What a file is, and its tiles.
 
     Raises:
-        FeatureError: unknown, damaged, contradictory, or it needs something ``asked`` does not hold (named).
+        FeatureError: unknown, damaged, contradictory, or it needs something ``options`` does not hold (named).
     """
-    path, asked = Path(path), asked or Asked()
+    path, options = Path(path), options or ReadOptions()
     kind = detect(path)
     if kind in ("pathflip", "pathflip coordinates"):
-        return kind, _read_ours(path, kind, asked)
+        return kind, _read_ours(path, kind, options)
     if kind in ("trident", "trident coordinates"):
-        return kind, read_trident(_file(path), asked)
+        return kind, read_trident(_file(path), options)
     by_file = {"clam": read_clam, "clam coordinates": read_clam_coords, "stamp": read_stamp}
     if kind in by_file:
-        return kind, by_file[kind](_file(path), asked)
+        return kind, by_file[kind](_file(path), options)
     by_path = {
         "clam pt": read_clam_pt,
         "lazyslide": read_lazyslide,
         "slidechat": read_slidechat,
         "qupath": read_qupath,
     }
-    return kind, by_path[kind](path, asked)
+    return kind, by_path[kind](path, options)
 
 
-def _read_ours(path: Path, kind: str, asked: Asked) -> Tiles:
+def _read_ours(path: Path, kind: str, options: ReadOptions) -> Tiles:
     if kind == "pathflip coordinates":
         grid = read_coords(path)
         return Tiles(replace(grid, info=replace(grid.info, slide_id=check_name(slide_id(path), "name", path))))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        slide = read_features(path, drop_invalid=asked.drop_invalid)
-    encoder_of(path, asked, slide.encoder)
+        slide = read_features(path, drop_invalid=options.drop_invalid)
+    encoder_of(path, options, slide.encoder)
     notes = tuple(str(one.message) for one in caught)
-    kept = slide.valid
-    grid = TileGrid(slide.info, slide.spec, slide.coords[kept])
-    lost = int((~kept).sum())
+    valid = slide.valid
+    grid = TileGrid(slide.info, slide.spec, slide.coords[valid])
+    lost = int((~valid).sum())
     notes += (f"{lost} unreadable tiles left out: only PathFLIP's format can mark them",) if lost else ()
     if len(grid) == 0:
         raise FeatureError(f"{path}: holds no readable tile; nothing to convert")
-    return Tiles(grid, slide.encoder, slide.features[kept], notes)
+    return Tiles(grid, slide.encoder, slide.features[valid], notes)
 
 
 def _write_ours(tiles: Tiles, out: Path) -> list[Path]:
@@ -239,17 +239,17 @@ def find_inputs(paths: Sequence[str | Path]) -> list[Path]:
     Raises:
         ConfigError: a folder without any, or with several kinds of features (named).
     """
-    found: list[Path] = []
+    inputs: list[Path] = []
     for path in as_paths(paths, "paths"):
         if not path.is_dir() or path.suffix.lower() == ".zarr" or (path / "zarr.json").is_file():
-            found.append(path)
+            inputs.append(path)
             continue
         inside = _files_of(path) or _files_of(path / "h5_files") or _files_of(path / "pt_files")
         inside = inside or _files_below(path)
         if not inside:
             raise ConfigError(f"'{path}': no {', '.join(_SUFFIXES)} in this folder")
-        found += inside
-    return list(dict.fromkeys(found))
+        inputs += inside
+    return list(dict.fromkeys(inputs))
 
 
 def _files_below(folder: Path) -> list[Path]:
@@ -271,15 +271,15 @@ _NOT_FEATURES = ("patches", "slides", "thumbnails", "contours", "contours_geojso
 def _files_of(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    found = (p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))
-    return sorted(p for p in found if not p.name.endswith(_OURS_BESIDE))
+    candidates = (p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))
+    return sorted(p for p in candidates if not p.name.endswith(_OURS_BESIDE))
 
 
 def convert(
     paths: Sequence[str | Path],
     to: str,
     out: str | Path,
-    asked: Asked | None = None,
+    options: ReadOptions | None = None,
     *,
     isolated: bool = False,
     progress: Callable[[int, int, Converted], None] | None = None,
@@ -293,7 +293,7 @@ def convert(
         paths: files, or folders of them.
         to: a key of :data:`TARGETS`.
         out: folder, created where absent; files of an earlier run are replaced.
-        asked: what files do not say.
+        options: what files do not say.
         isolated: read and write in a process of its own. Some damaged HDF5 files crash the HDF5 library, which
             would take this process and the rest of the batch along. (A script that asks for it needs the
             ``if __name__ == "__main__":`` guard.)
@@ -312,7 +312,7 @@ def convert(
     with contextlib.closing(Separately(_attempt)) as separately:
         attempt = separately if isolated else _attempt
         for path in files:
-            outcome = attempt(path, to, out, asked or Asked(), cohort)
+            outcome = attempt(path, to, out, options or ReadOptions(), cohort)
             if outcome.error is None:
                 cohort = cohort.joined_by(outcome)
             outcomes.append(outcome)
@@ -390,19 +390,19 @@ class _Cohort:
         return _Cohort(first, {**self.sources, row.slide_id: row.source})
 
 
-def _attempt(path: Path, to: str, out: Path, asked: Asked, cohort: _Cohort) -> Converted:
+def _attempt(path: Path, to: str, out: Path, options: ReadOptions, cohort: _Cohort) -> Converted:
     try:
-        return _convert_one(path, to, out, asked, cohort)
+        return _convert_one(path, to, out, options, cohort)
     except Exception as error:
         line = " ".join(str(error).split())
         text = line if isinstance(error, PathFLIPError) else f"{path}: {type(error).__name__}: {line}"
         return Converted(path.stem, str(path), to=to, error=text)
 
 
-def _convert_one(path: Path, to: str, out: Path, asked: Asked, cohort: _Cohort) -> Converted:
+def _convert_one(path: Path, to: str, out: Path, options: ReadOptions, cohort: _Cohort) -> Converted:
     if out.resolve() in path.resolve().parents:
         raise FeatureError(f"{path}: lies in {out} itself, where its conversion could replace it; give another --out")
-    kind, tiles = read_tiles(path, asked)
+    kind, tiles = read_tiles(path, options)
     cohort.admit(path, tiles)
     written = TARGETS[to](tiles, out)
     row = Converted(tiles.slide_id, str(path), kind, to, tuple(map(str, written)), len(tiles.grid))

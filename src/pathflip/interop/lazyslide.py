@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pathflip.errors import FeatureError, MissingExtraError, OutputError
 from pathflip.geometry import Box, SlideInfo, best_level
 from pathflip.interop.own_attribute import OWN, own_attribute, read_own
-from pathflip.interop.tiles import Asked, Stated, Tiles, join, settle
+from pathflip.interop.tiles import ReadOptions, Stated, Tiles, join, settle
 from pathflip.io.files import atomic_directory, path_inside
 from pathflip.io.slide_id import check_name, slide_id
 
@@ -32,7 +32,7 @@ def _library() -> Any:
     return spatialdata
 
 
-def read_lazyslide(path: Path, asked: Asked) -> Tiles:
+def read_lazyslide(path: Path, options: ReadOptions) -> Tiles:
     """Tiles of the store, and their features where a table holds them.
 
     Raises:
@@ -60,12 +60,12 @@ def read_lazyslide(path: Path, asked: Asked) -> Tiles:
         info=info,
         own=own,
     )
-    tiles = settle(path, stated, asked, np.asarray(shapes[["x", "y"]]))
-    table = _table(path, store, key, asked.encoder or own_encoder)
+    tiles = settle(path, stated, options, np.asarray(shapes[["x", "y"]]))
+    table = _table(path, store, key, options.encoder or own_encoder)
     if table is None:
         return tiles
     name, rows = table
-    return join(path, tiles, _in_order(path, rows, shapes), check_name(name, "encoder", path), asked)
+    return join(path, tiles, _in_order(path, rows, shapes), check_name(name, "encoder", path), options)
 
 
 def _tile_spec(path: Path, store: Any) -> tuple[str, Mapping[str, Any]]:
@@ -128,12 +128,12 @@ def _in_order(path: Path, table: Any, shapes: Any) -> NDArray[Any]:
     matrix = table.X.toarray() if hasattr(table.X, "toarray") else np.asarray(table.X)
     if "tile_id" not in table.obs or "tile_id" not in shapes:
         return matrix
-    wanted, given = np.asarray(shapes["tile_id"]), np.asarray(table.obs["tile_id"])
-    order = np.argsort(given, kind="stable")
-    place = np.minimum(np.searchsorted(given[order], wanted), len(given) - 1)
-    if len(given) != len(wanted) or not np.array_equal(given[order][place], wanted):
+    wanted, tile_ids = np.asarray(shapes["tile_id"]), np.asarray(table.obs["tile_id"])
+    order = np.argsort(tile_ids, kind="stable")
+    place = np.minimum(np.searchsorted(tile_ids[order], wanted), len(tile_ids) - 1)
+    if len(tile_ids) != len(wanted) or not np.array_equal(tile_ids[order][place], wanted):
         raise FeatureError(
-            f"{path}: {len(wanted)} tiles and {len(given)} feature rows whose tile_id do not match; expected one "
+            f"{path}: {len(wanted)} tiles and {len(tile_ids)} feature rows whose tile_id do not match; expected one "
             "row a tile"
         )
     return np.asarray(matrix[order][place])

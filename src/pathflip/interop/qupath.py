@@ -15,7 +15,7 @@ from shapely.geometry.base import BaseGeometry
 
 from pathflip.errors import FeatureError
 from pathflip.geometry import SlideInfo, TileGrid, TileSpec
-from pathflip.interop.tiles import Asked, Stated, Tiles, settle
+from pathflip.interop.tiles import ReadOptions, Stated, Tiles, settle
 from pathflip.io import geojson
 from pathflip.io.files import path_inside
 from pathflip.io.slide_id import slide_id
@@ -54,12 +54,12 @@ def read_regions(path: str | Path, info: SlideInfo | None = None) -> list[Region
     path = Path(path)
     bounds = info.bounds0 if info else None
     offset = (float(bounds.x), float(bounds.y)) if bounds else (0.0, 0.0)
-    found = []
+    regions = []
     for number, item in enumerate(_features(path)):
         region = _region(path, number, item, offset)
         if region is not None:
-            found.append(region)
-    return found
+            regions.append(region)
+    return regions
 
 
 def _features(path: Path) -> list[Any]:
@@ -149,37 +149,37 @@ def tiles_inside(grid: TileGrid, regions: Sequence[Region], min_share: float = 0
     return (share >= min_share - 1e-9) & (share > 0)
 
 
-def read_qupath(path: Path, asked: Asked) -> Tiles:
+def read_qupath(path: Path, options: ReadOptions) -> Tiles:
     """Tile objects as they stand; where there are none, the tiles of our lattice inside the annotations.
 
     Raises:
         FeatureError: no area objects, tiles of different sizes, or annotations without a slide to lay tiles on.
     """
     name = slide_id(path)
-    info = asked.slide(name)
+    info = options.slide(name)
     regions = read_regions(path, info)
     tiles = [region for region in regions if region.object_type == "tile"]
     if not regions:
         raise FeatureError(f"{path}: no area in it; expected annotations or tiles")
     if tiles:
-        found = _tile_objects(path, name, tiles, asked)
+        settled = _tile_objects(path, name, tiles, options)
         note = (
             () if info else (f"QuPath's origin was taken as level-0 (0, 0): wrong if '{name}' declares bounds (MRXS)",)
         )
-        return Tiles(found.grid, warnings=found.warnings + note)
-    if info is None or asked.mpp is None or asked.tile_px is None:
+        return Tiles(settled.grid, warnings=settled.warnings + note)
+    if info is None or options.mpp is None or options.tile_px is None:
         raise FeatureError(
             f"{path}: {len(regions)} annotations; to lay tiles on them give --slides DIR (with slide '{name}'), --mpp "
             "and --tile-px"
         )
-    grid = _lattice(info, TileSpec(asked.tile_px, asked.mpp), shapely.union_all([r.shape for r in regions]).bounds)
+    grid = _lattice(info, TileSpec(options.tile_px, options.mpp), shapely.union_all([r.shape for r in regions]).bounds)
     grid = TileGrid(grid.info, grid.spec, grid.coords[tiles_inside(grid, regions, grid.spec.min_tissue)])
     if len(grid) == 0:
         raise FeatureError(f"{path}: no tile of {grid.spec.tile_um:g} µm has a quarter of its area in the annotations")
     return Tiles(grid)
 
 
-def _tile_objects(path: Path, name: str, tiles: Sequence[Region], asked: Asked) -> Tiles:
+def _tile_objects(path: Path, name: str, tiles: Sequence[Region], options: ReadOptions) -> Tiles:
     boxes = np.array([region.shape.bounds for region in tiles])
     sides = np.unique(np.rint(boxes[:, 2:] - boxes[:, :2]))
     square = np.array(
@@ -187,7 +187,7 @@ def _tile_objects(path: Path, name: str, tiles: Sequence[Region], asked: Asked) 
     )
     if len(sides) > 1 or not square.all():
         raise FeatureError(f"{path}: tile objects with sides {sides[:5].tolist()} px; expected squares of one size")
-    return settle(path, Stated(name, tile_px0=int(sides[0])), asked, np.rint(boxes[:, :2]))
+    return settle(path, Stated(name, tile_px0=int(sides[0])), options, np.rint(boxes[:, :2]))
 
 
 def _lattice(info: SlideInfo, spec: TileSpec, bounds: tuple[float, ...]) -> TileGrid:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pathflip.errors import FeatureError
 from pathflip.interop.clam import COORDS, coords_beside
-from pathflip.interop.tiles import Asked, Stated, Tiles, join, settle
+from pathflip.interop.tiles import ReadOptions, Stated, Tiles, join, settle
 from pathflip.io.files import atomic_path, path_inside
 from pathflip.io.hdf5 import read_file
 from pathflip.io.slide_id import slide_id
@@ -22,7 +22,7 @@ PLACE = ("x", "y", "tile_px0")
 """Our columns after the feature: level-0 pixels."""
 
 
-def read_slidechat(path: Path, asked: Asked) -> Tiles:
+def read_slidechat(path: Path, options: ReadOptions) -> Tiles:
     """Features of the first 512 columns; coordinates from columns ``x`` and ``y``, else from ``--coords``.
 
     Raises:
@@ -43,10 +43,10 @@ def read_slidechat(path: Path, asked: Asked) -> Tiles:
         side0 = round(float(extra[0, 2])) if len(places) == 3 else None
         coords, source = extra[:, :2], path
     else:
-        source, side0 = coords_beside(path, asked), None
+        source, side0 = coords_beside(path, options), None
         coords = read_file(source, COORDS).array("coords")
     stated = Stated(slide_id(path), tile_px0=side0, step_tells_side=True)
-    return join(path, settle(source, stated, asked, coords), features, asked.encoder or ENCODER, asked)
+    return join(path, settle(source, stated, options, coords), features, options.encoder or ENCODER, options)
 
 
 def _header(path: Path) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from pathflip.errors import FeatureError
 from pathflip.interop.own_attribute import OWN, own_attribute, read_own
-from pathflip.interop.tiles import Asked, Stated, Tiles, encoder_of, join, numeric, settle, smallest_step
+from pathflip.interop.tiles import ReadOptions, Stated, Tiles, encoder_of, join, numeric, settle, smallest_step
 from pathflip.io.files import atomic_hdf5, path_inside
 from pathflip.io.hdf5 import File, whole
 from pathflip.io.slide_id import slide_id
@@ -21,7 +21,7 @@ _HISTORIC_UM, _HISTORIC_PX = 256.0, 224
 """Files of STAMP 1 count in pixels of 256/224 µm and carry no unit."""
 
 
-def read_stamp(file: File, asked: Asked) -> Tiles:
+def read_stamp(file: File, options: ReadOptions) -> Tiles:
     """Microns become level-0 pixels by the slide's own resolution, so that must be known."""
     root = file.attributes[""]
     if str(root.get("feat_type", "tile")) != "tile":
@@ -30,15 +30,15 @@ def read_stamp(file: File, asked: Asked) -> Tiles:
     tile_um, tile_px, microns = _tile_size(file)
     name = slide_id(file.path)
     stated = Stated(name, tile_px=tile_px, mpp=tile_um / tile_px if tile_px else None, own=own)
-    if own is None and tile_px is None and asked.tile_px:
-        stated = Stated(name, mpp=tile_um / asked.tile_px)
+    if own is None and tile_px is None and options.tile_px:
+        stated = Stated(name, mpp=tile_um / options.tile_px)
     coords_um = numeric(file.path, "coords", file.array("coords"), 2) * microns
-    tiles = settle(file.path, stated, asked, coords_um, "um")
+    tiles = settle(file.path, stated, options, coords_um, "um")
     if own is None:
         note = _check_step(file.path, smallest_step(coords_um), tile_um, tiles.grid.info.require_mpp())
         tiles = Tiles(tiles.grid, warnings=tiles.warnings + note)
-    encoder = encoder_of(file.path, asked, str(root.get("extractor", "")) or file.path.parent.name, own_encoder)
-    return join(file.path, tiles, numeric(file.path, "features", file.array("features")), encoder, asked)
+    encoder = encoder_of(file.path, options, str(root.get("extractor", "")) or file.path.parent.name, own_encoder)
+    return join(file.path, tiles, numeric(file.path, "features", file.array("features")), encoder, options)
 
 
 def _check_step(path: Path, step: float | None, tile_um: float, mpp0: float) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """What passes over a bridge: the tiles of one slide, and how their physical size was settled.
 
 A neighbour's file says some of: tile side in encoded pixels, tile side in level-0 pixels, microns. The caller may
-say the rest (:class:`Asked`), and the slide itself knows its own resolution. :func:`settle` makes one answer of
+say the rest (:class:`ReadOptions`), and the slide itself knows its own resolution. :func:`settle` makes one answer of
 these, says what it had to assume, and refuses what cannot be true.
 """
 
@@ -20,8 +20,8 @@ from pathflip.io.slide_id import check_name, join_ids, slide_id
 from pathflip.slide import open_slide
 from pathflip.types import SlideFeatures
 
-__all__ = ["Asked", "Stated", "Tiles", "encoder_of", "join", "level0_coords", "numeric", "settle", "smallest_step",
-           "unbatched"]  # fmt: skip
+__all__ = ["ReadOptions", "Stated", "Tiles", "encoder_of", "join", "level0_coords", "numeric", "settle",
+           "smallest_step", "unbatched"]  # fmt: skip
 
 _FARTHEST_PX0 = 2**40
 AGREE = 0.01
@@ -29,7 +29,7 @@ AGREE = 0.01
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReadOptions:
     """What the caller knows that files do not say.
 
     Attributes:
@@ -78,11 +78,11 @@ class Asked:
 @lru_cache(maxsize=4)
 def _by_stem(folder: Path, changed: int) -> dict[str, list[Path]]:
     """Files of a folder by slide, listed once while it does not change: not once for each of ten thousand slides."""
-    found: dict[str, list[Path]] = {}
+    by_stem: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if path.is_file():
-            found.setdefault(slide_id(path), []).append(path)
-    return found
+            by_stem.setdefault(slide_id(path), []).append(path)
+    return by_stem
 
 
 @dataclass(frozen=True)
@@ -144,11 +144,11 @@ class Tiles:
         return SlideFeatures(self.slide_id, features, grid.coords, valid, grid.info, grid.spec, encoder)
 
 
-def join(path: Path, tiles: Tiles, features: NDArray[Any], encoder: str, asked: Asked) -> Tiles:
+def join(path: Path, tiles: Tiles, features: NDArray[Any], encoder: str, options: ReadOptions) -> Tiles:
     """Tiles with their features.
 
     Raises:
-        FeatureError: another number of rows, or rows that are not finite (named) and ``asked`` does not drop them.
+        FeatureError: another number of rows, or rows that are not finite (named) and ``options`` does not drop them.
     """
     features = unbatched(features)
     if features.ndim != 2 or features.dtype.kind not in "fiu":
@@ -163,7 +163,7 @@ def join(path: Path, tiles: Tiles, features: NDArray[Any], encoder: str, asked: 
     notes = tiles.warnings
     if not finite.all():
         bad = rows_named(np.flatnonzero(~finite))
-        if not asked.drop_invalid or not finite.any():
+        if not options.drop_invalid or not finite.any():
             raise FeatureError(
                 f"{path}: features hold NaN or infinity in {bad} of {len(features)}; expected finite values; extract "
                 "it again, or leave them out with --drop-invalid"
@@ -173,7 +173,7 @@ def join(path: Path, tiles: Tiles, features: NDArray[Any], encoder: str, asked: 
     return replace(tiles, features=features, encoder=encoder, warnings=notes)
 
 
-def encoder_of(path: Path, asked: Asked, *stated: str | None) -> str:
+def encoder_of(path: Path, options: ReadOptions, *stated: str | None) -> str:
     """The encoder of a file: what the file says, in one place or several; else what the caller says.
 
     Raises:
@@ -184,13 +184,13 @@ def encoder_of(path: Path, asked: Asked, *stated: str | None) -> str:
         raise FeatureError(
             f"{path}: says its encoder is '{names[0]}', and '{names[1]}'; expected one: extract it again"
         )
-    if names and asked.encoder and asked.encoder != names[0]:
+    if names and options.encoder and options.encoder != names[0]:
         raise FeatureError(
-            f"{path}: says its encoder is '{names[0]}', --encoder says '{asked.encoder}'; leave --encoder out"
+            f"{path}: says its encoder is '{names[0]}', --encoder says '{options.encoder}'; leave --encoder out"
         )
-    if not names and not asked.encoder:
+    if not names and not options.encoder:
         raise FeatureError(f"{path}: does not say which encoder made it; give --encoder NAME")
-    return check_name(names[0] if names else str(asked.encoder), "encoder", path)
+    return check_name(names[0] if names else str(options.encoder), "encoder", path)
 
 
 def unbatched(values: NDArray[Any]) -> NDArray[Any]:
@@ -249,13 +249,13 @@ def _sane(path: Path, coords: NDArray[np.int64]) -> NDArray[np.int64]:
     return coords
 
 
-def settle(path: Path, stated: Stated, asked: Asked, coords: NDArray[Any], unit: str = "px0") -> Tiles:
+def settle(path: Path, stated: Stated, options: ReadOptions, coords: NDArray[Any], unit: str = "px0") -> Tiles:
     """Slide, tile size and level-0 coordinates from what file, caller and slide say.
 
     Args:
         path: for messages.
         stated: what the file says.
-        asked: what the caller and the slides say.
+        options: what the caller and the slides say.
         coords: (N, 2), top-left corners in ``unit``: level-0 pixels ("px0") or microns ("um").
 
     Raises:
@@ -263,16 +263,16 @@ def settle(path: Path, stated: Stated, asked: Asked, coords: NDArray[Any], unit:
             other, or tiles lie outside the slide.
         ResolutionError: the tiles are finer than the slide.
     """
-    slide = asked.slide(stated.slide_id)
+    slide = options.slide(stated.slide_id)
     notes: list[str] = []
-    if slide is None and asked.slides is not None:
-        notes.append(f"no slide '{stated.slide_id}' that opens in {asked.slides}")
+    if slide is None and options.slides is not None:
+        notes.append(f"no slide '{stated.slide_id}' that opens in {options.slides}")
     if stated.own is not None:
         info, spec = stated.own
         info = replace(info, slide_id=stated.slide_id)
-        notes += _contradictions(spec, info, asked, slide)
+        notes += _contradictions(spec, info, options, slide)
     else:
-        spec, mpp0, more = _sizes(path, stated, asked, slide, coords if unit == "px0" else None)
+        spec, mpp0, more = _sizes(path, stated, options, slide, coords if unit == "px0" else None)
         notes += more
         unknown = SlideInfo(stated.slide_id, stated.size0 or (0, 0), mpp0, reader="features made elsewhere")
         info = replace(slide or stated.info or unknown, slide_id=stated.slide_id, mpp0=mpp0)
@@ -291,17 +291,17 @@ def _from_microns(path: Path, values: NDArray[Any], mpp0: float) -> NDArray[np.i
     return _sane(path, pixels.astype(np.int64))
 
 
-def _contradictions(spec: TileSpec, info: SlideInfo, asked: Asked, slide: SlideInfo | None) -> list[str]:
+def _contradictions(spec: TileSpec, info: SlideInfo, options: ReadOptions, slide: SlideInfo | None) -> list[str]:
     """Where PathFLIP wrote the file, what it says stands; a person is told what was asked in vain."""
-    found = []
-    if asked.mpp is not None and _differ(asked.mpp, spec.mpp):
-        found.append(f"--mpp {asked.mpp:g} ignored: the file says {spec.mpp:g}")
-    if asked.tile_px is not None and asked.tile_px != spec.tile_px:
-        found.append(f"--tile-px {asked.tile_px} ignored: the file says {spec.tile_px}")
-    mpp0 = asked.slide_mpp or (slide.mpp0 if slide else None)
+    notes = []
+    if options.mpp is not None and _differ(options.mpp, spec.mpp):
+        notes.append(f"--mpp {options.mpp:g} ignored: the file says {spec.mpp:g}")
+    if options.tile_px is not None and options.tile_px != spec.tile_px:
+        notes.append(f"--tile-px {options.tile_px} ignored: the file says {spec.tile_px}")
+    mpp0 = options.slide_mpp or (slide.mpp0 if slide else None)
     if mpp0 is not None and _differ(mpp0, info.require_mpp()):
-        found.append(f"the slide has {mpp0:.4g} mpp, the file was made at {info.mpp0:.4g}: is it the same slide?")
-    return found
+        notes.append(f"the slide has {mpp0:.4g} mpp, the file was made at {info.mpp0:.4g}: is it the same slide?")
+    return notes
 
 
 def _differ(first: float, second: float) -> bool:
@@ -309,17 +309,19 @@ def _differ(first: float, second: float) -> bool:
 
 
 def _sizes(
-    path: Path, stated: Stated, asked: Asked, slide: SlideInfo | None, coords: NDArray[Any] | None
+    path: Path, stated: Stated, options: ReadOptions, slide: SlideInfo | None, coords: NDArray[Any] | None
 ) -> tuple[TileSpec, float, list[str]]:
     """Tile size and the slide's resolution: (spec, mpp0, what to tell)."""
     notes: list[str] = []
-    tile_px = stated.tile_px or asked.tile_px
-    if stated.tile_px and asked.tile_px and stated.tile_px != asked.tile_px:
-        raise FeatureError(f"{path}: says its tiles are {stated.tile_px} px, --tile-px says {asked.tile_px}; drop one")
-    known = asked.slide_mpp or (slide.mpp0 if slide else None)
+    tile_px = stated.tile_px or options.tile_px
+    if stated.tile_px and options.tile_px and stated.tile_px != options.tile_px:
+        raise FeatureError(
+            f"{path}: says its tiles are {stated.tile_px} px, --tile-px says {options.tile_px}; drop one"
+        )
+    known = options.slide_mpp or (slide.mpp0 if slide else None)
     if known and stated.mpp0 and _differ(known, stated.mpp0):
         notes.append(f"the file says the slide has {stated.mpp0:.4g} mpp, the slide {known:.4g}; the slide's is used")
-    mpp0, mpp = known or stated.mpp0, stated.mpp or asked.mpp
+    mpp0, mpp = known or stated.mpp0, stated.mpp or options.mpp
     side0 = stated.tile_px0
     if mpp0 is None and side0 is None and tile_px and mpp and stated.step_tells_side and coords is not None:
         side0 = _step(path, coords)

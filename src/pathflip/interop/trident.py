@@ -11,7 +11,7 @@ import numpy as np
 
 from pathflip.features.store import trident_attributes
 from pathflip.interop.own_attribute import OWN, own_attribute, read_own
-from pathflip.interop.tiles import Asked, Stated, Tiles, encoder_of, join, numeric, settle
+from pathflip.interop.tiles import ReadOptions, Stated, Tiles, encoder_of, join, numeric, settle
 from pathflip.io.files import atomic_hdf5, path_inside
 from pathflip.io.hdf5 import File, whole
 from pathflip.io.slide_id import slide_id
@@ -27,7 +27,7 @@ def slide_name(path: Path) -> str:
     return slide_id(path).removesuffix(COORDS_SUFFIX)
 
 
-def read_trident(file: File, asked: Asked) -> Tiles:
+def read_trident(file: File, options: ReadOptions) -> Tiles:
     """A features file, or a coordinates file (then without features)."""
     on_coords = file.attributes.get("coords", {})
     own, own_encoder = read_own(file.path, file.attributes[""].get(OWN))
@@ -41,7 +41,7 @@ def read_trident(file: File, asked: Asked) -> Tiles:
         size0=(width, height) if width and height else None,
         own=own,
     )
-    tiles = settle(file.path, stated, asked, file.array("coords"))
+    tiles = settle(file.path, stated, options, file.array("coords"))
     note = _bucket_note(on_coords, tiles)
     tiles = Tiles(tiles.grid, warnings=tiles.warnings + note)
     if "features" not in file.arrays:
@@ -49,11 +49,11 @@ def read_trident(file: File, asked: Asked) -> Tiles:
     said = str(file.attributes.get("features", {}).get("encoder", "None"))
     folder = file.path.parent.name
     by_folder = folder.removeprefix("features_") if folder.startswith("features_") else None
-    encoder = encoder_of(file.path, asked, own_encoder, said, by_folder if said == "None" else None)
+    encoder = encoder_of(file.path, options, own_encoder, said, by_folder if said == "None" else None)
     if by_folder not in (None, encoder):
         line = f"the file says its encoder is '{encoder}', its folder '{folder}'; the file's is used"
         tiles = Tiles(tiles.grid, warnings=(*tiles.warnings, line))
-    return join(file.path, tiles, numeric(file.path, "features", file.arrays["features"]), encoder, asked)
+    return join(file.path, tiles, numeric(file.path, "features", file.arrays["features"]), encoder, options)
 
 
 def _bucket_note(on_coords: Any, tiles: Tiles) -> tuple[str, ...]:

@@ -170,14 +170,14 @@ def paths_by_id(paths: Iterable[Path]) -> dict[str, Path]:
     Raises:
         CaptionError: two files of one slide (both named).
     """
-    found: dict[str, Path] = {}
+    by_id: dict[str, Path] = {}
     for path in as_paths(paths, "files"):
-        other = found.setdefault(slide_id(path), path)
+        other = by_id.setdefault(slide_id(path), path)
         if other is not path and other != path:
             raise CaptionError(
                 f"'{other}' and '{path}' are both of slide '{slide_id(path)}'; expected one file a slide: leave one out"
             )
-    return found
+    return by_id
 
 
 def join_ids(names: Iterable[str], ids: Iterable[str]) -> dict[str, str]:

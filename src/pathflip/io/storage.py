@@ -29,15 +29,15 @@ _FILE = re.compile(r"file:/{1,3}")
 def as_url(path: str | Path) -> str | None:
     """The URL a path stands for; None for paths of this machine."""
     text = str(path)
-    found = _URL.match(text)
-    return f"{found[1]}://{text[found.end() :]}" if found else None
+    match = _URL.match(text)
+    return f"{match[1]}://{text[match.end() :]}" if match else None
 
 
 def local_path(path: str | Path) -> Path:
     """A path without the prefix ``file://``, which says nothing."""
     text = str(path)
-    found = _FILE.match(text)
-    return Path("/" + text[found.end() :]) if found else Path(text)
+    match = _FILE.match(text)
+    return Path("/" + text[match.end() :]) if match else Path(text)
 
 
 def shown(path: str | Path) -> str:
@@ -82,8 +82,8 @@ def state(path: str | Path) -> tuple[int, str] | None:
     url = as_url(path)
     try:
         if url is None:
-            found = os.stat(path)
-            return found.st_size, str(found.st_mtime_ns)
+            status = os.stat(path)
+            return status.st_size, str(status.st_mtime_ns)
         info = filesystem(url).info(url)
     except OSError:
         return None

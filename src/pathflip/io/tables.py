@@ -223,12 +223,12 @@ def plain_cell(value: Any) -> Any:
 
 
 def _csv_rows(path: Path, text: str, options: TableOptions) -> Iterator[TableRow]:
-    told = _SEP_LINE.match(text)
-    text = text[told.end() :] if told else text
+    sep_line = _SEP_LINE.match(text)
+    text = text[sep_line.end() :] if sep_line else text
     if "\n" in text:  # then a lone carriage return ends no line; the csv module writes it unquoted into texts
         text = re.sub(r"\r(?!\n)", " ", text)
-    delimiter = told[1].replace("\\t", "\t") if told else _delimiter(text, options)
-    lines_before = 1 if told else 0
+    delimiter = sep_line[1].replace("\\t", "\t") if sep_line else _delimiter(text, options)
+    lines_before = 1 if sep_line else 0
     header: list[str] | None = None
     number = 0
     for record in _records(path, text, delimiter, lines_before):
@@ -306,10 +306,10 @@ def _header(path: Path, record: Sequence[str], options: TableOptions) -> list[st
     twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
         raise CaptionError(f"{path.name}: two columns are named '{twice[0]}'; expected each once: rename one")
-    for usual, asked in options.columns.items():
-        if column_name(asked) not in names:
-            raise CaptionError(f"{path.name}: no column '{asked}'; got {sorted(name for name in names if name)}")
-        place = names.index(column_name(asked))
+    for usual, named in options.columns.items():
+        if column_name(named) not in names:
+            raise CaptionError(f"{path.name}: no column '{named}'; got {sorted(name for name in names if name)}")
+        place = names.index(column_name(named))
         names = ["" if name == usual else name for name in names]
         names[place] = usual
     return names
@@ -359,8 +359,8 @@ def _json_row(number: int, entry: Any, options: TableOptions) -> TableRow:
     fields = {column_name(key): value for key, value in entry.items()}
     if len(fields) < len(entry):
         return TableRow(number, problem="two of its names differ only in case, spaces or dashes; expected each once")
-    for usual, asked in options.columns.items():
-        fields.pop(usual, None) if column_name(asked) != usual else None
-        if column_name(asked) in fields:
-            fields[usual] = fields.pop(column_name(asked))
+    for usual, named in options.columns.items():
+        fields.pop(usual, None) if column_name(named) != usual else None
+        if column_name(named) in fields:
+            fields[usual] = fields.pop(column_name(named))
     return TableRow(number, fields)

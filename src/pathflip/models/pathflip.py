@@ -149,8 +149,10 @@ class PathFLIP(nn.Module):
         pooled = text_vectors(self.text, self.pretrained_text, block, vectors)
         local, gate, margin = self._statement(pooled)
         shape = (num_slides, num_subs)
-        told = (batch.sub_mask & ~batch.sub_false)[..., None]
-        caption = torch.where(told, self.caption_head(pooled).view(*shape, -1), 0).sum(1) / told.sum(1).clamp(min=1)
+        true_ones = (batch.sub_mask & ~batch.sub_false)[..., None]
+        caption = torch.where(true_ones, self.caption_head(pooled).view(*shape, -1), 0).sum(1) / true_ones.sum(1).clamp(
+            min=1
+        )
         return AlignOutput(
             slide=slides.slide,
             caption=caption,

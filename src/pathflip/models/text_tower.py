@@ -80,28 +80,28 @@ class Packing:
     """
 
     def __init__(self, masks: Sequence[Bool[Tensor, "_ _"]]) -> None:
-        kept = [mask.clone() for mask in masks]
-        for mask in kept:
+        cleared = [mask.clone() for mask in masks]
+        for mask in cleared:
             mask[:, 0] = True
-        lengths = torch.cat([mask.sum(dim=1) for mask in kept])
+        lengths = torch.cat([mask.sum(dim=1) for mask in cleared])
         self.order = lengths.argsort(descending=True, stable=True)
         """Which text (counted over all blocks) stands at each place of the run."""
         self.sizes = sizes = lengths[self.order]
         """Number of real tokens of each text, in run order."""
         self.starts = sizes.cumsum(0) - sizes
         """Row of each text's first token, in run order."""
-        column = torch.cat([mask.nonzero()[:, 1] for mask in kept])
+        column = torch.cat([mask.nonzero()[:, 1] for mask in cleared])
         before = lengths.cumsum(0) - lengths
         within = torch.arange(len(column)) - self.starts.repeat_interleave(sizes)
         self.source = before[self.order].repeat_interleave(sizes) + within
         """Row of the run -> row among the real tokens in text order."""
         self.position = column[self.source]
-        self.kept = kept
+        self.masks = cleared
         self.groups = _group(sizes.tolist())
 
     def tokens(self, ids: Sequence[Int[Tensor, "_ _"]]) -> Int[Tensor, " P"]:
         """Token ids in run order."""
-        return torch.cat([block[mask] for block, mask in zip(ids, self.kept, strict=True)])[self.source]
+        return torch.cat([block[mask] for block, mask in zip(ids, self.masks, strict=True)])[self.source]
 
     def mean(self, rows: Float[Tensor, "P W"]) -> Float[Tensor, "C W"]:
         """The mean token of every text, in run order."""
@@ -142,8 +142,8 @@ class _Block(nn.Module):
         """What the inside of the block reads."""
         return self.norm(x) if self.norm_first else x
 
-    def _close(self, residual: Float[Tensor, "*b W"], found: Float[Tensor, "*b W"]) -> Float[Tensor, "*b W"]:
-        x = residual + F.dropout(found, self.dropout, self.training)
+    def _close(self, residual: Float[Tensor, "*b W"], branch: Float[Tensor, "*b W"]) -> Float[Tensor, "*b W"]:
+        x = residual + F.dropout(branch, self.dropout, self.training)
         return x if self.norm_first else self.norm(x)
 
 
@@ -178,12 +178,12 @@ class SelfAttention(_Block):
         """As :meth:`packed`, for the first token of every text alone (in run order)."""
         first, rows = x[packing.starts], as_autocast(self._open(x))
         queries, parts = self.query(self._open(first)), [self.key(rows), self.value(rows)]
-        done, found = 0, []
+        done, attended = 0, []
         for group in packing.groups:
             q = queries[done : done + group.texts].unsqueeze(1)
-            found.append(self._grouped(parts, group, q))
+            attended.append(self._grouped(parts, group, q))
             done += group.texts
-        return self._close(first, self.out(torch.cat(found)))
+        return self._close(first, self.out(torch.cat(attended)))
 
     def _grouped(self, parts: list[Tensor], group: _Group, query: Tensor | None = None) -> Float[Tensor, "R W"]:
         """Attention inside one group; with ``query`` (texts, 1, W), for those rows only."""

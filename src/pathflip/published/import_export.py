@@ -180,11 +180,11 @@ def _kept(folder: Path, names: Sequence[str]) -> dict[str, Tensor]:
     file = folder / "released.safetensors"
     if not names:
         return {}
-    kept: dict[str, Tensor] = load_tensors(file, load_file) if file.is_file() else {}
-    missing = sorted(set(names) - set(kept))
+    tensors: dict[str, Tensor] = load_tensors(file, load_file) if file.is_file() else {}
+    missing = sorted(set(names) - set(tensors))
     if missing:
         raise CheckpointError(f"{file}: missing {named(missing)}, which stood in the imported file; import it again")
-    return kept
+    return tensors
 
 
 def _fill(

@@ -18,9 +18,9 @@ def _masked(scores: Float[Tensor, "*b S"], mask: Bool[Tensor, "... S"] | None) -
     return scores if mask is None else scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
 
 
-def _put_together(found: Float[Tensor, "P *q E"], scores: Float[Tensor, "P *q"]) -> Float[Tensor, "*q E"]:
+def _put_together(sums: Float[Tensor, "P *q E"], scores: Float[Tensor, "P *q"]) -> Float[Tensor, "*q E"]:
     """What queries find in all parts, from what they find in each and its log-sum-exp."""
-    return (scores.softmax(0).unsqueeze(-1) * found).sum(0)
+    return (scores.softmax(0).unsqueeze(-1) * sums).sum(0)
 
 
 class PatchReader:
@@ -50,16 +50,16 @@ class PatchReader:
         patches = self.x.flatten(0, 1)
         scores = (u.flatten(0, 1) @ patches.mT).transpose(0, 1)  # (M or 2·M, B·L, S)
         scores = _masked(scores, None if self.mask is None else self.mask.flatten(0, 1))
-        found = (self._weights(scores, count).transpose(0, 1) @ patches).transpose(0, 1)
-        found = found.unflatten(1, (batch, num_regions))
-        regions = found[:count].permute(1, 2, 0, 3)
+        sums = (self._weights(scores, count).transpose(0, 1) @ patches).transpose(0, 1)
+        sums = sums.unflatten(1, (batch, num_regions))
+        regions = sums[:count].permute(1, 2, 0, 3)
         if not self.slide:
             return regions
         if alike:
             mass = scores.logsumexp(-1).unflatten(1, (batch, num_regions))
-            of_slide = _put_together(found.permute(2, 1, 0, 3), mass.permute(2, 1, 0))
+            of_slide = _put_together(sums.permute(2, 1, 0, 3), mass.permute(2, 1, 0))
         else:
-            of_slide = found[count:].sum(2).transpose(0, 1)
+            of_slide = sums[count:].sum(2).transpose(0, 1)
         return torch.cat([of_slide.unsqueeze(1), regions], dim=1)
 
     def _weights(self, scores: Float[Tensor, "q BL S"], count: int) -> Float[Tensor, "q BL S"]:
@@ -87,9 +87,9 @@ class ChunkReader:
     def read(self, u: Float[Tensor, "b 1 M E"]) -> Float[Tensor, "B 1 M E"]:
         """What the queries find in all chunks together."""
         u = u[:, 0].expand(len(self.x), -1, -1)
-        found, scores = [], []
+        sums, scores = [], []
         for x, mask in self.chunks:
             part = _masked(u @ x.mT, None if mask is None else mask.unsqueeze(1))
-            found.append(part.softmax(-1) @ x)
+            sums.append(part.softmax(-1) @ x)
             scores.append(part.logsumexp(-1))
-        return _put_together(torch.stack(found), torch.stack(scores)).unsqueeze(1)
+        return _put_together(torch.stack(sums), torch.stack(scores)).unsqueeze(1)

@@ -67,8 +67,8 @@ class PatchCrossAttention(nn.Module):
         self, h: Float[Tensor, "B R Q W"], x: Float[Tensor, "B L S E"], mask: Bool[Tensor, "B L S"] | None
     ) -> Float[Tensor, "B R Q W"]:
         """``mask`` None: all patches are real. Padded patches must hold finite values."""
-        found, mass = _read(self._fold_keys(h), x, mask, self.dropout if self.training else 0.0)
-        attended = self._apply_values(found, mass)
+        read, mass = _read(self._fold_keys(h), x, mask, self.dropout if self.training else 0.0)
+        attended = self._apply_values(read, mass)
         return self.norm(h + F.dropout(self.out(attended), self.dropout, self.training))
 
     def answer(self, h: Float[Tensor, "b r Q W"], patches: Reader) -> Float[Tensor, "B R Q W"]:
@@ -80,9 +80,9 @@ class PatchCrossAttention(nn.Module):
         if torch.is_autocast_enabled(u.device.type):
             u = u.to(patches.x.dtype)
         with torch.autocast(u.device.type, enabled=False):
-            found = patches.read(u)
-        found = found.unflatten(2, (-1, heads))
-        z = torch.einsum("brqhe,hde->brqhd", found, self.value.weight.unflatten(0, (heads, -1))).flatten(3)
+            read = patches.read(u)
+        read = read.unflatten(2, (-1, heads))
+        z = torch.einsum("brqhe,hde->brqhd", read, self.value.weight.unflatten(0, (heads, -1))).flatten(3)
         return self.norm(h + self.out(z + self.value.bias))
 
     def _fold_keys(self, h: Float[Tensor, "B R Q W"]) -> Float[Tensor, "B R HQ E"]:
@@ -94,11 +94,11 @@ class PatchCrossAttention(nn.Module):
         return u.view(self.num_heads, batch, rows, num_queries, -1).permute(1, 2, 0, 3, 4).flatten(2, 3)
 
     def _apply_values(
-        self, found: Float[Tensor, "B R HQ E"], mass: Float[Tensor, "B R HQ"] | None
+        self, read: Float[Tensor, "B R HQ E"], mass: Float[Tensor, "B R HQ"] | None
     ) -> Float[Tensor, "B R Q W"]:
-        batch, rows, _, key_dim = found.shape
+        batch, rows, _, key_dim = read.shape
         heads = self.num_heads
-        z = found.view(batch, rows, heads, -1, key_dim).permute(2, 0, 1, 3, 4).flatten(1, 3)  # (H, B·R·Q, E)
+        z = read.view(batch, rows, heads, -1, key_dim).permute(2, 0, 1, 3, 4).flatten(1, 3)  # (H, B·R·Q, E)
         z = z @ self.value.weight.view(heads, -1, key_dim).mT
         z = z.view(heads, batch, rows, -1, z.shape[-1]).permute(1, 2, 3, 0, 4)  # (B, R, Q, H, d)
         # The key bias changes nothing; 0 times it keeps its gradient 0 rather than absent (DDP, AdamW).

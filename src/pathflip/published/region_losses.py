@@ -187,9 +187,9 @@ def soft_top_k_pool(
     """
     logits = cosine(texts, keys) / temperature
     weights = _masked_softmax(logits, key_mask.unsqueeze(1))
-    kept, index = weights.topk(min(top_k, keys.shape[1]), dim=-1)
-    kept = kept / kept.sum(dim=-1, keepdim=True).clamp(min=1e-12)
-    sparse = torch.zeros_like(weights).scatter(-1, index, kept)
+    top_weights, index = weights.topk(min(top_k, keys.shape[1]), dim=-1)
+    top_weights = top_weights / top_weights.sum(dim=-1, keepdim=True).clamp(min=1e-12)
+    sparse = torch.zeros_like(weights).scatter(-1, index, top_weights)
     return sparse.to(keys.dtype) @ keys.masked_fill(~key_mask.unsqueeze(-1), 0.0), weights
 
 

@@ -83,12 +83,12 @@ def _alpha(source: Path, kind: str, ranks: set[int], alpha: float | None) -> tup
     if file.is_file():
         try:
             config = json.loads(file.read_text(encoding="utf-8"))
-            found, odd = float(config["lora_alpha"]), {"alpha_pattern", "fan_in_fan_out", "use_dora"}
+            alpha_of_file, odd = float(config["lora_alpha"]), {"alpha_pattern", "fan_in_fan_out", "use_dora"}
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{file}: no lora_alpha in it ({type(error).__name__}); give --lora-alpha") from error
         if used := sorted(name for name in odd if config.get(name)):
             raise CheckpointError(f"{file}: {', '.join(used)} cannot be merged here; merge with PEFT before")
-        return found, file.name, bool(config.get("use_rslora"))
+        return alpha_of_file, file.name, bool(config.get("use_rslora"))
     if kind == "perceiver" and ranks == {_PUBLISHED_LORA[0]}:
         return _PUBLISHED_LORA[1], "assumed: the published script's", False
     raise CheckpointError(

@@ -40,12 +40,12 @@ def kind_of(source: Path, tensors: Mapping[str, Tensor], kind: str | None) -> st
     """Which variant the names belong to; an error where they belong to neither, or not to the one asked for."""
     if kind is not None and kind not in KINDS:
         raise ConfigError(f"kind: got '{kind}', expected {' or '.join(KINDS)}")
-    found = [k for k, marks in _MARKS.items() if any(name.startswith(marks) for name in tensors)]
-    if found and kind in (None, *found):
-        return kind or found[0]
+    kinds = [k for k, marks in _MARKS.items() if any(name.startswith(marks) for name in tensors)]
+    if kinds and kind in (None, *kinds):
+        return kind or kinds[0]
     names = ", ".join(sorted(tensors)[:3])
-    if found:
-        raise CheckpointError(f"{source}: holds a {found[0]} model, not a {kind} one (its names: {names}, …)")
+    if kinds:
+        raise CheckpointError(f"{source}: holds a {kinds[0]} model, not a {kind} one (its names: {names}, …)")
     ours = any(name.startswith(("qformer.", "patch_proj.")) for name in tensors)
     hint = "; the names are this package's own: give the checkpoint's directory to the verb itself" if ours else ""
     raise CheckpointError(f"{source}: not a released PathFLIP model (its names: {names}, …){hint}")
@@ -72,16 +72,16 @@ def read_settings(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
 def configuration(kind: str, tensors: Mapping[str, Tensor], chosen: dict[str, Any], assumed: list[str]) -> Any:
     """The model's configuration: sizes from the tensors, switches as released, then what the caller chose."""
     sizes = _published_sizes(tensors) if kind == "published" else _perceiver_sizes(tensors)
-    found = {key: value for key, value in sizes.items() if value is not None}
+    measured = {key: value for key, value in sizes.items() if value is not None}
     released = dict(qformer_model.AS_RELEASED if kind == "published" else latent_model.AS_RELEASED)
-    if {**found, **chosen}.get("region_loss") == "text_conditioned":
+    if {**measured, **chosen}.get("region_loss") == "text_conditioned":
         released["normalize"] = "positives"
     heads = {"num_heads": "width"} if kind == "published" else {"num_heads": "embed_dim", "text_heads": "text_width"}
     for name, width in heads.items():
-        if name not in chosen and width in found:
-            found[name] = _heads(name, found[width])
-            assumed.append(f"{name} {found[name]}: {_HEAD_WIDTH} wide each, as published")
-    config = build_config({**released, **found, **chosen, "kind": kind})
+        if name not in chosen and width in measured:
+            measured[name] = _heads(name, measured[width])
+            assumed.append(f"{name} {measured[name]}: {_HEAD_WIDTH} wide each, as published")
+    config = build_config({**released, **measured, **chosen, "kind": kind})
     guessed: tuple[str, ...] = ("mixing_heads", "region_heads") if kind == "published" else ("pooling",)
     guessed += ("top_k",) if getattr(config, "region_loss", "") == "soft_top_k" else ()
     assumed += [f"{name} {getattr(config, name)}: as published" for name in guessed if name not in chosen]
@@ -144,7 +144,7 @@ def _size(tensors: Mapping[str, Tensor], name: str, axis: int) -> int | None:
 
 
 def _numbers(tensors: Mapping[str, Tensor], pattern: str) -> list[int]:
-    return sorted({int(found[1]) for name in tensors if (found := re.match(pattern, name))})
+    return sorted({int(match[1]) for name in tensors if (match := re.match(pattern, name))})
 
 
 def reading_of(
@@ -178,14 +178,14 @@ def _validated(part: str, spec: type[_Spec], values: Mapping[str, Any]) -> _Spec
 
 def contract_of(source: Path, encoder: str | None, dim: int, tile_px: int | None, mpp: float | None) -> InputContract:
     """The features the model was trained on; what is not given is asked for by name."""
-    given = {"encoder": encoder, "tile_px": tile_px, "mpp": mpp}
-    missing = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is None]
+    stated = {"encoder": encoder, "tile_px": tile_px, "mpp": mpp}
+    missing = [f"--{name.replace('_', '-')}" for name, value in stated.items() if value is None]
     if missing:
         raise ConfigError(
             f"{source}: does not say which features ({dim} wide) it was trained on; give {', '.join(missing)}, "
             "and the model will refuse all others"
         )
-    return _validated("contract", InputContract, {**given, "dim": dim})
+    return _validated("contract", InputContract, {**stated, "dim": dim})
 
 
 def tokenizer_of(folder: str | Path, rows: int, assumed: list[str]) -> Tokenizer:

@@ -121,9 +121,9 @@ def select_patches(
     real = torch.ones_like(scores, dtype=torch.bool) if mask is None else mask
     ranked = scores.detach().masked_fill(~real, float("-inf"))
     index = ranked.topk(min(k, scores.shape[1]), dim=1).indices
-    kept = real.gather(1, index)
+    selected = real.gather(1, index)
     rows = patches.gather(1, index.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
-    return drop_padding(rows, kept), index, kept
+    return drop_padding(rows, selected), index, selected
 
 
 # ---------------------------------------------------------------------------------------------- variant 1

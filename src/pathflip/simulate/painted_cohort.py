@@ -79,12 +79,12 @@ def _claim(world: World, out: Path) -> None:
     if not path.exists():
         write_json(path, wanted)
         return
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if found != wanted:
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    if stored != wanted:
         different = [
-            f"{key} {found.get(key)!r} (asked: {wanted.get(key)!r})"
-            for key in sorted({*found, *wanted})
-            if found.get(key) != wanted.get(key)
+            f"{key} {stored.get(key)!r} (asked: {wanted.get(key)!r})"
+            for key in sorted({*stored, *wanted})
+            if stored.get(key) != wanted.get(key)
         ]
         raise ConfigError(
             f"'{out}' already holds another world: {', '.join(different)}; give an empty folder or the same world"
@@ -128,7 +128,7 @@ def paint_case(plan: CasePlan, world: World, out: Path) -> None:
     record = {
         "slide": plan.slide_id,
         "plan": asdict(plan),
-        "measured": {concept: asdict(found) for concept, found in measured.items()},
+        "measured": {concept: asdict(measures) for concept, measures in measured.items()},
         "report": asdict(report),
         "questions": [_question_row(question, painting.labels, world.label_px) for question in questions],
         "labels": list(LABELS),

@@ -175,8 +175,8 @@ class _Asker:
     def count(self) -> Question:
         """How many of three findings are there; about as often each number the slide allows."""
         number = int(self.rng.integers(0, min(3, len(self.present)) + 1))
-        asked = [*self._some(self.present, number), *self._some(self.absent, 3 - number)]
-        listed = [self._said(asked[i]) for i in self.rng.permutation(3)]
+        findings = [*self._some(self.present, number), *self._some(self.absent, 3 - number)]
+        listed = [self._said(findings[i]) for i in self.rng.permutation(3)]
         question = f"How many of these are present: {listed[0]}, {listed[1]}, {listed[2]}?"
         words = ["none", "one", "two", "three"]
         return self._ask(question, words.pop(number), words, "count", None, offer_cannot_tell=False)

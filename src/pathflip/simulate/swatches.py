@@ -72,8 +72,8 @@ class Brush:
         """Points ``spacing`` microns apart, thinned by a probability (number or plane)."""
         x, y = scatter(self.rng, self.size, self.px(spacing), jitter)
         chance = sample(keep, x, y) if isinstance(keep, np.ndarray) else keep
-        kept = self.rng.random(len(x)) < chance
-        return x[kept], y[kept]
+        drawn = self.rng.random(len(x)) < chance
+        return x[drawn], y[drawn]
 
     def nuclei(
         self,
@@ -319,8 +319,8 @@ def _normal_glands(brush: Brush) -> Swatch:
     brush.lay(goblet, (0.07, 0.02, 0.0, 0.0))
     brush.lay(relative < 0.24, (0.0, 0.03, 0.0, 0.0))
     x, y = _ring_points(brush, body, 36 * 0.86, 6.2)
-    kept = np.abs(sample(relative, x, y) - 0.86) < 0.14
-    x, y = x[kept], y[kept]
+    on_wall = np.abs(sample(relative, x, y) - 0.86) < 0.14
+    x, y = x[on_wall], y[on_wall]
     theta = _around(body, sample(body.ids, x, y), x, y, size) + np.pi / 2
     brush.nuclei(x, y, 2.8, aspect=1.5, spread=0.06, theta=theta, value=0.95)
     return brush.swatch()

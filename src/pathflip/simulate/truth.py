@@ -194,13 +194,13 @@ def polygons(labels: Labels, concept: str, label_px: int) -> list[list[NDArray[n
 
 def write_polygons(target: str | Path, labels: Labels, info: SlideInfo, label_px: int) -> None:
     """Write the outlines of the tumour, every finding and every artefact as GeoJSON that QuPath opens in place."""
-    found = []
+    features = []
     for concept in (c for c in CONCEPTS if c != "fibrous_stroma"):
         colour = _COLOURS.get(concept) or _colour(concept)
         for rings in polygons(labels, concept, label_px):
             rings_xy = [[(float(x), float(y)) for x, y in ring] for ring in rings]
-            found.append(feature(rings_xy, name=concept, info=info, classification=concept, color=colour))
-    write_features(target, found)
+            features.append(feature(rings_xy, name=concept, info=info, classification=concept, color=colour))
+    write_features(target, features)
 
 
 def _colour(concept: str) -> tuple[int, int, int]:

@@ -216,8 +216,8 @@ def _single_files(brush: Brush, cytology: Cytology) -> None:
     x = (step + rng.random(rows)[row.astype(int)] + 0.18 * rng.standard_normal(len(row))) * size / steps
     level = (row + 0.25 * rng.standard_normal(rows)[row.astype(int)]) * size / rows
     y = level - sample(waves.shift, x, level) + brush.px(0.8) * rng.standard_normal(len(row))
-    kept = sample(noise(rng, size, (brush.px(line), brush.px(60))), x, y) > -0.25
-    x, y = (x[kept] % size).astype(np.float32), (y[kept] % size).astype(np.float32)
+    in_strand = sample(noise(rng, size, (brush.px(line), brush.px(60))), x, y) > -0.25
+    x, y = (x[in_strand] % size).astype(np.float32), (y[in_strand] % size).astype(np.float32)
     theta = waves.angle(x, y)
     half = max(cytology.spacing * 0.62, cytology.radius * 1.25)
     body = stamp(size, x, y, brush.px(half), brush.px(half * 0.72), theta) > 0.3

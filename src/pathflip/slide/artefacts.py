@@ -146,13 +146,13 @@ def find_artefacts(slide: Slide, tissue: TissueMask, spec: ArtefactSpec | None =
     um = tissue.downsample * (slide.info.mpp0 or ASSUMED_MPP)
     density = optical_density(overview, glass_colour(overview)[0])
     sharpness, warnings = _sharpness(slide, tissue, overview, um, spec) if tissue.mask.any() else (nowhere, ())
-    for kind, found in (
+    for kind, mask in (
         ("blur", _blurred(sharpness, tissue.mask, um, spec)),
         ("fold", _folds(density, tissue.mask, um, spec)),
         *_on_glass(density, tissue.mask, um).items(),
     ):
         index = KINDS.index(kind)
-        kinds[found & (kinds < index)] = index
+        kinds[mask & (kinds < index)] = index
     return ArtefactMask(slide.info, kinds, sharpness, tissue.downsample, warnings)
 
 
@@ -311,7 +311,7 @@ def _bubbles(low: NDArray[np.float32], colourless: Mask, tissue: Mask, um: float
     line = (low - floor > 0.04) & colourless & ~tissue
     outline = closed(line, 12 / um).astype(np.uint8)
     contours, tree = cv2.findContours(outline, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    found = np.zeros(low.shape, np.uint8)
+    bubbles = np.zeros(low.shape, np.uint8)
     for index, contour in enumerate(contours):
         hollow: Any = tree[0][index][2]
         if tree[0][index][3] != -1 or hollow == -1:
@@ -323,5 +323,5 @@ def _bubbles(low: NDArray[np.float32], colourless: Mask, tissue: Mask, um: float
             hollow = tree[0][hollow][0]
         around = cv2.arcLength(contour, True)
         if holes > 0.4 * area and holes * um**2 > 6_000 and area > 0.9 * hull and 4 * np.pi * area > 0.6 * around**2:
-            cv2.drawContours(found, [contour], 0, 1, -1)
-    return found.astype(bool)
+            cv2.drawContours(bubbles, [contour], 0, 1, -1)
+    return bubbles.astype(bool)

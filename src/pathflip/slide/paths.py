@@ -31,7 +31,7 @@ def find_slides(paths: Iterable[str | Path], *, recursive: bool = False) -> list
         ConfigError: a path does not exist, or a folder holds no slide.
     """
     slides: list[Path] = []
-    given: dict[Path, list[Path]] = {}
+    by_folder: dict[Path, list[Path]] = {}
     for path in map(local_path, as_paths(paths, "paths")):
         if as_url(path) and path.suffix.lower() not in SLIDE_SUFFIXES:
             slides += _or_refuse(path, [p for p in _listed(path) if p.suffix.lower() in SLIDE_SUFFIXES])
@@ -42,10 +42,10 @@ def find_slides(paths: Iterable[str | Path], *, recursive: bool = False) -> list
         elif path.suffix.lower() not in SLIDE_SUFFIXES and not as_url(path) and not os.path.lexists(path):
             raise ConfigError(f"'{path}': no such file or folder; check the path")
         elif path.suffix.lower() in (".dcm", ".dicom"):
-            given.setdefault(path.absolute().parent, []).append(path)
+            by_folder.setdefault(path.absolute().parent, []).append(path)
         else:
             slides.append(path)
-    for files in given.values():
+    for files in by_folder.values():
         slides += (dicom_slides(files) or files) if len(files) > 1 else files
     return slides
 

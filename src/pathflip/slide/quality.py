@@ -183,23 +183,23 @@ def _measure(slide: Slide, spec: TileSpec, quality: QualitySpec, artefacts: Arte
     tissue = find_tissue(slide)
     parts.add(tissue_mm2=_short(tissue.area_mm2), tissue_share=_short(tissue.fraction), warnings=tissue.warnings)
     parts.picture = draw_thumbnail(slide, tissue, None)
-    found = find_artefacts(slide, tissue, artefacts)
-    parts.picture = draw_thumbnail(slide, tissue, found)
-    parts.add(**_artefact_numbers(found, tissue), warnings=(*tissue.warnings, *found.warnings))
+    mask = find_artefacts(slide, tissue, artefacts)
+    parts.picture = draw_thumbnail(slide, tissue, mask)
+    parts.add(**_artefact_numbers(mask, tissue), warnings=(*tissue.warnings, *mask.warnings))
     grid = tile_slide(slide, tissue, spec)
-    kept, _ = exclude_artefacts(grid, tissue, found, (artefacts or ArtefactSpec()).max_share)
-    parts.add(tiles=len(grid), tiles_spoilt=len(grid) - len(kept))
+    clean, _ = exclude_artefacts(grid, tissue, mask, (artefacts or ArtefactSpec()).max_share)
+    parts.add(tiles=len(grid), tiles_spoilt=len(grid) - len(clean))
     _read_sample(slide, grid, quality, parts)
 
 
-def _artefact_numbers(found: ArtefactMask, tissue: TissueMask) -> dict[str, Any]:
-    judged = found.sharpness[np.isfinite(found.sharpness)]
-    folded = _short(found.share_of_tissue("fold", tissue)) if tissue.mask.any() else None
+def _artefact_numbers(mask: ArtefactMask, tissue: TissueMask) -> dict[str, Any]:
+    judged = mask.sharpness[np.isfinite(mask.sharpness)]
+    folded = _short(mask.share_of_tissue("fold", tissue)) if tissue.mask.any() else None
     return {
         "sharpness": _short(float(np.median(judged))) if len(judged) else None,
-        "blurred": _short(found.share_of_tissue("blur", tissue)) if len(judged) else None,
+        "blurred": _short(mask.share_of_tissue("blur", tissue)) if len(judged) else None,
         "folded": folded,
-        **{kind: _short(float(found.mask(kind).mean())) for kind in ("pen", "bubble", "dark", "dust")},
+        **{kind: _short(float(mask.mask(kind).mean())) for kind in ("pen", "bubble", "dark", "dust")},
     }
 
 

@@ -62,12 +62,12 @@ def tile_slide(slide: Slide | SlideInfo, tissue: TissueMask, spec: TileSpec) -> 
     info = slide if isinstance(slide, SlideInfo) else slide.info
     side0, stride0 = spec.tile_px0(info), spec.stride_px0(info)
     xs = np.arange(0, info.size0[0], stride0, dtype=np.int64)
-    kept = [np.zeros((0, 2), np.int64)]
+    corners = [np.zeros((0, 2), np.int64)]
     for y in range(0, info.size0[1], stride0):  # row by row: memory stays flat however small the tiles
         row = np.stack([xs, np.full_like(xs, y)], axis=1)
         share = tissue.fractions(row, side0)
-        kept.append(row[(share >= spec.min_tissue - 1e-9) & (share > 0)])
-    return TileGrid(info, spec, np.concatenate(kept))
+        corners.append(row[(share >= spec.min_tissue - 1e-9) & (share > 0)])
+    return TileGrid(info, spec, np.concatenate(corners))
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,24 +215,24 @@ def _tile_one(
 ) -> SlideOutcome:
     with open_slide(path, slide_mpp=slide_mpp, name=name) as slide:
         spec.downsample(slide.info)  # refuse before any pixel is read
-        found = find_tissue(slide, tissue)
-        grid = tile_slide(slide, found, spec)
+        mask = find_tissue(slide, tissue)
+        grid = tile_slide(slide, mask, spec)
         info = slide.info
         excluded = None
         if exclude is not None:
-            grid, excluded = exclude_artefacts(grid, found, find_artefacts(slide, found, exclude), exclude.max_share)
+            grid, excluded = exclude_artefacts(grid, mask, find_artefacts(slide, mask, exclude), exclude.max_share)
             write_excluded(out / "excluded" / f"{info.slide_id}.csv", excluded)
         write_coords(out / "coords" / f"{info.slide_id}.h5", grid, tissue or TissueSpec(), exclude)
-        _write_tissue(out / "tissue" / f"{info.slide_id}.geojson", found)
-        _write_qc(out / "qc" / f"{info.slide_id}.png", slide, found, grid)
+        _write_tissue(out / "tissue" / f"{info.slide_id}.geojson", mask)
+        _write_qc(out / "qc" / f"{info.slide_id}.png", slide, mask, grid)
     return SlideOutcome(
         slide_id=info.slide_id,
         path=str(path),
         ok=True,
         num_tiles=len(grid),
-        tissue_fraction=round(found.fraction, 6),
+        tissue_fraction=round(mask.fraction, 6),
         reader=info.reader,
-        warnings=found.warnings,
+        warnings=mask.warnings,
         seconds=round(time.perf_counter() - start, 3),
         excluded=excluded.counts if excluded is not None else {},
     )

@@ -311,7 +311,7 @@ def _polygons(mask: Mask, downsample: float, size0: tuple[int, int]) -> "tuple[P
     from shapely import MultiPolygon, Polygon, box, make_valid
 
     contours, tree = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    found: list[Polygon] = []
+    polygons: list[Polygon] = []
     for index, contour in enumerate(contours):
         if tree[0][index][3] != -1 or len(contour) < 3:
             continue
@@ -324,8 +324,8 @@ def _polygons(mask: Mask, downsample: float, size0: tuple[int, int]) -> "tuple[P
         outline = make_valid(Polygon(contour[:, 0, :] + 0.5, holes)).buffer(0.5, join_style="mitre").simplify(0.5)
         scaled = _scaled(outline, downsample).intersection(box(0, 0, *size0))
         parts = scaled.geoms if isinstance(scaled, MultiPolygon) else [scaled]
-        found.extend(part for part in parts if isinstance(part, Polygon) and not part.is_empty)
-    return tuple(sorted(found, key=lambda polygon: -polygon.area))
+        polygons.extend(part for part in parts if isinstance(part, Polygon) and not part.is_empty)
+    return tuple(sorted(polygons, key=lambda polygon: -polygon.area))
 
 
 def _scaled(geometry: "Polygon", factor: float) -> "Polygon":

@@ -371,27 +371,27 @@ def _statement(item: Any, place: int) -> SubCaption:
     text = text_of(first_of(fields, STATEMENT_KEYS), f"sub-caption {place}") if isinstance(fields, dict) else ""
     if not text:
         raise CaptionError(f"sub-caption {place} has no text")
-    given: dict[str, Any] = {}
+    stated: dict[str, Any] = {}
     for name, kind in _GIVEN_FIELDS:
         value = fields.get(name)
         if value is None:
             continue
         if not isinstance(value, kind):
             raise CaptionError(f"sub-caption {place}: '{name}' is {value!r}, expected {kind.__name__}")
-        given[name] = value
+        stated[name] = value
     if fields.get("polarity") is not None:
         if fields["polarity"] not in _POLARITIES:
             raise CaptionError(
                 f"sub-caption {place}: 'polarity' is {fields['polarity']!r}, expected one of {', '.join(_POLARITIES)}"
             )
-        given.setdefault("negated", fields["polarity"] in ("absent", "denied"))
-        given.setdefault("undecided", fields["polarity"] in ("uncertain", "undecided"))
+        stated.setdefault("negated", fields["polarity"] in ("absent", "denied"))
+        stated.setdefault("undecided", fields["polarity"] in ("uncertain", "undecided"))
     if fields.get("box") is not None:
-        given["box"] = _box(fields["box"], place)
+        stated["box"] = _box(fields["box"], place)
     if isinstance(fields.get("place"), list) and len(fields["place"]) == 2:
-        given["place"] = (int(fields["place"][0]), int(fields["place"][1]))
-    decided = {"undecided": False, "reason": None} if "negated" in given else {}
-    return replace(parse_statement(text), **(decided | given))
+        stated["place"] = (int(fields["place"][0]), int(fields["place"][1]))
+    decided = {"undecided": False, "reason": None} if "negated" in stated else {}
+    return replace(parse_statement(text), **(decided | stated))
 
 
 def _box(value: Any, place: int) -> Box:

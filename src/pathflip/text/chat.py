@@ -172,9 +172,9 @@ class ChatTemplate:
     def _cut_end(self, markup: str) -> tuple[str, str]:
         """Split what follows an answer: up to the special token that ends it, and the rest. The end token is added
         where the template has none, for a model that never saw an end never stops."""
-        found = [(markup.index(token), token) for token in self._special if token in markup]
-        if found:
-            place, token = min(found, key=lambda entry: (entry[0], -len(entry[1])))
+        ends = [(markup.index(token), token) for token in self._special if token in markup]
+        if ends:
+            place, token = min(ends, key=lambda entry: (entry[0], -len(entry[1])))
             if not markup[:place].strip():
                 return markup[: place + len(token)], markup[place + len(token) :]
         return self.tokenizer.eos_token, markup

@@ -116,9 +116,9 @@ def heading_of(line: str) -> Heading | None:
         head = body[: match.start()] if match else body
         if len(head) > 80 or (match is None and body.rstrip().endswith((".", ",", ";"))):
             continue
-        found = _classify(head)
-        if found is not None:
-            kind, part = found
+        kind_and_part = _classify(head)
+        if kind_and_part is not None:
+            kind, part = kind_and_part
             return Heading(kind, part, offset + (match.end() if match else len(body)))
     return None
 
@@ -138,7 +138,7 @@ def _classify(head: str) -> tuple[str, str] | None:
         return None
     kinds = [_WORDS[word] for word in words if word in _WORDS]
     if not kinds:  # "TUMOR", "ADDITIONAL FINDINGS", "Befund"
-        told = set(words) & {
+        microscopic = set(words) & {
             "tumor",
             "tumour",
             "findings",
@@ -148,5 +148,5 @@ def _classify(head: str) -> tuple[str, str] | None:
             "description",
             "beschreibung",
         }
-        return ("microscopy", part) if told and (len(words) > 1 or words[0] not in ("finding",)) else None
+        return ("microscopy", part) if microscopic and (len(words) > 1 or words[0] not in ("finding",)) else None
     return min(kinds, key=lambda kind: _RANK[kind]), part

@@ -273,11 +273,11 @@ def _items(part: str, rules: _Compiled, language: str) -> list[Clause]:
             continue
         denies = polarity_of(left, language) != "affirmed"
         ends = _last_word(left) in rules.cues.predicates and len(left.split()) > 1 and not rules.verb.search(left)
-        told = _last_word(item) in rules.cues.predicates and len(item.split()) > 1 and not _LISTED.search(rest)
+        is_predicate = _last_word(item) in rules.cues.predicates and len(item.split()) > 1 and not _LISTED.search(rest)
         comma = links[place].startswith(",")
-        if comma and (ends or (told and denies and not rules.verb.search(item))):
+        if comma and (ends or (is_predicate and denies and not rules.verb.search(item))):
             groups.append(item)
-            unclear.append(bool(told and not ends and _SEEN_AT_END.search(item)))
+            unclear.append(bool(is_predicate and not ends and _SEEN_AT_END.search(item)))
         elif denies and _DESCRIPTOR.match(item) and not _or_follows(part, item) and not rules.verb.search(rest):
             groups.append(item)
             unclear.append(True)

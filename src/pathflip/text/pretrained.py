@@ -136,16 +136,16 @@ def open_pretrained_text(source: str, digest: str | None = None) -> PretrainedTe
             f"text encoder '{source}': '{folder}' lacks {' and '.join(missing)}; expected a folder as Hugging Face "
             "writes it (pickled weights are never loaded: convert them to safetensors)"
         )
-    found = _digest(weights)
+    actual = _digest(weights)
     wanted = digest or (KNOWN[source].sha256 if source in KNOWN else None)
-    if wanted is not None and found != wanted:
+    if wanted is not None and actual != wanted:
         raise CheckpointError(
-            f"text encoder '{source}': its weights have SHA-256 {found[:16]}…, expected {wanted[:16]}…; "
+            f"text encoder '{source}': its weights have SHA-256 {actual[:16]}…, expected {wanted[:16]}…; "
             "install the package again, or give the folder the model was trained with"
         )
     network = open_network(source, folder)
     pooling, max_tokens = token_pooling(folder), _max_tokens(folder, network)
-    return PretrainedText(source, found, network, load_tokenizer(str(folder)), pooling, max_tokens)
+    return PretrainedText(source, actual, network, load_tokenizer(str(folder)), pooling, max_tokens)
 
 
 def open_network(source: str, folder: Path) -> nn.Module:

@@ -87,11 +87,11 @@ def query_texts(question: str, options: Sequence[str] = (), limit: int = 64) -> 
         head, options = parsed.content, [o if cannot_tell(o) else f"no {o.strip()}" for o in options]
     listed = [part.strip(" ?.!") for part in re.split(r",|;|\band\b", tail)] if colon else []
     content = question_content(head)
-    found = [QueryText(option.strip(), number) for number, option in enumerate(options, start=1)]
-    found += [QueryText(item) for item in listed if item]
+    texts = [QueryText(option.strip(), number) for number, option in enumerate(options, start=1)]
+    texts += [QueryText(item) for item in listed if item]
     if content:
-        found.insert(0, QueryText(content))
-        found += [QueryText(f"{content} {o.strip()}", n, joined=True) for n, o in enumerate(options, start=1)]
-    if not found:
-        found = [QueryText(question.strip())]
-    return found[:limit]
+        texts.insert(0, QueryText(content))
+        texts += [QueryText(f"{content} {o.strip()}", n, joined=True) for n, o in enumerate(options, start=1)]
+    if not texts:
+        texts = [QueryText(question.strip())]
+    return texts[:limit]

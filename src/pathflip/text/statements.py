@@ -146,11 +146,11 @@ def _trimmed(clauses: list[Clause], kinds: list[str | None], language: str) -> t
 
 def _by_polarity(clauses: list[Clause], language: str) -> list[list[Clause]]:
     """What is affirmed together; every other clause apart, unless all say the same."""
-    told = [(clause, _polarity(clause, language)) for clause in clauses]
-    if len({polarity for _, polarity in told}) == 1:
+    judged = [(clause, _polarity(clause, language)) for clause in clauses]
+    if len({polarity for _, polarity in judged}) == 1:
         return [clauses]
-    affirmed = [clause for clause, polarity in told if polarity == "affirmed"]
-    others = [[clause] for clause, polarity in told if polarity != "affirmed"]
+    affirmed = [clause for clause, polarity in judged if polarity == "affirmed"]
+    others = [[clause] for clause, polarity in judged if polarity != "affirmed"]
     return [affirmed, *others] if affirmed else others
 
 

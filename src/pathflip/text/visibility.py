@@ -68,8 +68,8 @@ def visible_rest(clause: str, language: str = "en") -> str | None:
     if language != "en":
         return None
     verb = re.compile(cues_of(language).verbs, re.IGNORECASE)
-    told = _DIAGNOSIS.search(clause)
-    candidates = [clause[told.end() :], clause] if told else [clause]
+    diagnosis = _DIAGNOSIS.search(clause)
+    candidates = [clause[diagnosis.end() :], clause] if diagnosis else [clause]
     for candidate in candidates:
         cuts = [match.start() for match in _SEGMENT.finditer(candidate)]
         ends = [*([len(candidate)] if candidate != clause else []), *reversed(cuts)]

@@ -63,8 +63,8 @@ class AlignStep(TrainStep):
 
             # Tensors go in as arguments: that is how checkpoint() learns which device's random state to replay.
             def encode(*tensors: Tensor, rows: AlignBatch = rows, names: list[str] = names) -> AlignOutput:
-                given: dict[str, Any] = dict(zip(names, tensors, strict=True))
-                output: AlignOutput = self.model(replace(rows, **given))
+                fields_of_rows: dict[str, Any] = dict(zip(names, tensors, strict=True))
+                output: AlignOutput = self.model(replace(rows, **fields_of_rows))
                 return output
 
             parts.append(checkpoint(encode, *(getattr(rows, name) for name in names), use_reentrant=False))
@@ -79,10 +79,10 @@ class AlignStep(TrainStep):
             batch: the batch whose loss was not finite.
             encode: also look at the embeddings, if the features are clean.
         """
-        found = _non_finite(batch, batch.slide_ids, "its features")
-        if not found and encode:
-            found = _non_finite(self.model(batch), batch.slide_ids, "its embedding")
-        return found
+        reasons = _non_finite(batch, batch.slide_ids, "its features")
+        if not reasons and encode:
+            reasons = _non_finite(self.model(batch), batch.slide_ids, "its embedding")
+        return reasons
 
 
 def _rows(batch: AlignBatch, start: int, stop: int) -> AlignBatch:
@@ -94,10 +94,10 @@ def _rows(batch: AlignBatch, start: int, stop: int) -> AlignBatch:
 
 def _non_finite(tensors: AlignBatch | AlignOutput, slide_ids: tuple[str, ...], where: str) -> dict[str, str]:
     """Rows that hold NaN or infinity in any floating-point field, by slide id."""
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for f in fields(tensors):
         value = getattr(tensors, f.name)
         if isinstance(value, Tensor) and value.is_floating_point():
             bad = ~torch.isfinite(value).flatten(1).all(1)
-            found |= {slide_ids[row]: f"{where} ({f.name})" for row in bad.nonzero()[:, 0].tolist()}
-    return found
+            reasons |= {slide_ids[row]: f"{where} ({f.name})" for row in bad.nonzero()[:, 0].tolist()}
+    return reasons

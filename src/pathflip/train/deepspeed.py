@@ -79,14 +79,14 @@ def moments(model: nn.Module, optimizer: Any) -> dict[str, Tensor] | None:
     if not _is_spread(model):
         return None
     _link(optimizer)
-    found: dict[str, Tensor] = {}
+    state: dict[str, Tensor] = {}
     step = next(iter(optimizer.optimizer.state.values()))["step"]
     parameters: Iterator[tuple[str, Any]] = model.named_parameters()  # DeepSpeed hangs methods on them
     for name, parameter in parameters:
         for entry in _MOMENTS:
-            found[f"{name}/{entry}"] = parameter.get_full_hp_param(entry).cpu()
-        found[f"{name}/step"] = torch.tensor(float(step))
-    return found
+            state[f"{name}/{entry}"] = parameter.get_full_hp_param(entry).cpu()
+        state[f"{name}/step"] = torch.tensor(float(step))
+    return state
 
 
 def restore(model: nn.Module, optimizer: Any, stored: dict[str, Tensor]) -> bool:

@@ -97,10 +97,10 @@ def split_examples(examples: Sequence[Example], splits: Path | None) -> dict[str
     named = [slide for example in examples for slide in example.slide_ids]
     split_of |= {own: split_of[name] for name, own in join_ids(split_of, named).items()}
     for example in examples:
-        found = {split_of.get(slide_id) for slide_id in example.slide_ids}
-        if len(found) > 1:
+        parts_of_slides = {split_of.get(slide_id) for slide_id in example.slide_ids}
+        if len(parts_of_slides) > 1:
             raise ConfigError(f"{example.name}: its slides are in different splits; expected one split")
-        if (part := found.pop()) in parts:
+        if (part := parts_of_slides.pop()) in parts:
             parts[part].append(example)
     return parts
 
@@ -143,7 +143,7 @@ def train_instruct(
     made = _begin(recipe, learned, by_id, aligned, start, language_model)
     data = InstructDataset(learned, made.visual_tokenizer, made.template, recipe.data, made.model.config.embed_dim)
     if not made.model.config.text_only:
-        made.visual_tokenizer.expect(_asked_of_slides(made.visual_tokenizer, [*learned, *val_examples]))
+        made.visual_tokenizer.expect(_texts_of_slides(made.visual_tokenizer, [*learned, *val_examples]))
     if not made.model.config.text_only:
         _set_statistics(made.model, data, recipe.train.seed)
     config = _train_config(recipe, len(data))
@@ -188,10 +188,10 @@ def _of_kinds(examples: Sequence[Example], kinds: Sequence[str]) -> list[Example
     def kind(example: Example) -> str:
         return "question" if example.options else ("caption" if example.category == "caption" else "conversation")
 
-    found = [example for example in examples if kind(example) in kinds]
-    if not found:
+    chosen = [example for example in examples if kind(example) in kinds]
+    if not chosen:
         raise CaptionError(f"train: none of {len(examples)} examples is a {' or a '.join(kinds)}; give files of such")
-    return found
+    return chosen
 
 
 def _files_by_id(examples: Sequence[Example], files: Sequence[Path]) -> dict[str, Path]:
@@ -253,8 +253,8 @@ def _shown(recipe: InstructRecipe, examples: Sequence[Example], embed_dim: int) 
 def _go_on(recipe: InstructRecipe, before: LoadedAssistant, by_id: Mapping[str, Path]) -> LoadedAssistant:
     """The next stage: same parts, other weights trained."""
     had = before.language
-    kept = {"source": had.source, "template": had.template, "stored": had.stored or had.train == "full"}
-    language = recipe.language.model_copy(update=kept)
+    of_before = {"source": had.source, "template": had.template, "stored": had.stored or had.train == "full"}
+    language = recipe.language.model_copy(update=of_before)
     model = before.model
     model.projector.requires_grad_(True)
     if had.train != "lora":
@@ -312,16 +312,16 @@ def _validation(made: LoadedAssistant, questions: Sequence[Example]) -> Evaluato
     return evaluate
 
 
-def _asked_of_slides(visual_tokenizer: VisualTokenizer, examples: Sequence[Example]) -> dict[str, list[str]]:
+def _texts_of_slides(visual_tokenizer: VisualTokenizer, examples: Sequence[Example]) -> dict[str, list[str]]:
     """Every text that the examples will have looked for on each slide."""
     out: dict[str, list[str]] = {}
     for example in examples:
         said = [turn.text.replace(SLIDE_MARK, " ") for turn in example.turns if turn.role == "user"]
         questions = [example.question] if example.question else [text for text in said if text.strip()]
-        asked = [one.text for question in questions for one in visual_tokenizer.queries(question, example.options)]
-        asked += [one.text for request in CAPTION_PROMPTS if not questions for one in visual_tokenizer.queries(request)]
+        texts = [one.text for question in questions for one in visual_tokenizer.queries(question, example.options)]
+        texts += [one.text for request in CAPTION_PROMPTS if not questions for one in visual_tokenizer.queries(request)]
         for slide_id in example.slide_ids:
-            out.setdefault(slide_id, []).extend(asked)
+            out.setdefault(slide_id, []).extend(texts)
     return out
 
 
@@ -334,12 +334,12 @@ def key_phrases(texts: Iterable[str], count: int) -> tuple[str, ...]:
 
     A phrase that nearly always stands within a longer one gives way to it; words of grammar stand in none.
     """
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     num_texts = 0
     for text in texts:
         num_texts += 1
-        found.update({p for sentence in split_sentences(text.lower()) for p in _phrases(sentence)})
-    often = {p: n for p, n in found.items() if max(3, 0.02 * num_texts) <= n <= 0.8 * num_texts}
+        counts.update({p for sentence in split_sentences(text.lower()) for p in _phrases(sentence)})
+    often = {p: n for p, n in counts.items() if max(3, 0.02 * num_texts) <= n <= 0.8 * num_texts}
     chosen = [
         p
         for p, n in often.items()

@@ -32,15 +32,15 @@ class InstructStep(TrainStep):
     @torch.no_grad()
     def suspects(self, batch: InstructBatch, encode: bool = True) -> dict[str, str]:
         """Slides that make a loss non-finite, each with where it shows."""
-        found: dict[str, str] = {}
+        reasons: dict[str, str] = {}
         if not (torch.isfinite(batch.vectors).all() and torch.isfinite(batch.numbers).all()):
             bad = ~(torch.isfinite(batch.vectors).all(1) & torch.isfinite(batch.numbers).all(1))
             owners = batch.conversation[(batch.visual >= 0) & bad[batch.visual.clamp(min=0)]]
-            found = {batch.slide_ids[i]: "its visual tokens" for i in owners.unique().tolist()}
-        if not found and encode:
+            reasons = {batch.slide_ids[i]: "its visual tokens" for i in owners.unique().tolist()}
+        if not reasons and encode:
             bad_loss = ~torch.isfinite(self.model(batch))
-            found = {batch.slide_ids[i]: "its conversation's loss" for i in bad_loss.nonzero()[:, 0].tolist()}
-        return found
+            reasons = {batch.slide_ids[i]: "its conversation's loss" for i in bad_loss.nonzero()[:, 0].tolist()}
+        return reasons
 
 
 def _drop_frozen(step: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:

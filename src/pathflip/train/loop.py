@@ -115,7 +115,7 @@ def _train(run: Run, batches: Batches) -> None:
         for index in range(run.done, config.steps):
             pending = _compute(run, source, index)
             _settle(run)
-            if run.stop.agreed or (world == 1 and run.stop.asked):
+            if run.stop.agreed or (world == 1 and run.stop.requested):
                 _stop(run)
             _update(run, pending)
             if _due(config, index + 1):
@@ -166,7 +166,7 @@ def _measure(
     # Under fp16 the loss scaler expects gradients to overflow now and then, and skips such steps itself.
     checked = values[:-1] if run.accelerator.scaler is not None else values
     bad = (~torch.isfinite(checked)).any().float()
-    stop = torch.full_like(bad, float(run.stop.asked))  # torch.tensor(…, device=…) would wait for the device
+    stop = torch.full_like(bad, float(run.stop.requested))  # torch.tensor(…, device=…) would wait for the device
     values = torch.cat([values, torch.stack([bad, stop])])
     if run.accelerator.num_processes > 1:
         torch.distributed.all_reduce(values)
@@ -235,15 +235,15 @@ def _refuse(run: Run, pending: PendingStep, values: dict[str, float]) -> None:
     broken = [name for name, value in values.items() if not np.isfinite(value)]
     # The sum and the gradient of a bad loss are bad too: name the loss itself where there is one.
     broken = [name for name in broken if name not in ("loss", "grad_norm")] or broken
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for batch in pending.batches:
-        found |= run.bare.suspects(batch.to(run.accelerator.device), not is_sharded(run.bare))
+        reasons |= run.bare.suspects(batch.to(run.accelerator.device), not is_sharded(run.bare))
     everyone = [slide for batch in pending.batches for slide in batch.slide_ids]
     if run.accelerator.num_processes > 1:
-        found = dict(gather_object(list(found.items())))
+        reasons = dict(gather_object(list(reasons.items())))
         everyone = gather_object(everyone)
-    if found:
-        cause = "slides that caused it: " + "; ".join(f"{slide}: {where}" for slide, where in found.items())
+    if reasons:
+        cause = "slides that caused it: " + "; ".join(f"{slide}: {where}" for slide, where in reasons.items())
     else:
         cause = f"no slide by itself; the batch was {', '.join(everyone)}"
     what = ", ".join(f"{name} = {values[name]}" for name in broken)

@@ -46,10 +46,10 @@ def refuse_lost_state(out: Path) -> None:
     Raises:
         TrainingError: there are such checkpoints.
     """
-    kept = [name for name in ("last", "best") if (out / name).exists()]
-    if kept:
+    checkpoints = [name for name in ("last", "best") if (out / name).exists()]
+    if checkpoints:
         raise TrainingError(
-            f"{out} holds the checkpoint '{kept[0]}' but no training state to go on from; it would be replaced: "
+            f"{out} holds the checkpoint '{checkpoints[0]}' but no training state to go on from; it would be replaced: "
             "choose another --out, or move it away"
         )
 

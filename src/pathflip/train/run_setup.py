@@ -50,9 +50,9 @@ Save = Callable[[Path, Mapping[str, float]], None]
 
 @dataclass
 class StopRequest:
-    """Ctrl-C or SIGTERM: asked on this process, then agreed by all, so that every process stops after the same step."""
+    """Ctrl-C or SIGTERM: requested on one process, then agreed by all, so that each stops after the same step."""
 
-    asked: bool = False
+    requested: bool = False
     agreed: bool = False
 
 
@@ -164,18 +164,18 @@ def start_or_resume(run: Run, resume: bool) -> None:
         TrainingError: a state is there and ``resume`` is False; it is damaged or of other settings, data or model;
             checkpoints are there without one.
     """
-    found = latest_state(run.out / "state")
-    if found is None:
+    state = latest_state(run.out / "state")
+    if state is None:
         if run.accelerator.is_main_process:
             refuse_lost_state(run.out)
         run.log.open(keep_until=0)
         return
     if not resume:
         raise TrainingError(
-            f"{run.out} holds a run ({found.name}); expected an empty directory; "
+            f"{run.out} holds a run ({state.name}); expected an empty directory; "
             "add --resume to go on with it, or choose another --out"
         )
-    record = load_state(found, run.bare, run.optimizer.optimizer)
+    record = load_state(state, run.bare, run.optimizer.optimizer)
     refuse_other_settings(run.config, record["config"])
     same_data(run.out, record.get("data"), run.data)
     run.done, run.best, run.metrics = record["step"], record["best"], record["metrics"]
@@ -193,9 +193,9 @@ def stop_request() -> Iterator[StopRequest]:
         return
 
     def ask(number: int, frame: Any) -> None:
-        if request.asked:
+        if request.requested:
             raise KeyboardInterrupt
-        request.asked = True
+        request.requested = True
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -37,8 +37,8 @@ _NAME = re.compile(r"step-(\d{8})")
 
 def latest_state(folder: Path) -> Path | None:
     """The newest complete state under ``folder``, or None."""
-    found = sorted(path for path in folder.glob("step-*") if _NAME.fullmatch(path.name))
-    return found[-1] if found else None
+    folders = sorted(path for path in folder.glob("step-*") if _NAME.fullmatch(path.name))
+    return folders[-1] if folders else None
 
 
 def save_state(

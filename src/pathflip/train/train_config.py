@@ -64,11 +64,11 @@ def refuse_other_settings(config: TrainConfig, stored: Mapping[str, Any]) -> Non
     Raises:
         TrainingError: the first setting that changed, by name.
     """
-    given = config.model_dump(mode="json")
-    changed = [name for name in given if name not in _FREE_TO_CHANGE and given[name] != stored.get(name)]
+    settings = config.model_dump(mode="json")
+    changed = [name for name in settings if name not in _FREE_TO_CHANGE and settings[name] != stored.get(name)]
     if changed:
         name = changed[0]
         raise TrainingError(
-            f"resume: setting '{name}' was {stored.get(name)} when the run began, got {given[name]}; "
+            f"resume: setting '{name}' was {stored.get(name)} when the run began, got {settings[name]}; "
             "expected the same settings; choose another --out to start a new run"
         )

@@ -40,8 +40,8 @@ class MetricsLog:
         """Begin, or go on after step ``keep_until``: later lines are of a run that was killed and will come again."""
         if not self._write:
             return
-        kept = [r for r in read_metrics(self._path) if r["step"] <= keep_until] if self._path.exists() else []
-        write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
+        records = [r for r in read_metrics(self._path) if r["step"] <= keep_until] if self._path.exists() else []
+        write_text(self._path, "".join(json.dumps(record) + "\n" for record in records))
         self._file = open(self._path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by close())
 
     def hold(self, record: Mapping[str, Any]) -> None:

@@ -130,14 +130,15 @@ def read_calibration(checkpoint: Path) -> Calibration | None:
         return None
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-        found = Calibration.model_validate(values)
+        calibration = Calibration.model_validate(values)
     except (OSError, ValueError, ValidationError) as error:
         reason = str(error).strip().split("\n")[0]
         raise CheckpointError(f"{file}: not a calibration this version reads ({reason}); {again}") from None
-    if (found.format, found.format_version) != (FORMAT, FORMAT_VERSION):
+    if (calibration.format, calibration.format_version) != (FORMAT, FORMAT_VERSION):
         raise CheckpointError(
-            f"{file}: is {found.format} version {found.format_version}, expected {FORMAT} {FORMAT_VERSION}; {again}"
+            f"{file}: is {calibration.format} version {calibration.format_version}, "
+            f"expected {FORMAT} {FORMAT_VERSION}; {again}"
         )
-    if found.weights_digest != weights_digest(checkpoint):
+    if calibration.weights_digest != weights_digest(checkpoint):
         raise CheckpointError(f"{file}: was fitted for other weights than the model.safetensors beside it; {again}")
-    return found
+    return calibration

@@ -285,8 +285,8 @@ def omission_scores(
 ) -> Float[np.ndarray, " n"]:
     """For each slide and the visible sentences of its report, the probability of the most probable finding that no
     sentence speaks of; 0 where every finding is spoken of or there is no vocabulary."""
-    found = [_unspoken(model, s, r, calibration) for s, r in zip(slides, reports, strict=True)]
-    return np.array([max(unspoken.values(), default=0.0) for unspoken in found])
+    per_report = [_unspoken(model, s, r, calibration) for s, r in zip(slides, reports, strict=True)]
+    return np.array([max(unspoken.values(), default=0.0) for unspoken in per_report])
 
 
 def _unspoken(
@@ -324,12 +324,12 @@ def _omissions(
 def _regions(model: Aligned, slide: EncodedSlide, texts: Sequence[str]) -> list[tuple[Evidence, ...]]:
     """The best tiles of every text, some texts at a time."""
     step = max(1, PAIRS_AT_ONCE // max(1, len(slide.row_of_tile)))
-    found = []
+    regions = []
     for start in range(0, len(texts), step):
         for heatmap in heatmaps(model, slide, texts[start : start + step]):
             best, name = plots.top_tiles(heatmap, REGIONS), heatmap.grid.info.slide_id
-            found.append(tuple(Evidence(box, score, heatmap.text, name) for box, score in best))
-    return found
+            regions.append(tuple(Evidence(box, score, heatmap.text, name) for box, score in best))
+    return regions
 
 
 def _row(judgement: Judgement, sentence: str) -> dict[str, Any]:

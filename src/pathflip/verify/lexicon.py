@@ -123,14 +123,14 @@ def denied_phrases(sub_caption: SubCaption) -> list[str]:
     """
     if sub_caption.concept:
         return [sub_caption.concept]
-    found = []
+    phrases = []
     for part in _JOINED.split(sub_caption.content):
         words = _tokens(part)
         inner = _stripped(words)
-        kept = " ".join(inner) or next((w for w in words if w in _KEPT_ALONE), "")
-        if kept and len(inner) <= LONGEST_PHRASE and not _NUMBER.match(kept):
-            found.append(kept)
-    return found
+        phrase = " ".join(inner) or next((w for w in words if w in _KEPT_ALONE), "")
+        if phrase and len(inner) <= LONGEST_PHRASE and not _NUMBER.match(phrase):
+            phrases.append(phrase)
+    return phrases
 
 
 def rewordings(content: str, lexicon: Lexicon) -> list[list[str]]:
@@ -222,10 +222,10 @@ def _findings(captions: Sequence[Caption]) -> tuple[Finding, ...]:
             if len(phrases) == 1:
                 asks[phrases[0]][sub_caption.content] += 1
         denied.update(here)
-    kept = [name for name, count in denied.most_common() if count >= MIN_CAPTIONS]
+    names = [name for name, count in denied.most_common() if count >= MIN_CAPTIONS]
     return tuple(
         Finding(name=name, asks=tuple(text for text, _ in _steady(asks[name])[:ASKS]) or (f"{name} present",))
-        for name in sorted(kept, key=lambda name: (-denied[name], name))
+        for name in sorted(names, key=lambda name: (-denied[name], name))
     )
 
 
@@ -243,12 +243,12 @@ def _alternatives(visual: Sequence[SubCaption], topics: set[str]) -> dict[str, t
             if a[0] != b[0] and a[-1] != b[-1]:  # what differs, and not a word of the context with it
                 shared[first, second] += 1
     topic_words = [set(topic.split()) for topic in topics]
-    found: dict[str, Counter[str]] = defaultdict(Counter)
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
     for (first, second), count in shared.items():
         if count >= MIN_FRAMES and not any(_speaks_of(phrase, topic_words) for phrase in (first, second)):
-            found[first][second] += count
-            found[second][first] += count
-    return {phrase: tuple(o for o, _ in _steady(found[phrase])[:MOST_ALTERNATIVES]) for phrase in sorted(found)}
+            counts[first][second] += count
+            counts[second][first] += count
+    return {phrase: tuple(o for o, _ in _steady(counts[phrase])[:MOST_ALTERNATIVES]) for phrase in sorted(counts)}
 
 
 def _speaks_of(phrase: str, topics: Sequence[set[str]]) -> bool:

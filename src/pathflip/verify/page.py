@@ -39,7 +39,7 @@ CAUTION = "Research software, not a medical device: a verdict here is no diagnos
 
 
 def write_verification(
-    found: Verification,
+    verification: Verification,
     model: Aligned,
     slide: EncodedSlide,
     out: Path,
@@ -54,14 +54,14 @@ def write_verification(
         thumbnail: the whole of level 0, RGB; without it heatmaps stand on an empty canvas.
         model_name, note: what made the page, and what must be said of it.
     """
-    stem = path_inside(out, f"{found.slide_id}.verify")
+    stem = path_inside(out, f"{verification.slide_id}.verify")
     targets = [stem.with_name(f"{stem.name}.{kind}") for kind in ("html", "json", "geojson")]
-    view = verification_view(found, model, slide, thumbnail, model_name)
+    view = verification_view(verification, model, slide, thumbnail, model_name)
     view["caution"] = " ".join(dict.fromkeys([note, CAUTION])).strip()
     template = page_template(Path(__file__).with_name("templates") / "verify.html")
     write_text(targets[0], template.render(page=view))
-    write_json(targets[1], found.as_row())
-    geojson.write_features(targets[2], _annotations(found, slide.grid.info))
+    write_json(targets[1], verification.as_row())
+    geojson.write_features(targets[2], _annotations(verification, slide.grid.info))
     return targets
 
 
@@ -81,7 +81,7 @@ def slide_thumbnail(file: Path, slide: EncodedSlide, slide_mpp: float | None = N
 
 
 def verification_view(
-    found: Verification,
+    verification: Verification,
     model: Aligned,
     slide: EncodedSlide,
     thumbnail: NDArray[np.uint8] | None = None,
@@ -89,12 +89,12 @@ def verification_view(
 ) -> dict[str, Any]:
     """Everything the page shows, as plain values (pictures as data addresses); other pages may embed it."""
     canvas = _canvas(thumbnail, slide.grid.info.size0)
-    pictures = _pictures(found, model, slide, canvas)
-    rows = [_sentence_view(n, j, pictures) for n, j in enumerate(found.judgements, start=1)]
-    verdicts = [j.verdict for j in found.judgements]
+    pictures = _pictures(verification, model, slide, canvas)
+    rows = [_sentence_view(n, j, pictures) for n, j in enumerate(verification.judgements, start=1)]
+    verdicts = [j.verdict for j in verification.judgements]
     return {
-        "slide_id": found.slide_id,
-        "notes": list(found.notes),
+        "slide_id": verification.slide_id,
+        "notes": list(verification.notes),
         "rows": rows,
         "shown": MOST_ROWS,
         "not_visible": [row for row in rows if row["style"] == "not-visible"],
@@ -103,11 +103,11 @@ def verification_view(
             for name, style in STYLES.items()
             if name in verdicts
         ],
-        "omissions": [_omission_view(o, pictures) for o in found.omissions],
-        "can_omit": found.omission_score is not None,
-        "num_findings": len(found.calibration.knowledge.lexicon.findings) if found.calibration else 0,
+        "omissions": [_omission_view(o, pictures) for o in verification.omissions],
+        "can_omit": verification.omission_score is not None,
+        "num_findings": len(verification.calibration.knowledge.lexicon.findings) if verification.calibration else 0,
         "thumbnail": None if thumbnail is None else embedded(shrunk(thumbnail, PICTURE_PX)),
-        "calibration": _calibration_view(found),
+        "calibration": _calibration_view(verification),
         "caution": CAUTION,
         "version": __version__,
         "model": model_name or "the model given",
@@ -149,8 +149,8 @@ def _two(value: float | None) -> str:
     return f"{min(max(value, 0.01), 0.99):.2f}"
 
 
-def _calibration_view(found: Verification) -> dict[str, Any] | None:
-    fitted = found.calibration
+def _calibration_view(verification: Verification) -> dict[str, Any] | None:
+    fitted = verification.calibration
     if fitted is None:
         return None
     fits = [_fit_view("sentences", fitted.sub_captions)]
@@ -181,10 +181,10 @@ def _fit_view(name: str, fit: Fit) -> dict[str, str]:
 # --- Where -----------------------------------------------------------------------------------------------------------
 
 
-def _annotations(found: Verification, info: SlideInfo) -> list[dict[str, Any]]:
+def _annotations(verification: Verification, info: SlideInfo) -> list[dict[str, Any]]:
     """QuPath annotations: the best tiles of every judged sentence, classified by its verdict."""
     features = []
-    for number, judgement in enumerate(found.judgements, start=1):
+    for number, judgement in enumerate(verification.judgements, start=1):
         for rank, region in enumerate(judgement.regions, start=1):
             probability = {} if judgement.probability is None else {"probability": judgement.probability}
             features.append(
@@ -197,7 +197,7 @@ def _annotations(found: Verification, info: SlideInfo) -> list[dict[str, Any]]:
                     measurements={"similarity": region.score, **probability},
                 )
             )
-    for omission in found.omissions:
+    for omission in verification.omissions:
         for rank, region in enumerate(omission.regions, start=1):
             features.append(
                 geojson.feature(
@@ -212,12 +212,14 @@ def _annotations(found: Verification, info: SlideInfo) -> list[dict[str, Any]]:
     return features
 
 
-def _pictures(found: Verification, model: Aligned, slide: EncodedSlide, canvas: NDArray[np.uint8]) -> dict[str, str]:
+def _pictures(
+    verification: Verification, model: Aligned, slide: EncodedSlide, canvas: NDArray[np.uint8]
+) -> dict[str, str]:
     """Heatmaps by sentence or finding: what needs looking at first, at most ``MOST_PICTURES``."""
     order = {"contradicted": 0, "uncertain": 1, "supported": 2}
-    judged = [(order[j.verdict], n, j.sentence) for n, j in enumerate(found.judgements[:MOST_ROWS]) if j.regions]
+    judged = [(order[j.verdict], n, j.sentence) for n, j in enumerate(verification.judgements[:MOST_ROWS]) if j.regions]
     sentences = list(dict.fromkeys(text for *_, text in sorted(judged)))
-    texts = [*(o.finding for o in found.omissions), *sentences][:MOST_PICTURES]
+    texts = [*(o.finding for o in verification.omissions), *sentences][:MOST_PICTURES]
     maps = heatmaps(model, slide, texts)
     return {m.text: embedded(_heat_panel(m, canvas)) for m in maps}
 

@@ -109,14 +109,14 @@ def weigh_sub_captions(
     groups = [[] if s.negated else rewordings(s.content, spoken) for s in sub_captions]
     texts = sorted({s.text for s in sub_captions} | {t for slots in groups for slot in slots for t in slot})
     logit = dict(zip(texts, presence_scores(model, [slide], texts)[0].tolist(), strict=True))
-    found = finding_scores(model, [slide], knowledge)[0] if lexicon.findings else np.zeros(0)
+    presence = finding_scores(model, [slide], knowledge)[0] if lexicon.findings else np.zeros(0)
     described = describe_findings(model, slide, lexicon) if knowledge.shapes else None
     out = []
     for sub_caption, slots in zip(sub_captions, groups, strict=True):
         shape = None
         if described is not None and knowledge.shapes is not None:
             shape = shape_lead(sub_caption, described, lexicon, knowledge.shapes)
-        out.append(_weigh(sub_caption, slots, logit, found, shape, lexicon))
+        out.append(_weigh(sub_caption, slots, logit, presence, shape, lexicon))
     return out
 
 
@@ -124,7 +124,7 @@ def _weigh(
     sub_caption: SubCaption,
     slots: Sequence[Sequence[str]],
     logit: dict[str, float],
-    found: Float[np.ndarray, " F"],
+    presence: Float[np.ndarray, " F"],
     shape: tuple[float, str] | None,
     lexicon: Lexicon,
 ) -> Weighing:
@@ -134,7 +134,9 @@ def _weigh(
     named = subjects(sub_caption.content, lexicon)
     # A denial of two findings is wrong if either is there; an assertion of two, if either is not.
     extreme = (
-        (-max(found[i] for i in named) if sub_caption.negated else min(found[i] for i in named)) if named else None
+        (-max(presence[i] for i in named) if sub_caption.negated else min(presence[i] for i in named))
+        if named
+        else None
     )
     rival = f"“{strongest}”" if lead is not None and lead < 0 else ""
     if shape is not None and shape[0] < min(0.0, lead or 0.0):

@@ -175,14 +175,14 @@ class FolderCases:
         """Mean cosine of a slide's best tiles with the mean of the tiles in the region."""
         query = self._slide(name)
         wanted = _unit(_patches(query)[_rows_in(query, box)].mean(axis=0))
-        found = []
+        matches = []
         for other in self._allowed(allowed):
             if other == name:
                 continue
             cosines = _patches(self._slides[other]) @ wanted
             top = np.sort(cosines)[-TOP_TILES:]
-            found.append(self._match(other, float(top.mean()), self._best_tile(other, wanted)))
-        return sorted(found, key=lambda match: -match.score)
+            matches.append(self._match(other, float(top.mean()), self._best_tile(other, wanted)))
+        return sorted(matches, key=lambda match: -match.score)
 
     def place(self, match: Match, text: str) -> Match:
         """The best tile of the text's heatmap."""

@@ -55,15 +55,15 @@ class Access:
         """Name of the cookie. Cookies are shared by all ports of a host, so the port is part of it."""
         return f"pathflip_{self.port}"
 
-    def holds(self, given: str | None) -> bool:
+    def holds(self, token: str | None) -> bool:
         """Whether this is the token."""
-        return given is not None and hmac.compare_digest(given.encode(), self.token.encode())
+        return token is not None and hmac.compare_digest(token.encode(), self.token.encode())
 
-    def password_is(self, given: str) -> bool:
+    def password_is(self, password: str) -> bool:
         """Whether this is the password; wrong ones are answered slowly, one at a time."""
         if self.password is None:
             return False
-        digests = (hashlib.sha256(text.encode()).digest() for text in (given, self.password))
+        digests = (hashlib.sha256(text.encode()).digest() for text in (password, self.password))
         right = hmac.compare_digest(*digests)
         if not right:
             with self._attempt:
@@ -200,8 +200,8 @@ def _refused(status: int, reason: str) -> Response:
     return JSONResponse({"error": reason}, status)
 
 
-def login(access: Access, request: Request, given: str) -> Response:
+def login(access: Access, request: Request, password: str) -> Response:
     """Answer to a password: the cookie, or the form again."""
-    if access.password_is(given):
+    if access.password_is(password):
         return access.let_in(RedirectResponse("/", 303), request.url.scheme == "https")
     return RedirectResponse("/login?wrong", 303)

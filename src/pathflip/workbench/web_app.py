@@ -161,8 +161,8 @@ def _login(bench: Workbench) -> Endpoint:
         fields = (await request.body()).decode("utf-8", "replace")
         from urllib.parse import parse_qs
 
-        given = parse_qs(fields).get("password", [""])[0]
-        return await anyio.to_thread.run_sync(login, bench.access, request, given)
+        password = parse_qs(fields).get("password", [""])[0]
+        return await anyio.to_thread.run_sync(login, bench.access, request, password)
 
     return endpoint
 

@@ -85,13 +85,13 @@ def retrieval_view(example: RetrievalExample) -> dict[str, Any]:
     ranked = [
         {
             "rank": rank,
-            "slide_id": found.slide_id,
-            "src": embedded(shrunk(found.thumbnail, SMALL_PX)),
-            "score": format_signed(found.score),
-            "is_own": found.is_own,
-            "excerpt": _excerpt(found.excerpt),
+            "slide_id": retrieved.slide_id,
+            "src": embedded(shrunk(retrieved.thumbnail, SMALL_PX)),
+            "score": format_signed(retrieved.score),
+            "is_own": retrieved.is_own,
+            "excerpt": _excerpt(retrieved.excerpt),
         }
-        for rank, found in enumerate(example.ranked, start=1)
+        for rank, retrieved in enumerate(example.ranked, start=1)
     ]
     place = next((entry["rank"] for entry in ranked if entry["is_own"]), None)
     return {

@@ -39,15 +39,15 @@ def answers_view(study: AssistantStudy) -> dict[str, Any]:
     }
 
 
-def verification_view(found: CohortVerification) -> dict[str, Any]:
+def verification_view(verification: CohortVerification) -> dict[str, Any]:
     """What the page shows of verified reports, as plain values."""
-    study = found.study
+    study = verification.study
     return {
         "rows": [_error_view(row) for row in study.rows],
         "ece_raw": _number(study.ece_raw, 3),
         "ece": _number(study.ece, 3),
         "sentences": study.sentences,
-        "examples": [_verified_view(example) for example in found.examples],
+        "examples": [_verified_view(example) for example in verification.examples],
     }
 
 

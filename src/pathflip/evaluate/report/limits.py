@@ -62,7 +62,7 @@ def _cannot_point(row: FindingRow) -> bool:
 
 def model_limits(content: ReportContent) -> list[tuple[str, str]]:
     """What this model cannot do, (headline, sentence), said from the numbers by fixed rules."""
-    found = [
+    limits = [
         *_small_finding_limits(content),
         *_wording_limits(content),
         *_finding_limits(content.findings),
@@ -74,7 +74,7 @@ def model_limits(content: ReportContent) -> list[tuple[str, str]]:
         "No failure met these rules.",
         "That says the rules are few or the cohort is easy, not that the model is complete.",
     )
-    return found or [nothing]
+    return limits or [nothing]
 
 
 def _reference(content: ReportContent, measure: str) -> Estimate | None:

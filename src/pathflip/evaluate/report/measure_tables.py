@@ -118,8 +118,8 @@ def verdict_counts(content: ReportContent) -> list[dict[str, Any]]:
     """For every other model: on how many measures the reference is better, worse, not told apart."""
     out = []
     for model in model_names(content)[1:]:
-        found = [comparison_verdict(by_model[model]) for by_model in content.estimates.values() if model in by_model]
-        counts = {verdict: found.count(verdict) for verdict in ("better", "worse", "unclear")}
+        verdicts = [comparison_verdict(by_model[model]) for by_model in content.estimates.values() if model in by_model]
+        counts = {verdict: verdicts.count(verdict) for verdict in ("better", "worse", "unclear")}
         out.append({"model": model, **counts, "measured": sum(counts.values())})
     return [entry for entry in out if entry["measured"]]
 

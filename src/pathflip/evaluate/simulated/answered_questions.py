@@ -138,12 +138,12 @@ def caption_examples(
 ) -> list[CaptionExample]:
     """Captions the assistant writes, beside the true reports."""
     reports = {row["slide"]: row["text"] for row in read_table(cohort / "captions.jsonl")}
-    found = []
+    examples = []
     for slide_id in slide_ids:
         view = prepare_slide(assistant.aligned, read_features(files[slide_id]))
         said = caption(assistant, view, most_evidence=1)
-        found.append(CaptionExample(slide_id, said, reports[slide_id], *_picture(cohort, slide_id)))
-    return found
+        examples.append(CaptionExample(slide_id, said, reports[slide_id], *_picture(cohort, slide_id)))
+    return examples
 
 
 def _even_steps(items: Sequence[Item], num: int) -> list[Item]:
@@ -152,11 +152,11 @@ def _even_steps(items: Sequence[Item], num: int) -> list[Item]:
     return [items[place] for place in dict.fromkeys(places)]
 
 
-def _estimates(found: Sequence[Measure], patients: Sequence[str], num: int) -> dict[str, Estimate]:
+def _estimates(measures: Sequence[Measure], patients: Sequence[str], num: int) -> dict[str, Estimate]:
     """Measures with intervals over patients; none where nothing was found."""
     if not patients:
         return {}
-    estimates = estimate_all({"assistant": found}, np.array(patients), "assistant", num=num)
+    estimates = estimate_all({"assistant": measures}, np.array(patients), "assistant", num=num)
     return {name: entry["assistant"] for name, entry in estimates.items()}
 
 

@@ -107,8 +107,8 @@ def confusions(cohort: Cohort, scores: CohortScores) -> list[Confusion]:
     for task, column in (("type", "tumour"), ("grade", "grade"), ("pattern", "pattern")):
         answer = scores.classes[task]
         truth = [slide.row[column] for slide in cohort.slides]
-        kept = [i for i, value in enumerate(truth) if value in answer.classes]
-        counts = confusion_matrix([truth[i] for i in kept], [answer.best[i] for i in kept], labels=list(answer.classes))
+        rows = [i for i, value in enumerate(truth) if value in answer.classes]
+        counts = confusion_matrix([truth[i] for i in rows], [answer.best[i] for i in rows], labels=list(answer.classes))
         tables.append(Confusion(task, answer.classes, counts))
     return tables
 
@@ -118,15 +118,15 @@ def finding_rows(cohort: Cohort, scores: CohortScores) -> list[FindingRow]:
     present = np.stack([slide.present for slide in cohort.slides])
     rows = []
     for index, finding in enumerate(FINDINGS):
-        found = [entry for entry in scores.grounding if entry[1] == index]
+        entries = [entry for entry in scores.grounding if entry[1] == index]
         rows.append(
             FindingRow(
                 finding=finding,
                 present=int(present[:, index].sum()),
                 presence_auroc=metrics.auroc(present[:, index], scores.present["seen"][:, index]),
                 absence_auroc=metrics.auroc(~present[:, index], scores.absent["seen"][:, index]),
-                average_precision=_mean([entry[2] for entry in found]),
-                prevalence=_mean([entry[3] for entry in found]),
+                average_precision=_mean([entry[2] for entry in entries]),
+                prevalence=_mean([entry[3] for entry in entries]),
             )
         )
     return rows

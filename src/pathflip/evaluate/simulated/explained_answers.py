@@ -47,9 +47,9 @@ def explain_answers(
     for view, own in views_with_questions(assistant, questions, files):
         labels = slide_truth.read_labels(cohort / "truth" / f"{view.slide_id}.png")
         for one in own:
-            asked = build_prompt(assistant, one.question, view, one.options)
+            prompt = build_prompt(assistant, one.question, view, one.options)
             said = answer(
-                assistant, asked, (view,), refusal_logit(assistant, build_prompt(assistant, one.question, view))
+                assistant, prompt, (view,), refusal_logit(assistant, build_prompt(assistant, one.question, view))
             )
             answers.append((one, said))
             lost = delete_evidence(assistant, view, one.question, one.options, said, one.patient, rng)

@@ -110,9 +110,9 @@ def read_cohort(folder: Path, features: Path, split: str) -> Cohort:
         captions = {row["slide"]: row for row in map(json.loads, handle)}
     slides = []
     for row in rows:
-        found = read_features(features / f"{row['slide']}.h5")
+        slide_features = read_features(features / f"{row['slide']}.h5")
         painted = slide_truth.read_labels(folder / "truth" / f"{row['slide']}.png")
-        fractions = slide_truth.concept_shares(painted, found.grid, FINDINGS)
+        fractions = slide_truth.concept_shares(painted, slide_features.grid, FINDINGS)
         caption = captions[row["slide"]]
         extents = slide_truth.concept_extents(painted, FINDINGS)
         slides.append(
@@ -122,7 +122,7 @@ def read_cohort(folder: Path, features: Path, split: str) -> Cohort:
                 row=row,
                 text=caption["text"],
                 paraphrase=caption.get("paraphrase") or caption["text"],
-                features=found,
+                features=slide_features,
                 fractions=fractions,
                 extents=extents,
             )
@@ -136,9 +136,9 @@ def score_model(name: str, model: Aligned, cohort: Cohort) -> CohortScores:
     wordings = {"seen": "train", "held out": "test"}
     present, absent = {}, {}
     for wording, split in wordings.items():
-        asked = [prompts(finding, split) for finding in FINDINGS]
-        present[wording] = _mean_over_prompts(model, encoded, [states for states, _ in asked])
-        absent[wording] = _mean_over_prompts(model, encoded, [denials for _, denials in asked])
+        queries = [prompts(finding, split) for finding in FINDINGS]
+        present[wording] = _mean_over_prompts(model, encoded, [states for states, _ in queries])
+        absent[wording] = _mean_over_prompts(model, encoded, [denials for _, denials in queries])
     return CohortScores(
         name=name,
         retrieval=retrieve(model, encoded, [slide.text for slide in cohort.slides]),
@@ -155,15 +155,15 @@ def score_model(name: str, model: Aligned, cohort: Cohort) -> CohortScores:
 
 
 def _mean_over_prompts(
-    model: Aligned, slides: Sequence[EncodedSlide], asked: Sequence[Sequence[str]]
+    model: Aligned, slides: Sequence[EncodedSlide], wordings: Sequence[Sequence[str]]
 ) -> Float[np.ndarray, "B F"]:
-    scores = presence_scores(model, slides, [text for texts in asked for text in texts])
-    ends = np.cumsum([0, *(len(texts) for texts in asked)])
+    scores = presence_scores(model, slides, [text for texts in wordings for text in texts])
+    ends = np.cumsum([0, *(len(texts) for texts in wordings)])
     return np.stack([scores[:, a:b].mean(1) for a, b in pairwise(ends)], axis=1)
 
 
 def _grounding(model: Aligned, encoded: Sequence[EncodedSlide], cohort: Cohort) -> list[tuple[int, int, float, float]]:
-    found = []
+    precisions = []
     for place, (slide, known) in enumerate(zip(encoded, cohort.slides, strict=True)):
         for finding in np.flatnonzero(known.present):
             truth = known.fractions[:, finding] >= TILE_FRACTION
@@ -172,8 +172,8 @@ def _grounding(model: Aligned, encoded: Sequence[EncodedSlide], cohort: Cohort) 
                 continue
             scores = ground(model, slide, prompts(FINDINGS[finding], "train")[0][0]).scores
             precision = metrics.average_precision(truth[valid], scores[valid])
-            found.append((place, int(finding), precision, metrics.chance_average_precision(truth[valid])))
-    return found
+            precisions.append((place, int(finding), precision, metrics.chance_average_precision(truth[valid])))
+    return precisions
 
 
 def measures(scores: CohortScores, cohort: Cohort) -> list[Measure]:
@@ -213,10 +213,10 @@ def _retrieval_measures(scores: CohortScores, count: int) -> list[Measure]:
 def _presence_measures(scores: CohortScores, cohort: Cohort) -> list[Measure]:
     present = np.stack([slide.present for slide in cohort.slides])
 
-    def macro(asked: NDArray[np.floating], truth: NDArray[np.bool_]) -> Callable[[NDArray[np.int64]], float]:
+    def macro(presence: NDArray[np.floating], truth: NDArray[np.bool_]) -> Callable[[NDArray[np.int64]], float]:
         def of(rows: NDArray[np.int64]) -> float:
             usable = [f for f in range(truth.shape[1]) if 0 < truth[rows, f].sum() < len(rows)]
-            return float(np.mean([metrics.auroc(truth[rows, f], asked[rows, f]) for f in usable]))
+            return float(np.mean([metrics.auroc(truth[rows, f], presence[rows, f]) for f in usable]))
 
         return of
 
@@ -231,18 +231,20 @@ def _presence_measures(scores: CohortScores, cohort: Cohort) -> list[Measure]:
 def _grounding_measures(scores: CohortScores, cohort: Cohort) -> list[Measure]:
     small = np.stack([slide.extents for slide in cohort.slides]) < SMALL
 
-    def mean_precision(kept: list[tuple[int, int, float, float]]) -> Callable[[NDArray[np.int64]], float]:
+    def mean_precision(entries: list[tuple[int, int, float, float]]) -> Callable[[NDArray[np.int64]], float]:
         total = np.zeros(len(cohort.slides))
         number = np.zeros(len(cohort.slides))
-        for place, _, precision, _ in kept:
+        for place, _, precision, _ in entries:
             total[place] += precision
             number[place] += 1
         return lambda rows: float(total[rows].sum() / max(number[rows].sum(), 1))
 
     little = [entry for entry in scores.grounding if small[entry[0], entry[1]]]
     return [
-        Measure(name, mean_precision(kept), float(np.mean([entry[3] for entry in kept])) if kept else 0.0, note)
-        for name, kept, note in (
+        Measure(
+            name, mean_precision(entries), float(np.mean([entry[3] for entry in entries])) if entries else 0.0, note
+        )
+        for name, entries, note in (
             ("grounding AP", scores.grounding, f"{len(scores.grounding)} slide-finding pairs"),
             ("grounding AP, small findings", little, f"{len(little)} pairs under {SMALL:.0%} of the tissue"),
         )
@@ -269,7 +271,9 @@ def _balanced(
     truth: NDArray[np.str_], guess: NDArray[np.str_], counted: NDArray[np.bool_]
 ) -> Callable[[NDArray[np.int64]], float]:
     def of(rows: NDArray[np.int64]) -> float:
-        kept = rows[counted[rows]]
-        return metrics.balanced_accuracy(truth[kept], guess[kept]) if len(kept) else float("nan")
+        counted_rows = rows[counted[rows]]
+        return (
+            metrics.balanced_accuracy(truth[counted_rows], guess[counted_rows]) if len(counted_rows) else float("nan")
+        )
 
     return of

@@ -109,7 +109,7 @@ class VerificationStudy:
 
 def read_truth(cohort: Path, slide_ids: Sequence[str]) -> list[SlideTruth]:
     """Plans, measurements and reports of painted slides, from ``truth/ID.json``."""
-    found = []
+    truths = []
     for slide_id in slide_ids:
         record = json.loads((cohort / "truth" / f"{slide_id}.json").read_text(encoding="utf-8"))
         plan = dict(record["plan"])
@@ -117,8 +117,8 @@ def read_truth(cohort: Path, slide_ids: Sequence[str]) -> list[SlideTruth]:
         measured = {name: Measured(**values) for name, values in record["measured"].items()}
         statements = tuple(_statement(values) for values in record["report"]["statements"])
         report = Report(record["report"]["text"], statements)
-        found.append(SlideTruth(slide_id, plan["patient"], CasePlan(**plan), measured, report))
-    return found
+        truths.append(SlideTruth(slide_id, plan["patient"], CasePlan(**plan), measured, report))
+    return truths
 
 
 def _statement(values: dict[str, Any]) -> Statement:
@@ -127,7 +127,7 @@ def _statement(values: dict[str, Any]) -> Statement:
 
 def plant_errors(truths: Sequence[SlideTruth], seed: int = 0, draws: int = DRAWS) -> list[Planted]:
     """``draws`` errors of each kind in every report, one a copy; equal errors are kept once."""
-    found: dict[tuple[int, str, str, str], Planted] = {}
+    errors: dict[tuple[int, str, str, str], Planted] = {}
     for row, truth in enumerate(truths):
         rng = np.random.default_rng([seed, row])
         for kind in ERROR_KINDS * draws:
@@ -143,8 +143,8 @@ def plant_errors(truths: Sequence[SlideTruth], seed: int = 0, draws: int = DRAWS
                     original=original,
                     report=made,
                 )
-                found.setdefault((row, kind, sentence, original), planted)
-    return list(found.values())
+                errors.setdefault((row, kind, sentence, original), planted)
+    return list(errors.values())
 
 
 def study_verification(
@@ -301,18 +301,18 @@ class _Table:
         errors = [p for p in self.planted if p.kind == kind and attribute in (None, p.attribute)]
         places = np.array(sorted({self.place[p.slide, p.sentence, False] for p in errors}), int)
         true = np.array([i for i, said in enumerate(self.said) if _could_bear(said, kind, attribute)], int)
-        kept = np.concatenate([true, places])
-        false, patients = np.arange(len(kept)) >= len(true), self.patient[kept]
+        rows = np.concatenate([true, places])
+        false, patients = np.arange(len(rows)) >= len(true), self.patient[rows]
         if not len(places):
             return _no_errors(kind, attribute)
-        score = 1 - self.own.probability[kept]
+        score = 1 - self.own.probability[rows]
         return ErrorRow(
             kind=kind,
             attribute=attribute,
             errors=len(places),
             auroc=bootstrap_interval(metrics.auroc, false, score, rng=rng, patients=patients, num=num),
-            words=metrics.auroc(false, -self.words[kept]),
-            wrong_slide=metrics.auroc(false, 1 - self.other.probability[kept]),
+            words=metrics.auroc(false, -self.words[rows]),
+            wrong_slide=metrics.auroc(false, 1 - self.other.probability[rows]),
             paired=self._paired(errors),
             caught=float(self.contradicted[places].mean()),
             false_alarms=float(self.contradicted[true].mean()),

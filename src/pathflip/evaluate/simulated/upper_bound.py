@@ -39,7 +39,7 @@ def supervised_upper_bound(train: Cohort, test: Cohort, *, max_tiles: int = 14_0
         warnings.simplefilter("ignore")  # that 20 rounds are not the very last word is no news to the user
         model.fit(inputs, labels)
     probabilities = [_per_finding(model, slide) for slide in test.slides]
-    found = {**_grounding(test, probabilities), **_presence(test, probabilities)}
+    bounds = {**_grounding(test, probabilities), **_presence(test, probabilities)}
     for column, name in (("tumour", "type"), ("grade", "grade"), ("pattern", "pattern")):
         pairs = [
             [(_slide_vector(slide), slide.row[column]) for slide in cohort.slides if slide.row["benign"] == "0"]
@@ -49,8 +49,8 @@ def supervised_upper_bound(train: Cohort, test: Cohort, *, max_tiles: int = 14_0
         head.fit(np.stack([x for x, _ in pairs[0]]), [y for _, y in pairs[0]])
         guess = head.predict(np.stack([x for x, _ in pairs[1]]))
         truth = np.array([y for _, y in pairs[1]])
-        found[f"{name}, balanced accuracy"] = metrics.balanced_accuracy(truth, guess)
-    return found
+        bounds[f"{name}, balanced accuracy"] = metrics.balanced_accuracy(truth, guess)
+    return bounds
 
 
 def _inputs(slide: CohortSlide, rows: Int[np.ndarray, " V"] | None = None) -> Float[np.ndarray, "V 2D"]:
@@ -82,22 +82,22 @@ def _labelled_tiles(
 
 
 def _per_finding(model: object, slide: CohortSlide) -> Float[np.ndarray, "N F"]:
-    found = model.predict_proba(_inputs(slide))  # type: ignore[attr-defined]
-    out = np.zeros((len(found), len(FINDINGS)))
+    predicted = model.predict_proba(_inputs(slide))  # type: ignore[attr-defined]
+    out = np.zeros((len(predicted), len(FINDINGS)))
     for column, label in enumerate(model.classes_):  # type: ignore[attr-defined]
         if label > 0:
-            out[:, label - 1] = found[:, column]
+            out[:, label - 1] = predicted[:, column]
     return out
 
 
 def _grounding(cohort: Cohort, probabilities: list[NDArray[np.floating]]) -> dict[str, float]:
     every, small = [], []
-    for slide, found in zip(cohort.slides, probabilities, strict=True):
+    for slide, of_slide in zip(cohort.slides, probabilities, strict=True):
         valid = slide.features.valid
         for finding in np.flatnonzero(slide.present):
             truth = slide.fractions[valid, finding] >= TILE_FRACTION
             if truth.any() and not truth.all():
-                precision = metrics.average_precision(truth, found[valid, finding])
+                precision = metrics.average_precision(truth, of_slide[valid, finding])
                 every.append(precision)
                 if slide.extents[finding] < SMALL:
                     small.append(precision)
@@ -108,7 +108,7 @@ def _grounding(cohort: Cohort, probabilities: list[NDArray[np.floating]]) -> dic
 
 
 def _presence(cohort: Cohort, probabilities: list[NDArray[np.floating]]) -> dict[str, float]:
-    scores = np.stack([np.sort(found, axis=0)[-TOP_TILES:].mean(0) for found in probabilities])
+    scores = np.stack([np.sort(of_slide, axis=0)[-TOP_TILES:].mean(0) for of_slide in probabilities])
     truth = np.stack([slide.present for slide in cohort.slides])
     usable = [f for f in range(truth.shape[1]) if 0 < truth[:, f].sum() < len(truth)]
     value = float(np.mean([metrics.auroc(truth[:, f], scores[:, f]) for f in usable]))

@@ -128,9 +128,9 @@ def verified_examples(
         rng = np.random.default_rng([seed, row, 1])
         made = corrupt_report(truth.report, truth.plan, truth.measured, rng, ERROR_KINDS)
         sub_captions = [parse_statement(s.sentence) for s in made.statements]
-        found = verify_report(model, slide, sub_captions, calibration)
-        errors = tuple(_outcome(error, found) for error in made.errors)
-        judged.append((-_success(errors), row, made, found, errors))
+        verification = verify_report(model, slide, sub_captions, calibration)
+        errors = tuple(_outcome(error, verification) for error in made.errors)
+        judged.append((-_success(errors), row, made, verification, errors))
     judged.sort(key=lambda entry: entry[:2])
     places = [round(i * (len(judged) - 1) / max(1, num - 1)) for i in range(min(num, len(judged)))]
     return [_example(cohort, model, slides, judged[place][1:]) for place in dict.fromkeys(places)]
@@ -142,10 +142,12 @@ def _example(
     slides: Sequence[EncodedSlide],
     judged: tuple[int, CorruptedReport, Verification, tuple[ErrorView, ...]],
 ) -> VerifiedExample:
-    row, made, found, errors = judged
+    row, made, verification, errors = judged
     slide = slides[row]
     picture = slide_thumbnail(cohort / "slides" / f"{slide.slide_id}.tif", slide)
-    return VerifiedExample(slide.slide_id, made.text, found, verification_view(found, model, slide, picture), errors)
+    return VerifiedExample(
+        slide.slide_id, made.text, verification, verification_view(verification, model, slide, picture), errors
+    )
 
 
 def _success(errors: Sequence[ErrorView]) -> float:
@@ -153,16 +155,16 @@ def _success(errors: Sequence[ErrorView]) -> float:
     if not errors:
         return 0.0
     doubt = [1 - e.probability for e in errors if e.sentence and e.probability is not None]
-    found = sum(e.outcome == "found" for e in errors) / len(errors)
-    return found + 0.01 * (float(np.mean(doubt)) if doubt else 0.0)
+    fraction = sum(e.outcome == "found" for e in errors) / len(errors)
+    return fraction + 0.01 * (float(np.mean(doubt)) if doubt else 0.0)
 
 
-def _outcome(error: PlantedError, found: Verification) -> ErrorView:
+def _outcome(error: PlantedError, verification: Verification) -> ErrorView:
     sentence, original = error.sentence or "", error.original or ""
     probability: float | None = None
     outcome = "missed"
     if sentence:
-        judgement = next(j for j in found.judgements if j.sentence == sentence)
+        judgement = next(j for j in verification.judgements if j.sentence == sentence)
         probability = judgement.probability
         if judgement.verdict == "contradicted":
             outcome = "found"
@@ -170,7 +172,7 @@ def _outcome(error: PlantedError, found: Verification) -> ErrorView:
             outcome = "doubted"
     else:
         names = NAMES[error.concept].wording.seen
-        named = [o.probability for o in found.omissions if o.finding in names]
+        named = [o.probability for o in verification.omissions if o.finding in names]
         if named:
             outcome, probability = "found", max(named)
     return ErrorView(error.kind, error.attribute, sentence, original, outcome, probability)

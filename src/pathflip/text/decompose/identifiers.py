@@ -108,14 +108,14 @@ def find_identifiers(text: str) -> list[Identifier]:
         if not (kind == "name" and _NOT_NAMES.search(match.group()))
     ]
     taken = bytearray(len(seen))
-    kept: list[Identifier] = []
+    identifiers: list[Identifier] = []
     for kind, match in sorted(matches, key=lambda one: (one[1].start() - one[1].end(), one[1].start())):
         if any(taken[match.start() : match.end()]):
             continue
         taken[match.start() : match.end()] = b"\1" * (match.end() - match.start())
         start, end = places[match.start()], places[match.end() - 1] + 1
-        kept.append(Identifier(kind, text[start:end], start, end))
-    return sorted(kept, key=lambda i: i.start)
+        identifiers.append(Identifier(kind, text[start:end], start, end))
+    return sorted(identifiers, key=lambda i: i.start)
 
 
 def redact(text: str) -> str:

@@ -151,13 +151,13 @@ def decompose_reports(
     guard(reports, spec)
     texts = [_sent(report.text, spec) for report in reports]
     outcomes: dict[int, list[ReplyStatement] | str] = {}
-    kept = _kept(texts, spec)
-    outcomes.update(kept)
+    cached = _kept(texts, spec)
+    outcomes.update(cached)
     if spec.by is not None:
         _ask(texts, spec, outcomes, usage or Usage(), progress)
     done = []
     for place, (report, text) in enumerate(zip(reports, texts, strict=True)):
-        done.append(_decomposed(report, text, spec, outcomes.get(place), from_cache=place in kept))
+        done.append(_decomposed(report, text, spec, outcomes.get(place), from_cache=place in cached))
         progress(place + 1, len(reports)) if spec.by is None else None
     return done
 
@@ -170,24 +170,24 @@ def guard(reports: Sequence[Caption], spec: DecomposeSpec) -> int:
     """
     if spec.identifiers == "redact":
         return 0
-    found = {report.slide_id: items for report in reports if (items := find_identifiers(report.text))}
+    by_slide = {report.slide_id: items for report in reports if (items := find_identifiers(report.text))}
     away = isinstance(spec.by, ServerSpec) and not is_local(spec.by.url)
-    if found and away and spec.identifiers == "refuse":
-        kinds = sorted({item.kind for items in found.values() for item in items})
-        slide = next(iter(found))
+    if by_slide and away and spec.identifiers == "refuse":
+        kinds = sorted({item.kind for items in by_slide.values() for item in items})
+        slide = next(iter(by_slide))
         raise ConfigError(
-            f"{len(found)} of {len(reports)} reports hold what may identify somebody ({', '.join(kinds)}; first in "
+            f"{len(by_slide)} of {len(reports)} reports hold what may identify somebody ({', '.join(kinds)}; first in "
             f"'{slide}'), and {spec.by.url} is not this machine: nothing was sent; "  # type: ignore[union-attr]
             "take it out with --redact, or give --allow-identifiers if that is lawful"
         )
-    return len(found)
+    return len(by_slide)
 
 
 def pending_reports(reports: Sequence[Caption], spec: DecomposeSpec) -> list[str]:
     """The texts that would be sent: those without an answer in the cache."""
     texts = [_sent(report.text, spec) for report in reports]
-    kept = _kept(texts, spec)
-    return [text for place, text in enumerate(texts) if place not in kept]
+    cached = _kept(texts, spec)
+    return [text for place, text in enumerate(texts) if place not in cached]
 
 
 def _sent(text: str, spec: DecomposeSpec) -> str:
@@ -206,8 +206,8 @@ def _kept(texts: Sequence[str], spec: DecomposeSpec) -> dict[int, list[ReplyStat
     if spec.by is None or spec.cache is None:
         return {}
     cache, name = ReplyCache(spec.cache), _model_name(spec)
-    found = ((place, cache.get(name, spec.by.parameters, text)) for place, text in enumerate(texts))
-    return {place: statements for place, statements in found if statements is not None}
+    cached = ((place, cache.get(name, spec.by.parameters, text)) for place, text in enumerate(texts))
+    return {place: statements for place, statements in cached if statements is not None}
 
 
 def _ask(
@@ -224,7 +224,7 @@ def _ask(
     for place, text in enumerate(texts):
         if place not in outcomes:
             places.setdefault(text, []).append(place)
-    asked = {same[0]: text for text, same in places.items()}
+    distinct = {same[0]: text for text, same in places.items()}
     parameters = spec.by.parameters
 
     def on_reply(place: int, outcome: list[ReplyStatement] | str) -> None:
@@ -234,12 +234,12 @@ def _ask(
             outcomes[same] = outcome
         progress(len(outcomes), len(texts))
 
-    if not asked:
+    if not distinct:
         return
     if isinstance(spec.by, ServerSpec):
-        ask_server(asked, spec.by, on_reply, usage)
+        ask_server(distinct, spec.by, on_reply, usage)
     else:
-        ask_local(asked, spec.by, on_reply)
+        ask_local(distinct, spec.by, on_reply)
 
 
 def _decomposed(
@@ -340,21 +340,21 @@ def write_decomposed(path: Path, done: Iterable[Decomposed], *, keep_unsupported
             failures.append(json.dumps({"slide": item.slide_id, "error": item.error}, ensure_ascii=False))
             count["failed"] += 1
             continue
-        kept = [s for s in item.statements if keep_unsupported or not s.unsupported]
+        supported = [s for s in item.statements if keep_unsupported or not s.unsupported]
         flagged = [s for s in item.statements if s.unsupported]
         text = _caption_text(item)
         row = dict(item.identity or {"slide": item.slide_id, "patient": item.patient}) | {"text": text}
         row |= {"report": item.text} if text != item.text else {}
-        row |= {"subcaptions": [s.row() for s in kept], "covered": item.covered, "decomposed_by": item.by}
+        row |= {"subcaptions": [s.row() for s in supported], "covered": item.covered, "decomposed_by": item.by}
         row |= {"flagged": [s.row() for s in flagged]} if flagged and not keep_unsupported else {}
         lines.append(json.dumps(row, ensure_ascii=False))
         covered.append(item.covered)
         count["reports"] += 1
         count["from_cache"] += item.from_cache
-        count["statements"] += len(kept)
-        count["visual"] += sum(s.visual for s in kept)
-        count["undecided"] += sum(s.visual and s.undecided for s in kept)
-        reasons.update(str(s.reason) for s in kept if s.reason)
+        count["statements"] += len(supported)
+        count["visual"] += sum(s.visual for s in supported)
+        count["undecided"] += sum(s.visual and s.undecided for s in supported)
+        reasons.update(str(s.reason) for s in supported if s.reason)
         count["flagged"] += len(flagged)
     if lines or not failures:  # where nothing succeeded, an earlier result stays
         write_text(path, "".join(line + "\n" for line in lines))

@@ -71,17 +71,17 @@ def prompt() -> Prompt:
 
 def messages(report: str, failed: tuple[str, str] | None = None) -> list[dict[str, str]]:
     """The conversation that asks for a report's statements; ``failed`` is a bad answer and what was wrong with it."""
-    asked = [{"role": "system", "content": prompt().text}, {"role": "user", "content": f"Report:\n{report}"}]
+    conversation = [{"role": "system", "content": prompt().text}, {"role": "user", "content": f"Report:\n{report}"}]
     if failed:
         answer, wrong = failed
-        asked += [
+        conversation += [
             {"role": "assistant", "content": answer or "(empty)"},
             {
                 "role": "user",
                 "content": f"That is not what was asked for: {wrong}. Answer again with the JSON object alone.",
             },
         ]
-    return asked
+    return conversation
 
 
 def read_reply(answer: str) -> list[ReplyStatement]:

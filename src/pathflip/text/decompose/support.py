@@ -121,14 +121,14 @@ def _contents(text: str) -> tuple[str, ...]:
 
 def _quantities(text: str) -> set[tuple[str, str]]:
     """(number, unit) of every number of its own; lengths in millimetres."""
-    found = set()
+    quantities = set()
     for number, unit in _QUANTITY.findall(_plain(text)):
         value = float(number)
         if unit.startswith(("cm", "mm", "cent", "mill")):
-            found.add((f"{value * _UNITS.get(unit, 10.0 if unit[0] == 'c' else 1.0):g}", "mm"))
+            quantities.add((f"{value * _UNITS.get(unit, 10.0 if unit[0] == 'c' else 1.0):g}", "mm"))
         else:
-            found.add((f"{value:g}", "%" if unit else ""))
-    return found
+            quantities.add((f"{value:g}", "%" if unit else ""))
+    return quantities
 
 
 def _akin(first: str, second: str) -> bool:
@@ -161,10 +161,10 @@ class Source:
         Of a clause that denies, what stands whole before its first comma counts by itself too: "The stage is T2N0,
         indicating no spread" affirms the stage.
         """
-        found = [clause for sentence in split_sentences(self.text) for clause in polar_clauses(sentence)]
-        heads = [text.partition(",")[0] for text, denies in found if denies and "," in text]
-        found += [pair for head in heads if _VERB.search(head) for pair in polar_clauses(head)]
-        return [_Clause(frozenset(_contents(text)), denies) for text, denies in found]
+        clauses = [clause for sentence in split_sentences(self.text) for clause in polar_clauses(sentence)]
+        heads = [text.partition(",")[0] for text, denies in clauses if denies and "," in text]
+        clauses += [pair for head in heads if _VERB.search(head) for pair in polar_clauses(head)]
+        return [_Clause(frozenset(_contents(text)), denies) for text, denies in clauses]
 
     @cached_property
     def vocabulary(self) -> frozenset[str]:
@@ -182,12 +182,12 @@ class Source:
         unknown = [word for word in dict.fromkeys(words) if not self._knows(word)]
         if unknown:
             return (f"words: {', '.join(unknown)}", *self._wrong_numbers(statement))
-        found = [*self._wrong_numbers(statement)]
+        problems = [*self._wrong_numbers(statement)]
         if words and self._best_place(words) < _ENOUGH:
-            found.append("scattered: the report says these things apart")
-        found += self._wrong_attributes(words)
-        found += self._wrong_polarity(statement)
-        return tuple(found)
+            problems.append("scattered: the report says these things apart")
+        problems += self._wrong_attributes(words)
+        problems += self._wrong_polarity(statement)
+        return tuple(problems)
 
     def coverage(self, statements: Iterable[str]) -> float:
         """Share of the report's content words that some statement holds."""
@@ -209,8 +209,8 @@ class Source:
     def _held(self, wanted: Iterable[str], place: Iterable[str]) -> float:
         """Share of the words wanted that stand in a place of the report."""
         words = frozenset(place)
-        found = [not words.isdisjoint(self._forms(word)) for word in wanted]
-        return sum(found) / len(found)
+        near = [not words.isdisjoint(self._forms(word)) for word in wanted]
+        return sum(near) / len(near)
 
     def _wrong_numbers(self, statement: str) -> list[str]:
         bare = {number for number, unit in self.quantities}
