@@ -81,7 +81,8 @@ def train_and_measure(demo: Demo, model: str, split: str) -> None:
         parts = read_split(list(demo.files().values()), demo.cohort / "captions.jsonl", demo.cohort / "splits.csv")
         run = demo.run(model.replace("=", "_"))
         val_files, val_captions = parts["val"]
-        train_align(recipe, *parts["train"], run, val_files=val_files, val_captions=val_captions, resume=True)
+        words = {"val_files": val_files, "val_captions": val_captions, "store": demo.out / "packed"}
+        train_align(recipe, *parts["train"], run, **words, resume=True)
         cohort = read_cohort(demo.cohort, demo.features, split)
         everyone = np.arange(len(cohort.slides))
         measured = measures(score_model(name, load(run), cohort), cohort)

@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pathflip.features import write_features
+from pathflip.geometry import SlideInfo, TileSpec
+from pathflip.types import SlideFeatures
+
 COMMAND = [sys.executable, "-c", "from pathflip.cli import main; main()"]
 VERBS = [
     "simulate",
@@ -16,6 +20,7 @@ VERBS = [
     "tile",
     "extract",
     "convert",
+    "pack",
     "train",
     "eval",
     "decompose",
@@ -146,3 +151,26 @@ def test_bad_input_is_one_line_and_no_traceback(words, said):
     assert done.returncode in (1, 2)
     assert said in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
+
+
+def test_packing_features_for_training(tmp_path):
+    info = SlideInfo("a", (1024, 1024), 0.5, (1.0,), "test", "test")
+    coords = np.array([[0, 0], [256, 0]])
+    features = np.ones((2, 3), np.float32)
+    write_features(
+        tmp_path / "a.h5", SlideFeatures("a", features, coords, np.ones(2, bool), info, TileSpec(256, 0.5), "e")
+    )
+    (tmp_path / "b.h5").write_bytes(b"no features")
+    done = run("pack", str(tmp_path), "--out", str(tmp_path / "store"), "--dtype", "float32", "--json")
+    rows = {row["slide_id"]: row for row in map(json.loads, done.stdout.splitlines())}
+    assert done.returncode == 1
+    assert rows["a"]["status"] == "done"
+    assert rows["a"]["rows"] == 2
+    assert Path(rows["a"]["path"]).parent == tmp_path / "store"
+    assert "b.h5" in rows["b"]["message"]
+    again = run("pack", str(tmp_path / "a.h5"), "--out", str(tmp_path / "store"))
+    assert again.stdout.startswith("a: skipped, 2 patches")
+    assert again.returncode == 0
+    wrong = run("pack", str(tmp_path / "a.h5"), "--out", str(tmp_path / "store"), "--dtype", "int8")
+    assert wrong.returncode == 2
+    assert wrong.stderr.splitlines() == ["pathflip: number format: got 'int8', expected float16 or float32"]

@@ -15,9 +15,11 @@ from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from cohort_run import write_slide
+from pathflip.data.packed import pack_features
+from pathflip.data.packed.cluster import pack_on_cluster
 from pathflip.errors import ConfigError, MissingExtraError, OutputError
 from pathflip.features import ExtractOutcome, extract_cohort, read_features
-from pathflip.features.cluster import ClusterSpec, _Dispatcher, extract_on_cluster
+from pathflip.features.cluster import ClusterSpec, Dispatcher, _lost_slide, _work, extract_on_cluster
 from pathflip.features.extraction import SlideJob
 from pathflip.features.outcomes import CohortRun, FailureList
 from pathflip.features.workers import EncoderChoice
@@ -183,7 +185,7 @@ def dispatch(script, tmp_path, count=12, lost_with=None, **options):
         for i in range(count)
     ]
     run = CohortRun(jobs, FailureList(tmp_path / "failures.jsonl", "e"), None)
-    _Dispatcher(ray, spec, EncoderChoice("e"), run, lines.append).work(jobs)
+    Dispatcher(ray, spec, run, lines.append, _work, (EncoderChoice("e"),), _lost_slide).work(jobs)
     return run.outcomes, ray, lines
 
 
@@ -349,3 +351,35 @@ def test_a_store_without_its_package_names_the_command(slides, tmp_path):
         pytest.skip("adlfs is installed here")
     with pytest.raises(MissingExtraError, match=r"needs the package 'adlfs'"):
         run(slides, "az://container/out")
+
+
+def pack_deadly(job):
+    """Packing as a worker does it, but that one slide takes its process with it."""
+    if job.slide_id == "s00":
+        os._exit(139)
+    from pathflip.data.packed.cluster import _work
+
+    return _work(job)
+
+
+@pytest.mark.slow
+def test_packing_on_a_cluster_survives_a_lost_node(ray_cluster, tmp_path, monkeypatch):
+    cluster, nodes = ray_cluster
+    (tmp_path / "slides").mkdir()
+    paths = [write_slide(tmp_path / "slides" / f"s{i:02d}.tif", seed=i) for i in range(8)]
+    files = [outcome.path for outcome in run(paths, tmp_path / "features")]
+    here = pack_features(files, tmp_path / "here")
+    monkeypatch.setattr("pathflip.data.packed.cluster._work", pack_deadly)
+    lost = []
+
+    def progress(done, total):
+        if done == 3 and not lost:
+            lost.append(cluster.remove_node(nodes[1], allow_graceful=False))
+
+    jobs = pack_on_cluster(ClusterSpec(cluster.address, retries=1))
+    outcomes = pack_features(files, tmp_path / "there", run_jobs=jobs, progress=progress)
+    assert [(o.slide_id, o.error) for o in outcomes if o.status != "done"] == [("s00", "WorkerDied")]
+    assert lost
+    for one, other in zip(here[1:], outcomes[1:], strict=True):
+        assert one.path.read_bytes() == other.path.read_bytes()
+    assert [o.status for o in pack_features(files, tmp_path / "there")] == ["done"] + ["skipped"] * 7

@@ -4,14 +4,14 @@ Nothing heavy is imported until a verb runs. The verbs stand in files by what th
 they share.
 """
 
-from pathflip.cli import ask, benchmarks, model_verbs, slides, verify, view, words
+from pathflip.cli import ask, benchmarks, model_verbs, pack, slides, verify, view, words
 from pathflip.cli.app import app, main
 
-__all__ = ["app", "ask", "benchmarks", "main", "model_verbs", "slides", "verify", "view", "words"]
+__all__ = ["app", "ask", "benchmarks", "main", "model_verbs", "pack", "slides", "verify", "view", "words"]
 
 ROAD = (
-    "demo", "view", "simulate", "info", "qc", "tile", "encoders", "extract", "convert", "decompose", "train", "import",
-    "export", "benchmark", "zero-shot", "retrieve", "ground", "calibrate", "verify", "ask", "caption", "chat",
+    "demo", "view", "simulate", "info", "qc", "tile", "encoders", "extract", "convert", "pack", "decompose", "train",
+    "import", "export", "benchmark", "zero-shot", "retrieve", "ground", "calibrate", "verify", "ask", "caption", "chat",
 )  # fmt: skip
 """The order of the verbs in ``--help``."""
 

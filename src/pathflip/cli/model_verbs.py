@@ -52,6 +52,12 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE, for example train.optim.lr=5e-4.")
     ] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Training store (see pack), made if absent; OUT/packed if not given.")
+    ] = None,
+    store_dtype: Annotated[
+        str | None, typer.Option(help="Of a new store: float16 (default) or float32.", show_default=False)
+    ] = None,
     resume: Annotated[bool, typer.Option(help="Go on where a killed run stopped.")] = False,
     slide_column: SlideColumn = None,
     text_column: ReportColumn = None,
@@ -88,6 +94,7 @@ def train(
         )
         print_rows([row], json, numbers_line)
         return
+    from pathflip.cli.pack import number_format
     from pathflip.recipes.align import find_recipe
     from pathflip.recipes.settings import with_settings
     from pathflip.train.align_run import read_split, train_align
@@ -103,8 +110,11 @@ def train(
             out,
             val_files=parts["val"][0],
             val_captions=parts["val"][1],
+            store=store,
+            store_dtype=number_format(store_dtype),
             resume=resume,
             on_step=lambda row: advance(row["step"], chosen.train.steps, _loss_note(row)),
+            on_pack=lambda done, slides: advance(done, slides, "slides packed"),
         )
     row = {"out": str(out), "step": result.step, "best": result.best, **result.metrics}
     print_rows([row], json, numbers_line)

@@ -195,6 +195,7 @@ def train_one(demo: Demo, recipe: AlignRecipe) -> None:
         demo.run(recipe.name),
         val_files=parts["val"][0],
         val_captions=parts["val"][1],
+        store=demo.out / "packed",
         resume=True,
         note=NOTE,
     )

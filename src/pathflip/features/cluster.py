@@ -21,7 +21,7 @@ from pathflip.features.outcomes import CohortRun
 from pathflip.features.workers import EncoderChoice, settle_worker
 from pathflip.geometry import TileSpec
 
-__all__ = ["ClusterSpec", "extract_on_cluster"]
+__all__ = ["ClusterSpec", "Dispatcher", "connected", "extract_on_cluster"]
 
 _POLL_S = 1.0
 _AHEAD = 1.25
@@ -90,11 +90,12 @@ def extract_on_cluster(
     if precision == "float16":
         raise ConfigError("precision 'float16' is for GPUs, and a node may have none; expected float32 or bfloat16")
     precision = "float32" if precision == "auto" else precision  # a node with a GPU would choose otherwise
-    ray = _connected(cluster.address)
+    ray = connected(cluster.address)
     try:
 
         def run_jobs(jobs: Sequence[SlideJob], run: CohortRun) -> None:
-            _Dispatcher(ray, cluster, EncoderChoice(encoder, device, precision), run, say).work(jobs)
+            extra = (EncoderChoice(encoder, device, precision),)
+            Dispatcher(ray, cluster, run, say, _work, extra, _lost_slide).work(jobs)
 
         here = {"device": "cpu", "precision": precision, "warn": say}
         return extract_cohort(paths, spec, encoder, out, run_jobs=run_jobs, **here, **options)
@@ -102,7 +103,12 @@ def extract_on_cluster(
         ray.shutdown()
 
 
-def _connected(address: str) -> Any:
+def connected(address: str) -> Any:
+    """Ray, connected to a cluster.
+
+    Raises:
+        MissingExtraError: it is not installed. ConfigError: no cluster answers.
+    """
     try:
         import ray
     except ImportError:
@@ -125,26 +131,36 @@ def _connected(address: str) -> Any:
 class _Task:
     """One slide at work, perhaps twice."""
 
-    job: SlideJob
+    job: Any
     started: float
     copies: list[Any] = field(default_factory=list)
     reported: bool = False
 
 
-class _Dispatcher:
-    """Hands out slides, takes in outcomes: each slide exactly once."""
+class Dispatcher:
+    """Hands out slides, takes in outcomes: each slide exactly once.
+
+    Args:
+        ray: connected. spec: what a slide needs.
+        run: its ``end`` takes in outcomes.
+        say: told of stragglers and lost nodes.
+        work: does a job (which has a ``slide_id``) on some node: ``work(job, *extra)`` gives its outcome.
+        fail: the outcome of a job that failed, from the job, the error's name and a message.
+    """
 
     def __init__(
         self,
         ray: Any,
         spec: ClusterSpec,
-        encoder: EncoderChoice,
-        run: CohortRun,
+        run: Any,
         say: Callable[[str], None],
+        work: Callable[..., Any],
+        extra: tuple[Any, ...],
+        fail: Callable[[Any, str, str], Any],
     ) -> None:
         self._ray, self._spec, self._run, self._say = ray, spec, run, say
-        self._encoder = encoder
-        self._remote = ray.remote(_work).options(
+        self._extra, self._fail = extra, fail
+        self._remote = ray.remote(work).options(
             num_cpus=spec.cpus, num_gpus=spec.gpus, max_retries=spec.retries, retry_exceptions=False
         )
         self._tasks: dict[Any, _Task] = {}
@@ -152,7 +168,7 @@ class _Dispatcher:
         self._nodes: set[str] = set()
         self._waiting_since: float | None = None
 
-    def work(self, jobs: Sequence[SlideJob]) -> None:
+    def work(self, jobs: Sequence[Any]) -> None:
         """Do all jobs."""
         left = list(reversed(jobs))
         try:
@@ -186,7 +202,7 @@ class _Dispatcher:
         return slots
 
     def _begin(self, task: _Task) -> None:
-        ref = self._remote.remote(task.job, self._encoder)
+        ref = self._remote.remote(task.job, *self._extra)
         task.copies.append(ref)
         self._tasks[ref] = task
 
@@ -208,14 +224,14 @@ class _Dispatcher:
             self._seconds.append(time.monotonic() - task.started)
             self._run.end(outcome)
 
-    def _outcome(self, ref: Any, task: _Task) -> ExtractOutcome | None:
+    def _outcome(self, ref: Any, task: _Task) -> Any:
+        """None where this copy of the task is lost and the other still at work."""
         try:
-            outcome: ExtractOutcome = self._ray.get(ref)
-            return outcome
+            return self._ray.get(ref)
         except self._ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, OutputError | MissingExtraError | ConfigError):
                 raise error.cause from None  # other slides would fare no better
-            return failed(task.job, 0.0, type(error.cause).__name__, f"slide '{task.job.slide_id}': {error.cause}")
+            return self._fail(task.job, type(error.cause).__name__, f"slide '{task.job.slide_id}': {error.cause}")
         except self._ray.exceptions.RayError as error:
             if any(copy in self._tasks for copy in task.copies):
                 return None
@@ -223,7 +239,7 @@ class _Dispatcher:
                 f"slide '{task.job.slide_id}': the process reading it died {self._spec.retries + 1} times "
                 f"({type(error).__name__}: out of memory, a damaged file, or lost nodes)"
             )
-            return failed(task.job, 0.0, "WorkerDied", message)
+            return self._fail(task.job, "WorkerDied", message)
 
     def _look_at_stragglers(self, nothing_left: bool) -> None:
         if len(self._seconds) < 5:
@@ -244,6 +260,10 @@ class _Dispatcher:
 
 _encoders: dict[EncoderChoice, Encoder] = {}
 """This worker process's encoders; Ray keeps processes and gives them one task after the other."""
+
+
+def _lost_slide(job: SlideJob, error: str, message: str) -> ExtractOutcome:
+    return failed(job, 0.0, error, message)
 
 
 def _work(job: SlideJob, encoder: EncoderChoice) -> ExtractOutcome:

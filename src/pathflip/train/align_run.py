@@ -13,15 +13,18 @@ from torch import nn
 from pathflip.arguments import as_paths, refuse_text
 from pathflip.checkpoint import Checkpoint, InputContract, save_checkpoint
 from pathflip.data.align import AlignDataset, TextSpec, pair_by_slide
+from pathflip.data.packed import PackedStore, open_store, pack_features
+from pathflip.data.packed.slide_file import DType
+from pathflip.data.packed.store import StoreSettings
 from pathflip.data.regions import RegionSpec
 from pathflip.data.splits import read_splits
-from pathflip.data.whole_files import WholeFiles
-from pathflip.errors import ConfigError, MissingExtraError
+from pathflip.errors import ConfigError, FeatureError, MissingExtraError
 from pathflip.evaluate import metrics
 from pathflip.features import read_features
 from pathflip.features.store import check_cohort
 from pathflip.inference import Aligned, retrieve
 from pathflip.io.slide_id import join_ids, paths_by_id
+from pathflip.io.storage import local_path
 from pathflip.io.tables import PLAIN, TableOptions
 from pathflip.models import build_model
 from pathflip.models.cpu import accelerate_for_cpu
@@ -123,21 +126,31 @@ def train_align(
     *,
     val_files: Sequence[Path] = (),
     val_captions: Sequence[Caption] = (),
+    store: str | Path | None = None,
+    store_dtype: DType | None = None,
     resume: bool = False,
     note: str = "",
     on_step: Callable[[Mapping[str, float]], None] | None = None,
+    on_pack: Callable[[int, int], None] | None = None,
 ) -> TrainResult:
     """Train an alignment model and leave ``out/last`` (and ``out/best``), metrics and a resumable state.
+
+    The features are packed first, so that a step reads only the patches it draws (:mod:`pathflip.data.packed`).
 
     Args:
         recipe: what to train.
         files: feature files of the training slides. captions: theirs.
         val_files, val_captions: slides to retrieve on during training; with them, ``best/`` is kept by mean R@1.
+        store: the training store, made here where it is not there yet; several runs may share one. None keeps it
+            in ``out/packed``.
+        store_dtype: number format of a new store; None takes float16.
         resume, on_step: see :func:`pathflip.train.fit`.
+        on_pack: called with (slides packed, slides).
         note: a caution kept in the checkpoint and printed on every picture made with it.
 
     Raises:
         CaptionError, FeatureError, ContractError: the data do not fit together (slides of several kinds, say).
+        ConfigError, OutputError: the store is of other features or another version, or cannot be written.
         TrainingError: see :func:`pathflip.train.fit`.
     """
     refuse_text(captions, "captions", "a list of captions, as read_captions gives it")
@@ -150,12 +163,15 @@ def train_align(
     model = _build(recipe, contract.dim, tokenizer.vocab_size)
     if model.reads_regions and recipe.regions is None:
         raise ConfigError(f"recipe {recipe.name}: this model reads regions, got none; expected --set regions.side=N")
+    pair_by_slide(files, captions)  # what does not match is told before hours of packing
+    context = store is not None or model.reads_context  # others that share a store may read it
+    reader = _packed(files, store or Path(out) / "packed", store_dtype, recipe.regions, context, on_pack)
     data = AlignDataset(
         files,
         captions,
         tokenizer,
         text=recipe.text,
-        reader=WholeFiles(contract.check, recipe.regions),
+        reader=reader,
         max_patches=recipe.max_patches,
         regions=recipe.regions is not None,
         max_regions=recipe.max_regions,
@@ -189,8 +205,31 @@ def train_align(
             "captions": digest_of([[c.slide_id, c.text, [s.content for s in c.subcaptions]] for c in captions]),
             "tokenizer": digest_of(tokenizer.backend.to_str()),
             "feature files": digest_of(sorted(file.name for file in files)),
+            "contents of the feature files": reader.digest(),
         },
     )
+
+
+def _packed(
+    files: Sequence[Path],
+    store: str | Path,
+    dtype: DType | None,
+    regions: RegionSpec | None,
+    context: bool,
+    progress: Callable[[int, int], None] | None,
+) -> PackedStore:
+    """The training store, brought up to date. Of several processes one packs, and the others wait for it.
+
+    Raises:
+        FeatureError: feature files that cannot be packed: the first, and how many more.
+    """
+    there = StoreSettings.read(local_path(store))
+    outcomes = pack_features(files, store, dtype=dtype, context=context if there is None else None, progress=progress)
+    failed = [one for one in outcomes if one.status == "failed"]
+    if failed:
+        more = f" (and {len(failed) - 1} more of {len(outcomes)} feature files)" if len(failed) > 1 else ""
+        raise FeatureError(f"{failed[0].message}{more}; mend them or leave them out: nothing packed is lost")
+    return open_store(store, files, regions)
 
 
 def _tokenizer(recipe: AlignRecipe, captions: Sequence[Caption]) -> Tokenizer:

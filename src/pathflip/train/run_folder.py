@@ -63,13 +63,14 @@ def same_data(out: Path, stored: Mapping[str, str] | None, data: Mapping[str, st
     """Refuse to go on with other data: the same weights would then read other words, or other slides.
 
     Args:
-        stored: what the run began with; None for a run of an older version, which did not say.
+        stored: what the run began with. A run of an older version did not say, or not all of it.
         data: a digest for each thing that must not change, by its name.
 
     Raises:
         TrainingError: the first that changed, by name.
     """
-    changed = [name for name, digest in data.items() if stored is not None and stored.get(name) != digest]
+    before = stored or {}
+    changed = [name for name, digest in data.items() if before.get(name, digest) != digest]
     if changed:
         raise TrainingError(
             f"resume: the {changed[0]} differ from those that {out} began with; go on with the same files, or choose "
