@@ -22,6 +22,7 @@ __all__ = [
     "Scalar",
     "balanced_sigmoid",
     "cosine",
+    "equal_captions",
     "gather_all",
     "gather_with_grad",
     "info_nce",
@@ -30,6 +31,7 @@ __all__ = [
     "pair_losses",
     "share_of_global",
     "statement_labels",
+    "true_captions",
 ]
 
 Gather = Callable[[Tensor], Tensor]
@@ -128,6 +130,7 @@ def info_nce(
     smoothing: float = 0.0,
     labels: Float[Tensor, "B G"] | None = None,
     gather: Gather = gather_with_grad,
+    left_out: tuple[Bool[Tensor, "B G"], Bool[Tensor, "B G"]] | None = None,
 ) -> Float[Tensor, ""]:
     """Symmetric cross-entropy between slides and captions (CLIP, arXiv 2103.00020).
 
@@ -139,15 +142,19 @@ def info_nce(
         labels: positive where local slide i and caption j of the global batch belong together, and likewise slide j
             and caption i; several in a row share its weight. Default: each slide and its own caption.
         gather: see the module docstring.
+        left_out: pairs that are neither true nor false (an equal report): for each local slide among all captions,
+            and for each local caption among all slides.
     """
     all_image, all_text = gather(image), gather(text)
     target = own_labels(len(image), len(all_text), image.device) if labels is None else labels.clamp(min=0).float()
     target = target / target.sum(dim=1, keepdim=True).clamp(min=1e-12)
-    target = (1.0 - smoothing) * target + smoothing / target.shape[1]
+    none = torch.zeros_like(target, dtype=torch.bool)
     loss = image.new_zeros((), dtype=torch.float32)
-    for own, others in ((image, all_text), (text, all_image)):
-        log_prob = F.log_softmax(scale * cosine(own, others), dim=-1)
-        loss = loss - (target * log_prob).sum(dim=-1).mean()
+    for own, others, out in zip((image, text), (all_text, all_image), left_out or (none, none), strict=True):
+        evenly = (smoothing / (~out).sum(dim=1, keepdim=True).clamp(min=1).double()).float()
+        smoothed = ((1.0 - smoothing) * target + evenly).masked_fill(out, 0.0)
+        log_prob = F.log_softmax((scale * cosine(own, others)).masked_fill(out, float("-inf")), dim=-1)
+        loss = loss - (smoothed * log_prob.masked_fill(out, 0.0)).sum(dim=-1).mean()
     return 0.5 * loss
 
 
@@ -178,21 +185,62 @@ def balanced_sigmoid(
 # ---------------------------------------------------------------------------------------------- statements and keys
 
 
+def equal_captions(
+    caption_key: Int[Tensor, " B"] | None, gather: Gather = gather_with_grad
+) -> Bool[Tensor, "B G"] | None:
+    """Which captions of the global batch are another slide's and yet the same as a local slide's own, by key.
+
+    None where there are no keys; 0 is no key.
+    """
+    if caption_key is None:
+        return None
+    everywhere = gather(caption_key)
+    own = own_labels(len(caption_key), len(everywhere), caption_key.device) > 0
+    return (caption_key.unsqueeze(1) == everywhere) & (everywhere != 0) & ~own
+
+
+def true_captions(
+    truth: Int[Tensor, "B C"], counted: Bool[Tensor, "G K"], equal: Bool[Tensor, "B G"] | None = None
+) -> Bool[Tensor, "B G"]:
+    """Which captions of other slides are true of each local slide: equal ones, and those of which every sub-caption
+    that was drawn is.
+
+    Args:
+        truth: of :func:`statement_labels`. counted: sub-captions that make up their caption. equal: of
+            :func:`equal_captions`.
+    """
+    true = ((truth > 0).view(len(truth), *counted.shape) | ~counted).all(dim=-1) & counted.any(dim=-1)
+    true = true & ~(own_labels(len(truth), len(counted), truth.device) > 0)
+    return true if equal is None else true | equal
+
+
 def statement_labels(
     caption_keys: Int[Tensor, "B J"],
     sub_key: Int[Tensor, "G K"],
     sub_mask: Bool[Tensor, "G K"],
     sub_false: Bool[Tensor, "G K"],
     first_slide: int = 0,
+    equal: Bool[Tensor, "B G"] | None = None,
+    part_keys: Int[Tensor, "G K R"] | None = None,
 ) -> Int[Tensor, "B C"]:
     """Which of the G·K statements of the global batch are true of each of B slides.
 
     A slide's own statements are true unless made false by rule; another slide's are false unless the same statement
     (by key; 0 is no key) stands in this slide's caption; padding gets 0. Rows are slides ``first_slide`` onwards.
+
+    Args:
+        equal: slides whose whole captions are equal (:func:`equal_captions`): what is true of one is of the other.
+        part_keys: of merged sentences: merges of sentences that all stand in a caption are true of its slide.
     """
     num_slides, (num_all, num_subcaptions) = len(caption_keys), sub_key.shape
     keys = sub_key.reshape(-1)
     known = (caption_keys.unsqueeze(2) == keys).any(dim=1) & (keys != 0)
+    if part_keys is not None:
+        parts = part_keys.flatten(0, 1)
+        stands = (caption_keys[:, None, None, :] == parts[None, :, :, None]).any(dim=-1)
+        known = known | ((stands | (parts == 0)).all(dim=-1) & (parts != 0).any(dim=-1))
+    if equal is not None:
+        known = known | (equal.repeat_interleave(num_subcaptions, dim=1) & ~sub_false.reshape(-1))
     owner = torch.arange(num_all, device=keys.device).repeat_interleave(num_subcaptions)
     rows = torch.arange(num_slides, device=keys.device).unsqueeze(1) + first_slide
     true = torch.where(owner == rows, ~sub_false.reshape(-1).expand_as(known), known)

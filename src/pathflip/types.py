@@ -195,7 +195,8 @@ class AlignBatch(_Tensors):
     ``sub_*`` describe K statements a slide: single sentences or merges of some. ``sub_false`` marks statements
     made by rule to be untrue of the slide (hard negatives). ``sub_key`` identifies a statement across slides and
     processes, ``caption_keys`` lists all statements of a slide's caption (0 pads): a candidate whose key stands
-    there is true of that slide, whoever it was sampled for.
+    there, or each of whose ``sub_part_keys`` does (of merged sentences), is true of that slide, whoever it was
+    sampled for. Slides of equal ``caption_key`` have the same report.
     """
 
     slide_ids: tuple[str, ...]
@@ -213,6 +214,8 @@ class AlignBatch(_Tensors):
     sub_false: Bool[Tensor, "B K"]
     sub_key: Int[Tensor, "B K"]
     caption_keys: Int[Tensor, "B J"]
+    caption_key: Int[Tensor, " B"] | None = None
+    sub_part_keys: Int[Tensor, "B K R"] | None = None
     regions: Int[Tensor, "B L S"] | None = None
     caption_vectors: Float[Tensor, "B P"] | None = None
     sub_vectors: Float[Tensor, "B K P"] | None = None

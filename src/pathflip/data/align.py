@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from pathflip.io.slide_id import paths_by_id
 from pathflip.text.captions import named_as
 from pathflip.text.flips import flipped_statement
 from pathflip.text.pretrained import PretrainedText
-from pathflip.text.sampling import sample_published
+from pathflip.text.sampling import merge_sentences, sample_merges
 from pathflip.text.statements import parse_statement
 from pathflip.text.tokenizer import Tokenizer
 from pathflip.types import AlignBatch, Caption, SubCaption
@@ -67,6 +68,28 @@ def statement_key(text: str, negated: bool) -> int:
     return (int.from_bytes(digest, "big") >> 1) or 1
 
 
+def _key(statement: SubCaption, spec: TextSpec) -> int:
+    return statement_key(*text_to_encode(statement, spec))
+
+
+def _joint_key(keys: Sequence[int]) -> int:
+    """One key for several statements, in whatever order and however often they are said."""
+    return statement_key(" ".join(str(key) for key in sorted(set(keys))), False)
+
+
+MOST_MERGED = 3
+"""Sentences in one sub-caption of the published sampler."""
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A statement that a step sees; ``parts`` are the keys of the sentences merged into it."""
+
+    statement: SubCaption
+    made_false: bool = False
+    parts: tuple[int, ...] = ()
+
+
 class AlignDataset:
     """Slides paired with their captions; batches are a pure function of ``(indices, rng)``.
 
@@ -112,6 +135,7 @@ class AlignDataset:
         self.reader: PatchReader = reader if reader is not None else WholeFiles()
         self.context, self.pretrained = context, pretrained
         self._keys = [_caption_keys(caption, text) for _, caption in self.pairs]
+        self._whole_keys = [_whole_key(caption, text) for _, caption in self.pairs]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -135,6 +159,7 @@ class AlignDataset:
             **self._caption_tensors([self.pairs[i][1].text for i in indices]),
             **self._statement_tensors(drawn),
             caption_keys=_pad_keys([self._keys[i] for i in indices]),
+            caption_key=torch.tensor([self._whole_keys[i] for i in indices]),
         )
 
     def _draw_patches(self, file: Path, rng: np.random.Generator) -> DrawnPatches:
@@ -148,21 +173,26 @@ class AlignDataset:
         wanted = [(file, patches.rows) for file, patches in zip(files, drawn, strict=True)]
         return self.reader.read(wanted, self.context)
 
-    def _draw_statements(self, caption: Caption, rng: np.random.Generator) -> list[tuple[SubCaption, bool]]:
-        """K (statement, made untrue) pairs, then the flips."""
+    def _draw_statements(self, caption: Caption, rng: np.random.Generator) -> list["_Drawn"]:
+        """K statements, then the flips."""
         statements = [s for s in caption.subcaptions if not s.undecided]
         if self.text.sampler == "published":
-            merged = sample_published([s.text for s in statements], self.text.num_subcaptions, rng)
-            return [(parse_statement(text), False) for text in merged]
+            merges = sample_merges(len(statements), self.text.num_subcaptions, rng)
+            texts = [s.text for s in statements]
+            keys = [_key(one, self.text) for one in statements]
+            return [
+                _Drawn(parse_statement(merge_sentences(texts, merge)), parts=tuple(sorted({keys[i] for i in merge})))
+                for merge in merges
+            ]
         usable = [i for i, s in enumerate(statements) if s.visual] if self.text.visual_only else []
         order = rng.permutation(usable or len(statements))[: self.text.num_subcaptions]
-        drawn = [(statements[i], False) for i in order]
-        flips: list[tuple[SubCaption, bool]] = []
+        drawn = [_Drawn(statements[i]) for i in order]
+        flips: list[_Drawn] = []
         for i in rng.permutation(len(statements)):
             if len(flips) == self.text.num_flips:
                 break
             if statements[i].visual and (flipped := flipped_statement(statements[i], rng)) is not None:
-                flips.append((flipped, True))
+                flips.append(_Drawn(flipped, made_false=True))
         return drawn + flips
 
     def _caption_tensors(self, texts: list[str]) -> dict[str, Tensor]:
@@ -172,10 +202,10 @@ class AlignDataset:
             out["caption_vectors"] = self.pretrained.embed(texts)
         return out
 
-    def _statement_tensors(self, drawn: list[list[tuple[SubCaption, bool]]]) -> dict[str, Tensor]:
+    def _statement_tensors(self, drawn: list[list["_Drawn"]]) -> dict[str, Tensor]:
         slots = self.text.num_subcaptions + self.text.num_flips
-        flat = [(b, k, *entry) for b, row in enumerate(drawn) for k, entry in enumerate(row)]
-        encoded = [text_to_encode(statement, self.text) for *_, statement, _ in flat]
+        flat = [(b, k, entry) for b, row in enumerate(drawn) for k, entry in enumerate(row)]
+        encoded = [text_to_encode(entry.statement, self.text) for *_, entry in flat]
         tokens = self.tokenizer.encode([text for text, _ in encoded], self.text.statement_tokens)
         shape, length = (len(drawn), slots), tokens.ids.shape[1]
         out = {
@@ -188,12 +218,16 @@ class AlignDataset:
             out["sub_vectors"] = vectors.new_zeros((*shape, vectors.shape[1]))
         flags = ("sub_mask", "sub_negated", "sub_visual", "sub_false")
         out |= {name: torch.zeros(shape, dtype=torch.bool) for name in flags}
-        for row, (b, k, statement, made_false) in enumerate(flat):
+        if self.text.sampler == "published":
+            out["sub_part_keys"] = torch.zeros((*shape, MOST_MERGED), dtype=torch.int64)
+        for row, (b, k, entry) in enumerate(flat):
             text, negated = encoded[row]
             out["sub_ids"][b, k], out["sub_token_mask"][b, k] = tokens.ids[row], tokens.mask[row]
             out["sub_mask"][b, k], out["sub_negated"][b, k] = True, negated
-            out["sub_visual"][b, k], out["sub_false"][b, k] = statement.visual, made_false
-            out["sub_key"][b, k] = statement_key(text, negated)
+            out["sub_visual"][b, k], out["sub_false"][b, k] = entry.statement.visual, entry.made_false
+            out["sub_key"][b, k] = statement_key(text, negated) if len(entry.parts) < 2 else _joint_key(entry.parts)
+            if entry.parts:
+                out["sub_part_keys"][b, k, : len(entry.parts)] = torch.tensor(entry.parts)
             if self.pretrained is not None:
                 out["sub_vectors"][b, k] = vectors[row]
         return out
@@ -243,7 +277,15 @@ def _caption_keys(caption: Caption, spec: TextSpec) -> np.ndarray:
             f"slide '{caption.slide_id}': the caption has no sentence (got {caption.text[:40]!r}); "
             "expected at least one; remove the row or write a report"
         )
-    return np.array([statement_key(*text_to_encode(s, spec)) for s in caption.subcaptions], np.int64)
+    return np.array([_key(one, spec) for one in caption.subcaptions], np.int64)
+
+
+def _whole_key(caption: Caption, spec: TextSpec) -> int:
+    """A key that reports share if all that may be drawn of them is the same, in whatever order."""
+    statements = [one for one in caption.subcaptions if not one.undecided]
+    visual = [one for one in statements if one.visual] if spec.visual_only else []
+    keys = [_key(one, spec) for one in visual or statements]
+    return _joint_key(keys) if keys else statement_key(caption.text, False)
 
 
 def _pad_keys(keys: list[np.ndarray]) -> Tensor:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from pathflip.errors import ConfigError
-from pathflip.losses import info_nce
+from pathflip.losses import equal_captions, info_nce
 from pathflip.models.pathflip import PatchStem, TowerConfig
 from pathflip.models.text_paths import text_vectors
 from pathflip.models.text_tower import TextEncoder
@@ -64,9 +64,12 @@ class SlideCLIP(nn.Module):
         return AlignOutput(slides.slide, caption, slides.patches, slides.patch_mask, unused)
 
     def losses(self, output: AlignOutput, batch: AlignBatch) -> dict[str, Tensor]:
-        """Symmetric InfoNCE (CLIP; Radford et al. 2021) over the global batch, learned temperature."""
+        """Symmetric InfoNCE (CLIP; Radford et al. 2021) over the global batch, learned temperature; a slide
+        and another's equal caption are left out."""
         scale = self.logit_scale.exp().clamp(max=100)
-        return {"slide": info_nce(output.slide, output.caption, scale)}
+        equal = equal_captions(batch.caption_key)
+        left_out = None if equal is None else (equal, equal)
+        return {"slide": info_nce(output.slide, output.caption, scale, left_out=left_out)}
 
     def encode_slides(
         self,

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from pathflip.errors import ConfigError, FeatureError
 from pathflip.losses import (
     balanced_sigmoid,
+    equal_captions,
     gather_with_grad,
     info_nce,
     local_rows,
     share_of_global,
     statement_labels,
+    true_captions,
 )
 from pathflip.models.text_paths import PretrainedHead, PretrainedPath, text_vectors
 from pathflip.models.text_tower import TextConfig, TextEncoder
@@ -167,8 +169,6 @@ class PathFLIP(nn.Module):
         """Slide contrast, region loss over all statements of the (global) batch, statement-level contrast."""
         if output.gate is None or output.margin is None:
             raise TypeError("PathFLIP.losses needs an output of PathFLIP.forward: gate and margin are missing")
-        scale = self.logit_scale_global.exp().clamp(max=100)
-        parts = {"slide": self.config.global_weight * info_nce(output.slide, output.caption, scale)}
         statements = TextCode(
             texts=(),
             caption=(local := gather_with_grad(output.subcaptions).flatten(0, 1)),
@@ -181,15 +181,21 @@ class PathFLIP(nn.Module):
         own = local_rows(len(output.slide), len(sub_mask))
         own_statements = slice(own.start * sub_mask.shape[1], own.stop * sub_mask.shape[1])
         logits = self._logits(output.patches, output.patch_mask, statements)
+        equal = equal_captions(batch.caption_key)
         truth = statement_labels(
-            batch.caption_keys, gather_with_grad(batch.sub_key), sub_mask, sub_false, first_slide=own.start
+            batch.caption_keys, gather_with_grad(batch.sub_key), sub_mask, sub_false, first_slide=own.start, equal=equal
         )
-        parts["region"] = balanced_sigmoid(logits, truth)
+        # Other slides' captions that are true of a slide are no negatives, in either direction.
+        true = true_captions(truth, sub_mask & ~sub_false, equal)
+        left_out = (true, gather_with_grad(true)[:, own].T)
+        scale = self.logit_scale_global.exp().clamp(max=100)
+        whole = info_nce(output.slide, output.caption, scale, left_out=left_out)
+        parts = {"slide": self.config.global_weight * whole, "region": balanced_sigmoid(logits, truth)}
         if len(sub_mask) > 1:
             everywhere, stated = gather_with_grad(logits), gather_with_grad(truth)[:, own_statements]
             parts["statement"] = self.config.statement_weight * statement_nce(everywhere[:, own_statements], stated)
             late = self.logit_scale_late.exp().clamp(max=100) * caption_scores(logits, sub_mask & ~sub_false)
-            parts["late"] = self.config.late_weight * matrix_nce(gather_with_grad(late), own)
+            parts["late"] = self.config.late_weight * matrix_nce(gather_with_grad(late), own, left_out)
         return parts
 
     def encode_slides(
@@ -392,7 +398,17 @@ def statement_nce(logits: Float[Tensor, "G C"], truth: Int[Tensor, "G C"]) -> Fl
     return torch.where(telling, each, 0).sum() / share_of_global(telling.sum()).clamp(min=1e-12)
 
 
-def matrix_nce(scores: Float[Tensor, "G G"], own: slice) -> Float[Tensor, ""]:
-    """Symmetric cross-entropy of a whole score matrix with the diagonal true, over this process's rows and columns."""
+def matrix_nce(
+    scores: Float[Tensor, "G G"], own: slice, left_out: tuple[Bool[Tensor, "B G"], Bool[Tensor, "B G"]] | None = None
+) -> Float[Tensor, ""]:
+    """Symmetric cross-entropy of a whole score matrix with the diagonal true, over this process's rows and columns.
+
+    ``left_out``: see :func:`pathflip.losses.info_nce`.
+    """
     target = torch.arange(len(scores), device=scores.device)[own]
-    return 0.5 * (F.cross_entropy(scores[own], target) + F.cross_entropy(scores.T[own], target))
+    rows, columns = scores[own], scores.T[own]
+    if left_out is not None:
+        rows, columns = (
+            part.masked_fill(out, float("-inf")) for part, out in zip((rows, columns), left_out, strict=True)
+        )
+    return 0.5 * (F.cross_entropy(rows, target) + F.cross_entropy(columns, target))

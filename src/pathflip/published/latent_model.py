@@ -304,10 +304,14 @@ class PerceiverPathFLIP(nn.Module):
             candidates: for ``text_conditioned``: which sub-captions of the global batch each slide meets. Default:
                 its own and one random of each other slide, drawn from torch's random stream, as dropout is.
         """
+        equal = None if self.config.repeats_are_negatives else losses.equal_captions(batch.caption_key)
+        slides, captions = output.slide, output.caption
         if self.config.slide_loss == "sigmoid":
-            slide = region_losses.sigmoid(output.slide, output.caption, *self._scaling("_global"))
+            slide = region_losses.sigmoid(slides, captions, *self._scaling("_global"), left_out=equal)
         else:
-            slide = losses.info_nce(output.slide, output.caption, 1.0 / self.config.temperature, self.config.smoothing)
+            out = None if equal is None else (equal, equal)
+            scale = 1.0 / self.config.temperature
+            slide = losses.info_nce(slides, captions, scale, self.config.smoothing, left_out=out)
         if self.config.region_loss == "soft_top_k":
             return {"slide": slide, "region": self._soft_top_k_loss(output, batch)}
         return {"slide": slide, "region": self._text_conditioned_loss(output, batch, candidates)}

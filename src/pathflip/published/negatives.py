@@ -1,7 +1,7 @@
 """Which statements a slide meets in the region losses of the published models, and which of them are true of it."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pathflip import losses
@@ -32,9 +32,13 @@ def met_in_global_batch(
     """
     texts, sub_mask = losses.gather_with_grad(output.subcaptions), losses.gather_with_grad(batch.sub_mask)
     own = losses.local_rows(len(output.slide), len(texts))
-    known = torch.zeros_like(batch.caption_keys) if repeats_are_negatives else batch.caption_keys
     keys, false = losses.gather_with_grad(batch.sub_key), losses.gather_with_grad(batch.sub_false)
-    labels = losses.statement_labels(known, keys, sub_mask, false, own.start)
+    if repeats_are_negatives:
+        labels = losses.statement_labels(torch.zeros_like(batch.caption_keys), keys, sub_mask, false, own.start)
+    else:
+        parts = None if batch.sub_part_keys is None else losses.gather_with_grad(batch.sub_part_keys)
+        equal = losses.equal_captions(batch.caption_key)
+        labels = losses.statement_labels(batch.caption_keys, keys, sub_mask, false, own.start, equal, parts)
     texts = texts.flatten(0, 1)
     if index is None and sampled:
         index = region_losses.published_candidates(sub_mask)[own].to(texts.device)
@@ -51,9 +55,29 @@ def met_by_blocks(
     if index is None:
         index = region_losses.published_candidates(batch.sub_mask)
     index = index.to(output.slide.device)
-    known = torch.zeros_like(batch.caption_keys) if repeats_are_negatives else batch.caption_keys
-    own = losses.statement_labels(known, batch.sub_key, batch.sub_mask, batch.sub_false).gather(1, index)
+    if repeats_are_negatives:
+        caption_keys, equal, parts = torch.zeros_like(batch.caption_keys), None, None
+    else:
+        equal, parts = losses.equal_captions(batch.caption_key, lambda own: own), batch.sub_part_keys
+        caption_keys = batch.caption_keys
+    own = losses.statement_labels(
+        caption_keys, batch.sub_key, batch.sub_mask, batch.sub_false, equal=equal, part_keys=parts
+    )
+    own = own.gather(1, index)
     texts = losses.gather_with_grad(output.subcaptions.flatten(0, 1)[index]).unflatten(0, (-1, len(index)))
     labels = -(losses.gather_with_grad(own).unflatten(0, (-1, len(own))) != 0).long()
+    if not repeats_are_negatives:
+        labels = labels.masked_fill(_true_elsewhere(batch, index), 0)
     labels[losses.local_rows(1, len(labels))] = own
     return texts.transpose(0, 1).flatten(1, 2), labels.transpose(0, 1).flatten(1)
+
+
+def _true_elsewhere(batch: AlignBatch, index: Int[Tensor, "B C"]) -> Bool[Tensor, "P B C"]:
+    """Which of the texts that row i of each of P processes meets are true of this process's row i, too."""
+    keys = losses.gather_with_grad(batch.sub_key.flatten()[index]).unflatten(0, (-1, len(index)))
+    true = (keys[..., None] == batch.caption_keys[:, None, :]).any(dim=-1) & (keys != 0)
+    if batch.sub_part_keys is not None:
+        parts = losses.gather_with_grad(batch.sub_part_keys.flatten(0, 1)[index]).unflatten(0, (-1, len(index)))
+        stands = (parts[..., None] == batch.caption_keys[:, None, None, :]).any(dim=-1) | (parts == 0)
+        true = true | (stands.all(dim=-1) & (parts != 0).any(dim=-1))
+    return true

@@ -256,7 +256,15 @@ class PublishedPathFLIP(nn.Module):
         """
         config = self.config
         gather = region_losses.gather_detached if config.detach_gathered else losses.gather_with_grad
-        slide = losses.info_nce(output.slide, output.caption, 1.0 / config.temperature, config.smoothing, gather=gather)
+        equal = None if config.repeats_are_negatives else losses.equal_captions(batch.caption_key)
+        slide = losses.info_nce(
+            output.slide,
+            output.caption,
+            1.0 / config.temperature,
+            config.smoothing,
+            gather=gather,
+            left_out=None if equal is None else (equal, equal),
+        )
         if config.process_blocks:
             texts, labels = met_by_blocks(output, batch, candidates, config.repeats_are_negatives)
         else:

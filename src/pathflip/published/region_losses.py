@@ -64,14 +64,17 @@ def sigmoid(
     bias: Scalar,
     labels: Int[Tensor, "B G"] | None = None,
     gather: Gather = gather_with_grad,
+    left_out: Bool[Tensor, "B G"] | None = None,
 ) -> Float[Tensor, ""]:
     """SigLIP (arXiv 2303.15343): every slide-caption pair is a yes-or-no question; per slide, both directions' mean.
 
-    ``labels`` as in :func:`pathflip.losses.info_nce` but in {-1, 0, +1}.
+    ``labels`` as in :func:`pathflip.losses.info_nce` but in {-1, 0, +1}; ``left_out``: pairs of an equal report.
     """
     all_image, all_text = gather(image), gather(text)
     if labels is None:
         labels = (2 * own_labels(len(image), len(all_text), image.device) - 1).long()
+    if left_out is not None:
+        labels = labels.masked_fill(left_out, 0)
     loss = image.new_zeros((), dtype=torch.float32)
     for own, others in ((image, all_text), (text, all_image)):
         loss = loss + pair_losses(scale * cosine(own, others) + bias, labels).sum()
