@@ -106,3 +106,29 @@ def test_what_cannot_be_used_is_one_line_and_the_rest_goes_on(bench, run, tmp_pa
     done = run("verify", str(folder / "other"), str(tmp_path / "report.txt"), *model, "--json")
     assert done.returncode == 1
     assert "uni_v1" in json.loads(done.stdout)["error"]
+
+
+def test_the_same_from_a_table_with_other_columns_and_another_encoding(bench, run, tmp_path):
+    """verify, calibrate and retrieve: the columns are named on the command line."""
+    folder, caption = bench
+    entries = [json.loads(line) for line in (folder / "captions.jsonl").read_text(encoding="utf-8").splitlines()]
+    table = tmp_path / "reports.csv"
+    with open(table, "w", newline="", encoding="utf-16-le") as handle:
+        rows = [(e["slide"], e["patient"], e["text"], "Nothing is seen.") for e in entries]
+        csv.writer(handle).writerows([("Scan", "patient", "Befund", "text"), *rows])
+    columns = ["--slide-column", "scan", "--text-column", "Befund", "--encoding", "utf-16-le"]
+    model, slide = ["--model", str(folder / "model")], str(folder / "features" / f"{caption.slide_id}.h5")
+    plain = tmp_path / "plain.jsonl"
+    plain.write_text("".join(json.dumps({"slide": e["slide"], "text": e["text"]}) + "\n" for e in entries))
+    usual = run("verify", slide, str(plain), *model, "--out", str(tmp_path), "--json")
+    named = run("verify", slide, str(table), *model, "--out", str(tmp_path), *columns, "--json")
+    assert named.returncode == 0, named.stderr
+    assert json.loads(named.stdout)["sentences"] == json.loads(usual.stdout)["sentences"]
+    cohort = ["--features", str(folder / "features"), "--splits", str(folder / "splits.csv"), "--split", "test"]
+    fitted = run("calibrate", *model, *cohort, "--captions", str(table), *columns, "--json")
+    assert fitted.returncode == 0, fitted.stderr
+    assert json.loads(fitted.stdout)["slides"] == 12
+    query = ["retrieve", *model, "--features", slide, "--json", "--captions"]
+    ranked = run(*query, str(table), *columns)
+    assert ranked.returncode == 0, ranked.stderr
+    assert ranked.stdout == run(*query, str(plain)).stdout

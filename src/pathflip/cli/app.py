@@ -28,6 +28,7 @@ __all__ = [
     "Model",
     "Out",
     "PartColumn",
+    "QuestionColumn",
     "Recursive",
     "ReportColumn",
     "SlideColumn",
@@ -75,6 +76,7 @@ Features = Annotated[list[Path], typer.Option("--features", help="Feature files,
 SlideColumn = Annotated[str | None, typer.Option(help="Column with the slide, where its name is not a usual one.")]
 ReportColumn = Annotated[str | None, typer.Option("--text-column", help="Column with the report's text.")]
 PartColumn = Annotated[str | None, typer.Option(help="Column with the part of the case a slide is of.")]
+QuestionColumn = Annotated[str | None, typer.Option("--text-column", help="Column with the question.")]
 Encoding = Annotated[str | None, typer.Option(help="Of the table: cp1252, utf-16, shift_jis, …; found out if absent.")]
 
 

@@ -7,7 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
-from pathflip.cli.app import Features, Json, SlideMPP, app, files_in, finish, print_rows, progress_bar, say
+from pathflip.cli.app import (
+    Encoding,
+    Features,
+    Json,
+    QuestionColumn,
+    SlideColumn,
+    SlideMPP,
+    app,
+    files_in,
+    finish,
+    print_rows,
+    progress_bar,
+    say,
+)
 from pathflip.errors import ConfigError, PathFLIPError
 
 AssistantFolder = Annotated[Path, typer.Option("--assistant", help="An assistant's directory, for example runs/chat.")]
@@ -35,11 +48,15 @@ def ask(
     language_model: LanguageModel = None,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
+    slide_column: SlideColumn = None,
+    text_column: QuestionColumn = None,
+    encoding: Encoding = None,
     json: Json = False,
 ) -> None:
     """Ask about slides; every answer comes with the regions behind it, or says that the slide cannot tell."""
     from pathflip.assistant import Writing, load_assistant
     from pathflip.assistant import ask as answer_to
+    from pathflip.io.tables import TableOptions
 
     if (question is None) == (questions is None):
         raise ConfigError("ask: give either --question or --questions FILE")
@@ -47,7 +64,9 @@ def ask(
     loaded = load_assistant(assistant, language_model=language_model)
     writing = Writing(temperature=temperature, seed=seed)
     if questions is not None:
-        rows = list(_batch(loaded, features, questions, writing))
+        rows = list(
+            _batch(loaded, features, questions, TableOptions(slide_column, text_column, encoding=encoding), writing)
+        )
         finish(rows, json, _answer_line)
         return
     views = _views(loaded, features)
@@ -140,7 +159,7 @@ def _rest(answer: Any) -> str:
     return text + (f"\n  evidence at {places}" if places else "")
 
 
-def _batch(loaded: Any, features: list[Path], questions: Path, writing: Any) -> Iterator[dict[str, Any]]:
+def _batch(loaded: Any, features: list[Path], questions: Path, options: Any, writing: Any) -> Iterator[dict[str, Any]]:
     """Every question of a file; a bad slide or question is a row with an error, and the rest goes on."""
     from pathflip.assistant import ask as answer_to
     from pathflip.assistant import prepare_slide
@@ -149,7 +168,7 @@ def _batch(loaded: Any, features: list[Path], questions: Path, writing: Any) -> 
     from pathflip.io.slide_id import join_ids, paths_by_id
 
     files = paths_by_id(files_in(features, {".h5"}))
-    known = read_questions(questions, labelled=False)
+    known = read_questions(questions, labelled=False, options=options)
     files |= {name: files[own] for name, own in join_ids([one.slide_id for one in known], files).items()}
     view, file = None, None
     with progress_bar("questions") as advance:

@@ -193,10 +193,15 @@ def retrieve(
         Path | None, typer.Option(help="Captions to rank for every slide, and slides for every caption.")
     ] = None,
     k: Annotated[int, typer.Option(help="How many.")] = 5,
+    slide_column: SlideColumn = None,
+    text_column: ReportColumn = None,
+    part_column: PartColumn = None,
+    encoding: Encoding = None,
     json: Json = False,
 ) -> None:
     """Find slides for words, and words for slides."""
     from pathflip import inference
+    from pathflip.io.tables import TableOptions
     from pathflip.text import read_captions
 
     if bool(text) == bool(captions):
@@ -204,7 +209,8 @@ def retrieve(
     rows: list[dict[str, Any]] = []
     loaded = inference.load(model)
     slides = list(encoded_slides(loaded, features, rows))
-    known = read_captions(captions) if captions else []
+    options = TableOptions(slide_column, text_column, part_column, encoding)
+    known = read_captions(captions, options=options) if captions else []
     queries = [c.text for c in known] if captions else list(text or ())
     if not slides:
         finish(rows, json, _retrieval_line)

@@ -6,11 +6,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pathflip.cli.app import Features, Json, Model, Out, SlideMPP, app, files_in, finish, print_rows, progress_bar, say
+from pathflip.cli.app import (
+    Encoding,
+    Features,
+    Json,
+    Model,
+    Out,
+    PartColumn,
+    ReportColumn,
+    SlideColumn,
+    SlideMPP,
+    app,
+    files_in,
+    finish,
+    print_rows,
+    progress_bar,
+    say,
+)
 from pathflip.errors import CaptionError, ConfigError, PathFLIPError
 
 if TYPE_CHECKING:
     from pathflip.inference import Aligned, EncodedSlide
+    from pathflip.io.tables import TableOptions
     from pathflip.types import Caption
 
 CAPTION_SUFFIXES = {".csv", ".tsv", ".json", ".jsonl", ".ndjson"}
@@ -27,17 +44,24 @@ def calibrate(
     safe: Annotated[
         float, typer.Option(help="Fraction that must be right beyond a threshold; else “uncertain”.")
     ] = 0.8,
+    slide_column: SlideColumn = None,
+    text_column: ReportColumn = None,
+    part_column: PartColumn = None,
+    encoding: Encoding = None,
     json: Json = False,
 ) -> None:
     """Fit the probabilities of `pathflip verify` on slides and reports the model has not seen."""
     from pathflip.evaluate.verifier_calibration import calibrate as fit
     from pathflip.features import read_features
     from pathflip.inference import encode_slide, load
+    from pathflip.io.tables import TableOptions
     from pathflip.train.align_run import read_split
     from pathflip.verify import write_calibration
 
     loaded = load(model)
-    parts = read_split(files_in(features, {".h5"}), captions, splits)
+    parts = read_split(
+        files_in(features, {".h5"}), captions, splits, TableOptions(slide_column, text_column, part_column, encoding)
+    )
     if split not in parts or split == "train":
         raise ConfigError(f"--split: got '{split}', expected val or test: on training slides a model is too sure")
     with progress_bar("encoding") as advance:
@@ -90,18 +114,24 @@ def verify(
     image: Annotated[Path | None, typer.Option("--slide", help="Slide file, for pictures beside features.")] = None,
     out: Out = Path("verified"),
     slide_mpp: SlideMPP = None,
+    slide_column: SlideColumn = None,
+    text_column: ReportColumn = None,
+    part_column: PartColumn = None,
+    encoding: Encoding = None,
     json: Json = False,
 ) -> None:
     """Check each sentence of a report against its slide: HTML page, JSON, QuPath annotations."""
     from pathflip.inference import load
     from pathflip.io.files import check_writable
+    from pathflip.io.tables import TableOptions
     from pathflip.verify import read_calibration, slide_thumbnail, verify_report, write_verification
 
     check_writable(out)
     loaded = load(model)
     calibration = read_calibration(loaded.checkpoint.path or model)
     rows: list[dict[str, Any]] = []
-    for encoded, picture, text in _pairs(loaded, slide, report, features, image, slide_mpp, rows):
+    reports = _Reports(report, TableOptions(slide_column, text_column, part_column, encoding))
+    for encoded, picture, text in _pairs(loaded, slide, reports, features, image, slide_mpp, rows):
         try:
             verification = verify_report(loaded, encoded, text, calibration)
             thumbnail = None if picture is None else slide_thumbnail(picture, encoded, slide_mpp)
@@ -128,7 +158,7 @@ def _verified_line(row: Mapping[str, Any]) -> str:
 def _pairs(
     model: "Aligned",
     slide: Path,
-    report: Path,
+    reports: "_Reports",
     features: Path | None,
     image: Path | None,
     slide_mpp: float | None,
@@ -139,7 +169,6 @@ def _pairs(
     from pathflip.inference import encode_slide
     from pathflip.verify.slide_features import features_of_slide
 
-    captions = _captions(report)
     stored = slide.suffix.lower() == ".h5" or slide.is_dir()
     if stored and features is not None:
         raise ConfigError("verify: got --features beside a feature file; name the slide file first, or leave it out")
@@ -150,7 +179,7 @@ def _pairs(
             else:
                 say(f"extracting features of {path.name} …")
                 slide_features = features_of_slide(model, path, slide_mpp)
-            text = _text_of(slide_features.slide_id, report, captions)
+            text = reports.of(slide_features.slide_id)
             encoded = encode_slide(model, slide_features)
         except PathFLIPError as error:
             failures.append({"slide_id": path.stem, "error": str(error)})
@@ -158,26 +187,32 @@ def _pairs(
         yield encoded, image if stored else path, text
 
 
-def _captions(report: Path) -> "dict[str, Caption] | None":
-    """Captions by slide, or None where the report is a plain text."""
-    if report.suffix.lower() not in CAPTION_SUFFIXES:
-        return None
-    from pathflip.text.captions import read_captions
+class _Reports:
+    """The report of every slide: one text for all, or a row of a table each."""
 
-    return {caption.slide_id: caption for caption in read_captions(report)}
+    def __init__(self, path: Path, options: "TableOptions") -> None:
+        self._path, self._options = path, options
+        self._captions: dict[str, Caption] | None = None
+        if path.suffix.lower() in CAPTION_SUFFIXES:
+            from pathflip.text.captions import read_captions
 
+            self._captions = {caption.slide_id: caption for caption in read_captions(path, options=options)}
 
-def _text_of(slide_id: str, report: Path, captions: "dict[str, Caption] | None") -> str:
-    if captions is not None:
+    def of(self, slide_id: str) -> str:
+        """The text of a slide's report."""
+        if self._captions is None:
+            return self._text()
         from pathflip.io.slide_id import join_ids
 
-        own = next((name for name, one in join_ids(captions, [slide_id]).items() if one == slide_id), None)
+        own = next((name for name, one in join_ids(self._captions, [slide_id]).items() if one == slide_id), None)
         if own is None:
-            raise CaptionError(f"'{report.name}' has no report of slide '{slide_id}'; expected a row with its id")
-        return captions[own].text
-    from pathflip.io.tables import read_utf8
+            raise CaptionError(f"'{self._path.name}' has no report of slide '{slide_id}'; expected a row with its id")
+        return self._captions[own].text
 
-    text = read_utf8(report, "a text file or captions")
-    if not text.strip():
-        raise CaptionError(f"{report}: is empty; expected a report")
-    return text
+    def _text(self) -> str:
+        from pathflip.io.tables import read_utf8
+
+        text = read_utf8(self._path, "a text file or captions", self._options.encoding)
+        if not text.strip():
+            raise CaptionError(f"{self._path}: is empty; expected a report")
+        return text

@@ -11,6 +11,7 @@ from pathflip.cli.app import (
     Encoding,
     Json,
     PartColumn,
+    QuestionColumn,
     ReportColumn,
     SlideColumn,
     app,
@@ -194,12 +195,17 @@ def caption(
     bertscore_layer: Annotated[
         int | None, typer.Option(help="Its layer to compare, from 1; the last if absent.")
     ] = None,
+    slide_column: SlideColumn = None,
+    text_column: ReportColumn = None,
+    part_column: PartColumn = None,
+    encoding: Encoding = None,
     resamples: Resamples = 1000,
     seed: Seed = 0,
     json: Json = False,
 ) -> None:
     """BLEU, ROUGE-L, METEOR, CIDEr and BERTScore of captions, beside captions that look at no slide."""
     from pathflip.evaluate.captioning import evaluate_captions
+    from pathflip.io.tables import TableOptions
 
     rows = evaluate_captions(
         predictions,
@@ -212,6 +218,7 @@ def caption(
         bertscore_layer=bertscore_layer,
         num=resamples,
         seed=seed,
+        options=TableOptions(slide_column, text_column, part_column, encoding),
     )
     print_rows(rows, json, lambda r: f"{r['measure']:<18} {_numbers(r)}  skill {r['skill']:+.3f}")
     if not json and rows[0]["missing"]:
@@ -227,6 +234,9 @@ def vqa(
     text_only: TextOnly = None,
     train: Annotated[Path | None, typer.Option(help="Questions the constant letter is chosen on.")] = None,
     split: Annotated[str | None, typer.Option(help="Only this split, from splits.csv beside --questions.")] = None,
+    slide_column: SlideColumn = None,
+    text_column: QuestionColumn = None,
+    encoding: Encoding = None,
     resamples: Resamples = 1000,
     seed: Seed = 0,
     json: Json = False,
@@ -234,12 +244,14 @@ def vqa(
     """Accuracy of multiple-choice answers, by writing and by likelihood, beside answers that look at no slide."""
     from pathflip.data.question_files import read_questions
     from pathflip.evaluate.vqa import read_predictions, vqa_measures
+    from pathflip.io.tables import TableOptions
 
+    options = TableOptions(slide_column, text_column, encoding=encoding)
     rows = vqa_measures(
-        read_questions(questions, split),
-        read_predictions(predictions),
-        text_only=read_predictions(text_only) if text_only else None,
-        train=read_questions(train) if train else None,
+        read_questions(questions, split, options=options),
+        read_predictions(predictions, options.of_answers),
+        text_only=read_predictions(text_only, options.of_answers) if text_only else None,
+        train=read_questions(train, options=options) if train else None,
         num=resamples,
         seed=seed,
     )

@@ -13,7 +13,7 @@ from pathflip.evaluate.bootstrap import PatientBootstrap, bounds
 from pathflip.evaluate.caption_baselines import bag_of_words, constant_caption
 from pathflip.evaluate.caption_scores import BertScores, CaptionScores, caption_scores
 from pathflip.io.slide_id import join_ids
-from pathflip.io.tables import column_name, read_table
+from pathflip.io.tables import PLAIN, TableOptions, column_name, read_table
 from pathflip.text.captions import TEXT_KEYS, read_captions, slide_of_row
 from pathflip.types import Caption
 
@@ -24,7 +24,7 @@ _MOST = {"CIDEr": 10.0}
 """The best a measure can be, where that is not 1."""
 
 
-def read_generated(path: Path) -> dict[str, str]:
+def read_generated(path: Path, options: TableOptions = PLAIN) -> dict[str, str]:
     """Generated captions by slide, from JSON lines, JSON or CSV; an empty one is an empty text.
 
     The text is the first of ``output``, ``prediction``, ``generated``, ``response``, ``answer``, ``text``, ``caption``
@@ -34,7 +34,7 @@ def read_generated(path: Path) -> dict[str, str]:
         CaptionError: the file cannot be read, a row names no slide or no text, or a slide stands twice.
     """
     said: dict[str, str] = {}
-    for number, row in enumerate(read_table(path), 1):
+    for number, row in enumerate(read_table(path, options), 1):
         key = next((key for key in _SAID_KEYS if key in row), None)
         if key is None:
             raise CaptionError(
@@ -61,6 +61,7 @@ def evaluate_captions(
     bertscore_layer: int | None = None,
     num: int = 1000,
     seed: int = 0,
+    options: TableOptions = PLAIN,
 ) -> list[dict[str, Any]]:
     """Files to rows; see :func:`caption_measures`. A slide without a prediction counts as an empty caption.
 
@@ -69,6 +70,8 @@ def evaluate_captions(
         group_column: a column of ``references`` (the organ) for the baseline "one constant caption a group".
         bertscore: folder of the language model BERTScore is counted with. bertscore_layer: see
             :class:`~pathflip.evaluate.bertscore.BertScorer`.
+        options: columns and encoding of ``references`` and ``train``; of generated captions the slide's column, where
+            they have it, and the encoding.
 
     Raises:
         CaptionError: files that cannot be read or do not belong together.
@@ -76,10 +79,10 @@ def evaluate_captions(
     """
     if bertscore_layer is not None and bertscore is None:
         raise ConfigError("BERTScore layer: there is no model it is a layer of; give --bertscore FOLDER, too")
-    truth = read_captions(references)
+    truth = read_captions(references, options=options)
     known = [caption.slide_id for caption in truth]
-    said = _named_as(known, read_generated(predictions))
-    unaware = _named_as(known, read_generated(text_only)) if text_only else None
+    said = _named_as(known, read_generated(predictions, options.of_answers))
+    unaware = _named_as(known, read_generated(text_only, options.of_answers)) if text_only else None
     if not set(known) & set(said):
         raise CaptionError(
             f"no slide of '{predictions.name}' (first '{next(iter(said))}') stands in '{references.name}' "
@@ -90,8 +93,8 @@ def evaluate_captions(
         [said.get(slide, "") for slide in known],
         truth,
         text_only=[unaware.get(slide, "") for slide in known] if unaware is not None else None,
-        train=[caption.text for caption in read_captions(train)] if train else None,
-        groups=_groups(references, known, group_column) if group_column else None,
+        train=[caption.text for caption in read_captions(train, options=options)] if train else None,
+        groups=_groups(references, known, group_column, options) if group_column else None,
         meteor_jar=meteor_jar,
         bert=scorer,
         num=num,
@@ -113,8 +116,8 @@ def _read_by(scorer: BertScorer | None) -> dict[str, Any]:
     return {"model": scorer.model_name, "layer": scorer.layer, "truncated": scorer.truncated}
 
 
-def _groups(path: Path, known: Sequence[str], column: str) -> list[str]:
-    by_slide = {slide_of_row(row): row.get(column_name(column)) for row in read_table(path)}
+def _groups(path: Path, known: Sequence[str], column: str, options: TableOptions) -> list[str]:
+    by_slide = {slide_of_row(row): row.get(column_name(column)) for row in read_table(path, options)}
     if not any(by_slide.values()):
         raise CaptionError(f"{path.name}: no column '{column}' with anything in it")
     return [str(by_slide.get(slide) or "") for slide in known]

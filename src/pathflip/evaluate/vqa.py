@@ -24,7 +24,7 @@ from pathflip.evaluate.bootstrap import PatientBootstrap, bounds
 from pathflip.evaluate.paired import mcnemar
 from pathflip.evaluate.probability_scores import brier_skill, log_loss_skill
 from pathflip.io.slide_id import join_ids
-from pathflip.io.tables import first_of, read_table
+from pathflip.io.tables import PLAIN, TableOptions, first_of, read_table
 from pathflip.text.captions import slide_of_row
 from pathflip.text.question_tables import ID_KEYS, QUESTION_SLIDE_KEYS
 
@@ -58,7 +58,7 @@ class VQAPrediction:
 # --- Files -----------------------------------------------------------------------------------------------------------
 
 
-def read_predictions(path: Path) -> list[VQAPrediction]:
+def read_predictions(path: Path, options: TableOptions = PLAIN) -> list[VQAPrediction]:
     """Predictions: JSON lines, JSON or CSV (SlideChat's columns are understood).
 
     A row names its question by ``id``, or by slide and question text; it holds the model's words (``output``,
@@ -69,7 +69,7 @@ def read_predictions(path: Path) -> list[VQAPrediction]:
         CaptionError: the file cannot be read, or a row holds neither words nor probabilities of a kind.
     """
     predictions = []
-    for number, row in enumerate(read_table(path), 1):
+    for number, row in enumerate(read_table(path, options), 1):
         words = next((row[key] or "" for key in _ANSWER_KEYS if key in row), None)  # an empty cell is an empty answer
         chances = _probabilities(first_of(row, _PROBABILITY_KEYS), f"{path.name}: row {number}")
         if words is None and chances is None:

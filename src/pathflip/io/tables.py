@@ -55,6 +55,7 @@ class TableOptions:
         slide_column, text_column, part_column, case_column: names of the columns with the slide, its text, its part,
             and its case; None finds them by their usual names.
         encoding: of the file, as Python names it ("cp1252", "shift_jis"); None finds it out.
+        where_present: a table without a column named here is read by the usual names.
     """
 
     slide_column: str | None = None
@@ -62,6 +63,7 @@ class TableOptions:
     part_column: str | None = None
     encoding: str | None = None
     case_column: str | None = None
+    where_present: bool = False
 
     @property
     def columns(self) -> dict[str, str]:
@@ -69,6 +71,11 @@ class TableOptions:
         named = {"slide": self.slide_column, "text": self.text_column, "part": self.part_column}
         named["case"] = self.case_column
         return {usual: name for usual, name in named.items() if name}
+
+    @property
+    def of_answers(self) -> "TableOptions":
+        """For the answers to what this table holds: its slide column, where they have it too, and its encoding."""
+        return TableOptions(slide_column=self.slide_column, encoding=self.encoding, where_present=True)
 
 
 PLAIN = TableOptions()
@@ -308,6 +315,8 @@ def _header(path: Path, record: Sequence[str], options: TableOptions) -> list[st
         raise CaptionError(f"{path.name}: two columns are named '{twice[0]}'; expected each once: rename one")
     for usual, named in options.columns.items():
         if column_name(named) not in names:
+            if options.where_present:
+                continue
             raise CaptionError(f"{path.name}: no column '{named}'; got {sorted(name for name in names if name)}")
         place = names.index(column_name(named))
         names = ["" if name == usual else name for name in names]

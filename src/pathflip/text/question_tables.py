@@ -8,7 +8,7 @@ import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
 from string import ascii_uppercase
@@ -64,6 +64,8 @@ def read_question_rows(path: str | Path, options: TableOptions = PLAIN) -> list[
         CaptionError: the file cannot be read, holds no question, or a row is none (all are named).
     """
     rows = read_rows(path, options, expected="a file of questions")
+    if options.text_column:  # of a table of questions it is the one with the question
+        rows = [replace(row, fields={**row.fields, "question": row.fields.get("text")}) for row in rows]
     return question_rows(Path(path).name, rows)
 
 
