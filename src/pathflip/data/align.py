@@ -1,6 +1,5 @@
 """Features and captions to :class:`~pathflip.types.AlignBatch`: what alignment training sees."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -13,11 +12,10 @@ from jaxtyping import Int
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from pathflip.data.cases import Item, pair_reports, with_findings
 from pathflip.data.patches import DrawnPatches, PatchReader, PatchRows
 from pathflip.data.whole_files import WholeFiles
 from pathflip.errors import CaptionError, ConfigError
-from pathflip.io.slide_id import paths_by_id
-from pathflip.text.captions import named_as
 from pathflip.text.flips import flipped_statement
 from pathflip.text.pretrained import PretrainedText
 from pathflip.text.sampling import merge_sentences, sample_merges
@@ -91,19 +89,22 @@ class _Drawn:
 
 
 class AlignDataset:
-    """Slides paired with their captions; batches are a pure function of ``(indices, rng)``.
+    """Slides or cases paired with their reports; batches are a pure function of ``(indices, rng)``.
+
+    A case is one item: its patches are drawn from all its slides, evenly.
 
     Args:
         files: one feature file a slide.
-        captions: captions; matched to files by slide id (the file's stem).
+        captions: captions and cases; matched to files by slide id (:mod:`pathflip.data.cases`).
         tokenizer: words to ids.
         text: how captions become statements.
-        max_patches: patches drawn a slide and step, a seeded random subset; None takes all.
+        max_patches: patches drawn an item and step, a seeded random subset; None takes all.
         reader: who reads the patches; :class:`~pathflip.data.whole_files.WholeFiles` where none is given.
         regions: the model reads regions (the reader knows which): then whole regions are drawn.
         max_regions: regions drawn a slide and step; None takes all.
         context: also give the 3×3 neighbourhood mean of every drawn patch (over all tiles, drawn or not).
         pretrained: also give a pretrained encoder's vectors of captions and statements.
+        allow_missing: pass over files without a caption, and captions without files, with a warning.
 
     Raises:
         CaptionError: a feature file without a caption or the reverse (both lists are named, nothing is dropped
@@ -124,25 +125,26 @@ class AlignDataset:
         max_regions: int | None = None,
         context: bool = True,
         pretrained: PretrainedText | None = None,
+        allow_missing: bool = False,
     ) -> None:
         wrong, other = ("max_patches", "max_regions") if regions else ("max_regions", "max_patches")
         if {"max_regions": max_regions, "max_patches": max_patches}[wrong] is not None:
             with_or_without = "with" if regions else "without"
             raise ConfigError(f"{wrong}: got a number {with_or_without} 'regions'; expected {other}, or none of both")
-        self.pairs = _with_something_to_learn(pair_by_slide(files, captions))
+        self.items = with_findings(pair_reports(files, captions, allow_missing), "training")
         self.tokenizer, self.text, self.regions = tokenizer, text, regions
         self.max_patches, self.max_regions = max_patches, max_regions
         self.reader: PatchReader = reader if reader is not None else WholeFiles()
         self.context, self.pretrained = context, pretrained
-        self._keys = [_caption_keys(caption, text) for _, caption in self.pairs]
-        self._whole_keys = [_whole_key(caption, text) for _, caption in self.pairs]
+        self._keys = [_caption_keys(item.caption, text) for item in self.items]
+        self._whole_keys = [_whole_key(item.caption, text) for item in self.items]
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.items)
 
     def encoded_texts(self) -> list[str]:
         """Every statement of the captions as the text encoder sees it, each once, sorted."""
-        statements = (statement for _, caption in self.pairs for statement in caption.subcaptions)
+        statements = (statement for item in self.items for statement in item.caption.subcaptions)
         return sorted({text_to_encode(statement, self.text)[0] for statement in statements})
 
     def batch(self, indices: Sequence[int], rng: np.random.Generator) -> AlignBatch:
@@ -150,28 +152,40 @@ class AlignDataset:
         # Each slide draws from a generator of its own, so that its share of a batch does not depend on its company.
         seed = int(rng.integers(2**62))
         own = [np.random.default_rng([seed, i]) for i in indices]
-        files = [self.pairs[i][0] for i in indices]
-        patches = [self._draw_patches(file, generator) for file, generator in zip(files, own, strict=True)]
-        drawn = [self._draw_statements(self.pairs[i][1], generator) for i, generator in zip(indices, own, strict=True)]
+        items = [self.items[i] for i in indices]
+        patches = [self._draw_patches(item.files, generator) for item, generator in zip(items, own, strict=True)]
+        drawn = [self._draw_statements(item.caption, generator) for item, generator in zip(items, own, strict=True)]
+        rows, places = self._read(items, patches)
         return AlignBatch(
-            slide_ids=tuple(self.pairs[i][1].slide_id for i in indices),
-            **_pad_slides(self._read(files, patches), patches),
-            **self._caption_tensors([self.pairs[i][1].text for i in indices]),
+            slide_ids=tuple(item.name for item in items),
+            **_pad_slides(rows, places),
+            **self._caption_tensors([item.caption.text for item in items]),
             **self._statement_tensors(drawn),
             caption_keys=_pad_keys([self._keys[i] for i in indices]),
             caption_key=torch.tensor([self._whole_keys[i] for i in indices]),
         )
 
-    def _draw_patches(self, file: Path, rng: np.random.Generator) -> DrawnPatches:
+    def _draw_patches(self, files: Sequence[Path], rng: np.random.Generator) -> list[DrawnPatches]:
+        """Patches (or whole regions) of every slide of an item."""
         if self.regions:
-            grid = self.reader.regions(file)
-            assert grid is not None, "regions are drawn, and the reader was made without them"
-            return DrawnPatches.of_regions(grid, _some_of(len(grid.index), self.max_regions, rng))
-        return DrawnPatches(_some_of(self.reader.count(file), self.max_patches, rng))
+            grids = [self.reader.regions(file) for file in files]
+            assert all(grid is not None for grid in grids), "regions are drawn, and the reader was made without them"
+            drawn = _draw_evenly([len(grid.index) for grid in grids if grid is not None], self.max_regions, rng)
+            return [DrawnPatches.of_regions(grid, some) for grid, some in zip(grids, drawn, strict=True) if grid]
+        counts = [self.reader.count(file) for file in files]
+        return [DrawnPatches(some) for some in _draw_evenly(counts, self.max_patches, rng)]
 
-    def _read(self, files: Sequence[Path], drawn: Sequence[DrawnPatches]) -> list[PatchRows]:
-        wanted = [(file, patches.rows) for file, patches in zip(files, drawn, strict=True)]
-        return self.reader.read(wanted, self.context)
+    def _read(
+        self, items: Sequence[Item], drawn: Sequence[Sequence[DrawnPatches]]
+    ) -> tuple[list[PatchRows], list[DrawnPatches]]:
+        """The drawn patches, one run an item."""
+        wanted = [
+            (file, patches.rows)
+            for item, own in zip(items, drawn, strict=True)
+            for file, patches in zip(item.files, own, strict=True)
+        ]
+        rows = iter(self.reader.read(wanted, self.context))
+        return [_joined_rows([next(rows) for _ in own]) for own in drawn], [_joined_patches(own) for own in drawn]
 
     def _draw_statements(self, caption: Caption, rng: np.random.Generator) -> list["_Drawn"]:
         """K statements, then the flips."""
@@ -233,42 +247,52 @@ class AlignDataset:
         return out
 
 
-def pair_by_slide(files: Sequence[Path], captions: Sequence[Caption]) -> list[tuple[Path, Caption]]:
-    """Match feature files and captions by slide id; anything left over is an error that lists it."""
-    by_file = paths_by_id(files)
-    by_id = {caption.slide_id: caption for caption in named_as(captions, by_file)}
-    lonely_files, lonely_captions = sorted(by_file.keys() - by_id), sorted(by_id.keys() - by_file)
-    if lonely_files or lonely_captions:
-        raise CaptionError(
-            f"slides and captions do not match: {_some(lonely_files)} without a caption, {_some(lonely_captions)} "
-            "without features; expected one of each; add what is missing or restrict the split"
-        )
-    return [(by_file[slide_id], by_id[slide_id]) for slide_id in sorted(by_file)]
-
-
-def _with_something_to_learn(pairs: list[tuple[Path, Caption]]) -> list[tuple[Path, Caption]]:
-    """The slides whose report states something; where every sentence is undecided, the slide is left out and named."""
-    usable = [(file, c) for file, c in pairs if not c.subcaptions or any(not s.undecided for s in c.subcaptions)]
-    silent = sorted({caption.slide_id for _, caption in pairs} - {caption.slide_id for _, caption in usable})
-    if silent and not usable:
-        raise CaptionError(
-            f"no report states anything that could be understood: {_some(silent)}; see pathflip decompose"
-        )
-    if silent:
-        line = f"left out of training, every sentence of the report is undecided: {_some(silent)}"
-        warnings.warn(line, stacklevel=3)
-    return usable
-
-
-def _some(names: list[str]) -> str:
-    return f"{len(names)} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else "0"
-
-
 def _some_of(count: int, most: int | None, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
     """``most`` of the numbers below ``count`` (all of them where there are no more), ascending."""
     if most is None or count <= most:
         return np.arange(count)
     return np.sort(rng.choice(count, most, replace=False))
+
+
+def _draw_evenly(counts: Sequence[int], most: int | None, rng: np.random.Generator) -> list[Int[np.ndarray, " n"]]:
+    """``most`` numbers in all, as evenly from below each of ``counts`` as these allow."""
+    if len(counts) == 1:
+        return [_some_of(counts[0], most, rng)]
+    shares = list(counts)
+    if most is not None and sum(counts) > most:
+        shares, left = [0] * len(counts), most
+        while left:
+            open_ones = rng.permutation([i for i, count in enumerate(counts) if shares[i] < count])
+            each = max(1, left // len(open_ones))
+            for i in open_ones[:left]:
+                taken = min(each, counts[i] - shares[i], left)
+                shares[i], left = shares[i] + taken, left - taken
+    return [_some_of(count, share, rng) for count, share in zip(counts, shares, strict=True)]
+
+
+def _joined_rows(parts: Sequence[PatchRows]) -> PatchRows:
+    """The patches of several slides as one run."""
+    if len(parts) == 1:
+        return parts[0]
+    context = [part.context for part in parts if part.context is not None]
+    return PatchRows(
+        np.concatenate([part.features for part in parts]),
+        np.concatenate([part.position for part in parts]),
+        np.concatenate(context) if context else None,
+    )
+
+
+def _joined_patches(parts: Sequence[DrawnPatches]) -> DrawnPatches:
+    """What was drawn of several slides as one run; regions index the run."""
+    if len(parts) == 1:
+        return parts[0]
+    first = np.cumsum([0, *(len(part.rows) for part in parts)])
+    moved = [
+        np.where(part.regions >= 0, part.regions + start, -1)
+        for part, start in zip(parts, first, strict=False)
+        if part.regions is not None
+    ]
+    return DrawnPatches(np.concatenate([part.rows for part in parts]), np.concatenate(moved) if moved else None)
 
 
 def _caption_keys(caption: Caption, spec: TextSpec) -> np.ndarray:

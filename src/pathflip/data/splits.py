@@ -1,19 +1,25 @@
 """Which slide belongs to which split."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pathflip.arguments import as_paths
+from pathflip.data.cases import Joined, join_reports
 from pathflip.errors import CaptionError, ConfigError
-from pathflip.io.slide_id import slide_id
+from pathflip.io.slide_id import folder_of, join_ids, slide_id
 from pathflip.io.tables import PLAIN, TableOptions, is_empty, read_table
+from pathflip.text.captions import read_captions
+from pathflip.text.cases import CASE_KEYS, slides_of
+from pathflip.types import Caption, Case
 
-__all__ = ["SPLITS", "read_split_rows", "read_splits"]
+__all__ = ["SPLITS", "read_split", "read_split_rows", "read_splits"]
 
 SPLITS = ("train", "val", "test")
 
 
 def read_splits(path: Path, options: TableOptions = PLAIN) -> dict[str, str]:
-    """The split of every slide a table names in its columns slide and split; other columns are ignored, but a
-    patient (column patient) must stand in one split. An empty split leaves the slide out.
+    """The split of every slide (or case) a table names in its columns slide (or case) and split; other columns are
+    ignored, but a patient (column patient) must stand in one split. An empty split leaves the slide out.
 
     Raises:
         ConfigError: the file cannot be read, lacks a column, or names another split than train, val and test, a
@@ -21,14 +27,20 @@ def read_splits(path: Path, options: TableOptions = PLAIN) -> dict[str, str]:
     """
     split_of: dict[str, str] = {}
     homes: dict[str, str] = {}
-    for number, row in enumerate(_rows(path, options), start=1):
+    rows = _rows(path, options)
+    folders: dict[str, set[str]] = {}
+    for number, row in enumerate(rows, start=1):
+        folders.setdefault(_slide(path, number, row), set()).add(folder_of(row.get("slide") or ""))
+    for number, row in enumerate(rows, start=1):
         split = "" if is_empty(row.get("split")) else str(row["split"]).strip()
         if split and split not in SPLITS:
             raise ConfigError(
                 f"'{path.name}' row {number}: split '{split}', expected {', '.join(SPLITS)}, or nothing to leave "
                 "the slide out"
             )
-        name = _slide(path, number, row)
+        name, folder = _slide(path, number, row), folder_of(row.get("slide") or "")
+        if folder and len(folders[name]) > 1:  # equal file names in several folders, named as extract names them
+            name = f"{folder}__{name}"
         if split_of.setdefault(name, split) != split:
             raise ConfigError(f"'{path.name}' row {number}: slide '{name}' is in two splits; expected one")
         patient = row.get("patient")
@@ -52,6 +64,8 @@ def _rows(path: Path, options: TableOptions) -> list[dict[str, str]]:
         rows = read_table(path, options, expected="a table of splits with the columns slide and split")
     except CaptionError as error:
         raise ConfigError(f"{error}; expected the columns slide and split") from None
+    if "slide" not in rows[0] and (column := next((one for one in CASE_KEYS if one in rows[0]), "")):
+        rows = [{**row, "slide": row[column]} for row in rows]
     if lacking := [name for name in ("slide", "split") if name not in rows[0]]:
         raise ConfigError(f"'{path.name}': no column '{lacking[0]}'; expected the columns slide and split")
     return rows
@@ -62,3 +76,75 @@ def _slide(path: Path, number: int, row: dict[str, str]) -> str:
         return slide_id(row.get("slide") or "")
     except CaptionError as error:
         raise ConfigError(f"'{path.name}' row {number}: {error}") from None
+
+
+def read_split(
+    files: Sequence[Path], captions: Path, splits: Path | None, options: TableOptions = PLAIN
+) -> dict[str, tuple[list[Path], list[Caption]]]:
+    """Feature files and captions by split; everything is "train" where no splits are given.
+
+    ``options`` are of the captions. Slides are left out only where the splits file does not name them. A slide with
+    a caption but without features, or the reverse, is an error later, by name.
+
+    Raises:
+        CaptionError, ConfigError: unreadable captions or splits, or a patient in two splits.
+    """
+    joined = join_reports(as_paths(files, "files"), read_captions(captions, options=options))
+    known = [*(item.caption for item in joined.items), *joined.lonely_captions]
+    parts: dict[str, tuple[list[Path], list[Caption]]] = {name: ([], []) for name in SPLITS}
+    split_of = {} if splits is None else _split_names(splits, joined)
+    if splits is not None and not any(_split_of(caption, split_of) for caption in known):
+        raise ConfigError(f"'{splits.name}' names none of the slides of '{captions.name}'; expected the same ids")
+    if files and not joined.items:
+        raise ConfigError(
+            f"features and captions share no slide: features are named '{next(iter(joined.lonely_files))}' and the "
+            f"like, captions '{known[0].slide_id}'; expected the same ids (a slide's id is its file name without the "
+            "ending)"
+        )
+    files_of = {id(item.caption): item.files for item in joined.items}
+    homes: dict[str, str] = {}
+    for caption in sorted(known, key=lambda one: one.slide_id):
+        part = "train" if splits is None else _split_of(caption, split_of)
+        if part not in parts:
+            continue
+        if homes.setdefault(caption.patient, part) != part:
+            raise ConfigError(
+                f"patient '{caption.patient}' has slides in {homes[caption.patient]} and {part}; "
+                "expected every patient in one split"
+            )
+        parts[part][0].extend(files_of.get(id(caption), ()))
+        parts[part][1].append(caption)
+    for name, file in joined.lonely_files.items():
+        if (part := "train" if splits is None else split_of.get(name, "")) in parts:
+            parts[part][0].append(file)
+    return parts
+
+
+def _split_names(splits: Path, joined: Joined) -> dict[str, str]:
+    """The split of every name in a table of splits, under the names of the files."""
+    split_of = read_splits(splits)
+    own = {name for item in joined.items for name in _names(item.caption)} | set(joined.lonely_files)
+    own |= {name for caption in joined.lonely_captions for name in _names(caption)}
+    id_of = join_ids(split_of, own)
+    return {id_of.get(name, name): split for name, split in split_of.items()}
+
+
+def _names(caption: Caption) -> list[str]:
+    """By what a table may name it: the item, its case, its slides."""
+    case = [caption.case_id] if isinstance(caption, Case) else []
+    return [caption.slide_id, *case, *(slide.slide_id for slide in slides_of(caption))]
+
+
+def _split_of(caption: Caption, split_of: Mapping[str, str]) -> str:
+    """The split of a report; "" where the table does not name it.
+
+    Raises:
+        ConfigError: its slides stand in several.
+    """
+    named = {split_of[name] for name in _names(caption) if name in split_of}
+    if len(named) > 1:
+        raise ConfigError(
+            f"case '{caption.slide_id}' has slides in {' and '.join(sorted(one or 'no split' for one in named))}; "
+            "expected a case in one split"
+        )
+    return named.pop() if named else ""

@@ -24,6 +24,7 @@ __all__ = [
     "average_precision",
     "balanced_accuracy",
     "chance_average_precision",
+    "chance_of_hits",
     "chance_recall_at_k",
     "expected_calibration_error",
     "expected_ranks",
@@ -105,6 +106,12 @@ def chance_recall_at_k(k: int, num_candidates: int, num_positives: int = 1) -> f
         raise PathFLIPError(f"got {num_positives} right of {num_candidates} candidates, expected 1 to all of them")
     k = min(k, num_candidates)
     return 1.0 - comb(num_candidates - num_positives, k) / comb(num_candidates, k)
+
+
+def chance_of_hits(k: int, positives: Bool[np.ndarray, "Q C"]) -> float:
+    """Recall@k of a random order, mean over the queries: each has its own number of right candidates."""
+    counts = np.asarray(positives, dtype=bool).sum(axis=1)
+    return float(np.mean([chance_recall_at_k(k, positives.shape[1], int(count)) for count in counts]))
 
 
 def _tie_counts(

@@ -6,15 +6,26 @@ another encoder, tile size or resolution than the model was trained on are refus
 
 from pathflip.inference.aligned import Aligned, load
 from pathflip.inference.classification import ZeroShot, zero_shot
-from pathflip.inference.encoding import EncodedSlide, encode_slide, encode_text, presence_scores
+from pathflip.inference.encoding import (
+    EncodedCase,
+    EncodedSlide,
+    encode_case,
+    encode_files,
+    encode_slide,
+    encode_text,
+    presence_scores,
+)
 from pathflip.inference.grounding import ground, ground_to_files
 from pathflip.inference.retrieval import Retrieval, retrieval_scores, retrieve
 
 __all__ = [
     "Aligned",
+    "EncodedCase",
     "EncodedSlide",
     "Retrieval",
     "ZeroShot",
+    "encode_case",
+    "encode_files",
     "encode_slide",
     "encode_text",
     "ground",

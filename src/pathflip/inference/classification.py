@@ -11,7 +11,7 @@ from jaxtyping import Float
 from pathflip.arguments import as_texts
 from pathflip.errors import ConfigError
 from pathflip.inference.aligned import Aligned
-from pathflip.inference.encoding import EncodedSlide, as_slides, encode_text, encoded_slides, presence_of
+from pathflip.inference.encoding import EncodedCase, EncodedSlide, as_slides, encode_text, encoded_slides, presence_of
 from pathflip.types import SlideFeatures, TextCode
 
 __all__ = ["ZeroShot", "zero_shot"]
@@ -40,7 +40,7 @@ class ZeroShot:
 @torch.no_grad()
 def zero_shot(
     model: Aligned,
-    slides: Sequence[SlideFeatures | EncodedSlide],
+    slides: Sequence[SlideFeatures | EncodedSlide | EncodedCase],
     classnames: Mapping[str, str | Sequence[str]],
     templates: str | Sequence[str] = TEMPLATES,
 ) -> ZeroShot:
@@ -91,6 +91,6 @@ def _prompts(classnames: Mapping[str, str | Sequence[str]], templates: str | Seq
     }
 
 
-def _class_scores(model: Aligned, slide: EncodedSlide, code: TextCode) -> np.ndarray:
+def _class_scores(model: Aligned, slide: EncodedSlide | EncodedCase, code: TextCode) -> np.ndarray:
     similarity = model.net.similarity(slide.code, code)[0].float().cpu().numpy()
     return SIMILARITY_WEIGHT * similarity + presence_of(model, slide, code)

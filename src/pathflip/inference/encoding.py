@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ from pathflip.data.align import text_to_encode
 from pathflip.data.patches import DrawnPatches, Neighbourhood, relative_positions
 from pathflip.data.regions import group_regions
 from pathflip.errors import CaptionError, ConfigError, FeatureError
+from pathflip.features.store import read_features
 from pathflip.geometry import TileGrid
 from pathflip.inference.aligned import Aligned
 from pathflip.text.statements import parse_statement
 from pathflip.types import PatchChunk, SlideChunks, SlideCode, SlideFeatures, TextCode
 
-__all__ = ["EncodedSlide", "encode_slide", "encode_text", "presence_scores"]
+__all__ = ["EncodedCase", "EncodedSlide", "encode_case", "encode_files", "encode_slide", "encode_text",
+           "presence_scores"]  # fmt: skip
 
 TEXTS_PER_CALL = 256
 
@@ -46,6 +49,18 @@ class EncodedSlide:
     row_of_tile: Int[np.ndarray, " N"]
 
 
+@dataclass(frozen=True, eq=False)
+class EncodedCase:
+    """Several slides of one case in the shared space, scored as one: ``code`` is of the patches of all of them.
+
+    ``slide_id`` is the case's name, ``slides`` are its slides, each encoded alone: for heatmaps and evidence.
+    """
+
+    slide_id: str
+    code: SlideCode
+    slides: tuple[EncodedSlide, ...]
+
+
 @torch.no_grad()
 def encode_slide(model: Aligned, features: SlideFeatures) -> EncodedSlide:
     """One slide into the shared space, chunk by chunk, whatever its size.
@@ -54,6 +69,52 @@ def encode_slide(model: Aligned, features: SlideFeatures) -> EncodedSlide:
         ContractError: features of another encoder, width, tile size or resolution than the model's.
         FeatureError: no valid patch.
     """
+    chunks, row_of_tile = _prepared(model, features)
+    code = model.net.encode_slide(chunks)
+    return EncodedSlide(features.slide_id, code.to(model.device), features.grid, row_of_tile)
+
+
+@torch.no_grad()
+def encode_case(model: Aligned, slides: Sequence[SlideFeatures], name: str) -> EncodedCase:
+    """The slides of one case, for scores of the case as a whole.
+
+    A case is to the model what it was in training: one set of the patches of all its slides. So a finding is present
+    where any slide shows it, and a denial holds where none does.
+
+    Args:
+        slides: their features; at least one. name: the case's.
+
+    Raises:
+        ContractError, FeatureError: see :func:`encode_slide`. ConfigError: no slide.
+    """
+    if not len(slides):
+        raise ConfigError(f"encode_case: got no slide of case '{name}', expected at least one")
+    prepared = [_prepared(model, features) for features in slides]
+
+    def everything() -> Iterator[PatchChunk]:
+        for chunks, _ in prepared:
+            yield from chunks()
+
+    encoded = tuple(
+        EncodedSlide(features.slide_id, model.net.encode_slide(chunks).to(model.device), features.grid, row_of_tile)
+        for features, (chunks, row_of_tile) in zip(slides, prepared, strict=True)
+    )
+    code = encoded[0].code if len(slides) == 1 else model.net.encode_slide(everything).to(model.device)
+    return EncodedCase(name, code, encoded)
+
+
+def encode_files(model: Aligned, files: Sequence[Path], name: str) -> EncodedSlide | EncodedCase:
+    """A slide, or a case of several slides, from its feature files.
+
+    Raises:
+        ContractError, FeatureError: see :func:`encode_slide`; or a file cannot be read.
+    """
+    features = [read_features(file) for file in files]
+    return encode_slide(model, features[0]) if len(features) == 1 else encode_case(model, features, name)
+
+
+def _prepared(model: Aligned, features: SlideFeatures) -> tuple[SlideChunks, Int[np.ndarray, " N"]]:
+    """The chunks of a slide, and which row of its code will stand for a tile."""
     model.checkpoint.contract.check(features)
     if not features.valid.any():
         raise FeatureError(
@@ -69,8 +130,7 @@ def encode_slide(model: Aligned, features: SlideFeatures) -> EncodedSlide:
         rows = np.flatnonzero(features.valid)
         drawn = [DrawnPatches(rows[i : i + PATCHES_A_CHUNK]) for i in range(0, len(rows), PATCHES_A_CHUNK)]
         row_of_tile[rows] = np.arange(len(rows))
-    code = model.net.encode_slide(_chunks(model, features, drawn))
-    return EncodedSlide(features.slide_id, code.to(model.device), features.grid, row_of_tile)
+    return _chunks(model, features, drawn), row_of_tile
 
 
 def _chunks(model: Aligned, features: SlideFeatures, drawn: Sequence[DrawnPatches]) -> SlideChunks:
@@ -132,7 +192,7 @@ def encode_text(model: Aligned, texts: str | Sequence[str], *, statements: bool 
 
 @torch.no_grad()
 def presence_scores(
-    model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide], texts: Sequence[str] | TextCode
+    model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide | EncodedCase], texts: Sequence[str] | TextCode
 ) -> Float[np.ndarray, "B C"]:
     """A logit for every slide and statement (texts, or encoded already): does the slide show it? 0 means the model
     cannot say.
@@ -147,7 +207,7 @@ def presence_scores(
     return np.stack([presence_of(model, slide, code) for slide in encoded_slides(model, slides)])
 
 
-def presence_of(model: Aligned, slide: EncodedSlide, code: TextCode) -> np.ndarray:
+def presence_of(model: Aligned, slide: EncodedSlide | EncodedCase, code: TextCode) -> np.ndarray:
     """Presence of every text, some texts at a time: large slides times many texts would not fit in memory at once."""
     step = max(1, PAIRS_PER_CALL // slide.code.patches.shape[1])
     parts = [model.net.presence(slide.code, _some_texts(code, i, i + step))[0] for i in range(0, len(code.texts), step)]
@@ -160,11 +220,15 @@ def _some_texts(code: TextCode, start: int, stop: int) -> TextCode:
     return TextCode(code.texts[part], code.caption[part], code.local[part], code.negated[part], gate, margin)
 
 
-def as_slides(slides: SlideFeatures | EncodedSlide | Sequence[SlideFeatures | EncodedSlide]) -> Sequence[Any]:
+def as_slides(
+    slides: SlideFeatures | EncodedSlide | EncodedCase | Sequence[SlideFeatures | EncodedSlide | EncodedCase],
+) -> Sequence[Any]:
     """Slides as a sequence; one alone is a sequence of one."""
-    return [slides] if isinstance(slides, SlideFeatures | EncodedSlide) else slides
+    return [slides] if isinstance(slides, SlideFeatures | EncodedSlide | EncodedCase) else slides
 
 
-def encoded_slides(model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide]) -> Iterator[EncodedSlide]:
+def encoded_slides(
+    model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide | EncodedCase]
+) -> Iterator[EncodedSlide | EncodedCase]:
     for slide in slides:
-        yield slide if isinstance(slide, EncodedSlide) else encode_slide(model, slide)
+        yield slide if isinstance(slide, EncodedSlide | EncodedCase) else encode_slide(model, slide)

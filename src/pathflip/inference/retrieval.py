@@ -10,7 +10,7 @@ from jaxtyping import Float
 from pathflip.arguments import as_texts
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.inference.aligned import Aligned
-from pathflip.inference.encoding import EncodedSlide, as_slides, encode_text, encoded_slides, presence_of
+from pathflip.inference.encoding import EncodedCase, EncodedSlide, as_slides, encode_text, encoded_slides, presence_of
 from pathflip.text.sentences import split_sentences
 from pathflip.text.statements import statements_of
 from pathflip.types import SlideFeatures, TextCode
@@ -55,7 +55,7 @@ class Retrieval:
 
 @torch.no_grad()
 def retrieve(
-    model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide], captions: str | Sequence[str]
+    model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide | EncodedCase], captions: str | Sequence[str]
 ) -> Retrieval:
     """Score every slide against every caption, both ways at once.
 

@@ -12,23 +12,21 @@ from torch import nn
 
 from pathflip.arguments import as_paths, refuse_text
 from pathflip.checkpoint import Checkpoint, InputContract, save_checkpoint
-from pathflip.data.align import AlignDataset, TextSpec, pair_by_slide
+from pathflip.data.align import AlignDataset, TextSpec
+from pathflip.data.cases import Item, name_digest, pair_reports, with_findings
 from pathflip.data.packed import PackedStore, open_store, pack_features
 from pathflip.data.packed.slide_file import DType
 from pathflip.data.packed.store import StoreSettings
 from pathflip.data.regions import RegionSpec
-from pathflip.data.splits import read_splits
+from pathflip.data.splits import read_split
 from pathflip.errors import ConfigError, FeatureError, MissingExtraError
 from pathflip.evaluate import metrics
-from pathflip.features import read_features
 from pathflip.features.store import check_cohort
-from pathflip.inference import Aligned, retrieve
-from pathflip.io.slide_id import join_ids, paths_by_id
+from pathflip.inference import Aligned, EncodedCase, EncodedSlide, encode_files, retrieve
+from pathflip.io.slide_id import slide_id
 from pathflip.io.storage import local_path
-from pathflip.io.tables import PLAIN, TableOptions
 from pathflip.models import build_model
 from pathflip.models.cpu import accelerate_for_cpu
-from pathflip.text.captions import named_as, read_captions
 from pathflip.text.pretrained import PretrainedText, open_pretrained_text
 from pathflip.text.privacy import without_private_words
 from pathflip.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -42,7 +40,7 @@ from pathflip.train import (
     fit,
 )
 from pathflip.train.run_folder import digest_of
-from pathflip.types import Caption, SlideFeatures
+from pathflip.types import Caption, Case
 
 __all__ = ["AlignRecipe", "feature_statistics", "read_split", "train_align"]
 
@@ -76,48 +74,6 @@ class AlignRecipe(BaseModel):
     train: TrainConfig = TrainConfig()
 
 
-def read_split(
-    files: Sequence[Path], captions: Path, splits: Path | None, options: TableOptions = PLAIN
-) -> dict[str, tuple[list[Path], list[Caption]]]:
-    """Feature files and captions by split; everything is "train" where no splits are given.
-
-    ``options`` are of the captions. Slides are left out only where the splits file does not name them. A slide with
-    a caption but without features, or the reverse, is an error later, by name.
-
-    Raises:
-        CaptionError, ConfigError: unreadable captions or splits, or a patient in two splits.
-    """
-    by_file = paths_by_id(as_paths(files, "files"))
-    known = named_as(read_captions(captions, options=options), by_file)
-    split_of = {caption.slide_id: "train" for caption in known}
-    if splits is not None:
-        split_of = read_splits(splits)
-        slide_of = join_ids(split_of, [*by_file, *(caption.slide_id for caption in known)])
-        split_of = {slide_of.get(name, name): split for name, split in split_of.items()}
-        if not any(split_of.get(caption.slide_id) for caption in known):
-            raise ConfigError(f"'{splits.name}' names none of the slides of '{captions.name}'; expected the same ids")
-    parts: dict[str, tuple[list[Path], list[Caption]]] = {name: ([], []) for name in ("train", "val", "test")}
-    homes: dict[str, str] = {}
-    for caption in known:
-        part = split_of.get(caption.slide_id)
-        if part in parts:
-            if homes.setdefault(caption.patient, part) != part:
-                raise ConfigError(
-                    f"patient '{caption.patient}' has slides in {homes[caption.patient]} and {part}; "
-                    "expected every patient in one split"
-                )
-            parts[part][1].append(caption)
-    if by_file and not by_file.keys() & split_of.keys():
-        raise ConfigError(
-            f"features and captions share no slide: features are named '{next(iter(by_file))}' and the like, captions "
-            f"'{known[0].slide_id}'; expected the same ids (a slide's id is its file name without the ending)"
-        )
-    for name, file in by_file.items():
-        if (part := split_of.get(name)) in parts:
-            parts[part][0].append(file)
-    return parts
-
-
 def train_align(
     recipe: AlignRecipe,
     files: Sequence[Path],
@@ -130,6 +86,7 @@ def train_align(
     store_dtype: DType | None = None,
     resume: bool = False,
     note: str = "",
+    allow_missing: bool = False,
     on_step: Callable[[Mapping[str, float]], None] | None = None,
     on_pack: Callable[[int, int], None] | None = None,
 ) -> TrainResult:
@@ -139,7 +96,8 @@ def train_align(
 
     Args:
         recipe: what to train.
-        files: feature files of the training slides. captions: theirs.
+        files: feature files of the training slides. captions: theirs, or cases of several slides.
+        allow_missing: pass over files without a caption and captions without files, with a warning that counts them.
         val_files, val_captions: slides to retrieve on during training; with them, ``best/`` is kept by mean R@1.
         store: the training store, made here where it is not there yet; several runs may share one. None keeps it
             in ``out/packed``.
@@ -163,7 +121,8 @@ def train_align(
     model = _build(recipe, contract.dim, tokenizer.vocab_size)
     if model.reads_regions and recipe.regions is None:
         raise ConfigError(f"recipe {recipe.name}: this model reads regions, got none; expected --set regions.side=N")
-    pair_by_slide(files, captions)  # what does not match is told before hours of packing
+    items = pair_reports(files, captions, allow_missing)  # what does not match is told before hours of packing
+    files, captions = [one for item in items for one in item.files], [item.caption for item in items]
     context = store is not None or model.reads_context  # others that share a store may read it
     reader = _packed(files, store or Path(out) / "packed", store_dtype, recipe.regions, context, on_pack)
     data = AlignDataset(
@@ -182,7 +141,8 @@ def train_align(
     model.set_feature_statistics(torch.from_numpy(mean), torch.from_numpy(std))
     if pretrained is not None:
         model.set_text_statistics(pretrained.embed(data.encoded_texts()))
-    what_was_run = {**recipe.model_dump(mode="json"), "note": note, "num_slides": len(data)}
+    what_was_run = {**recipe.model_dump(mode="json"), "note": note, "num_slides": len(files)}
+    what_was_run["trained_on"] = _trained_on(data.items)
 
     def save(path: Path, numbers: Mapping[str, float]) -> None:
         words: dict[str, Any] = {"tokenizer": tokenizer, "text": recipe.text}
@@ -190,7 +150,8 @@ def train_align(
 
     config, evaluators = recipe.train, {}
     if val_files:
-        evaluators["val"] = _validation(recipe, tokenizer, contract, pretrained, pair_by_slide(val_files, val_captions))
+        held = with_findings(pair_reports(val_files, val_captions, allow_missing), "validation")
+        evaluators["val"] = _validation(recipe, tokenizer, contract, pretrained, held)
         config = config if config.best else config.model_copy(update={"best": "val/mean_r1"})
     return fit(
         AlignStep(model, config.grad_cache_chunk),
@@ -202,7 +163,7 @@ def train_align(
         resume=resume,
         on_step=on_step,
         data={
-            "captions": digest_of([[c.slide_id, c.text, [s.content for s in c.subcaptions]] for c in captions]),
+            "captions": digest_of([_identity(caption) for caption in captions]),
             "tokenizer": digest_of(tokenizer.backend.to_str()),
             "feature files": digest_of(sorted(file.name for file in files)),
             "contents of the feature files": reader.digest(),
@@ -258,17 +219,30 @@ def _with_text_encoder(recipe: AlignRecipe) -> tuple[AlignRecipe, PretrainedText
     return recipe.model_copy(update={"model": {**recipe.model, "pretrained": path}, "text": text}), pretrained
 
 
-class _FromFiles(Sequence[SlideFeatures]):
-    """Slides that are read when they are asked for, and not kept."""
+class _EncodedOnDemand(Sequence[EncodedSlide | EncodedCase]):
+    """Slides and cases that are read and encoded when they are asked for, and not kept."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.files = files
+    def __init__(self, model: Aligned, items: Sequence[Item]) -> None:
+        self.model, self.items = model, items
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.items)
 
     def __getitem__(self, place: Any) -> Any:
-        return read_features(self.files[place])
+        return encode_files(self.model, self.items[place].files, self.items[place].name)
+
+
+def _identity(caption: Caption) -> list[Any]:
+    """What of a report decides a run."""
+    slides = [[one.slide_id for one in caption.slides]] if isinstance(caption, Case) else []
+    return [caption.slide_id, caption.text, [one.content for one in caption.subcaptions], *slides]
+
+
+def _trained_on(items: Sequence[Item]) -> dict[str, list[str]]:
+    """Slides and patients by digest: ``pathflip eval`` says where it is given them again."""
+    slides = {slide_id(file) for item in items for file in item.files}
+    patients = {item.caption.patient for item in items}
+    return {"slides": sorted(map(name_digest, slides)), "patients": sorted(map(name_digest, patients))}
 
 
 def _validation(
@@ -276,17 +250,19 @@ def _validation(
     tokenizer: Tokenizer,
     contract: InputContract,
     pretrained: PretrainedText | None,
-    pairs: Sequence[tuple[Path, Caption]],
+    items: Sequence[Item],
 ) -> Evaluator:
-    """Retrieval among the validation slides, both ways."""
-    texts = [caption.text for _, caption in pairs]
+    """Retrieval among the validation slides and cases, both ways; equal reports are all right answers."""
+    texts = [item.caption.text for item in items]
+    same = metrics.positives_from_keys(texts, texts)
 
     def evaluate(trained: nn.Module) -> dict[str, float]:
         device = next(trained.parameters()).device
         model = Aligned(Checkpoint(trained, tokenizer, contract, {}), recipe.text, recipe.regions, device, pretrained)
         # Read anew each time, one after the other: features of a whole validation split need not fit in memory.
-        retrieval = retrieve(model, _FromFiles([file for file, _ in pairs]), texts)
-        to_text, to_slide = metrics.recall_at_k(retrieval.scores, 1), metrics.recall_at_k(retrieval.scores.T, 1)
+        retrieval = retrieve(model, _EncodedOnDemand(model, items), texts)
+        to_text = metrics.recall_at_k(retrieval.scores, 1, same)
+        to_slide = metrics.recall_at_k(retrieval.scores.T, 1, same)
         return {"text_r1": to_text, "slide_r1": to_slide, "mean_r1": (to_text + to_slide) / 2}
 
     return evaluate
@@ -307,7 +283,7 @@ def _build(recipe: AlignRecipe, feature_dim: int, vocab_size: int) -> Any:
 def feature_statistics(data: AlignDataset, seed: int, num_slides: int = 200) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of every feature over the patches of (a seeded sample of) the training slides."""
     chosen = np.random.default_rng(seed).permutation(len(data))[:num_slides]
-    parts = [data.reader.sums(data.pairs[item][0]) for item in sorted(chosen)]
+    parts = [data.reader.sums(file) for item in sorted(chosen) for file in data.items[item].files]
     count = sum(part.count for part in parts)
     zeros = np.zeros(len(parts[0].total))
     total, square = sum((part.total for part in parts), zeros), sum((part.squares for part in parts), zeros)

@@ -1,0 +1,215 @@
+"""Reports joined with the feature files of their slides: items to train and to measure with.
+
+A report of one slide is joined by the slide's id (:func:`~pathflip.io.slide_id.join_ids`). The slides of a case may
+also be named by their folder: ``CASE__NAME.h5``, as ``pathflip extract`` calls slides of equal file names, or
+``CASE/NAME.h5``. What has no partner is counted and named, never dropped in silence.
+"""
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from pathlib import Path
+
+from pathflip.errors import CaptionError
+from pathflip.io.slide_id import join_ids, paths_by_id
+from pathflip.text.cases import case_with_slides, slides_of
+from pathflip.types import Caption, Case, CaseSlide
+
+__all__ = ["Item", "Joined", "cases_of_folders", "join_reports", "name_digest", "pair_reports", "with_findings"]
+
+_SHOWN = 3
+_TCGA = re.compile(r"^TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}$")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A report and the feature files of its slides, in the order of ``slides_of(caption)``; at least one."""
+
+    caption: Caption
+    files: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        """What results call it: the slide, or the case."""
+        return self.caption.slide_id
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Reports with their files, and what is left over.
+
+    Attributes:
+        items: sorted by name.
+        lonely_files: slides without a report. lonely_captions: reports without any file.
+        incomplete: cases that have files of some of their slides only; they stand among the items, too.
+    """
+
+    items: list[Item]
+    lonely_files: dict[str, Path] = field(default_factory=dict)
+    lonely_captions: list[Caption] = field(default_factory=list)
+    incomplete: list[str] = field(default_factory=list)
+
+    def leftovers(self) -> str:
+        """What has no partner, counted; "" where all has one."""
+        parts = [
+            (sorted(self.lonely_files), "without a caption"),
+            (sorted(caption.slide_id for caption in self.lonely_captions), "without features"),
+            (sorted(self.incomplete), "with features of some of their slides only"),
+        ]
+        if not any(names for names, _ in parts):
+            return ""
+        said = [f"{some(names)} {what}" for names, what in parts if names or what != parts[2][1]]
+        return ", ".join(said)
+
+
+def some(names: Sequence[str]) -> str:
+    """How many, and the first of them."""
+    return f"{len(names)} ({', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''})" if names else "0"
+
+
+def pair_reports(files: Sequence[Path], captions: Sequence[Caption], allow_missing: bool = False) -> list[Item]:
+    """Every report with its files.
+
+    Args:
+        allow_missing: pass over what has no partner, with a warning that counts it.
+
+    Raises:
+        CaptionError: something has no partner (all is counted), or nothing has one.
+    """
+    joined = join_reports(files, captions)
+    if left := joined.leftovers():
+        line = f"slides and captions do not match: {left}"
+        if not allow_missing or not joined.items:
+            raise CaptionError(
+                f"{line}; expected one of each; add what is missing, restrict the split, or pass them over with "
+                "--allow-missing"
+            )
+        warnings.warn(f"{line}: passed over", stacklevel=3)
+    return joined.items
+
+
+def join_reports(files: Sequence[Path], captions: Sequence[Caption]) -> Joined:
+    """Reports and files by name; see the module's docstring for the rule.
+
+    Raises:
+        CaptionError: a name fits several files, or two names, or two reports, one file.
+    """
+    by_id = paths_by_id(files)
+    id_of = _ids_of_slides([slide for caption in captions for slide in slides_of(caption)], by_id)
+    owner: dict[str, str] = {}
+    items: list[Item] = []
+    lonely: list[Caption] = []
+    incomplete: list[str] = []
+    for caption in captions:
+        slides = slides_of(caption) or _slides_in_folder(caption, by_id)
+        found = [replace(one, slide_id=id_of.get(one.slide_id, one.slide_id)) for one in slides]
+        at_hand = [one for one in found if one.slide_id in by_id]
+        for one in at_hand:
+            if (other := owner.setdefault(one.slide_id, caption.slide_id)) != caption.slide_id:
+                raise CaptionError(
+                    f"'{other}' and '{caption.slide_id}' both mean slide '{one.slide_id}'; expected one report a slide"
+                )
+        if not at_hand:
+            lonely.append(caption)
+            continue
+        if len(at_hand) < len(slides):
+            incomplete.append(caption.slide_id)
+        items.append(Item(_named(caption, at_hand), tuple(by_id[one.slide_id] for one in at_hand)))
+    lonely_files = {name: file for name, file in by_id.items() if name not in owner}
+    return Joined(sorted(items, key=lambda item: item.name), lonely_files, lonely, incomplete)
+
+
+def _named(caption: Caption, slides: Sequence[CaseSlide]) -> Caption:
+    """The report under the names of its files."""
+    if not isinstance(caption, Case):
+        return replace(caption, slide_id=slides[0].slide_id)
+    case = case_with_slides(caption, slides)
+    return replace(case, slide_id=slides[0].slide_id) if len(slides) == len(caption.slides) == 1 else case
+
+
+def _ids_of_slides(slides: Iterable[CaseSlide], by_id: Mapping[str, Path]) -> dict[str, str]:
+    """The file's id of every slide's name, where there is one."""
+    id_of: dict[str, str] = {}
+    rest: list[str] = []
+    for slide in slides:
+        bare = slide.slide_id.removeprefix(f"{slide.folder}__") if slide.folder else slide.slide_id
+        if slide.folder and f"{slide.folder}__{bare}" in by_id:
+            id_of[slide.slide_id] = f"{slide.folder}__{bare}"
+        elif slide.slide_id not in by_id and bare in by_id and by_id[bare].absolute().parent.name == slide.folder:
+            id_of[slide.slide_id] = bare
+        else:
+            rest.append(slide.slide_id)
+    return join_ids(rest, by_id) | id_of
+
+
+def _slides_in_folder(caption: Caption, by_id: Mapping[str, Path]) -> tuple[CaseSlide, ...]:
+    """The slides of a case that names none: in its folder, called after it, or of its TCGA patient."""
+    case = caption.case_id if isinstance(caption, Case) else caption.slide_id
+    return tuple(
+        CaseSlide(name, folder=case)
+        for name, file in sorted(by_id.items())
+        if name == case
+        or name.startswith(f"{case}__")
+        or file.absolute().parent.name == case
+        or (_TCGA.match(case) is not None and name.startswith(f"{case}-"))
+    )
+
+
+def cases_of_folders(files: Sequence[Path]) -> list[Case]:
+    """Cases without a report, one a folder: of ``CASE__NAME.h5`` and of ``CASE/NAME.h5``, where there are several
+    folders. Every other file is a case of its own.
+    """
+    by_id = paths_by_id(files)
+    parents = {file.absolute().parent for file in by_id.values()}
+    slides: dict[str, list[str]] = {}
+    for name, file in sorted(by_id.items()):
+        case = name.partition("__")[0] if "__" in name else file.absolute().parent.name if len(parents) > 1 else name
+        slides.setdefault(case, []).append(name)
+    return [
+        Case(case if len(names) > 1 else names[0], case, "", (), case, tuple(CaseSlide(name) for name in names))
+        for case, names in slides.items()
+    ]
+
+
+def with_findings(items: Sequence[Item], what: str) -> list[Item]:
+    """The items whose report states something that their slides can show; the others are named in a warning.
+
+    A report of clinical history alone, one in an unknown language, and one whose findings belong to no slide at hand
+    have nothing to learn from or to be measured by.
+
+    Args:
+        what: they are left out of ("training").
+
+    Raises:
+        CaptionError: none is left.
+    """
+    silent: dict[str, list[str]] = {}
+    usable = []
+    for item in items:
+        statements = item.caption.subcaptions
+        if not statements or any(one.decided for one in statements):
+            usable.append(item)
+            continue
+        undecided = all(one.undecided for one in statements)
+        why = "every sentence of the report is undecided" if undecided else _nothing_visible(item.caption)
+        silent.setdefault(why, []).append(item.name)
+    line = "; ".join(f"{why}: {some(sorted(names))}" for why, names in silent.items())
+    if silent and not usable:
+        raise CaptionError(f"no report states anything its slides can show: {line}; see pathflip decompose")
+    if silent:
+        warnings.warn(f"left out of {what}, {line}", stacklevel=3)
+    return usable
+
+
+def _nothing_visible(caption: Caption) -> str:
+    """What a report holds that no slide shows: its commonest kind of section, or reason."""
+    kinds = Counter(str(one.section or one.reason or "other") for one in caption.subcaptions)
+    return f"the report holds nothing that a slide shows (only: {', '.join(kind for kind, _ in kinds.most_common(2))})"
+
+
+def name_digest(name: str) -> str:
+    """Forty bits of a name, by which a checkpoint remembers what it was trained on without saying its names."""
+    return blake2b(name.encode(), digest_size=5).hexdigest()
