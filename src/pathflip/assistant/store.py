@@ -35,6 +35,7 @@ from pathflip.assistant.language_model import (
 )
 from pathflip.assistant.visual_tokens import VisualTokenizer
 from pathflip.errors import CheckpointError
+from pathflip.features.devices import device_named
 from pathflip.inference import Aligned, load
 from pathflip.io.files import atomic_directory, write_json
 from pathflip.models.assistant import Assistant, AssistantConfig
@@ -183,7 +184,7 @@ def load_assistant(
     """
     path = _resolve(Path(path))
     config = _read_config(path)
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = device_named(device)
     try:
         shown, language = AssistantConfig(**config["assistant"]), LanguageModelSpec(**config["language"])
     except (KeyError, TypeError, ValidationError) as error:

@@ -4,14 +4,17 @@ Nothing heavy is imported until a verb runs. The verbs stand in files by what th
 they share.
 """
 
-from pathflip.cli import ask, benchmarks, model_verbs, pack, slides, verify, view, words
+from pathflip.cli import ask, benchmarks, embeddings, model_verbs, pack, slides, verify, view, words
 from pathflip.cli.app import app, main
 
-__all__ = ["app", "ask", "benchmarks", "main", "model_verbs", "pack", "slides", "verify", "view", "words"]
+__all__ = [
+    "app", "ask", "benchmarks", "embeddings", "main", "model_verbs", "pack", "slides", "verify", "view", "words",
+]  # fmt: skip
 
 ROAD = (
     "demo", "view", "simulate", "info", "qc", "tile", "encoders", "extract", "convert", "pack", "decompose", "train",
-    "import", "export", "benchmark", "zero-shot", "retrieve", "ground", "calibrate", "verify", "ask", "caption", "chat",
+    "import", "export", "benchmark", "curve", "few-shot", "embed", "zero-shot", "retrieve", "ground", "calibrate",
+    "verify", "ask", "caption", "chat",
 )  # fmt: skip
 """The order of the verbs in ``--help``."""
 

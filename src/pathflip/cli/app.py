@@ -21,6 +21,7 @@ from pathflip.processes import keep_memory
 
 __all__ = [
     "MPP",
+    "Device",
     "Encoding",
     "Features",
     "Json",
@@ -77,6 +78,9 @@ SlideColumn = Annotated[str | None, typer.Option(help="Column with the slide, wh
 ReportColumn = Annotated[str | None, typer.Option("--text-column", help="Column with the report's text.")]
 PartColumn = Annotated[str | None, typer.Option(help="Column with the part of the case a slide is of.")]
 QuestionColumn = Annotated[str | None, typer.Option("--text-column", help="Column with the question.")]
+Device = Annotated[
+    str | None, typer.Option("--device", help="Where to run: cpu, cuda, cuda:1, …; a GPU if there is one.")
+]
 Encoding = Annotated[str | None, typer.Option(help="Of the table: cp1252, utf-16, shift_jis, …; found out if absent.")]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pathflip.errors import ConfigError, FeatureError
 
-__all__ = ["PRECISIONS", "FittingBatches", "autocast", "precision_for", "worker_device"]
+__all__ = ["PRECISIONS", "FittingBatches", "autocast", "device_named", "precision_for", "worker_device"]
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
@@ -36,6 +36,29 @@ def worker_device(worker: int, device: str | None, gpus: int) -> str | None:
             raise ConfigError("device 'cuda': this machine shows no GPU to torch; expected 'cpu', or a CUDA build")
         return None
     return f"cuda:{worker % gpus}"
+
+
+def device_named(name: str | torch.device | None) -> torch.device:
+    """The device of a name ("cpu", "cuda", "cuda:1"); None takes the GPU if there is one.
+
+    Raises:
+        ConfigError: no such kind of device, or not on this machine.
+    """
+    if isinstance(name, torch.device):
+        return name
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"device '{name}': is none; expected cpu, cuda, cuda:1, …") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        have = torch.cuda.device_count()
+        raise ConfigError(
+            f"device '{name}': torch sees {have} GPU{'' if have == 1 else 's'} on this machine; expected "
+            f"{'cpu' if not have else f'cuda:0 to cuda:{have - 1}' if have > 1 else 'cuda:0'}, or a CUDA build"
+        )
+    return device
 
 
 def precision_for(precision: str, recommended: str, device: torch.device) -> str:

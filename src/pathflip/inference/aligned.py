@@ -9,6 +9,7 @@ import torch
 from pathflip.checkpoint import Checkpoint, load_checkpoint
 from pathflip.data.align import TextSpec
 from pathflip.data.regions import RegionSpec
+from pathflip.features.devices import device_named
 from pathflip.models.cpu import accelerate_for_cpu
 from pathflip.text.pretrained import PretrainedText, open_pretrained_text
 from pathflip.types import AlignModel
@@ -49,7 +50,7 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Aligned:
         CheckpointError: missing, damaged or foreign, or its pretrained text encoder has other weights now.
         ConfigError: its pretrained text encoder is not installed.
     """
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = device_named(device)
     checkpoint = load_checkpoint(Path(path))
     accelerate_for_cpu(checkpoint.model.to(chosen).eval().requires_grad_(False))
     stored = checkpoint.config["recipe"].get("regions")

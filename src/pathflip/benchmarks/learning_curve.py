@@ -1,0 +1,221 @@
+"""The learning curve: how good a model gets from a sixteenth of the patients, an eighth, … all of them.
+
+Parts are nested (an eighth holds the sixteenth of the same seed), drawn by patient, measured on the same test
+patients, and every recipe has the same choice of learning rates, chosen on validation patients. Every point is a
+folder; a run that was stopped goes on with the points that are missing.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pathflip.errors import CaptionError, ConfigError
+from pathflip.evaluate import metrics
+from pathflip.evaluate.labels import SlideLabel
+from pathflip.features import read_features
+from pathflip.inference import Aligned, encode_slide, load, retrieve, zero_shot
+from pathflip.io.files import path_inside, write_json
+from pathflip.io.slide_id import slide_id
+from pathflip.train.align_run import AlignRecipe, train_align
+from pathflip.train.run_folder import digest_of
+from pathflip.types import Caption
+
+__all__ = ["FRACTIONS", "CurveData", "curve_rows", "nested_patients", "parse_fraction", "run_curve"]
+
+FRACTIONS = (Fraction(1, 16), Fraction(1, 8), Fraction(1, 4), Fraction(1, 2), Fraction(1))
+FEWEST_PATIENTS = 2
+
+Part = tuple[list[Path], list[Caption]]
+
+
+@dataclass(frozen=True, eq=False)
+class CurveData:
+    """Feature files and captions to train, to choose the learning rate, and to measure on; labels for zero-shot."""
+
+    train: Part
+    val: Part
+    test: Part
+    labels: Mapping[str, SlideLabel] | None = None
+
+
+def parse_fraction(text: str) -> Fraction:
+    """ "1/8" or "0.125" as a fraction.
+
+    Raises:
+        ConfigError: it is none above 0 and up to 1.
+    """
+    try:
+        value = Fraction(text.strip())
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(0)
+    if not 0 < value <= 1:
+        raise ConfigError(f"--fraction: got '{text}', expected for example 1/8 or 0.5, above 0 and up to 1")
+    return value
+
+
+def nested_patients(patients: Sequence[str], fraction: Fraction, seed: int) -> list[str]:
+    """The patients of a fraction: the first of one seeded order, so that smaller fractions lie inside larger ones."""
+    unique = sorted(set(patients))
+    order = np.random.default_rng(seed).permutation(len(unique))
+    number = max(1, ceil(fraction * len(unique)))
+    return [unique[i] for i in order[:number]]
+
+
+def run_curve(
+    recipes: Mapping[str, AlignRecipe],
+    data: CurveData,
+    out: Path,
+    *,
+    fractions: Sequence[Fraction] = FRACTIONS,
+    seeds: int = 3,
+    learning_rates: Sequence[float] = (),
+    progress: Callable[..., None] = lambda done, total, note="": None,
+) -> list[dict[str, Any]]:
+    """Train every point that is not there yet, and measure it.
+
+    Args:
+        recipes: by name; ours and baselines. data: of one split by patient. out: folder of the points.
+        fractions: of the training patients. seeds: trainings a point, each with its own draw of patients.
+        learning_rates: every recipe tries each at every fraction (first seed) and keeps the best on the validation
+            patients; empty keeps the recipes' own.
+        progress: called with points done and all.
+
+    Returns:
+        A row a point (recipe, fraction, patients, seed, learning rate, measures); see :func:`curve_rows` for means.
+
+    Raises:
+        ConfigError: nothing to measure on, or learning rates to choose and no validation patients.
+    """
+    if not data.test[1]:
+        raise ConfigError("curve: no test patients; expected --splits with train, val and test")
+    if learning_rates and not data.val[1]:
+        raise ConfigError("curve: --tune needs validation patients; expected --splits with val")
+    patients = [caption.patient for caption in data.train[1]]
+    points = [(r, f, s) for f in sorted(fractions) for r in recipes for s in range(seeds)]
+    rows: list[dict[str, Any]] = []
+    for done, (name, fraction, seed) in enumerate(points):
+        progress(done, len(points), f"{name}, {fraction} of the patients, seed {seed}")
+        chosen = nested_patients(patients, fraction, seed)
+        if len(chosen) < FEWEST_PATIENTS:
+            raise CaptionError(
+                f"curve: {fraction} of {len(set(patients))} patients is {len(chosen)}; expected {FEWEST_PATIENTS} or "
+                "more: give larger fractions"
+            )
+        first = nested_patients(patients, fraction, 0)
+        rate = _learning_rate(recipes[name], name, fraction, data, out, learning_rates, first)
+        rows.append(_point(recipes[name], name, fraction, seed, rate, chosen, data, out))
+    progress(len(points), len(points))
+    return rows
+
+
+def _learning_rate(
+    recipe: AlignRecipe,
+    name: str,
+    fraction: Fraction,
+    data: CurveData,
+    out: Path,
+    rates: Sequence[float],
+    patients: Sequence[str],
+) -> float:
+    """The best of the learning rates on the validation patients, first seed; the recipe's own where none are given."""
+    if not rates:
+        return recipe.train.optim.lr
+    tried = {rate: _point(recipe, name, fraction, 0, rate, patients, data, out)["val_r1"] for rate in rates}
+    return max(tried, key=lambda rate: tried[rate])
+
+
+def _point(
+    recipe: AlignRecipe,
+    name: str,
+    fraction: Fraction,
+    seed: int,
+    rate: float,
+    patients: Sequence[str],
+    data: CurveData,
+    out: Path,
+) -> dict[str, Any]:
+    """One trained and measured model; from its folder, where it is whole and of these very settings."""
+    wanted = set(patients)
+    captions = [caption for caption in data.train[1] if caption.patient in wanted]
+    slides = {caption.slide_id for caption in captions}
+    files = [file for file in data.train[0] if slide_id(file) in slides]
+    train = recipe.train.model_copy(
+        update={
+            "seed": seed,
+            "batch_size": min(recipe.train.batch_size, len(files)),
+            "optim": recipe.train.optim.model_copy(update={"lr": rate}),
+        }
+    )
+    own = recipe.model_copy(update={"train": train})
+    folder = path_inside(out, "points", name, str(fraction).replace("/", "_"), f"seed{seed}_lr{rate:g}")
+    key = digest_of([own.model_dump(mode="json"), sorted(slides), sorted(c.slide_id for c in data.test[1])])
+    file = folder / "point.json"
+    if file.is_file():
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        if stored.get("key") == key:
+            row: dict[str, Any] = stored["row"]
+            return row
+        raise ConfigError(
+            f"curve: '{folder}' holds a point of other settings or data; expected the same: choose another --out"
+        )
+    train_align(own, files, captions, folder / "run", val_files=data.val[0], val_captions=data.val[1], resume=True)
+    model = load(folder / "run")
+    row = {
+        "recipe": name, "fraction": str(fraction), "patients": len(wanted), "slides": len(files), "seed": seed,
+        "learning_rate": rate, "val_r1": _recall(model, data.val) if data.val[1] else None,
+        "test_r1": _recall(model, data.test), "chance_r1": 1 / len(data.test[1]),
+    }  # fmt: skip
+    if data.labels is not None:
+        row |= _zero_shot(model, data)
+    write_json(file, {"key": key, "row": row})
+    return row
+
+
+def _recall(model: Aligned, part: Part) -> float:
+    """Mean R@1 of both directions."""
+    by_id = {slide_id(file): file for file in part[0]}
+    captions = [caption for caption in part[1] if caption.slide_id in by_id]
+    slides = [encode_slide(model, read_features(by_id[caption.slide_id])) for caption in captions]
+    texts = [caption.text for caption in captions]
+    same = metrics.positives_from_keys(texts, texts)
+    found = retrieve(model, slides, texts)
+    return (metrics.recall_at_k(found.scores, 1, same) + metrics.recall_at_k(found.scores.T, 1, same)) / 2
+
+
+def _zero_shot(model: Aligned, data: CurveData) -> dict[str, Any]:
+    """Balanced accuracy of the labels' own names as prompts, on the test slides."""
+    assert data.labels is not None
+    own = [file for file in data.test[0] if slide_id(file) in data.labels]
+    truth = [data.labels[slide_id(file)].label for file in own]
+    classes = sorted(set(truth))
+    if len(classes) < 2:
+        raise CaptionError(f"curve: {len(classes)} classes among the labelled test slides; expected two at least")
+    answer = zero_shot(model, [read_features(file) for file in own], {name: name for name in classes})
+    return {
+        "test_balanced_accuracy": metrics.balanced_accuracy(truth, list(answer.best)),
+        "chance_balanced_accuracy": 1 / len(classes),
+    }
+
+
+def curve_rows(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Mean and standard deviation over seeds of every recipe and fraction, smallest fraction first."""
+    rows = []
+    for recipe, fraction in dict.fromkeys((p["recipe"], p["fraction"]) for p in points):
+        own = [p for p in points if (p["recipe"], p["fraction"]) == (recipe, fraction)]
+        row: dict[str, Any] = {
+            "recipe": recipe, "fraction": fraction, "seeds": len(own),
+            "patients": round(float(np.mean([p["patients"] for p in own]))),
+        }  # fmt: skip
+        for measure, chance in (("test_r1", "chance_r1"), ("test_balanced_accuracy", "chance_balanced_accuracy")):
+            if measure in own[0]:
+                values = [p[measure] for p in own]
+                spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+                row |= {measure: float(np.mean(values)), f"{measure}_sd": spread, chance: own[0][chance]}
+        rows.append(row)
+    return rows

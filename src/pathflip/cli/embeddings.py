@@ -1,0 +1,184 @@
+"""Verbs on frozen embeddings: embed, few-shot, curve."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pathflip.cli.app import Device, Features, Json, Model, app, files_in, numbers_line, print_rows, progress_bar, say
+from pathflip.errors import ConfigError
+
+Labels = Annotated[Path, typer.Option(help="Table with the columns slide, label and, optional, patient.")]
+Splits = Annotated[Path | None, typer.Option(help="CSV: slide, split (train / val / test).")]
+
+
+@app.command()
+def embed(
+    model: Model,
+    features: Features,
+    out: Annotated[Path, typer.Option(help=".parquet, .npy (with a .csv beside it) or .h5ad (AnnData).")],
+    patches: Annotated[bool, typer.Option("--patches", help="A row a patch instead of a row a slide.")] = False,
+    pool: Annotated[
+        Path | None, typer.Option(help="Table slide, patient (or case): a row a patient, the mean of its slides.")
+    ] = None,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """Slide (or patch) embeddings of a folder as a table for other tools."""
+    from pathflip.inference import load
+    from pathflip.inference.embedding import EMBEDDING_SUFFIXES, embed_cohort, pooled, write_embeddings
+    from pathflip.io.files import check_target
+    from pathflip.io.slide_id import paths_by_id
+
+    if out.suffix.lower() not in EMBEDDING_SUFFIXES:
+        raise ConfigError(f"embed: --out is '{out}', expected a name that ends in {', '.join(EMBEDDING_SUFFIXES)}")
+    if patches and pool is not None:
+        raise ConfigError("embed: --pool takes the mean over slides, --patches a row a patch; give one of them")
+    check_target(out)
+    files = paths_by_id(files_in(features, {".h5"}))
+    groups = _patients(pool, list(files)) if pool is not None else {}
+    loaded = load(model, device)
+    failures: list[dict[str, Any]] = []
+    with progress_bar("embedding") as advance:
+        found = embed_cohort(loaded, files, patches=patches, failures=failures, progress=advance)
+    if pool is not None:
+        found = pooled(found, groups)
+    row = {
+        "rows": len(found), "width": found.vectors.shape[1],
+        "files": write_embeddings(out, found, note=loaded.note), "failed": len(failures),
+    }  # fmt: skip
+    print_rows([row], json, lambda r: f"{r['rows']} rows of {r['width']} numbers → {', '.join(r['files'])}")
+    for failure in failures:
+        say(f"{failure['slide_id']}: FAILED {failure['error']}")
+    if failures:
+        raise typer.Exit(1)
+
+
+def _patients(table: Path, slides: list[str]) -> dict[str, str]:
+    from pathflip.io.slide_id import join_ids
+    from pathflip.io.tables import first_of, read_table
+    from pathflip.text.captions import PATIENT_KEYS, patient_of, slide_of_row
+
+    own = {slide_of_row(row): str(first_of(row, PATIENT_KEYS) or "") for row in read_table(table)}
+    slide_of = join_ids(own, slides)
+    return {slide_of[name]: patient or patient_of(name) for name, patient in own.items() if name in slide_of}
+
+
+@app.command(name="few-shot")
+def few_shot(
+    model: Model,
+    features: Features,
+    labels: Labels,
+    splits: Splits = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the label, where it bears another name.")] = None,
+    shots: Annotated[list[int] | None, typer.Option(help="Slides a class; 1, 2, 4, … 32 if not given.")] = None,
+    seeds: Annotated[int, typer.Option(help="Draws of the labelled slides.", min=2)] = 10,
+    out: Annotated[Path | None, typer.Option(help="Table to write: .csv, .jsonl, .parquet.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the split and the draws.")] = 0,
+    resamples: Annotated[int, typer.Option(help="Bootstrap cohorts of test patients.", min=2)] = 1000,
+    device: Device = None,
+    json: Json = False,
+) -> None:
+    """A classifier from a few labelled slides, on the model's embeddings and on the encoder's features."""
+    from pathflip.benchmarks.few_shot import SHOTS, FewShotSpec, bags_of
+    from pathflip.benchmarks.few_shot import few_shot as measure
+    from pathflip.data.splits import read_splits
+    from pathflip.evaluate.labels import match_labels, read_labels
+    from pathflip.inference import load
+    from pathflip.io.files import check_target
+    from pathflip.io.slide_id import join_ids, paths_by_id
+    from pathflip.io.write_tables import is_table, write_table
+
+    if out is not None:
+        if not is_table(out):
+            raise ConfigError(f"few-shot: --out is '{out}', expected a name that ends in .csv, .jsonl or .parquet")
+        check_target(out, [labels])
+    if shots and min(shots) < 1:
+        raise ConfigError(f"few-shot: --shots {min(shots)}, expected 1 or more slides a class")
+    files = paths_by_id(files_in(features, {".h5"}))
+    by_slide, unlabelled, absent = match_labels(read_labels(labels, label_column), list(files), labels.name)
+    own = [type(one)(slide, one.patient, one.label) for slide, one in by_slide.items()]
+    split_of = None
+    if splits is not None:
+        known = read_splits(splits)
+        split_of = {slide: known[name] for name, slide in join_ids(known, list(files)).items()}
+    spec = FewShotSpec(shots=tuple(sorted(set(shots or SHOTS))), seeds=seeds, resamples=resamples)
+    with progress_bar("encoding") as advance:
+        bags = bags_of(load(model, device), {one.slide_id: files[one.slide_id] for one in own}, spec, seed, advance)
+    with progress_bar("few-shot") as advance:
+        rows, notes = measure(bags, own, spec=spec, split_of=split_of, seed=seed, progress=advance)
+    if out is not None:
+        write_table(out, rows)
+    print_rows(rows, json, _few_shot_line)
+    if unlabelled or absent:
+        notes.append(
+            f"{len(unlabelled)} feature files have no label, {len(absent)} labelled slides no features: left out"
+        )
+    for note in notes:
+        say(f"note: {note}")
+
+
+def _few_shot_line(row: Mapping[str, Any]) -> str:
+    text = f"{row['shots']:>3} a class  {row['classifier']:<20} {row['system']:<17} {row['balanced_accuracy']:.3f}"
+    text += f" ± {row['sd_over_seeds']:.3f} over {row['seeds']} seeds"
+    if row["low"] is not None:
+        text += f"  [{row['low']:.3f}, {row['high']:.3f}] over patients"
+    text += f"  chance {row['chance']:.3f}"
+    if row.get("difference") is not None:
+        interval = (
+            "" if row["difference_low"] is None else f" [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]"
+        )
+        text += f"  minus {row['difference_to']} {row['difference']:+.3f}{interval}"
+    return text
+
+
+@app.command()
+def curve(
+    recipes: Annotated[
+        list[str], typer.Argument(help="Recipes to compare: align_base, clip_mean, …, FILE.py:FUNCTION.")
+    ],
+    features: Features,
+    captions: Annotated[Path, typer.Option(help="JSON lines or CSV: slide, patient, text.")],
+    splits: Annotated[Path, typer.Option(help="CSV: slide, split (train / val / test).")],
+    out: Annotated[Path, typer.Option(help="Folder of the points, curve.json and curve.html.")],
+    fraction: Annotated[list[str] | None, typer.Option(help="Of the training patients: 1/16 … 1 if not given.")] = None,
+    seeds: Annotated[int, typer.Option(help="Trainings a point.", min=1)] = 3,
+    tune: Annotated[
+        list[float] | None, typer.Option(help="A learning rate to try, for every recipe alike; several times.")
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="Table slide, label: zero-shot of the names, too.")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE for all recipes.")] = None,
+    json: Json = False,
+) -> None:
+    """The learning curve: train on 1/16 … all of the patients, ours and baselines; goes on where it stopped."""
+    from pathflip.benchmarks.curve_page import write_curve
+    from pathflip.benchmarks.learning_curve import FRACTIONS, CurveData, curve_rows, parse_fraction, run_curve
+    from pathflip.evaluate.labels import match_labels, read_labels
+    from pathflip.io.files import check_writable
+    from pathflip.io.slide_id import slide_id
+    from pathflip.recipes.align import find_recipe
+    from pathflip.recipes.settings import with_settings
+    from pathflip.train.align_run import read_split
+
+    parts = read_split(files_in(features, {".h5"}), captions, splits)
+    chosen = {name.rpartition(":")[2]: with_settings(find_recipe(name), settings or []) for name in recipes}
+    if len(chosen) < len(recipes):
+        raise ConfigError("curve: two recipes of one name; expected each once")
+    slides = [slide_id(file) for file in parts["test"][0]]
+    known = match_labels(read_labels(labels), slides, labels.name)[0] if labels is not None else None
+    data = CurveData(parts["train"], parts["val"], parts["test"], known)
+    fractions = [parse_fraction(text) for text in fraction] if fraction else list(FRACTIONS)
+    check_writable(out)
+    try:
+        with progress_bar("learning curve") as advance:
+            points = run_curve(
+                chosen, data, out, fractions=sorted(set(fractions)), seeds=seeds, learning_rates=tune or (),
+                progress=advance,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"points so far are in '{out}'; the same command goes on from there") from None
+    rows = curve_rows(points)
+    write_curve(out, rows, points)
+    print_rows(rows, json, numbers_line)
+    say(f"{out / 'curve.html'}, {out / 'curve.json'}")

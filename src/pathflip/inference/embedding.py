@@ -1,0 +1,161 @@
+"""Embeddings of a cohort as tables that other tools read: Parquet, ``.npy`` with a CSV beside it, AnnData ``.h5ad``."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from pathflip.errors import ConfigError, FeatureError, MissingExtraError, PathFLIPError
+from pathflip.features import read_features
+from pathflip.inference.aligned import Aligned
+from pathflip.inference.encoding import EncodedSlide, encode_slide
+from pathflip.io.files import atomic_path
+from pathflip.io.write_tables import write_table
+
+__all__ = ["EMBEDDING_SUFFIXES", "Embeddings", "embed_cohort", "pooled", "write_embeddings"]
+
+EMBEDDING_SUFFIXES = (".parquet", ".npy", ".h5ad")
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Vectors with what each is of: ``about`` holds a column a name, a value a row."""
+
+    vectors: Float[np.ndarray, "n E"]
+    about: Mapping[str, Sequence[Any]]
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.vectors)
+
+
+def embed_cohort(
+    model: Aligned,
+    files: Mapping[str, Path],
+    *,
+    patches: bool = False,
+    failures: list[dict[str, Any]] | None = None,
+    progress: Callable[..., None] = lambda done, total, note="": None,
+) -> Embeddings:
+    """The embedding of every slide, or of every valid patch.
+
+    Args:
+        model: the alignment model. files: feature file of each slide.
+        patches: a row a patch, with its level-0 corner and the slide it is of, instead of a row a slide.
+        failures: slides that cannot be read become rows of it; None raises.
+
+    Raises:
+        FeatureError: no slide can be read. ContractError: features of another kind than the model's.
+    """
+    vectors: list[np.ndarray] = []
+    about: dict[str, list[Any]] = {}
+    for done, (slide, file) in enumerate(files.items(), start=1):
+        try:
+            encoded = encode_slide(model, read_features(file))
+        except PathFLIPError as error:
+            if failures is None:
+                raise
+            failures.append({"slide_id": slide, "error": str(error)})
+            continue
+        own, rows = _patch_rows(encoded) if patches else _slide_row(encoded)
+        vectors.append(own)
+        for name, values in rows.items():
+            about.setdefault(name, []).extend(values)
+        progress(done, len(files), slide)
+    if not vectors:
+        first = f": {failures[0]['error']}" if failures else ""
+        raise FeatureError(f"embed: none of {len(files)} slides can be read{first}")
+    return Embeddings(np.concatenate(vectors).astype(np.float32), about)
+
+
+def _slide_row(encoded: EncodedSlide) -> tuple[np.ndarray, dict[str, list[Any]]]:
+    vector = encoded.code.slide.float().cpu().numpy()
+    return vector, {"slide": [encoded.slide_id], "patches": [int((encoded.row_of_tile >= 0).sum())]}
+
+
+def _patch_rows(encoded: EncodedSlide) -> tuple[np.ndarray, dict[str, list[Any]]]:
+    tiles = np.flatnonzero(encoded.row_of_tile >= 0)
+    vectors = encoded.code.patches[0].float().cpu().numpy()[encoded.row_of_tile[tiles]]
+    coords = encoded.grid.coords[tiles]
+    return vectors, {
+        "slide": [encoded.slide_id] * len(tiles),
+        "x": coords[:, 0].tolist(),
+        "y": coords[:, 1].tolist(),
+        "side": [int(encoded.grid.tile_px0)] * len(tiles),
+    }
+
+
+def pooled(embeddings: Embeddings, group_of: Mapping[str, str], name: str = "patient") -> Embeddings:
+    """The mean over the slides of each group (its patient, its case), of unit length where the slides' are.
+
+    Args:
+        embeddings: a row a slide. group_of: the group of every slide. name: of the group's column.
+
+    Raises:
+        ConfigError: a slide without a group.
+    """
+    slides = list(embeddings.about["slide"])
+    if lost := [slide for slide in slides if slide not in group_of]:
+        raise ConfigError(f"embed: slide '{lost[0]}' has no {name}; expected one for each")
+    groups = list(dict.fromkeys(group_of[slide] for slide in slides))
+    own = [[row for row, slide in enumerate(slides) if group_of[slide] == group] for group in groups]
+    means = np.stack([embeddings.vectors[rows].mean(0) for rows in own])
+    lengths = np.linalg.norm(embeddings.vectors, axis=1)
+    if np.allclose(lengths, 1, atol=1e-3):
+        means = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    members = [", ".join(slides[row] for row in rows) for rows in own]
+    return Embeddings(means.astype(np.float32), {name: groups, "slides": members})
+
+
+def write_embeddings(path: Path, embeddings: Embeddings, *, note: str = "") -> list[str]:
+    """Write embeddings; the ending decides the kind. Returns the files written.
+
+    Raises:
+        ConfigError: another ending. MissingExtraError: Parquet without pyarrow, or ``.h5ad`` without anndata.
+    """
+    kind = path.suffix.lower()
+    if kind not in EMBEDDING_SUFFIXES:
+        raise ConfigError(f"embed: --out is '{path}', expected a name that ends in {', '.join(EMBEDDING_SUFFIXES)}")
+    if kind == ".parquet":
+        rows = _rows(embeddings)
+        write_table(path, [row | {"embedding": v.tolist()} for row, v in zip(rows, embeddings.vectors, strict=True)])
+        return [str(path)]
+    if kind == ".npy":
+        with atomic_path(path) as temporary:
+            np.save(temporary, embeddings.vectors, allow_pickle=False)
+        write_table(path.with_suffix(".csv"), _rows(embeddings))
+        return [str(path), str(path.with_suffix(".csv"))]
+    _write_anndata(path, embeddings, note)
+    return [str(path)]
+
+
+def _rows(embeddings: Embeddings) -> list[dict[str, Any]]:
+    names = list(embeddings.about)
+    return [dict(zip(names, values, strict=True)) for values in zip(*embeddings.about.values(), strict=True)]
+
+
+def _write_anndata(path: Path, embeddings: Embeddings, note: str) -> None:
+    """AnnData: X is the embeddings, obs what they are of; patches have their corners in ``obsm["spatial"]``."""
+    try:
+        import anndata
+        import pandas
+    except ImportError:
+        raise MissingExtraError("anndata", "tables", "writing .h5ad") from None
+    about = pandas.DataFrame(dict(embeddings.about))
+    is_patch = "x" in about
+    about.index = (
+        pandas.Index([f"{s}:{x}:{y}" for s, x, y in zip(about["slide"], about["x"], about["y"], strict=True)])
+        if is_patch
+        else pandas.Index(about.iloc[:, 0].astype(str))
+    )
+    about.index.name = None
+    names = pandas.DataFrame(index=[f"e{i}" for i in range(embeddings.vectors.shape[1])])
+    data = anndata.AnnData(X=embeddings.vectors, obs=about, var=names)
+    if is_patch:
+        data.obsm["spatial"] = about[["x", "y"]].to_numpy()
+    data.uns["pathflip"] = {"note": note}
+    with atomic_path(path) as temporary:
+        data.write_h5ad(temporary)
