@@ -268,7 +268,7 @@ def worker(case: Case, clock: str) -> dict[str, float]:
 
 
 def prepared_base(case: Case) -> tuple[Any, Any, None]:
-    """``align_base``'s model and a batch: a tenth of the patch slots empty, statements as long as sub-captions are."""
+    """``align_base``'s model and a batch: a tenth of the patch slots empty, sub-captions of usual length."""
     import torch
 
     from naive_base import NaivePathFLIP
@@ -280,7 +280,7 @@ def prepared_base(case: Case) -> tuple[Any, Any, None]:
     config = PathFLIPConfig(**align_base().model, feature_dim=255, vocab_size=2000)
     model = (PathFLIP if case.schedule == "ours" else NaivePathFLIP)(config)
     draw = torch.Generator().manual_seed(0)
-    shape, limit = (case.B, case.K), TextSpec().statement_tokens
+    shape, limit = (case.B, case.K), TextSpec().sub_caption_tokens
     lengths = torch.tensor(SUB_TOKENS)[torch.randint(len(SUB_TOKENS), shape, generator=draw)].clamp(max=limit)
     mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(-1)
     ids = torch.randint(1, 2000, mask.shape, generator=draw) * mask
@@ -298,13 +298,13 @@ def prepared_base(case: Case) -> tuple[Any, Any, None]:
         position=torch.rand(*slots, 2, generator=draw),
         caption_ids=ids[:, 0],
         caption_mask=mask[:, 0],
-        sub_ids=ids,
-        sub_token_mask=mask,
-        sub_mask=~flag,
-        sub_negated=torch.rand(shape, generator=draw) < 0.2,
-        sub_visual=~flag,
-        sub_false=torch.rand(shape, generator=draw) < 0.2,
-        sub_key=keys,
+        sub_caption_ids=ids,
+        sub_caption_token_mask=mask,
+        sub_caption_mask=~flag,
+        sub_caption_negated=torch.rand(shape, generator=draw) < 0.2,
+        sub_caption_visual=~flag,
+        sub_caption_false=torch.rand(shape, generator=draw) < 0.2,
+        sub_caption_keys=keys,
         caption_keys=keys,
     )
     return model, batch, None
@@ -352,7 +352,7 @@ def prepared(case: Case) -> tuple[Any, Any, Any]:
         return ids, mask
 
     caption_ids, caption_mask = texts(case.B, CAPTION_TOKENS, case.padded[0])
-    sub_ids, sub_token_mask = texts(case.B * case.K, SUB_TOKENS, case.padded[1])
+    sub_caption_ids, sub_caption_token_mask = texts(case.B * case.K, SUB_TOKENS, case.padded[1])
     flag, num_patches = torch.zeros(case.B, case.K, dtype=torch.bool), case.L * case.S
     batch = AlignBatch(
         slide_ids=tuple(str(i) for i in range(case.B)),
@@ -362,17 +362,17 @@ def prepared(case: Case) -> tuple[Any, Any, Any]:
         position=None,
         caption_ids=caption_ids,
         caption_mask=caption_mask,
-        sub_ids=sub_ids.unflatten(0, (case.B, case.K)),
-        sub_token_mask=sub_token_mask.unflatten(0, (case.B, case.K)),
-        sub_mask=~flag,
-        sub_negated=flag,
-        sub_visual=~flag,
-        sub_false=flag,
-        sub_key=torch.zeros(case.B, case.K, dtype=torch.long),
+        sub_caption_ids=sub_caption_ids.unflatten(0, (case.B, case.K)),
+        sub_caption_token_mask=sub_caption_token_mask.unflatten(0, (case.B, case.K)),
+        sub_caption_mask=~flag,
+        sub_caption_negated=flag,
+        sub_caption_visual=~flag,
+        sub_caption_false=flag,
+        sub_caption_keys=torch.zeros(case.B, case.K, dtype=torch.long),
         caption_keys=torch.zeros(case.B, 1, dtype=torch.long),
         regions=torch.arange(num_patches).view(case.L, case.S).expand(case.B, -1, -1),
     )
-    return model, batch, published_candidates(batch.sub_mask, generator)
+    return model, batch, published_candidates(batch.sub_caption_mask, generator)
 
 
 def total_loss(case: Case, model: Any, batch: Any, index: Any) -> Any:
@@ -424,7 +424,10 @@ def inferred(case: Case, model: Any, batch: Any, clock: str) -> dict[str, float]
     from pathflip.types import TextCode
 
     model.eval()
-    ids, mask = batch.sub_ids[0, :1, :12], torch.ones(1, min(12, batch.sub_ids.shape[-1]), dtype=torch.bool)
+    ids, mask = (
+        batch.sub_caption_ids[0, :1, :12],
+        torch.ones(1, min(12, batch.sub_caption_ids.shape[-1]), dtype=torch.bool),
+    )
     with torch.inference_mode():
         if case.schedule == "published":
             wide = published.pad_texts(ids, mask, case.padded[1])

@@ -1,8 +1,8 @@
 """``align_base``'s model the way its formulas read, on the same parameters: what align_step.py measures ours against.
 
-Every slot of the batch goes through the stem, padding included; statements are padded to the limit of the recipe; and
-for every slide and statement the cosines with all patches are taken from a materialised (statements, patches, E) block
-and the attended vector is pooled before it is compared. Nobody publishes this schedule: it is what a direct
+Every slot of the batch goes through the stem, padding included; sub-captions are padded to the limit of the recipe; and
+for every slide and sub-caption the cosines with all patches are taken from a materialised (sub-captions, patches, E)
+block and the attended vector is pooled before it is compared. Nobody publishes this schedule: it is what a direct
 implementation does.
 """
 

@@ -1,8 +1,8 @@
 """Polarity and visibility against annotated sentences, beside medspaCy's ConText and negspacy.
 
-    python bench/polarity.py --statements statements.json --slidebench SlideBench-Caption-TCGA.csv [--others PYTHON]
+    python bench/polarity.py --sub-captions sub-captions.json --slidebench SlideBench-Caption-TCGA.csv [--others PYTHON]
 
-``--statements``: a list of objects with text, language, visible and findings (finding, polarity: present, absent,
+``--sub-captions``: a list of objects with text, language, visible and findings (finding, polarity: present, absent,
 uncertain). ``--slidebench``: the public captions; 180 sentences of them are annotated in bench/annotations, twice.
 ``--others`` names a Python with medspacy and negspacy installed (their versions of spaCy need an environment of their
 own):  python -m venv others && others/bin/pip install medspacy negspacy
@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 from pathflip.text.sentences import split_sentences
-from pathflip.text.statements import statements_of
+from pathflip.text.sub_captions import sub_captions_of
 
 HERE = Path(__file__).parent
 MEANS = {"present": "affirmed", "absent": "denied", "uncertain": "undecided"}
@@ -28,7 +28,7 @@ DENIAL_WORDS = re.compile(
 
 def ours(text: str, finding: str) -> str:
     """What the rules say of a finding in a sentence; "unseen" where no visible sub-caption holds it."""
-    said = {s.polarity for s in statements_of(text) if s.visual and finding.lower() in s.text.lower()}
+    said = {s.polarity for s in sub_captions_of(text) if s.visual and finding.lower() in s.text.lower()}
     return said.pop() if len(said) == 1 else "mixed" if said else "unseen"
 
 
@@ -86,7 +86,7 @@ def measure(rows: list[dict], reading: str) -> None:
     """Visible and denied, precision and recall, against one reading."""
     visible, denied = Counter(), Counter()
     for row in rows:
-        stated, true = statements_of(row["text"]), row[reading]
+        stated, true = sub_captions_of(row["text"]), row[reading]
         seen = any(s.visual for s in stated)
         visible[seen, true is not None] += 1
         phrases = {"denied": [], "other": []}
@@ -107,16 +107,16 @@ def measure(rows: list[dict], reading: str) -> None:
 
 def kept_denials(captions: dict[str, str]) -> None:
     """Of the denial words in what is visible, how many stand in a sub-caption that denies (or is undecided)."""
-    where, sentences, statements = Counter(), 0, Counter()
+    where, sentences, sub_captions = Counter(), 0, Counter()
     for text in captions.values():
         for sentence in split_sentences(text):
-            stated = [s for s in statements_of(sentence) if s.visual]
+            stated = [s for s in sub_captions_of(sentence) if s.visual]
             sentences += bool(stated)
-            statements.update(s.polarity for s in stated)
+            sub_captions.update(s.polarity for s in stated)
             for one in stated:
                 where[one.polarity] += len(DENIAL_WORDS.findall(one.text))
     total = sum(where.values())
-    print(f"SlideBench: {sentences} visible sentences, sub-captions {dict(statements)}")
+    print(f"SlideBench: {sentences} visible sentences, sub-captions {dict(sub_captions)}")
     share = where["denied"] / total
     print(f"denial words in visible sub-captions: {total}, in denied ones {where['denied']} ({share:.3f}), undecided "
           f"{where['undecided']}, affirmed {where['affirmed']} (read them: \"not otherwise specified\")")  # fmt: skip
@@ -125,11 +125,11 @@ def kept_denials(captions: dict[str, str]) -> None:
 def main() -> None:
     """Measure what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--statements", type=Path, action="append", default=[])
+    parser.add_argument("--sub-captions", type=Path, action="append", default=[])
     parser.add_argument("--slidebench", type=Path)
     parser.add_argument("--others", help="Python of an environment with medspacy and negspacy")
     arguments = parser.parse_args()
-    for path in arguments.statements:
+    for path in arguments.sub_captions:
         examples = json.loads(path.read_text(encoding="utf-8"))
         rows = [
             {"text": e["text"], "language": e["language"], "finding": f["finding"], "polarity": MEANS[f["polarity"]]}
@@ -140,7 +140,7 @@ def main() -> None:
         print(path.name)
         table(rows, said)
         english = [e for e in examples if e["language"] == "en"]
-        right = sum(any(s.visual for s in statements_of(e["text"])) == e["visible"] for e in english)
+        right = sum(any(s.visual for s in sub_captions_of(e["text"])) == e["visible"] for e in english)
         print(f"en    visible right {right} of {len(english)}")
     if arguments.slidebench:
         with open(arguments.slidebench, encoding="utf-8-sig", newline="") as handle:

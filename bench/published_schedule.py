@@ -99,8 +99,8 @@ def losses(model: PublishedPathFLIP, batch: AlignBatch, index: Tensor) -> tuple[
     """Both losses of an (already padded) batch; ``index`` holds each slide's candidate texts."""
     code = encode_slides(model, batch.patches.unflatten(1, batch.regions.shape[1:]))
     caption = encode_texts(model, batch.caption_ids, batch.caption_mask)
-    num_slides, num_subs = batch.sub_mask.shape
-    subs = encode_texts(model, batch.sub_ids.flatten(0, 1), batch.sub_token_mask.flatten(0, 1))
+    num_slides, num_subs = batch.sub_caption_mask.shape
+    subs = encode_texts(model, batch.sub_caption_ids.flatten(0, 1), batch.sub_caption_token_mask.flatten(0, 1))
     v, t = F.normalize(code.slide, dim=-1), F.normalize(caption, dim=-1)
     target, config = torch.arange(num_slides), model.config
     slide = 0.5 * sum(

@@ -9,12 +9,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from pathflip.text.sentences import split_sentences
-from pathflip.text.statements import parse_statement
+from pathflip.text.sub_captions import parse_sub_caption
 
 
-def statements_of(report: str) -> list[dict[str, Any]]:
+def sub_captions_of(report: str) -> list[dict[str, Any]]:
     """What a faithful model answers: the report's sentences."""
-    parsed = [parse_statement(sentence) for sentence in split_sentences(report)]
+    parsed = [parse_sub_caption(sentence) for sentence in split_sentences(report)]
     return [
         {"text": p.text, "concept": "finding", "visual": p.visual, "polarity": "absent" if p.negated else "present"}
         for p in parsed
@@ -97,7 +97,7 @@ class ChatServer:
                 self.running -= 1
 
     def reply(self, handler: BaseHTTPRequestHandler, report: str, fault: Any) -> None:
-        good = json.dumps({"statements": statements_of(report)}, ensure_ascii=False)
+        good = json.dumps({"statements": sub_captions_of(report)}, ensure_ascii=False)
         texts: dict[Any, Callable[[], dict[str, Any]]] = {
             None: lambda: completion(good),
             "slow": lambda: completion(good),

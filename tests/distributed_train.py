@@ -55,10 +55,10 @@ def gradients(rank: int, world: int) -> dict[str, torch.Tensor]:
 
 def pathflip_losses(rank: int, world: int) -> dict[str, torch.Tensor]:
     """This process's losses and gradients of the default model where the halves of the batch have unlike numbers of
-    statements that tell slides apart.
+    sub-captions that tell slides apart.
     """
     model, whole = tiny("pathflip"), make_batch()
-    rows = [0, 0, 1, 2]  # four slides of three: the third statement of the first is false twice
+    rows = [0, 0, 1, 2]  # four slides of three: the third sub-caption of the first is false twice
     picked = {f.name: getattr(whole, f.name) for f in fields(whole)}
     own = rows[rank * 4 // world : (rank + 1) * 4 // world]
     batch = replace(

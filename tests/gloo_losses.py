@@ -99,9 +99,9 @@ def released_parts(variant: str, model: Any) -> list[tuple[str, Any]]:
 
     def soft(positives: Any) -> Any:
         def loss(out: AlignOutput, batch: AlignBatch, index: Tensor) -> Tensor:
-            pooled, _ = region_losses.soft_top_k_pool(out.subcaptions, out.patches, out.patch_mask, TOP_K)
+            pooled, _ = region_losses.soft_top_k_pool(out.sub_captions, out.patches, out.patch_mask, TOP_K)
             scale, bias = model._scaling()
-            return region_losses.soft_top_k(pooled, out.subcaptions, scale, bias, "entries", positives=positives)
+            return region_losses.soft_top_k(pooled, out.sub_captions, scale, bias, "entries", positives=positives)
 
         return loss
 
@@ -122,7 +122,7 @@ def measured(name: str, loss: Any, model: Any, parts: dict[str, Tensor], index: 
         caption=leaves["text"],
         patches=leaves["regions"],
         patch_mask=torch.ones(leaves["regions"].shape[:2], dtype=torch.bool),
-        subcaptions=leaves["subtext"].unflatten(0, (SLIDES, SUBS)),
+        sub_captions=leaves["subtext"].unflatten(0, (SLIDES, SUBS)),
     )
     model.zero_grad()
     value = loss(output, blank_batch(SLIDES), index)
@@ -139,8 +139,8 @@ def measured(name: str, loss: Any, model: Any, parts: dict[str, Tensor], index: 
 
 def blank_batch(num_slides: int) -> AlignBatch:
     token = torch.ones(num_slides, 1, dtype=torch.long)
-    statement = torch.ones(num_slides, SUBS, 1, dtype=torch.long)
-    return align_batch(torch.zeros(num_slides, 1, 1, 4), (token, token), (statement, statement))
+    sub_caption = torch.ones(num_slides, SUBS, 1, dtype=torch.long)
+    return align_batch(torch.zeros(num_slides, 1, 1, 4), (token, token), (sub_caption, sub_caption))
 
 
 # ------------------------------------------------------------------------------------------ our defaults
@@ -169,14 +169,14 @@ def our_losses(model: Any, world_size: int, rows: slice) -> dict[str, Tensor]:
         "patches": torch.randn(count, 5, WIDTH, generator=generator),
         "subcaptions": torch.randn(count, SUBS, WIDTH, generator=generator),
     }
-    sub_mask = torch.ones(count, SUBS, dtype=torch.bool)
-    sub_mask[-1, 1:] = False  # so that processes hold different numbers of pairs
+    sub_caption_mask = torch.ones(count, SUBS, dtype=torch.bool)
+    sub_caption_mask[-1, 1:] = False  # so that processes hold different numbers of pairs
     keys = torch.randint(0, 5, (count, SUBS), generator=generator)
-    batch = replace(blank_batch(count), sub_mask=sub_mask, sub_key=keys, caption_keys=keys)
-    index = region_losses.published_candidates(sub_mask, generator)
+    batch = replace(blank_batch(count), sub_caption_mask=sub_caption_mask, sub_caption_keys=keys, caption_keys=keys)
+    index = region_losses.published_candidates(sub_caption_mask, generator)
     local = replace(
         blank_batch(rows.stop - rows.start),
-        **{name: getattr(batch, name)[rows] for name in ("sub_mask", "sub_key", "caption_keys")},
+        **{name: getattr(batch, name)[rows] for name in ("sub_caption_mask", "sub_caption_keys", "caption_keys")},
     )
     leaves = {key: value[rows].clone().requires_grad_() for key, value in whole.items()}
     patch_mask = torch.ones(leaves["patches"].shape[:2], dtype=torch.bool)

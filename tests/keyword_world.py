@@ -21,7 +21,7 @@ from pathflip.simulate.phrases import NAMES
 from pathflip.simulate.report_writer import write_report
 from pathflip.simulate.world import FINDINGS, PLACES, World
 from pathflip.text.sentences import split_sentences
-from pathflip.text.statements import parse_statement
+from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.text.tokenizer import train_tokenizer
 from pathflip.types import Caption, SlideCode, SlideFeatures, TextCode
 
@@ -35,7 +35,7 @@ class KeywordNet(nn.Module):
 
     reads_context = False
     reads_regions = False
-    captions_are_statements = True
+    captions_are_sub_captions = True
 
     def encode_slide(self, chunks):
         patches = torch.cat([chunk.patches for chunk in chunks()])[None]
@@ -88,10 +88,10 @@ def keyword_cohort(num: int = 160, seed: int = 3):
     for plan in plan_cases(world):
         measured = as_planned(plan)
         report = replace(write_report(plan, measured, world.rng("report", plan.slide_id)), paraphrase="")
-        statements = tuple(parse_statement(s) for s in split_sentences(report.text))
+        sub_captions = tuple(parse_sub_caption(s) for s in split_sentences(report.text))
         truths, captions, slides = parts[plan.split]
         truths.append(SlideTruth(plan.slide_id, plan.patient, plan, measured, report))
-        captions.append(Caption(plan.slide_id, plan.patient, report.text, statements))
+        captions.append(Caption(plan.slide_id, plan.patient, report.text, sub_captions))
         slides.append(features_of(plan))
     return parts
 

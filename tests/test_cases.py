@@ -24,7 +24,7 @@ def table(path, rows):
 
 
 def decided(caption):
-    return [one.text for one in caption.subcaptions if one.decided]
+    return [one.text for one in caption.sub_captions if one.decided]
 
 
 def test_one_cell_with_several_slides_is_a_case(tmp_path):
@@ -112,7 +112,7 @@ def test_an_archive_with_a_column_a_section_and_no_slides(tmp_path):
     one, two = read_captions(path)
     assert (one.case_id, one.slides, decided(one)) == ("case_7", (), ["Solid nests.", "Carcinoma."])
     assert one.text == "Solid nests. Carcinoma."
-    assert [(s.text, s.polarity) for s in two.subcaptions] == [("No evidence of malignancy.", "denied")]
+    assert [(s.text, s.polarity) for s in two.sub_captions] == [("No evidence of malignancy.", "denied")]
 
 
 def test_a_list_of_slide_objects_and_an_identifier_with_a_report(tmp_path):

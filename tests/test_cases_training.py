@@ -19,7 +19,7 @@ from pathflip.features import read_features, write_features
 from pathflip.inference import encode_case, encode_slide, encode_text, load, presence_scores, retrieve, zero_shot
 from pathflip.text.captions import read_captions
 from pathflip.text.cases import slides_of
-from pathflip.text.statements import parse_statement
+from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.text.tokenizer import train_tokenizer
 from pathflip.train import TrainConfig
 from pathflip.train.align_run import AlignRecipe, train_align
@@ -38,11 +38,11 @@ def feature_file(path, tiles=30, seed=0, shift=0.0):
 
 def case(name, slides, text=TEXTS[0], patient="p", parts=()):
     slides = tuple(CaseSlide(one) if isinstance(one, str) else one for one in slides)
-    return Case(name, patient, text, (parse_statement(text),), case_id=name, slides=slides, parts=parts)
+    return Case(name, patient, text, (parse_sub_caption(text),), case_id=name, slides=slides, parts=parts)
 
 
 def caption(name, text=TEXTS[1]):
-    return Caption(name, f"patient of {name}", text, (parse_statement(text),))
+    return Caption(name, f"patient of {name}", text, (parse_sub_caption(text),))
 
 
 # --- Joining ---------------------------------------------------------------------------------------------------------
@@ -96,27 +96,27 @@ def test_what_has_no_partner_is_counted_and_refused_or_passed_over(tmp_path):
 
 
 def test_a_part_whose_slide_is_missing_is_not_learned(tmp_path):
-    statements = tuple(replace(parse_statement(text), part=part) for text, part in zip(TEXTS, "ABC", strict=True))
+    sub_captions = tuple(replace(parse_sub_caption(text), part=part) for text, part in zip(TEXTS, "ABC", strict=True))
     slides = tuple(CaseSlide(name, part) for name, part in zip("abc", "ABC", strict=True))
-    whole = replace(case("K", slides, parts=("A", "B", "C")), subcaptions=statements)
+    whole = replace(case("K", slides, parts=("A", "B", "C")), sub_captions=sub_captions)
     joined = join_reports([feature_file(tmp_path / "a.h5"), feature_file(tmp_path / "c.h5")], [whole])
-    assert [one.text for one in joined.items[0].caption.subcaptions if one.decided] == [TEXTS[0], TEXTS[2]]
+    assert [one.text for one in joined.items[0].caption.sub_captions if one.decided] == [TEXTS[0], TEXTS[2]]
     assert joined.incomplete == ["K"]
 
 
 def test_a_case_found_by_folder_with_fewer_slides_than_parts_is_undecided(tmp_path):
     files = [feature_file(tmp_path / f"K__{name}.h5") for name in "ab"]
-    statements = tuple(replace(parse_statement(text), part=part) for text, part in zip(TEXTS, "ABC", strict=True))
-    three = replace(case("K", [], parts=("A", "B", "C")), subcaptions=statements)
-    assert all(one.undecided for one in join_reports(files, [three]).items[0].caption.subcaptions)
-    two = replace(three, parts=("A", "B"), subcaptions=statements[:2])
-    assert not any(one.undecided for one in join_reports(files, [two]).items[0].caption.subcaptions)
+    sub_captions = tuple(replace(parse_sub_caption(text), part=part) for text, part in zip(TEXTS, "ABC", strict=True))
+    three = replace(case("K", [], parts=("A", "B", "C")), sub_captions=sub_captions)
+    assert all(one.undecided for one in join_reports(files, [three]).items[0].caption.sub_captions)
+    two = replace(three, parts=("A", "B"), sub_captions=sub_captions[:2])
+    assert not any(one.undecided for one in join_reports(files, [two]).items[0].caption.sub_captions)
 
 
 def test_reports_that_show_nothing_are_named_and_left_out(tmp_path):
     files = [feature_file(tmp_path / f"{name}.h5") for name in "ab"]
-    history = replace(parse_statement("A lump for two weeks."), visual=False, section="clinical")
-    items = join_reports(files, [caption("a"), replace(caption("b"), subcaptions=(history,))]).items
+    history = replace(parse_sub_caption("A lump for two weeks."), visual=False, section="clinical")
+    items = join_reports(files, [caption("a"), replace(caption("b"), sub_captions=(history,))]).items
     with pytest.warns(UserWarning, match=r"left out of training, .*only: clinical\): 1 \(b\)"):
         assert [item.name for item in with_findings(items, "training")] == ["a"]
     with pytest.raises(CaptionError, match="no report states anything its slides can show"):
@@ -159,7 +159,7 @@ def dataset(tmp_path, sizes, max_patches, **kwargs):
     single = feature_file(tmp_path / "z.h5", seed=9)
     captions = [case("K", [file.stem for file in files]), caption("z")]
     tokenizer = train_tokenizer([one.text for one in captions], 300)
-    text = TextSpec(num_subcaptions=1)
+    text = TextSpec(num_sub_captions=1)
     return AlignDataset([*files, single], captions, tokenizer, text=text, max_patches=max_patches, **kwargs), files
 
 

@@ -68,14 +68,14 @@ def test_a_real_model_comes_back_with_its_words(tmp_path):
         model,
         contract=CONTRACT,
         tokenizer=tokenizer,
-        text={"num_subcaptions": 4},
+        text={"num_sub_captions": 4},
         recipe={"name": "align_base"},
         metrics={"step": 3.0},
     )
     back = load_checkpoint(tmp_path / "a")
     assert not back.model.training
     assert back.contract == CONTRACT
-    assert back.config["text"] == {"num_subcaptions": 4}
+    assert back.config["text"] == {"num_sub_captions": 4}
     assert back.config["recipe"] == {"name": "align_base"}
     assert back.config["metrics"] == {"step": 3.0}
     assert {name: value.shape for name, value in back.model.state_dict().items()} == {

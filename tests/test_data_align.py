@@ -6,13 +6,14 @@ import torch
 
 from feature_grids import make_features, scattered_cells
 from pathflip.checkpoint import InputContract
-from pathflip.data.align import AlignDataset, TextSpec, statement_key, text_to_encode
+from pathflip.data.align import AlignDataset, TextSpec, sub_caption_key, text_to_encode
 from pathflip.data.patches import Neighbourhood
 from pathflip.data.regions import RegionSpec
 from pathflip.data.whole_files import WholeFiles
 from pathflip.errors import CaptionError, ConfigError, ContractError
 from pathflip.features import write_features
-from pathflip.text.statements import parse_statement
+from pathflip.models import build_config
+from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.text.tokenizer import train_tokenizer
 from pathflip.types import Caption
 
@@ -30,14 +31,14 @@ def cohort(tmp_path):
         features = make_features(scattered_cells(np.random.default_rng(seed), 40 + 20 * seed), seed=seed, invalid=(1,))
         features = type(features)(**{**vars(features), "slide_id": slide_id})
         write_features(tmp_path / f"{slide_id}.h5", features)
-        statements = tuple(parse_statement(s) for s in sentences)
-        captions.append(Caption(slide_id, f"patient-{slide_id}", " ".join(sentences), statements))
+        sub_captions = tuple(parse_sub_caption(s) for s in sentences)
+        captions.append(Caption(slide_id, f"patient-{slide_id}", " ".join(sentences), sub_captions))
     return sorted(tmp_path.glob("*.h5")), captions
 
 
 def make(cohort, **kwargs) -> AlignDataset:
     files, captions = cohort
-    text = kwargs.pop("text", TextSpec(num_subcaptions=2))
+    text = kwargs.pop("text", TextSpec(num_sub_captions=2))
     tokenizer = train_tokenizer([c.text for c in captions], 300)
     return AlignDataset(files, captions, tokenizer, text=text, **kwargs)
 
@@ -50,7 +51,7 @@ def same(first, second) -> bool:
 
 
 def test_a_batch_depends_on_its_arguments_only(cohort):
-    data = make(cohort, max_patches=5, text=TextSpec(num_subcaptions=2, num_flips=1))
+    data = make(cohort, max_patches=5, text=TextSpec(num_sub_captions=2, num_flips=1))
     first = data.batch([2, 0], np.random.default_rng(7))
     data.batch([1, 2], np.random.default_rng(8))
     assert same(first, data.batch([2, 0], np.random.default_rng(7)))
@@ -68,7 +69,7 @@ def test_a_share_of_a_batch_is_the_rows_of_the_whole(cohort):
     whole, share = data.batch([0, 1, 2], np.random.default_rng(3)), data.batch([1], np.random.default_rng(3))
     assert torch.equal(whole.patches[1:2], share.patches)
     assert torch.equal(whole.context[1:2], share.context)
-    assert torch.equal(whole.sub_key[1:2], share.sub_key)
+    assert torch.equal(whole.sub_caption_keys[1:2], share.sub_caption_keys)
 
 
 def test_patches_context_and_positions_are_those_of_the_slide(cohort):
@@ -118,9 +119,9 @@ def test_whole_regions_are_drawn_for_models_that_read_them(cohort):
 
 def test_equal_statements_have_equal_keys_and_negation_counts(cohort):
     spec = TextSpec()
-    necrosis = statement_key(*text_to_encode(parse_statement("No necrosis is identified."), spec))
-    again = statement_key(*text_to_encode(parse_statement("no  necrosis is IDENTIFIED."), spec))
-    present = statement_key(*text_to_encode(parse_statement("Necrosis is identified."), spec))
+    necrosis = sub_caption_key(*text_to_encode(parse_sub_caption("No necrosis is identified."), spec))
+    again = sub_caption_key(*text_to_encode(parse_sub_caption("no  necrosis is IDENTIFIED."), spec))
+    present = sub_caption_key(*text_to_encode(parse_sub_caption("Necrosis is identified."), spec))
     assert necrosis == again != present
     batch = make(cohort).batch([0, 1], np.random.default_rng(0))
     assert necrosis in batch.caption_keys[0]
@@ -128,20 +129,20 @@ def test_equal_statements_have_equal_keys_and_negation_counts(cohort):
 
 
 def test_flips_are_marked_untrue_and_change_the_sign(cohort):
-    data = make(cohort, text=TextSpec(num_subcaptions=3, num_flips=2))
+    data = make(cohort, text=TextSpec(num_sub_captions=3, num_flips=2))
     batch = data.batch([1], np.random.default_rng(0))
-    assert batch.sub_mask[0].tolist() == [True, True, True, True, False]  # two sub-captions, two flips, nothing
-    true_keys = set(batch.sub_key[0][batch.sub_mask[0] & ~batch.sub_false[0]].tolist())
-    assert int(batch.sub_false.sum()) == 2
-    assert true_keys.isdisjoint(batch.sub_key[0][batch.sub_false[0]].tolist())
+    assert batch.sub_caption_mask[0].tolist() == [True, True, True, True, False]  # two sub-captions, two flips, nothing
+    true_keys = set(batch.sub_caption_keys[0][batch.sub_caption_mask[0] & ~batch.sub_caption_false[0]].tolist())
+    assert int(batch.sub_caption_false.sum()) == 2
+    assert true_keys.isdisjoint(batch.sub_caption_keys[0][batch.sub_caption_false[0]].tolist())
 
 
 def test_published_sampler_gives_eight_merges(cohort):
     data = make(cohort, text=TextSpec(sampler="published", polarity=False))
     batch = data.batch([0, 1, 2], np.random.default_rng(0))
-    assert batch.sub_mask.shape == (3, 8)
-    assert batch.sub_mask.all()
-    assert not batch.sub_negated.any()
+    assert batch.sub_caption_mask.shape == (3, 8)
+    assert batch.sub_caption_mask.all()
+    assert not batch.sub_caption_negated.any()
 
 
 def test_every_slide_is_checked_as_it_is_read(cohort):
@@ -165,3 +166,13 @@ def test_a_caption_without_a_sentence_is_refused(cohort):
     captions[1] = Caption("b", "p", "...", ())
     with pytest.raises(CaptionError, match="slide 'b': the caption has no sentence"):
         make((files, captions))
+
+
+def test_settings_of_older_checkpoints_are_read():
+    """Their names of before, in the text's and in the model's settings; the new names are written."""
+    assert TextSpec.model_validate({"num_subcaptions": 3, "statement_tokens": 9}) == TextSpec(
+        num_sub_captions=3, sub_caption_tokens=9
+    )
+    assert {"num_sub_captions", "sub_caption_tokens"} <= TextSpec().model_dump().keys()
+    of_before = {"kind": "pathflip", "feature_dim": 4, "vocab_size": 9, "statement_weight": 0.5}
+    assert build_config(of_before).sub_caption_weight == 0.5

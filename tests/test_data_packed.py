@@ -24,7 +24,7 @@ from pathflip.errors import ConfigError, FeatureError, OutputError
 from pathflip.features import read_features, write_features
 from pathflip.io import byte_ranges
 from pathflip.io.byte_ranges import RowRequest, read_rows
-from pathflip.text.statements import parse_statement
+from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.text.tokenizer import train_tokenizer
 from pathflip.train.batches import BatchSampler
 from pathflip.types import Caption
@@ -62,9 +62,9 @@ def files(tmp_path):
 
 
 def batches(files, reader, **words):
-    captions = [Caption(file.stem, f"p-{file.stem}", WORDS, (parse_statement(WORDS),)) for file in files]
+    captions = [Caption(file.stem, f"p-{file.stem}", WORDS, (parse_sub_caption(WORDS),)) for file in files]
     return AlignDataset(
-        files, captions, train_tokenizer([WORDS], 80), text=TextSpec(num_subcaptions=1), reader=reader, **words
+        files, captions, train_tokenizer([WORDS], 80), text=TextSpec(num_sub_captions=1), reader=reader, **words
     )
 
 

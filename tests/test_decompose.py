@@ -1,4 +1,4 @@
-"""Reports to statements: by rules, by a local model, through the command line; the flag and the guard, measured."""
+"""Reports to sub-captions: by rules, by a local model, through the command line; the flag and the guard, measured."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ from pathflip.text.decompose import (
 )
 from pathflip.text.decompose.replies import ReplyError, messages, read_reply
 from pathflip.types import Caption
-from planted_statements import planted, true_statements
+from planted_sub_captions import planted, true_sub_captions
 
 REPORT = (
     "The bladder shows a high-grade urothelial carcinoma measuring 3.5 cm, staged pT2bN0. Focal necrosis is seen in "
@@ -38,7 +38,7 @@ REPORT = (
 
 
 @pytest.mark.parametrize(
-    "statement",
+    "sub_caption",
     [
         "High-grade urothelial carcinoma is present.",
         "The tumour measures 35 mm.",
@@ -52,12 +52,12 @@ REPORT = (
         "Necrotic areas are seen.",
     ],
 )
-def test_what_the_report_says_is_supported(statement):
-    assert Source(REPORT).problems(statement) == ()
+def test_what_the_report_says_is_supported(sub_caption):
+    assert Source(REPORT).problems(sub_caption) == ()
 
 
 @pytest.mark.parametrize(
-    ("statement", "kind"),
+    ("sub_caption", "kind"),
     [
         ("Keratin pearls are present.", "words"),
         ("Low-grade urothelial carcinoma is present.", "words"),
@@ -72,8 +72,8 @@ def test_what_the_report_says_is_supported(statement):
         ("Perineural invasion of the left prostate wall necrosis.", "attribute"),
     ],
 )
-def test_what_the_report_does_not_say_is_flagged(statement, kind):
-    problems = Source(REPORT).problems(statement)
+def test_what_the_report_does_not_say_is_flagged(sub_caption, kind):
+    problems = Source(REPORT).problems(sub_caption)
     assert any(problem.startswith(kind) for problem in problems), problems
 
 
@@ -86,7 +86,7 @@ def test_coverage_is_the_share_of_the_report_that_is_held():
 
 @pytest.mark.real
 def test_the_flag_on_real_captions(real_data):
-    """Precision and recall with equally many true statements reworded and untrue ones planted, over 31 captions."""
+    """Precision and recall with equally many true sub-captions reworded and untrue ones planted, over 31 captions."""
     with open(real_data / "slidebench" / "SlideBench-Caption-TCGA.csv", encoding="utf-8-sig") as handle:
         captions = [row["Caption"] for row in csv.DictReader(handle)]
     rng = np.random.default_rng(1)
@@ -94,11 +94,11 @@ def test_the_flag_on_real_captions(real_data):
     total: Counter[str] = Counter()
     for report in captions[5::24]:
         source = Source(report)
-        for sign, made in (("true", true_statements(report, rng)), ("planted", planted(report, captions, rng))):
-            for kind, statements in made.items():
-                for statement in statements:
+        for sign, made in (("true", true_sub_captions(report, rng)), ("planted", planted(report, captions, rng))):
+            for kind, sub_captions in made.items():
+                for sub_caption in sub_captions:
                     total[f"{sign} {kind}"] += 1
-                    flagged[f"{sign} {kind}"] += bool(source.problems(statement))
+                    flagged[f"{sign} {kind}"] += bool(source.problems(sub_caption))
     share = {kind: flagged[kind] / count for kind, count in total.items()}
     print({kind: f"{flagged[kind]}/{total[kind]}" for kind in total})
     for kind in ("true as written", "true reworded", "true flipped twice"):
@@ -171,7 +171,7 @@ def test_identifiers_do_not_leave_unless_said_so():
         done = decompose_reports(report, DecomposeSpec(by=near, identifiers="redact"))
         assert server.reports == [report[0].text, "[name] saw necrosis on [date]."]
     assert done[0].text == "[name] saw necrosis on [date]."
-    assert not any(statement.unsupported for statement in done[0].statements)
+    assert not any(sub_caption.unsupported for sub_caption in done[0].sub_captions)
 
 
 # --- Answers ---------------------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ GOOD = '{"statements": [{"text": "Necrosis is seen.", "concept": "necrosis", "vi
     ],
 )  # fmt: skip
 def test_answers_are_read(answer):
-    assert [statement.text for statement in read_reply(answer)] == ["Necrosis is seen."]
+    assert [sub_caption.text for sub_caption in read_reply(answer)] == ["Necrosis is seen."]
 
 
 @pytest.mark.parametrize(
@@ -212,15 +212,15 @@ def test_an_invention_is_flagged_and_kept_from_training(tmp_path):
     with ChatServer(always=lambda report: json.dumps({"statements": said})) as server:
         spec = DecomposeSpec(by=ServerSpec(url=server.url, model="m"))
         done = decompose_reports([Caption("s", "p", "Necrosis is seen. No invasion is seen.", ())], spec)
-    flags = [statement.unsupported for statement in done[0].statements]
+    flags = [sub_caption.unsupported for sub_caption in done[0].sub_captions]
     assert flags[0] == ()
     assert flags[1][0].startswith("words: ")
     assert flags[2][0].startswith("polarity")
     counts = write_decomposed(tmp_path / "a.jsonl", done)
-    assert (counts["statements"], counts["flagged"]) == (1, 2)
-    assert [s.text for s in read_captions(tmp_path / "a.jsonl")[0].subcaptions] == ["Necrosis is seen."]
+    assert (counts["subcaptions"], counts["flagged"]) == (1, 2)
+    assert [s.text for s in read_captions(tmp_path / "a.jsonl")[0].sub_captions] == ["Necrosis is seen."]
     write_decomposed(tmp_path / "b.jsonl", done, keep_unsupported=True)
-    assert len(read_captions(tmp_path / "b.jsonl")[0].subcaptions) == 3
+    assert len(read_captions(tmp_path / "b.jsonl")[0].sub_captions) == 3
     row = json.loads((tmp_path / "a.jsonl").read_text())
     assert row["flagged"][0]["concept"] == "keratin pearls"
 
@@ -229,7 +229,7 @@ def test_captions_understand_polarity(tmp_path):
     path = tmp_path / "c.jsonl"
     row = {"slide": "s", "text": "t.", "subcaptions": [{"text": "Necrosis", "polarity": "absent", "visual": True}]}
     path.write_text(json.dumps(row))
-    assert read_captions(path)[0].subcaptions[0].negated
+    assert read_captions(path)[0].sub_captions[0].negated
     row["subcaptions"][0]["polarity"] = "maybe"
     path.write_text(json.dumps(row))
     with pytest.raises(CaptionError, match="polarity"):
@@ -245,12 +245,12 @@ def test_rules_need_nothing_and_send_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refused)
     done = decompose_reports([Caption("s", "p", REPORT, ())], DecomposeSpec())
-    texts = {s.text: s for s in done[0].statements}
+    texts = {s.text: s for s in done[0].sub_captions}
     assert texts["No perineural invasion is identified."].negated
     assert not texts["Focal necrosis is seen in the left wall."].negated
-    assert all(REPORT[slice(*s.place)] for s in done[0].statements if s.place)
+    assert all(REPORT[slice(*s.place)] for s in done[0].sub_captions if s.place)
     write_decomposed(tmp_path / "o.jsonl", done)
-    assert len(read_captions(tmp_path / "o.jsonl")[0].subcaptions) == len(done[0].statements)
+    assert len(read_captions(tmp_path / "o.jsonl")[0].sub_captions) == len(done[0].sub_captions)
 
 
 HOSPITAL = (
@@ -275,7 +275,7 @@ def test_a_hospital_report_by_rules(tmp_path):
     assert (count["visual"], count["undecided"], count["set_aside"]["part B"]) == (3, 1, 1)
     again = read_captions(tmp_path / "o.jsonl")[0]
     assert again.text == "Melanoma with ulceration. No regression."
-    assert [s.polarity for s in again.subcaptions] == [s["polarity"] for s in row["subcaptions"]]
+    assert [s.polarity for s in again.sub_captions] == [s["polarity"] for s in row["subcaptions"]]
 
 
 def test_redaction_reaches_the_rules_sub_captions(tmp_path):
@@ -419,7 +419,7 @@ def test_a_local_model_answers_and_its_answers_are_kept(local_model, tmp_path):
     report = [Caption("s", "p", "Necrosis is seen.", ())]
     first = decompose_reports(report, spec)
     assert first[0].error is None
-    assert [(s.text, s.concept, s.negated) for s in first[0].statements] == [("Necrosis is seen.", "necrosis", False)]
+    assert [(s.text, s.concept, s.negated) for s in first[0].sub_captions] == [("Necrosis is seen.", "necrosis", False)]
     started = threading.active_count()
     again = decompose_reports(report, spec)
     assert again == first

@@ -13,7 +13,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from chat_server import ChatServer, statements_of
+from chat_server import ChatServer, sub_captions_of
 from pathflip.errors import ConfigError, ServerError
 from pathflip.text.captions import read_captions
 from pathflip.text.decompose import DecomposeSpec, ServerSpec, decompose_reports, write_decomposed
@@ -38,10 +38,10 @@ def spec(server, cache=None, **settings):
 
 
 def texts_of(done):
-    return [[statement.text for statement in item.statements] for item in done]
+    return [[sub_caption.text for sub_caption in item.sub_captions] for item in done]
 
 
-WANTED = [[statement["text"] for statement in statements_of(text)] for text in TEXTS]
+WANTED = [[sub_caption["text"] for sub_caption in sub_captions_of(text)] for text in TEXTS]
 
 
 def test_a_faithful_server_gives_every_statement_unicode_and_all(tmp_path):
@@ -57,10 +57,10 @@ def test_a_faithful_server_gives_every_statement_unicode_and_all(tmp_path):
     row = write_decomposed(tmp_path / "out.jsonl", done)
     assert (row["reports"], row["failed"], row["flagged"]) == (3, 0, 0)
     captions = read_captions(tmp_path / "out.jsonl")
-    assert [[s.text for s in c.subcaptions] for c in captions] == WANTED
-    assert captions[0].subcaptions[1].negated
-    assert captions[0].subcaptions[1].content == "necrosis is identified"
-    assert not captions[0].subcaptions[2].visual
+    assert [[s.text for s in c.sub_captions] for c in captions] == WANTED
+    assert captions[0].sub_captions[1].negated
+    assert captions[0].sub_captions[1].content == "necrosis is identified"
+    assert not captions[0].sub_captions[2].visual
     assert captions[0].patient == "patient-0"
 
 
@@ -88,7 +88,7 @@ def test_a_bad_answer_is_said_back_with_what_was_wrong():
         decompose_reports(reports()[:1], spec(server))
     again = server.requests[1]["messages"]
     assert [message["role"] for message in again] == ["system", "user", "assistant", "user"]
-    assert "statements.0" in again[3]["content"]
+    assert "sub-captions.0" in again[3]["content"]
 
 
 def test_an_answer_cut_off_at_the_limit_gets_twice_the_room():
@@ -118,7 +118,7 @@ def test_pauses_grow():
 
 def test_a_report_that_never_works_fails_alone(tmp_path):
     def answer(report):
-        return "no" if report.startswith("A poorly") else json.dumps({"statements": statements_of(report)})
+        return "no" if report.startswith("A poorly") else json.dumps({"statements": sub_captions_of(report)})
 
     with ChatServer(always=answer) as server:
         done = decompose_reports(reports(), spec(server, tries=2))
@@ -174,6 +174,11 @@ def test_nothing_is_asked_twice(tmp_path):
         assert len(server.requests) == 3
         assert again == first
         assert all(item.from_cache for item in again)
+        for file in tmp_path.glob("*/*.json"):  # as an older version wrote it
+            entry = json.loads(file.read_text())
+            file.write_text(json.dumps({"statements": entry.pop("subcaptions"), **entry}))
+        assert decompose_reports(reports(), spec(server, tmp_path)) == first
+        assert len(server.requests) == 3
         decompose_reports(reports(), spec(server, tmp_path, temperature=0.5))
         assert len(server.requests) == 6  # other parameters, other answers
         next(tmp_path.glob("*/*.json")).write_text("{ half")
@@ -221,7 +226,7 @@ def test_a_killed_run_goes_on_without_asking_again(tmp_path, how):
         done = decompose_reports(read_captions(file), same)
         assert len(server.requests) == 5 + 8
     assert sum(item.from_cache for item in done) == 4
-    assert [len(item.statements) for item in done] == [1] * 12
+    assert [len(item.sub_captions) for item in done] == [1] * 12
 
 
 def test_a_key_comes_from_the_variable_named_and_only_then(monkeypatch):

@@ -10,10 +10,10 @@ from feature_grids import make_features, scattered_cells
 from pathflip import losses
 from pathflip.data.align import AlignDataset, TextSpec
 from pathflip.features import write_features
-from pathflip.losses import equal_captions, statement_labels, true_captions
+from pathflip.losses import equal_captions, sub_caption_labels, true_captions
 from pathflip.models import build_model
 from pathflip.published.negatives import met_by_blocks, met_in_global_batch
-from pathflip.text.statements import parse_statement
+from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.text.tokenizer import train_tokenizer
 from pathflip.types import AlignOutput, Caption
 
@@ -47,12 +47,12 @@ def batch_of(tmp_path):
     for seed, (slide_id, sentences) in enumerate(REPORTS.items()):
         features = make_features(scattered_cells(np.random.default_rng(seed), 12), seed=seed)
         write_features(tmp_path / f"{slide_id}.h5", replace(features, slide_id=slide_id))
-        statements = tuple(parse_statement(sentence) for sentence in sentences)
-        captions.append(Caption(slide_id, slide_id, " ".join(sentences), statements))
+        sub_captions = tuple(parse_sub_caption(sentence) for sentence in sentences)
+        captions.append(Caption(slide_id, slide_id, " ".join(sentences), sub_captions))
     tokenizer = train_tokenizer([c.text for c in captions], 300)
 
     def make(slides, **text):
-        spec = TextSpec(**{"num_subcaptions": 2, **text})
+        spec = TextSpec(**{"num_sub_captions": 2, **text})
         data = AlignDataset(sorted(tmp_path.glob("*.h5")), captions, tokenizer, text=spec)
         return data.batch(["abcd".index(one) for one in slides], np.random.default_rng(1))
 
@@ -62,7 +62,7 @@ def batch_of(tmp_path):
 def random_output(batch, seed=0):
     """Embeddings of both sides that no model made, as leaves."""
     generator = torch.Generator().manual_seed(seed)
-    size, subs = batch.sub_mask.shape
+    size, subs = batch.sub_caption_mask.shape
 
     def leaf(*shape):
         return torch.randn(*shape, generator=generator).requires_grad_()
@@ -98,8 +98,12 @@ def test_an_equal_caption_pushes_no_slide_away(batch_of, name):
 def test_a_batch_of_one_report_has_no_negative_captions(batch_of, name):
     """What is left of contrasts between slides is nothing; of yes and no, only the yes."""
     model = build_model(MODELS[name]).eval()
-    batch = batch_of("ab", num_subcaptions=1 if "top-k" in name else 2)
-    batch = replace(batch, sub_key=batch.sub_key[:1].expand_as(batch.sub_key)) if "top-k" in name else batch
+    batch = batch_of("ab", num_sub_captions=1 if "top-k" in name else 2)
+    batch = (
+        replace(batch, sub_caption_keys=batch.sub_caption_keys[:1].expand_as(batch.sub_caption_keys))
+        if "top-k" in name
+        else batch
+    )
     output = random_output(batch)
     parts = model.losses(output, batch)
     contrasts = {key for key in parts if key in ("slide", "late", "statement")}
@@ -115,9 +119,11 @@ def test_labels_of_equal_reports_hold_no_false_pair(batch_of):
     batch = batch_of("ab")
     equal = equal_captions(batch.caption_key)
     assert equal.tolist() == [[False, True], [True, False]]
-    labels = statement_labels(batch.caption_keys, batch.sub_key, batch.sub_mask, batch.sub_false, 0, equal)
+    labels = sub_caption_labels(
+        batch.caption_keys, batch.sub_caption_keys, batch.sub_caption_mask, batch.sub_caption_false, 0, equal
+    )
     assert (labels == 1).all()
-    assert true_captions(labels, batch.sub_mask, equal).tolist() == [[False, True], [True, False]]
+    assert true_captions(labels, batch.sub_caption_mask, equal).tolist() == [[False, True], [True, False]]
     different = batch_of("acd")
     assert not equal_captions(different.caption_key).any()
     assert different.caption_key.unique().numel() == 3
@@ -125,14 +131,14 @@ def test_labels_of_equal_reports_hold_no_false_pair(batch_of):
 
 def test_a_shorter_report_that_is_true_of_a_slide_is_not_its_negative():
     keys, counted = torch.tensor([[1, 2, 3], [1, 2, 0]]), torch.tensor([[True] * 3, [True, True, False]])
-    labels = statement_labels(keys, keys, counted, torch.zeros_like(counted))
+    labels = sub_caption_labels(keys, keys, counted, torch.zeros_like(counted))
     assert true_captions(labels, counted).tolist() == [[False, True], [False, False]]
 
 
 @pytest.mark.parametrize("blocks", [False, True])
 def test_merged_sentences_of_an_equal_report_are_true_of_it(batch_of, blocks):
     """The published sampler merges sentences: "A. B." of one slide is true of another whose report says A and B."""
-    text = {"sampler": "published", "polarity": False, "visual_only": False, "num_subcaptions": 8}
+    text = {"sampler": "published", "polarity": False, "visual_only": False, "num_sub_captions": 8}
     batch = batch_of("ac", **text)
     same = replace(
         batch, caption_keys=batch.caption_keys[:1].expand(2, -1), caption_key=None
@@ -151,9 +157,9 @@ def test_merged_sentences_of_an_equal_report_are_true_of_it(batch_of, blocks):
 
 
 def test_the_order_of_merged_sentences_makes_no_other_statement(batch_of):
-    batch = batch_of("a", sampler="published", polarity=False, visual_only=False, num_subcaptions=64)
+    batch = batch_of("a", sampler="published", polarity=False, visual_only=False, num_sub_captions=64)
     by_parts = {}
-    for key, parts in zip(batch.sub_key[0].tolist(), batch.sub_part_keys[0].tolist(), strict=True):
+    for key, parts in zip(batch.sub_caption_keys[0].tolist(), batch.sub_caption_part_keys[0].tolist(), strict=True):
         by_parts.setdefault(tuple(parts), set()).add(key)
     assert len(by_parts) > 3
     assert all(len(keys) == 1 for keys in by_parts.values())

@@ -126,9 +126,9 @@ def test_retrieval_is_whole_slide_plus_mean_of_statements(model):
     slides, reports = [slide("a", 0), slide("b", 1), slide("c", 2)], [" ".join(WORDS[:2]), WORDS[2]]
     found = pathflip.retrieve(model, slides, reports)
     presence = inference.presence_scores(model, slides, WORDS)
-    np.testing.assert_allclose(found.statements[:, 0], presence[:, :2].mean(1), atol=1e-4)
-    np.testing.assert_allclose(found.statements[:, 1], presence[:, 2], atol=1e-4)
-    z = [(m - m.mean()) / m.std() if m.std() > 1e-9 else 0 * m for m in (found.whole, found.statements)]
+    np.testing.assert_allclose(found.sub_captions[:, 0], presence[:, :2].mean(1), atol=1e-4)
+    np.testing.assert_allclose(found.sub_captions[:, 1], presence[:, 2], atol=1e-4)
+    z = [(m - m.mean()) / m.std() if m.std() > 1e-9 else 0 * m for m in (found.whole, found.sub_captions)]
     np.testing.assert_allclose(found.scores, z[0] + 2 * z[1], atol=1e-4)
     assert found.slides_for(0, 2)[0][1] == found.scores[:, 0].max()
     assert [i for i, _ in found.captions_for(1, 2)] == list(np.argsort(-found.scores[1]))

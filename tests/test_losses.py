@@ -51,9 +51,9 @@ def naive_pairs(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -
     }
 
 
-def candidate_labels(index: Tensor, num_subcaptions: int) -> Tensor:
+def candidate_labels(index: Tensor, num_sub_captions: int) -> Tensor:
     """+1 where a candidate belongs to the row's own slide, else -1."""
-    return 2 * (index // num_subcaptions == torch.arange(len(index)).unsqueeze(1)).long() - 1
+    return 2 * (index // num_sub_captions == torch.arange(len(index)).unsqueeze(1)).long() - 1
 
 
 # ------------------------------------------------------------------------------------------ slide and caption
@@ -192,7 +192,7 @@ def test_statement_labels_equal_loops(generator: torch.Generator) -> None:
     keys = torch.randint(0, 9, (4, 3), generator=generator)
     mask = torch.rand(4, 3, generator=generator) < 0.8
     false = torch.rand(4, 3, generator=generator) < 0.3
-    labels = losses.statement_labels(captions, keys, mask, false, first_slide=1)
+    labels = losses.sub_caption_labels(captions, keys, mask, false, first_slide=1)
     for row in range(3):
         for slide in range(4):
             for k in range(3):
@@ -249,14 +249,14 @@ def test_soft_top_k_equals_loops(generator: torch.Generator, normalize: region_l
     mask = torch.tensor([[True, True, True], [True, True, False]])
     keys = torch.tensor([[5, 1, 0], [5, 2, 0]])
     labels = 2 * torch.eye(6, dtype=torch.long) - 1
-    labels[0, 3] = labels[3, 0] = 0  # the same statement of both slides
+    labels[0, 3] = labels[3, 0] = 0  # the same sub-caption of both slides
     labels[5] = labels[:, 5] = 0
     logits = torch.zeros(6, 6)
     for i in range(6):
         for j in range(6):
             logits[i, j] = 10.0 * float(unit(pooled.view(6, 4)[i]) @ unit(texts.view(6, 4)[j])) - 2.0
     expected = 0.5 * (naive_pairs(logits, labels)[normalize] + naive_pairs(logits.T, labels)[normalize])
-    ours = region_losses.soft_top_k(pooled, texts, 10.0, -2.0, normalize, sub_mask=mask, sub_key=keys)
+    ours = region_losses.soft_top_k(pooled, texts, 10.0, -2.0, normalize, sub_caption_mask=mask, sub_caption_keys=keys)
     assert ours.item() == pytest.approx(expected, rel=1e-5)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pathflip.models.pathflip import caption_scores, matrix_nce, statement_nce
+from pathflip.models.pathflip import caption_scores, matrix_nce, sub_caption_nce
 from pathflip.types import AlignBatch, TextCode
 from tiny_pathflip import B, K, make_batch, tiny
 
@@ -30,14 +30,14 @@ def test_padded_values_are_never_seen(model):
         context=torch.where(hidden, -1e3, batch.context),
         position=torch.where(hidden, 7.0, batch.position),
         caption_ids=torch.where(batch.caption_mask, batch.caption_ids, 3),
-        sub_ids=torch.where(batch.sub_token_mask, batch.sub_ids, 3),
-        sub_key=torch.where(batch.sub_mask, batch.sub_key, 6),
+        sub_caption_ids=torch.where(batch.sub_caption_token_mask, batch.sub_caption_ids, 3),
+        sub_caption_keys=torch.where(batch.sub_caption_mask, batch.sub_caption_keys, 6),
     )
     first, second = model(batch), model(noisy)
     for name in ("slide", "caption"):
         torch.testing.assert_close(getattr(first, name), getattr(second, name))
     torch.testing.assert_close(first.patches[first.patch_mask], second.patches[second.patch_mask])
-    torch.testing.assert_close(first.subcaptions[batch.sub_mask], second.subcaptions[batch.sub_mask])
+    torch.testing.assert_close(first.sub_captions[batch.sub_caption_mask], second.sub_captions[batch.sub_caption_mask])
     for name, loss in model.losses(first, batch).items():
         torch.testing.assert_close(loss, model.losses(second, noisy)[name], msg=name)
 
@@ -52,8 +52,8 @@ def test_wider_padding_changes_nothing(model):
         position=F.pad(batch.position, (0, 0, 0, 5)),
         caption_ids=F.pad(batch.caption_ids, (0, 4)),
         caption_mask=F.pad(batch.caption_mask, (0, 4)),
-        sub_ids=F.pad(batch.sub_ids, (0, 4)),
-        sub_token_mask=F.pad(batch.sub_token_mask, (0, 4)),
+        sub_caption_ids=F.pad(batch.sub_caption_ids, (0, 4)),
+        sub_caption_token_mask=F.pad(batch.sub_caption_token_mask, (0, 4)),
     )
     first, second = model.losses(model(batch), batch), model.losses(model(wider), wider)
     for name in first:
@@ -121,7 +121,7 @@ def test_region_loss_knows_what_is_true_of_whom(flip):
     batch = make_batch()
     output = flip(batch)
     texts = TextCode(
-        (), output.subcaptions.flatten(0, 1), output.subcaptions.flatten(0, 1), batch.sub_negated.flatten(),
+        (), output.sub_captions.flatten(0, 1), output.sub_captions.flatten(0, 1), batch.sub_caption_negated.flatten(),
         output.gate.flatten(), output.margin.flatten(),
     )  # fmt: skip
     logits = flip._logits(output.patches, output.patch_mask, texts)
@@ -129,10 +129,10 @@ def test_region_loss_knows_what_is_true_of_whom(flip):
     for b in range(B):
         for owner in range(B):
             for k in range(K):
-                if not batch.sub_mask[owner, k]:
+                if not batch.sub_caption_mask[owner, k]:
                     continue
-                stated = bool((batch.caption_keys[b] == batch.sub_key[owner, k]).any())
-                true = (not batch.sub_false[owner, k]) if owner == b else stated
+                stated = bool((batch.caption_keys[b] == batch.sub_caption_keys[owner, k]).any())
+                true = (not batch.sub_caption_false[owner, k]) if owner == b else stated
                 logit = logits[b, owner * K + k]
                 (positive if true else negative).append(F.softplus(-logit if true else logit))
     expected = (torch.stack(positive).mean() + torch.stack(negative).mean()) / 2
@@ -163,7 +163,7 @@ def test_statement_contrast_equals_a_naive_loop():
         if true and len(true) < len(known):  # column 3 is true of all, column 5 of none: both silent
             log_prob = torch.log_softmax(logits[known, c], 0)
             losses.append(-sum(log_prob[known.index(b)] for b in true) / len(true))
-    torch.testing.assert_close(statement_nce(logits, truth), torch.stack(losses).mean())
+    torch.testing.assert_close(sub_caption_nce(logits, truth), torch.stack(losses).mean())
     assert len(losses) == 4
 
 

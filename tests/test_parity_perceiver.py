@@ -76,7 +76,7 @@ def test_image(batch: AlignBatch) -> None:
 def test_text(batch: AlignBatch, pooling: str) -> None:
     output = load(f"siglip_flair_{pooling}")(batch)
     assert_close(output.caption, EXPECTED[f"text_global_{pooling}"], name="text_global")
-    assert_close(output.subcaptions, EXPECTED[f"text_local_{pooling}"], name="text_local")
+    assert_close(output.sub_captions, EXPECTED[f"text_local_{pooling}"], name="text_local")
 
 
 @torch.no_grad()
@@ -141,7 +141,7 @@ def test_global_similarity_and_raw_sum(batch: AlignBatch) -> None:
 def test_text_conditioned_head(batch: AlignBatch) -> None:
     model = load()
     output = model(batch)
-    texts, index = output.subcaptions, EXPECTED["caption_indices"]
+    texts, index = output.sub_captions, EXPECTED["caption_indices"]
     assert model.region_head is not None
     found = model.region_head(texts.flatten(0, 1)[index], output.patches, output.patch_mask)
     unit = torch.nn.functional.normalize(found, dim=-1)
@@ -160,10 +160,10 @@ def test_weights_returned_with_the_loss_under_mean_pooling(batch: AlignBatch) ->
     model = load("siglip_flair_mean")
     output = model(batch)
     assert model.region_head is not None
-    weights = model.region_head.weights(output.subcaptions, output.patches, output.patch_mask).mean(dim=1)
+    weights = model.region_head.weights(output.sub_captions, output.patches, output.patch_mask).mean(dim=1)
     assert_close(weights, EXPECTED["flair_ret_weights_mean"])
     soft = load("siglip_softtopk_mean")(batch)
-    _, weights = region_losses.soft_top_k_pool(soft.subcaptions, soft.patches, soft.patch_mask, 6)
+    _, weights = region_losses.soft_top_k_pool(soft.sub_captions, soft.patches, soft.patch_mask, 6)
     assert_close(weights, EXPECTED["softtopk_ret_weights_mean"])
 
 
@@ -177,7 +177,7 @@ def test_slide_level_term(batch: AlignBatch) -> None:
 @torch.no_grad()
 def test_soft_top_k(batch: AlignBatch) -> None:
     output = load("siglip_softtopk_cls")(batch)
-    pooled, weights = region_losses.soft_top_k_pool(output.subcaptions, output.patches, output.patch_mask, 6)
+    pooled, weights = region_losses.soft_top_k_pool(output.sub_captions, output.patches, output.patch_mask, 6)
     assert_close(weights, EXPECTED["softtopk_selection_weights_cls"])
     assert_close(weights, EXPECTED["softtopk_ret_weights_cls"])
     kept = weights.topk(6).indices.sort().values
@@ -189,7 +189,7 @@ def test_soft_top_k(batch: AlignBatch) -> None:
 def test_released_grounding(batch: AlignBatch) -> None:
     """The released grounding path feeds the head features it was not trained on; ours uses the trained space."""
     model = load()
-    ids, mask = batch.sub_ids.flatten(0, 1), batch.sub_token_mask.flatten(0, 1)
+    ids, mask = batch.sub_caption_ids.flatten(0, 1), batch.sub_caption_token_mask.flatten(0, 1)
     texts = model.encode_texts(("",) * 12, ids, mask, torch.zeros(12, dtype=torch.bool))
     assert model.region_head is not None
     features = model.encode_patches(batch.patches, batch.patch_mask)[1]
@@ -219,7 +219,7 @@ def test_padding_never_matters(batch: AlignBatch, tag: str) -> None:
         clean,
         patches=batch.patches.masked_fill(~patch_mask.unsqueeze(-1), float("nan")),
         caption_ids=batch.caption_ids.masked_fill(~batch.caption_mask, 11),
-        sub_ids=batch.sub_ids.masked_fill(~batch.sub_token_mask, 13),
+        sub_caption_ids=batch.sub_caption_ids.masked_fill(~batch.sub_caption_token_mask, 13),
     )
     a, b = model(clean), model(dirty)
     assert torch.equal(a.slide, b.slide)

@@ -90,7 +90,7 @@ def test_embeddings(model: PublishedPathFLIP, batch: AlignBatch) -> None:
     assert_close(output.slide, EXPECTED["slide_embed"], name="slide_embed")
     assert_close(output.patches, EXPECTED["region_embed"], name="region_embed")
     assert_close(output.caption, EXPECTED["text_embed"], name="text_embed")
-    assert_close(output.subcaptions.flatten(0, 1), EXPECTED["subtext_embed"], name="subtext_embed")
+    assert_close(output.sub_captions.flatten(0, 1), EXPECTED["subtext_embed"], name="subtext_embed")
     assert_close(model.similarity(*codes(model, batch)) / 0.1, EXPECTED["sim_i2t"], 5e-4, name="sim_i2t")
     assert_close(model.similarity(*codes(model, batch)).T / 0.1, EXPECTED["sim_t2i"], 5e-4, name="sim_t2i")
 
@@ -137,7 +137,7 @@ def test_losses_and_every_gradient(model: PublishedPathFLIP, batch: AlignBatch) 
 @torch.no_grad()
 def test_region_head(model: PublishedPathFLIP, batch: AlignBatch) -> None:
     output = model(batch)
-    texts, index = output.subcaptions.flatten(0, 1), EXPECTED["caption_indices"]
+    texts, index = output.sub_captions.flatten(0, 1), EXPECTED["caption_indices"]
     attended = model.region_head(texts[index], output.patches, output.patch_mask)
     assert_close(attended, EXPECTED["fg_attended"], name="fg_attended")
     logits = model.logit_scale * torch.cosine_similarity(attended, texts[index], dim=-1)
@@ -161,7 +161,7 @@ def test_optional_head_with_norms(model: PublishedPathFLIP, batch: AlignBatch) -
     released |= {k.replace("pure_head.", "fg_head."): v for k, v in WEIGHTS.items() if k.startswith("pure_head.")}
     normed.load_state_dict(from_published(released, normed, "published"))
     output = normed(batch)
-    texts = output.subcaptions.flatten(0, 1)
+    texts = output.sub_captions.flatten(0, 1)
     out = normed.region_head(texts, output.patches, output.patch_mask)
     assert_close(out, EXPECTED["pure_head_out"], name="pure_head_out")
     weights = normed.region_head.weights(texts, output.patches, output.patch_mask).mean(dim=1)
@@ -172,7 +172,7 @@ def test_optional_head_with_norms(model: PublishedPathFLIP, batch: AlignBatch) -
 @pytest.mark.parametrize("bias", [-10.0, -3.0])
 def test_region_loss_with_bias(model: PublishedPathFLIP, batch: AlignBatch, bias: float) -> None:
     output = model(batch)
-    texts = output.subcaptions.flatten(0, 1)[EXPECTED["caption_indices"]]
+    texts = output.sub_captions.flatten(0, 1)[EXPECTED["caption_indices"]]
     attended = model.region_head(texts, output.patches, output.patch_mask)
     loss = text_conditioned(attended, texts, EXPECTED["fg_labels"].long(), 10.0, bias, "candidates")
     torch.testing.assert_close(loss, EXPECTED[f"loss_fg_bias{bias:.0f}"], rtol=LOSS, atol=0)
@@ -191,7 +191,7 @@ def test_region_loss_of_one_slide(model: PublishedPathFLIP) -> None:
 
 @torch.no_grad()
 def test_attention_of_texts_over_regions(model: PublishedPathFLIP, batch: AlignBatch) -> None:
-    ids, mask = batch.sub_ids.flatten(0, 1), batch.sub_token_mask.flatten(0, 1)
+    ids, mask = batch.sub_caption_ids.flatten(0, 1), batch.sub_caption_token_mask.flatten(0, 1)
     texts = model.encode_texts(("",) * 12, ids, mask, torch.zeros(12, dtype=torch.bool))
     weights = model.patch_similarity(codes(model, batch)[0], texts)
     own = torch.stack([weights[i, 4 * i : 4 * i + 4] for i in range(3)])
@@ -225,10 +225,10 @@ def test_released_region_loss_grows_with_the_batch(num_slides: int) -> None:
 
 @torch.no_grad()
 def test_repeated_statement_is_not_a_negative(batch: AlignBatch) -> None:
-    """Slide 1 holds, in its caption, a statement sampled for slide 0: released code calls it false of slide 1."""
+    """Slide 1 holds, in its caption, a sub-caption sampled for slide 0: released code calls it false of slide 1."""
     keys = torch.zeros(3, 4, dtype=torch.long)
     keys[0, 2] = 7
-    known = replace(batch, sub_key=keys, caption_keys=torch.tensor([[0], [7], [0]]))
+    known = replace(batch, sub_caption_keys=keys, caption_keys=torch.tensor([[0], [7], [0]]))
     output = load()(known)
     ours, released = (met_in_global_batch(output, known, None, False, repeats)[1] for repeats in (False, True))
     assert ours[1, 2] == 1
@@ -245,16 +245,18 @@ def test_padding_never_matters(model: PublishedPathFLIP, batch: AlignBatch) -> N
     patch_mask = torch.ones(3, 5, 7, dtype=torch.bool)
     patch_mask[0, :, 5:] = False
     patch_mask[1, 3:] = False
-    sub_mask = torch.ones(3, 4, dtype=torch.bool)
-    sub_mask[2, 3] = False
-    clean = replace(batch, patch_mask=patch_mask.flatten(1), sub_mask=sub_mask)
+    sub_caption_mask = torch.ones(3, 4, dtype=torch.bool)
+    sub_caption_mask[2, 3] = False
+    clean = replace(batch, patch_mask=patch_mask.flatten(1), sub_caption_mask=sub_caption_mask)
     dirty = replace(
         clean,
         patches=batch.patches.masked_fill(~patch_mask.flatten(1).unsqueeze(-1), float("nan")),
         caption_ids=batch.caption_ids.masked_fill(~batch.caption_mask, 11),
-        sub_ids=batch.sub_ids.masked_fill(~(batch.sub_token_mask & sub_mask.unsqueeze(-1)), 13),
+        sub_caption_ids=batch.sub_caption_ids.masked_fill(
+            ~(batch.sub_caption_token_mask & sub_caption_mask.unsqueeze(-1)), 13
+        ),
     )
-    index = published_candidates(sub_mask, torch.Generator().manual_seed(1))
+    index = published_candidates(sub_caption_mask, torch.Generator().manual_seed(1))
     a, b = model(clean), model(dirty)
     real_keys = a.patch_mask.unsqueeze(-1)
     assert torch.equal(a.slide, b.slide)

@@ -15,7 +15,7 @@ from pathflip.inference import ground, load
 from pathflip.models import build_config
 from pathflip.recipes.align import RECIPES, AlignRecipe, align_base, find_recipe
 from pathflip.recipes.settings import with_settings
-from pathflip.text.statements import parse_statement
+from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.train.align_run import train_align
 from pathflip.types import Caption, SlideFeatures
 from text_encoder_files import encoder_folder
@@ -118,7 +118,7 @@ def small_cohort(folder, rng, count=8):
         slide = SlideFeatures(name, features, coords, np.ones(12, bool), info, TileSpec(256, 0.5), "e")
         files.append(folder / f"{name}.h5")
         write_features(files[-1], slide)
-        captions.append(Caption(name, f"patient-{i}", text, (parse_statement(text),)))
+        captions.append(Caption(name, f"patient-{i}", text, (parse_sub_caption(text),)))
     return files, captions
 
 

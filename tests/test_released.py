@@ -102,7 +102,7 @@ def check_outputs_of_variant_one(model: Any) -> None:
     assert_close(output.slide, expected["slide_embed"], name="slide_embed")
     assert_close(output.patches, expected["region_embed"], name="region_embed")
     assert_close(output.caption, expected["text_embed"], name="text_embed")
-    assert_close(output.subcaptions.flatten(0, 1), expected["subtext_embed"], name="subtext_embed")
+    assert_close(output.sub_captions.flatten(0, 1), expected["subtext_embed"], name="subtext_embed")
     losses = model.losses(output, batch, sort_candidates(expected["caption_offsets"], 4))
     torch.testing.assert_close(sum(losses.values()), expected["loss"], rtol=LOSS, atol=0)
 
@@ -116,7 +116,7 @@ def check_outputs_of_variant_two(model: Any, pooling: str = "mean") -> None:
     assert_close(output.slide, expected["image_global"], name="image_global")
     assert_close(output.patches, expected["image_local"], name="image_local")
     assert_close(output.caption, expected[f"text_global_{pooling}"], name="text_global")
-    assert_close(output.subcaptions, expected[f"text_local_{pooling}"], name="text_local")
+    assert_close(output.sub_captions, expected[f"text_local_{pooling}"], name="text_local")
     losses = model.losses(output, batch, sort_candidates(expected["caption_offsets"], 4))
     torch.testing.assert_close(sum(losses.values()), expected[f"loss.siglip_flair_{pooling}"], rtol=LOSS, atol=0)
 

@@ -29,9 +29,9 @@ def test_jsonl_with_aliases(tmp_path):
         "TCGA-DK-A3IS-01Z-00-DX1.31CABE32-36D7-4920",
     ]
     assert [caption.patient for caption in captions] == ["p1", "case2", "TCGA-DK-A3IS"]
-    first = captions[0].subcaptions
-    assert [statement.text for statement in first] == ["No necrosis is seen.", "Margins are free at 1.5 cm."]
-    assert [(statement.visual, statement.negated) for statement in first] == [(True, True), (False, True)]
+    first = captions[0].sub_captions
+    assert [sub_caption.text for sub_caption in first] == ["No necrosis is seen.", "Margins are free at 1.5 cm."]
+    assert [(sub_caption.visual, sub_caption.negated) for sub_caption in first] == [(True, True), (False, True)]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -43,7 +43,7 @@ def test_csv(tmp_path, delimiter, bom):
     path.write_bytes((bom + "\r\n".join([header, *rows])).encode())
     (caption,) = read_captions(path)
     assert (caption.slide_id, caption.patient) == ("s1", "p")
-    assert [statement.text for statement in caption.subcaptions] == ["One, two; three.", "Four.", "Five."]
+    assert [sub_caption.text for sub_caption in caption.sub_captions] == ["One, two; three.", "Four.", "Five."]
 
 
 def test_ready_made_statements(tmp_path):
@@ -58,12 +58,17 @@ def test_ready_made_statements(tmp_path):
     ]
     one, two, three = read_captions(write_rows(tmp_path / "captions.jsonl", rows))
     assert one.text == "Report."
-    assert one.subcaptions[0].negated
-    assert one.subcaptions[1].box == Box(1, 2, 3, 4)
+    assert one.sub_captions[0].negated
+    assert one.sub_captions[1].box == Box(1, 2, 3, 4)
     assert two.text == "Glands fuse."
-    assert two.subcaptions[0].concept == "glands"
-    statement = three.subcaptions[0]
-    assert (statement.content, statement.visual, statement.negated, statement.concept) == ("c", False, True, "k")
+    assert two.sub_captions[0].concept == "glands"
+    sub_caption = three.sub_captions[0]
+    assert (sub_caption.content, sub_caption.visual, sub_caption.negated, sub_caption.concept) == (
+        "c",
+        False,
+        True,
+        "k",
+    )
 
 
 def test_llava_json_list(tmp_path):
@@ -71,7 +76,7 @@ def test_llava_json_list(tmp_path):
     path = tmp_path / "slidebench.json"
     path.write_text(json.dumps([{"image": ["d/s.csv"], "conversations": turns}]))
     (caption,) = read_captions(path)
-    assert (caption.slide_id, len(caption.subcaptions)) == ("s", 2)
+    assert (caption.slide_id, len(caption.sub_captions)) == ("s", 2)
 
 
 def test_round_trip(tmp_path):
@@ -169,4 +174,4 @@ def test_slidebench(real_data):
     assert captions[0].slide_id == "TCGA-DK-A3IS-01Z-00-DX1.31CABE32-36D7-4920-BF5A-9C9D8B54320F"
     assert captions[0].patient == "TCGA-DK-A3IS"
     assert sum(len(split_sentences(caption.text)) for caption in captions) == 5377
-    assert sum(len(caption.subcaptions) for caption in captions) > 5377  # sentences of two polarities give two
+    assert sum(len(caption.sub_captions) for caption in captions) > 5377  # sentences of two polarities give two

@@ -7,15 +7,15 @@ import pytest
 
 from pathflip.text.checkboxes import checked_lines
 from pathflip.text.language_detection import MIXED, language_of
-from pathflip.text.statements import parse_statement, statements_of
+from pathflip.text.sub_captions import parse_sub_caption, sub_captions_of
 
-EXAMPLES = json.loads((Path(__file__).parent / "fixtures" / "text" / "statements.json").read_text(encoding="utf-8"))
+EXAMPLES = json.loads((Path(__file__).parent / "fixtures" / "text" / "sub_captions.json").read_text(encoding="utf-8"))
 MEANS = {"present": "affirmed", "absent": "denied", "uncertain": "undecided"}
 SUPPORTED = ("en", "de", "fr", "es", "ja")
 
 
 def stated_of(example, finding: str) -> set[str]:
-    return {s.polarity for s in statements_of(example["text"]) if s.visual and finding.lower() in s.text.lower()}
+    return {s.polarity for s in sub_captions_of(example["text"]) if s.visual and finding.lower() in s.text.lower()}
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda e: e["text"])
@@ -34,13 +34,13 @@ def test_findings_and_visibility_are_read():
     right = [stated_of(e, f["finding"]) == {MEANS[f["polarity"]]} for e, f in findings]
     assert len(findings) > 180
     assert sum(right) >= 0.95 * len(right)
-    visible = [any(s.visual for s in statements_of(e["text"])) == e["visible"] for e in EXAMPLES]
+    visible = [any(s.visual for s in sub_captions_of(e["text"])) == e["visible"] for e in EXAMPLES]
     assert sum(visible) >= 0.95 * len(visible)
 
 
 def test_two_signs_are_two_sub_captions_with_their_places():
     text = "Cribriform glands are present but no necrosis."
-    glands, necrosis = statements_of(text)
+    glands, necrosis = sub_captions_of(text)
     assert (glands.content, glands.polarity, necrosis.content, necrosis.polarity) == (
         "cribriform glands are present", "affirmed", "necrosis", "denied"
     )  # fmt: skip
@@ -48,11 +48,11 @@ def test_two_signs_are_two_sub_captions_with_their_places():
 
 
 def test_what_is_set_aside_has_its_reason():
-    seen, aside = statements_of("Vascular invasion is seen, although margins are free.")
+    seen, aside = sub_captions_of("Vascular invasion is seen, although margins are free.")
     assert (seen.visual, aside.visual, aside.reason) == (True, False, "margins")
-    assert parse_statement("Invasion cannot be excluded.").reason == "doubt"
-    assert parse_statement("Non si osserva necrosi.").reason == "language: it"
-    assert not parse_statement("Invasion cannot be excluded.").decided
+    assert parse_sub_caption("Invasion cannot be excluded.").reason == "doubt"
+    assert parse_sub_caption("Non si osserva necrosi.").reason == "language: it"
+    assert not parse_sub_caption("Invasion cannot be excluded.").decided
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_boxes(text, label, ticked):
 
 
 def test_two_questions_in_a_row():
-    first, second = statements_of("Necrosis: [x] Present [ ] Absent; Ulceration: [ ] Present [x] Absent")
+    first, second = sub_captions_of("Necrosis: [x] Present [ ] Absent; Ulceration: [ ] Present [x] Absent")
     assert (first.content, first.polarity, second.polarity) == ("necrosis: present", "affirmed", "denied")
     assert "Ulceration" not in first.text
 
@@ -85,7 +85,7 @@ def test_no_boxes(text):
 
 @pytest.mark.parametrize("text", ["Necrosis: [ ] Present [ ] Absent", "Necrosis: [x] Present [x] Absent"])
 def test_no_tick_or_two_are_undecided(text):
-    assert parse_statement(text).undecided
+    assert parse_sub_caption(text).undecided
 
 
 @pytest.mark.parametrize(

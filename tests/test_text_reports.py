@@ -23,7 +23,7 @@ def test_what_a_slide_of_a_part_shows(example):
     learnt = [s.text.lower() for s in stated if s.decided]
     for quote in example["not_on_this_slide"]:
         assert not [text for text in learnt if quote.lower().strip(".") in text], quote
-    for one in report.statements:
+    for one in report.all_sub_captions:
         assert "".join(one.text.split())[:12] in "".join(report.text[slice(*one.place)].split())
 
 
@@ -36,7 +36,7 @@ def test_a_plain_caption_is_read_as_its_sentences():
         ("no necrosis.", "denied", True),
         ("The margins are free.", "denied", False),
     ]
-    assert [text[slice(*s.place)] for s in report.statements] == [s.text for s in report.statements]
+    assert [text[slice(*s.place)] for s in report.all_sub_captions] == [s.text for s in report.all_sub_captions]
 
 
 MANY_PARTS = (
@@ -105,14 +105,14 @@ def test_markup_comes_off_and_is_noted():
 
 def test_boxes_on_lines_of_their_own():
     report = read_report("Perineural invasion:\n  [ ] Present\n  [x] Not identified\nNecrosis: absent\n")
-    assert [(s.polarity, s.content) for s in report.statements] == [
+    assert [(s.polarity, s.content) for s in report.all_sub_captions] == [
         ("denied", "perineural invasion: identified"),
         ("denied", "necrosis: present"),
     ]
 
 
 def test_two_languages_in_one_sentence_are_undecided():
-    (one,) = read_report("Keine Nekrosen, the tumour is solid and no mitoses are seen").statements[:1]
+    (one,) = read_report("Keine Nekrosen, the tumour is solid and no mitoses are seen").all_sub_captions[:1]
     assert (one.polarity, one.reason) == ("undecided", "language: mixed")
 
 
@@ -134,12 +134,12 @@ def test_two_languages_in_one_sentence_are_undecided():
 )
 def test_odd_texts_are_read(text):
     report = read_report(text)
-    assert all(0 <= s.place[0] <= s.place[1] <= len(report.text) for s in report.statements)
+    assert all(0 <= s.place[0] <= s.place[1] <= len(report.text) for s in report.all_sub_captions)
     assert not any(s.decided for s in report.sub_captions("A") if s.text.strip("[]x ()A.:") == "")
 
 
 def test_a_long_report_is_read_in_seconds():
     text = "The tumour shows necrosis and no mitoses are seen in it. " * 1200
     start = time.perf_counter()
-    assert len(read_report(text).statements) == 2400
+    assert len(read_report(text).all_sub_captions) == 2400
     assert time.perf_counter() - start < 20

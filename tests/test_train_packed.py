@@ -14,7 +14,7 @@ from pathflip.features import write_features
 from pathflip.geometry import SlideInfo, TileSpec
 from pathflip.recipes.align import find_recipe
 from pathflip.recipes.settings import with_settings
-from pathflip.text.statements import parse_statement
+from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.train import read_metrics
 from pathflip.train.align_run import train_align
 from pathflip.types import Caption, SlideFeatures
@@ -38,7 +38,7 @@ def cohort(tmp_path):
     (tmp_path / "features").mkdir()
     files = [slide(tmp_path / "features" / f"s{i}.h5", i) for i in range(8)]
     captions = [
-        Caption(file.stem, f"p-{file.stem}", WORDS[i % 4], (parse_statement(WORDS[i % 4]),))
+        Caption(file.stem, f"p-{file.stem}", WORDS[i % 4], (parse_sub_caption(WORDS[i % 4]),))
         for i, file in enumerate(files)
     ]
     return files, captions

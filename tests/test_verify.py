@@ -15,7 +15,7 @@ from pathflip.errors import CaptionError, CheckpointError, ConfigError
 from pathflip.evaluate.simulated.planted_errors import plant_errors, study_verification
 from pathflip.evaluate.verifier_calibration import calibrate
 from pathflip.inference import Aligned, ground
-from pathflip.text.statements import parse_statement
+from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.verify import read_calibration, verify_report, write_calibration, write_verification
 from pathflip.verify.calibration import FILE_NAME
 from pathflip.verify.heatmaps import encoded_once, heatmaps
@@ -56,7 +56,7 @@ def test_alternatives_stand_in_the_same_places_and_are_no_findings(cohort):
     assert "extensive" in lexicon.alternatives["focal"]
     assert "necrosis" not in lexicon.alternatives
     assert {"necrosis", "calcification", "adipose tissue"} <= {finding.name for finding in lexicon.findings}
-    assert all(parse_statement(ask).visual for finding in lexicon.findings for ask in finding.asks)
+    assert all(parse_sub_caption(ask).visual for finding in lexicon.findings for ask in finding.asks)
 
 
 def test_the_order_of_captions_does_not_matter(cohort):
@@ -75,7 +75,7 @@ def test_rewordings_replace_the_longest_phrase_only():
 
 def test_denials_name_their_findings_and_nothing_else():
     def named(sentence):
-        return denied_phrases(parse_statement(sentence))
+        return denied_phrases(parse_sub_caption(sentence))
 
     assert named("Neither mucin pools nor calcification can be identified.") == ["mucin pools", "calcification"]
     assert named("There is no evidence of adipose tissue.") == ["adipose tissue"]
@@ -325,7 +325,7 @@ def test_a_sentence_that_stands_twice_is_judged_twice_alike(model, case, calibra
 
 def test_the_page_says_what_the_json_says(model, case, calibration, tmp_path):
     sentences = ["Necrosis is present.", "Keratin pearls <b>are</b> present.", "Stage pT2 N0.", "No necrosis is seen."]
-    found = verify_report(model, case, [parse_statement(s) for s in sentences], calibration)
+    found = verify_report(model, case, [parse_sub_caption(s) for s in sentences], calibration)
     thumbnail = np.full((96, 96, 3), 200, np.uint8)
     page, data, shapes = write_verification(found, model, case, tmp_path, thumbnail=thumbnail, note="A caution.")
     html, row = page.read_text(encoding="utf-8"), json.loads(data.read_text(encoding="utf-8"))

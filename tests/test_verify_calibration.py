@@ -69,10 +69,10 @@ def test_made_false_statements_are_false(cohort):
     lexicon = learn_lexicon(cohort["train"][1])
     examples = sub_caption_examples(captions, lexicon, np.random.default_rng(0))
     assert examples.truth.mean() == 0.5
-    for statement, row, true in zip(examples.sub_captions, examples.slide, examples.truth, strict=True):
-        own = {(s.content, s.negated) for s in captions[row].subcaptions}
-        assert ((statement.content, statement.negated) in own) == true
-        assert statement.visual
+    for sub_caption, row, true in zip(examples.sub_captions, examples.slide, examples.truth, strict=True):
+        own = {(s.content, s.negated) for s in captions[row].sub_captions}
+        assert ((sub_caption.content, sub_caption.negated) in own) == true
+        assert sub_caption.visual
     again = sub_caption_examples(captions, lexicon, np.random.default_rng(0))
     assert again.sub_captions == examples.sub_captions
 
@@ -85,9 +85,9 @@ def test_findings_of_other_reports_are_not_those_of_this_one(cohort):
     lexicon = learn_lexicon(cohort["train"][1])
     examples = sub_caption_examples(captions, lexicon, np.random.default_rng(0))
     wrong = total = 0
-    for statement, row, true in zip(examples.sub_captions, examples.slide, examples.truth, strict=True):
-        named = [c for name, c in NAMES_OF.items() if name in statement.content]
-        if true or statement.negated or not named or any(name in captions[row].text.lower() for name in NAMES_OF):
+    for sub_caption, row, true in zip(examples.sub_captions, examples.slide, examples.truth, strict=True):
+        named = [c for name, c in NAMES_OF.items() if name in sub_caption.content]
+        if true or sub_caption.negated or not named or any(name in captions[row].text.lower() for name in NAMES_OF):
             continue
         total += 1
         wrong += any(truths[row].measured[concept].present for concept in named)

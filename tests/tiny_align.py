@@ -39,15 +39,15 @@ class TinyAlign(nn.Module):
         patches = self.dropout(self.patch(batch.patches))
         mask = batch.patch_mask
         slide = (patches * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        return AlignOutput(slide, self._read(batch.caption_ids), patches, mask, self._read(batch.sub_ids))
+        return AlignOutput(slide, self._read(batch.caption_ids), patches, mask, self._read(batch.sub_caption_ids))
 
     def _read(self, ids: Tensor) -> Tensor:
         return self.text(self.dropout(self.words(ids).mean(-2)))
 
     def losses(self, output: AlignOutput, batch: AlignBatch) -> dict[str, Tensor]:
         slide = info_nce(output.slide, output.caption, self.logit_scale.exp())
-        subs = F.normalize(gather_with_grad(output.subcaptions).mean(1), dim=-1)
-        region = info_nce(output.patches.mean(1), output.subcaptions.mean(1), self.logit_scale.exp())
+        subs = F.normalize(gather_with_grad(output.sub_captions).mean(1), dim=-1)
+        region = info_nce(output.patches.mean(1), output.sub_captions.mean(1), self.logit_scale.exp())
         return {"slide": slide, "region": region + 0.1 * subs.square().sum(-1).mean()}
 
 
@@ -56,7 +56,7 @@ def make_batch(indices: list[int], rng: np.random.Generator) -> AlignBatch:
     root = int(rng.integers(2**62))
     rows = [_slide(i, root) for i in indices]
     columns = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-    size, subs = len(indices), columns["sub_ids"].shape[1]
+    size, subs = len(indices), columns["sub_caption_ids"].shape[1]
     flags = torch.zeros(size, subs, dtype=torch.bool)
     return AlignBatch(
         slide_ids=tuple(f"slide-{i:02d}" for i in indices),
@@ -64,12 +64,12 @@ def make_batch(indices: list[int], rng: np.random.Generator) -> AlignBatch:
         context=None,
         position=None,
         caption_mask=torch.ones_like(columns["caption_ids"], dtype=torch.bool),
-        sub_token_mask=torch.ones_like(columns["sub_ids"], dtype=torch.bool),
-        sub_mask=~flags,
-        sub_negated=flags,
-        sub_visual=~flags,
-        sub_false=flags,
-        sub_key=torch.ones(size, subs, dtype=torch.long),
+        sub_caption_token_mask=torch.ones_like(columns["sub_caption_ids"], dtype=torch.bool),
+        sub_caption_mask=~flags,
+        sub_caption_negated=flags,
+        sub_caption_visual=~flags,
+        sub_caption_false=flags,
+        sub_caption_keys=torch.ones(size, subs, dtype=torch.long),
         caption_keys=torch.ones(size, 2, dtype=torch.long),
         **columns,
     )
@@ -84,7 +84,7 @@ def _slide(index: int, root: int) -> dict[str, Tensor]:
         "patches": torch.from_numpy(patches * mask[..., None]).float(),
         "patch_mask": torch.from_numpy(mask),
         "caption_ids": torch.from_numpy(own.integers(0, VOCABULARY, 5)),
-        "sub_ids": torch.from_numpy(own.integers(0, VOCABULARY, (2, 4))),
+        "sub_caption_ids": torch.from_numpy(own.integers(0, VOCABULARY, (2, 4))),
     }
 
 

@@ -14,9 +14,9 @@ def make_batch(seed=0) -> AlignBatch:
     patch_mask[:, 0] = True
     lengths = torch.randint(2, U + 1, (B, K, 1), generator=g)
     caption_lengths = torch.randint(3, T + 1, (B, 1), generator=g)
-    sub_mask = torch.ones(B, K, dtype=torch.bool)
-    sub_mask[1, 2] = False
-    token_mask = (torch.arange(U) < lengths) & sub_mask[..., None]
+    sub_caption_mask = torch.ones(B, K, dtype=torch.bool)
+    sub_caption_mask[1, 2] = False
+    token_mask = (torch.arange(U) < lengths) & sub_caption_mask[..., None]
     return AlignBatch(
         slide_ids=tuple("abc"),
         patches=torch.randn(B, N, D, generator=g),
@@ -25,13 +25,13 @@ def make_batch(seed=0) -> AlignBatch:
         position=torch.rand(B, N, 2, generator=g),
         caption_ids=torch.randint(4, V, (B, T), generator=g),
         caption_mask=torch.arange(T) < caption_lengths,
-        sub_ids=torch.randint(4, V, (B, K, U), generator=g),
-        sub_token_mask=token_mask,
-        sub_mask=sub_mask,
-        sub_negated=torch.tensor([[0, 1, 0], [0, 0, 0], [1, 0, 0]], dtype=torch.bool),
-        sub_visual=sub_mask,
-        sub_false=torch.tensor([[0, 0, 1], [0, 0, 0], [0, 0, 0]], dtype=torch.bool),
-        sub_key=torch.tensor([[1, 2, 3], [1, 5, 0], [6, 7, 8]]),
+        sub_caption_ids=torch.randint(4, V, (B, K, U), generator=g),
+        sub_caption_token_mask=token_mask,
+        sub_caption_mask=sub_caption_mask,
+        sub_caption_negated=torch.tensor([[0, 1, 0], [0, 0, 0], [1, 0, 0]], dtype=torch.bool),
+        sub_caption_visual=sub_caption_mask,
+        sub_caption_false=torch.tensor([[0, 0, 1], [0, 0, 0], [0, 0, 0]], dtype=torch.bool),
+        sub_caption_keys=torch.tensor([[1, 2, 3], [1, 5, 0], [6, 7, 8]]),
         caption_keys=torch.tensor([[1, 2, 0], [1, 5, 9], [6, 7, 8]]),
     )
 

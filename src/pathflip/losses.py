@@ -30,7 +30,7 @@ __all__ = [
     "own_labels",
     "pair_losses",
     "share_of_global",
-    "statement_labels",
+    "sub_caption_labels",
     "true_captions",
 ]
 
@@ -182,7 +182,7 @@ def balanced_sigmoid(
     return 0.5 * (means[0] + means[1])
 
 
-# ---------------------------------------------------------------------------------------------- statements and keys
+# ---------------------------------------------------------------------------------------------- sub-captions and keys
 
 
 def equal_captions(
@@ -206,7 +206,7 @@ def true_captions(
     that was drawn is.
 
     Args:
-        truth: of :func:`statement_labels`. counted: sub-captions that make up their caption. equal: of
+        truth: of :func:`sub_caption_labels`. counted: sub-captions that make up their caption. equal: of
             :func:`equal_captions`.
     """
     true = ((truth > 0).view(len(truth), *counted.shape) | ~counted).all(dim=-1) & counted.any(dim=-1)
@@ -214,34 +214,34 @@ def true_captions(
     return true if equal is None else true | equal
 
 
-def statement_labels(
+def sub_caption_labels(
     caption_keys: Int[Tensor, "B J"],
-    sub_key: Int[Tensor, "G K"],
-    sub_mask: Bool[Tensor, "G K"],
-    sub_false: Bool[Tensor, "G K"],
+    sub_caption_keys: Int[Tensor, "G K"],
+    sub_caption_mask: Bool[Tensor, "G K"],
+    sub_caption_false: Bool[Tensor, "G K"],
     first_slide: int = 0,
     equal: Bool[Tensor, "B G"] | None = None,
     part_keys: Int[Tensor, "G K R"] | None = None,
 ) -> Int[Tensor, "B C"]:
-    """Which of the G·K statements of the global batch are true of each of B slides.
+    """Which of the G·K sub-captions of the global batch are true of each of B slides.
 
-    A slide's own statements are true unless made false by rule; another slide's are false unless the same statement
+    A slide's own sub-captions are true unless made false by rule; another slide's are false unless the same sub-caption
     (by key; 0 is no key) stands in this slide's caption; padding gets 0. Rows are slides ``first_slide`` onwards.
 
     Args:
         equal: slides whose whole captions are equal (:func:`equal_captions`): what is true of one is of the other.
         part_keys: of merged sentences: merges of sentences that all stand in a caption are true of its slide.
     """
-    num_slides, (num_all, num_subcaptions) = len(caption_keys), sub_key.shape
-    keys = sub_key.reshape(-1)
+    num_slides, (num_all, num_sub_captions) = len(caption_keys), sub_caption_keys.shape
+    keys = sub_caption_keys.reshape(-1)
     known = (caption_keys.unsqueeze(2) == keys).any(dim=1) & (keys != 0)
     if part_keys is not None:
         parts = part_keys.flatten(0, 1)
         stands = (caption_keys[:, None, None, :] == parts[None, :, :, None]).any(dim=-1)
         known = known | ((stands | (parts == 0)).all(dim=-1) & (parts != 0).any(dim=-1))
     if equal is not None:
-        known = known | (equal.repeat_interleave(num_subcaptions, dim=1) & ~sub_false.reshape(-1))
-    owner = torch.arange(num_all, device=keys.device).repeat_interleave(num_subcaptions)
+        known = known | (equal.repeat_interleave(num_sub_captions, dim=1) & ~sub_caption_false.reshape(-1))
+    owner = torch.arange(num_all, device=keys.device).repeat_interleave(num_sub_captions)
     rows = torch.arange(num_slides, device=keys.device).unsqueeze(1) + first_slide
-    true = torch.where(owner == rows, ~sub_false.reshape(-1).expand_as(known), known)
-    return (2 * true.long() - 1) * sub_mask.reshape(-1).long()
+    true = torch.where(owner == rows, ~sub_caption_false.reshape(-1).expand_as(known), known)
+    return (2 * true.long() - 1) * sub_caption_mask.reshape(-1).long()

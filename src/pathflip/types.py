@@ -74,7 +74,7 @@ class SlideFeatures:
 
 @dataclass(frozen=True)
 class SubCaption:
-    """One statement of a report.
+    """One sub-caption of a report.
 
     Attributes:
         text: the sentence, or the clause, as written.
@@ -117,12 +117,12 @@ class SubCaption:
 
 @dataclass(frozen=True)
 class Caption:
-    """A slide's report: whole, and as statements in reading order."""
+    """A slide's report: whole, and as sub-captions in reading order."""
 
     slide_id: str
     patient: str
     text: str
-    subcaptions: tuple[SubCaption, ...]
+    sub_captions: tuple[SubCaption, ...]
 
 
 @dataclass(frozen=True)
@@ -192,10 +192,10 @@ class AlignBatch(_Tensors):
     ``regions`` groups the patches for the published models: row l holds the places of its patches in N, -1 where
     a slot is empty; None where the batch knows no regions.
 
-    ``sub_*`` describe K statements a slide: single sentences or merges of some. ``sub_false`` marks statements
-    made by rule to be untrue of the slide (hard negatives). ``sub_key`` identifies a statement across slides and
-    processes, ``caption_keys`` lists all statements of a slide's caption (0 pads): a candidate whose key stands
-    there, or each of whose ``sub_part_keys`` does (of merged sentences), is true of that slide, whoever it was
+    ``sub_caption_*`` describe K sub-captions a slide: single sentences or merges of some. ``sub_caption_false`` marks
+    those made by rule to be untrue of the slide (hard negatives). ``sub_caption_keys`` identifies a sub-caption across
+    slides and processes, ``caption_keys`` lists all of a slide's caption (0 pads): a candidate whose key stands there,
+    or each of whose ``sub_caption_part_keys`` does (of merged sentences), is true of that slide, whoever it was
     sampled for. Slides of equal ``caption_key`` have the same report.
     """
 
@@ -206,19 +206,19 @@ class AlignBatch(_Tensors):
     position: Float[Tensor, "B N 2"] | None
     caption_ids: Int[Tensor, "B T"]
     caption_mask: Bool[Tensor, "B T"]
-    sub_ids: Int[Tensor, "B K U"]
-    sub_token_mask: Bool[Tensor, "B K U"]
-    sub_mask: Bool[Tensor, "B K"]
-    sub_negated: Bool[Tensor, "B K"]
-    sub_visual: Bool[Tensor, "B K"]
-    sub_false: Bool[Tensor, "B K"]
-    sub_key: Int[Tensor, "B K"]
+    sub_caption_ids: Int[Tensor, "B K U"]
+    sub_caption_token_mask: Bool[Tensor, "B K U"]
+    sub_caption_mask: Bool[Tensor, "B K"]
+    sub_caption_negated: Bool[Tensor, "B K"]
+    sub_caption_visual: Bool[Tensor, "B K"]
+    sub_caption_false: Bool[Tensor, "B K"]
+    sub_caption_keys: Int[Tensor, "B K"]
     caption_keys: Int[Tensor, "B J"]
     caption_key: Int[Tensor, " B"] | None = None
-    sub_part_keys: Int[Tensor, "B K R"] | None = None
+    sub_caption_part_keys: Int[Tensor, "B K R"] | None = None
     regions: Int[Tensor, "B L S"] | None = None
     caption_vectors: Float[Tensor, "B P"] | None = None
-    sub_vectors: Float[Tensor, "B K P"] | None = None
+    sub_caption_vectors: Float[Tensor, "B K P"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,7 +234,7 @@ class AlignOutput(_Tensors):
     caption: Float[Tensor, "B E"]
     patches: Float[Tensor, "B M E"]
     patch_mask: Bool[Tensor, "B M"]
-    subcaptions: Float[Tensor, "B K E"]
+    sub_captions: Float[Tensor, "B K E"]
     gate: Float[Tensor, "B K"] | None = None
     margin: Float[Tensor, "B K"] | None = None
 
@@ -285,8 +285,8 @@ class AlignModel(Protocol):
     """It needs patches grouped into regions, and compares texts with these: ``SlideCode.patches`` has a row a region,
     not a patch."""
 
-    captions_are_statements: bool
-    """True: a caption's embedding is the mean over its statements' ``TextCode.caption``. False: it is encoded whole."""
+    captions_are_sub_captions: bool
+    """True: a caption's embedding is the mean over its sub-captions' ``TextCode.caption``. Else it is encoded whole."""
 
     def __call__(self, batch: AlignBatch) -> AlignOutput:
         """Encode both sides."""

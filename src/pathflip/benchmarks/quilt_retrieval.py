@@ -53,7 +53,7 @@ def run(inputs: Inputs) -> Outcome:
         for what, matrix in (
             ("combined", found.scores),
             ("whole slide", found.whole),
-            ("sub-captions", found.statements),
+            ("sub-captions", found.sub_captions),
         )
         for score in recall_scores(np.asarray(matrix), texts, patients, KS, inputs, what=what, item="crop")
     ]

@@ -38,10 +38,10 @@ def run(inputs: Inputs) -> Outcome:
     found = retrieve(model, [encoded[c.slide_id] for c in scored], texts)
     organ_of = organs_of(inputs.data)
     organs = [organ_of.get(c.slide_id, "") for c in scored]
-    matrices = {"combined": found.scores, "whole slide": found.whole, "sub-captions": found.statements}
+    matrices = {"combined": found.scores, "whole slide": found.whole, "sub-captions": found.sub_captions}
     if inputs.gallery_normalised:
         for name, axis in (("slides", 0), ("captions", 1)):
-            normalised = retrieval_scores(found.whole, found.statements, axis=axis)
+            normalised = retrieval_scores(found.whole, found.sub_captions, axis=axis)
             matrices[f"gallery-normalised over {name}"] = normalised
     scores = [
         score

@@ -172,7 +172,7 @@ def _decompose(texts: Any, spec: "DecomposeSpec", out: Path, keep_unsupported: b
 
 
 def _decomposed_line(row: Mapping[str, Any]) -> str:
-    line = f"{row['reports']} reports, {row['statements']} sub-captions ({row['visual']} visible) → {row['out']}"
+    line = f"{row['reports']} reports, {row['subcaptions']} sub-captions ({row['visual']} visible) → {row['out']}"
     if "requests" in row:
         line += f"; {row['flagged']} flagged as not supported, {row['covered']:.0%} of the reports' words held"
         line += f"; {row['requests']} requests, {row['from_cache']} reports from the cache"

@@ -1,1 +1,1 @@
-"""Files to batches: patches grouped into regions, captions into statements, both into padded tensors."""
+"""Files to batches: patches grouped into regions, captions into sub-captions, both into padded tensors."""

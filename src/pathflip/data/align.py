@@ -9,70 +9,72 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Int
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from pathflip.data.cases import Item, pair_reports, with_findings
 from pathflip.data.patches import DrawnPatches, PatchReader, PatchRows
 from pathflip.data.whole_files import WholeFiles
 from pathflip.errors import CaptionError, ConfigError
-from pathflip.text.flips import flipped_statement
+from pathflip.text.flips import flipped_sub_caption
 from pathflip.text.pretrained import PretrainedText
 from pathflip.text.sampling import merge_sentences, sample_merges
-from pathflip.text.statements import parse_statement
+from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.text.tokenizer import Tokenizer
 from pathflip.types import AlignBatch, Caption, SubCaption
 
-__all__ = ["AlignDataset", "TextSpec", "statement_key", "text_to_encode"]
+__all__ = ["AlignDataset", "TextSpec", "sub_caption_key", "text_to_encode"]
 
 
 class TextSpec(BaseModel):
     """How captions become model input, in training and afterwards alike (stored in the checkpoint).
 
+    Older checkpoints call two of them ``num_subcaptions`` and ``statement_tokens``; both names are read.
+
     Attributes:
-        num_subcaptions: K, statements drawn a slide and step.
-        num_flips: statements made untrue by rule, added as hard negatives.
-        sampler: "sentences" draws single statements; "published" draws merges of 1-3 sentences.
-        polarity: encode what a statement speaks of and carry its negation as a sign ("no necrosis" is "necrosis",
+        num_sub_captions: K, sub-captions drawn a slide and step.
+        num_flips: sub-captions made untrue by rule, added as hard negatives.
+        sampler: "sentences" draws single sub-captions; "published" draws merges of 1-3 sentences.
+        polarity: encode what a sub-caption speaks of and carry its negation as a sign ("no necrosis" is "necrosis",
             negated); False gives the text encoder the sentence as written.
-        visual_only: draw the statements a slide can show first, others only where there are none; and let the
-            others score nothing afterwards (rules of ``pathflip.text.statements``).
-        caption_tokens, statement_tokens: longest text kept, in tokens.
+        visual_only: draw the sub-captions a slide can show first, others only where there are none; and let the
+            others score nothing afterwards (rules of ``pathflip.text.sub_captions``).
+        caption_tokens, sub_caption_tokens: longest text kept, in tokens.
         pretrained: a pretrained text encoder beside the tower from scratch: a name of
             ``pathflip.text.pretrained.KNOWN`` or a folder; empty for none. pretrained_digest: SHA-256 of its weights.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_subcaptions: int = Field(8, ge=1)
+    num_sub_captions: int = Field(8, ge=1, validation_alias=AliasChoices("num_sub_captions", "num_subcaptions"))
     num_flips: int = Field(0, ge=0)
     sampler: Literal["sentences", "published"] = "sentences"
     polarity: bool = True
     visual_only: bool = True
     caption_tokens: int = Field(384, ge=8)
-    statement_tokens: int = Field(64, ge=8)
+    sub_caption_tokens: int = Field(64, ge=8, validation_alias=AliasChoices("sub_caption_tokens", "statement_tokens"))
     pretrained: str = ""
     pretrained_digest: str = ""
 
 
-def text_to_encode(statement: SubCaption, spec: TextSpec) -> tuple[str, bool]:
+def text_to_encode(sub_caption: SubCaption, spec: TextSpec) -> tuple[str, bool]:
     """The string the text encoder sees, and whether it is negated."""
-    return (statement.content, statement.negated) if spec.polarity else (statement.text, False)
+    return (sub_caption.content, sub_caption.negated) if spec.polarity else (sub_caption.text, False)
 
 
-def statement_key(text: str, negated: bool) -> int:
-    """A 63-bit key, equal for equal statements on every machine (0 is never returned: it marks padding)."""
+def sub_caption_key(text: str, negated: bool) -> int:
+    """A 63-bit key, equal for equal sub-captions on every machine (0 is never returned: it marks padding)."""
     digest = blake2b(f"{int(negated)}|{' '.join(text.lower().split())}".encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 1) or 1
 
 
-def _key(statement: SubCaption, spec: TextSpec) -> int:
-    return statement_key(*text_to_encode(statement, spec))
+def _key(sub_caption: SubCaption, spec: TextSpec) -> int:
+    return sub_caption_key(*text_to_encode(sub_caption, spec))
 
 
 def _joint_key(keys: Sequence[int]) -> int:
-    """One key for several statements, in whatever order and however often they are said."""
-    return statement_key(" ".join(str(key) for key in sorted(set(keys))), False)
+    """One key for several sub-captions, in whatever order and however often they are said."""
+    return sub_caption_key(" ".join(str(key) for key in sorted(set(keys))), False)
 
 
 MOST_MERGED = 3
@@ -81,9 +83,9 @@ MOST_MERGED = 3
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A statement that a step sees; ``parts`` are the keys of the sentences merged into it."""
+    """A sub-caption that a step sees; ``parts`` are the keys of the sentences merged into it."""
 
-    statement: SubCaption
+    sub_caption: SubCaption
     made_false: bool = False
     parts: tuple[int, ...] = ()
 
@@ -97,18 +99,18 @@ class AlignDataset:
         files: one feature file a slide.
         captions: captions and cases; matched to files by slide id (:mod:`pathflip.data.cases`).
         tokenizer: words to ids.
-        text: how captions become statements.
+        text: how captions become sub-captions.
         max_patches: patches drawn an item and step, a seeded random subset; None takes all.
         reader: who reads the patches; :class:`~pathflip.data.whole_files.WholeFiles` where none is given.
         regions: the model reads regions (the reader knows which): then whole regions are drawn.
         max_regions: regions drawn a slide and step; None takes all.
         context: also give the 3×3 neighbourhood mean of every drawn patch (over all tiles, drawn or not).
-        pretrained: also give a pretrained encoder's vectors of captions and statements.
+        pretrained: also give a pretrained encoder's vectors of captions and sub-captions.
         allow_missing: pass over files without a caption, and captions without files, with a warning.
 
     Raises:
         CaptionError: a feature file without a caption or the reverse (both lists are named, nothing is dropped
-            silently), or a caption without a statement.
+            silently), or a caption without a sub-caption.
         ConfigError: ``max_patches`` with regions, or ``max_regions`` without.
     """
 
@@ -143,9 +145,9 @@ class AlignDataset:
         return len(self.items)
 
     def encoded_texts(self) -> list[str]:
-        """Every statement of the captions as the text encoder sees it, each once, sorted."""
-        statements = (statement for item in self.items for statement in item.caption.subcaptions)
-        return sorted({text_to_encode(statement, self.text)[0] for statement in statements})
+        """Every sub-caption of the captions as the text encoder sees it, each once, sorted."""
+        sub_captions = (sub_caption for item in self.items for sub_caption in item.caption.sub_captions)
+        return sorted({text_to_encode(sub_caption, self.text)[0] for sub_caption in sub_captions})
 
     def batch(self, indices: Sequence[int], rng: np.random.Generator) -> AlignBatch:
         """One padded batch. The same indices and generator state give the same batch, whatever was asked before."""
@@ -154,13 +156,13 @@ class AlignDataset:
         own = [np.random.default_rng([seed, i]) for i in indices]
         items = [self.items[i] for i in indices]
         patches = [self._draw_patches(item.files, generator) for item, generator in zip(items, own, strict=True)]
-        drawn = [self._draw_statements(item.caption, generator) for item, generator in zip(items, own, strict=True)]
+        drawn = [self._draw_sub_captions(item.caption, generator) for item, generator in zip(items, own, strict=True)]
         rows, places = self._read(items, patches)
         return AlignBatch(
             slide_ids=tuple(item.name for item in items),
             **_pad_slides(rows, places),
             **self._caption_tensors([item.caption.text for item in items]),
-            **self._statement_tensors(drawn),
+            **self._sub_caption_tensors(drawn),
             caption_keys=_pad_keys([self._keys[i] for i in indices]),
             caption_key=torch.tensor([self._whole_keys[i] for i in indices]),
         )
@@ -187,25 +189,25 @@ class AlignDataset:
         rows = iter(self.reader.read(wanted, self.context))
         return [_joined_rows([next(rows) for _ in own]) for own in drawn], [_joined_patches(own) for own in drawn]
 
-    def _draw_statements(self, caption: Caption, rng: np.random.Generator) -> list["_Drawn"]:
-        """K statements, then the flips."""
-        statements = [s for s in caption.subcaptions if not s.undecided]
+    def _draw_sub_captions(self, caption: Caption, rng: np.random.Generator) -> list["_Drawn"]:
+        """K sub-captions, then the flips."""
+        sub_captions = [s for s in caption.sub_captions if not s.undecided]
         if self.text.sampler == "published":
-            merges = sample_merges(len(statements), self.text.num_subcaptions, rng)
-            texts = [s.text for s in statements]
-            keys = [_key(one, self.text) for one in statements]
+            merges = sample_merges(len(sub_captions), self.text.num_sub_captions, rng)
+            texts = [s.text for s in sub_captions]
+            keys = [_key(one, self.text) for one in sub_captions]
             return [
-                _Drawn(parse_statement(merge_sentences(texts, merge)), parts=tuple(sorted({keys[i] for i in merge})))
+                _Drawn(parse_sub_caption(merge_sentences(texts, merge)), parts=tuple(sorted({keys[i] for i in merge})))
                 for merge in merges
             ]
-        usable = [i for i, s in enumerate(statements) if s.visual] if self.text.visual_only else []
-        order = rng.permutation(usable or len(statements))[: self.text.num_subcaptions]
-        drawn = [_Drawn(statements[i]) for i in order]
+        usable = [i for i, s in enumerate(sub_captions) if s.visual] if self.text.visual_only else []
+        order = rng.permutation(usable or len(sub_captions))[: self.text.num_sub_captions]
+        drawn = [_Drawn(sub_captions[i]) for i in order]
         flips: list[_Drawn] = []
-        for i in rng.permutation(len(statements)):
+        for i in rng.permutation(len(sub_captions)):
             if len(flips) == self.text.num_flips:
                 break
-            if statements[i].visual and (flipped := flipped_statement(statements[i], rng)) is not None:
+            if sub_captions[i].visual and (flipped := flipped_sub_caption(sub_captions[i], rng)) is not None:
                 flips.append(_Drawn(flipped, made_false=True))
         return drawn + flips
 
@@ -216,34 +218,36 @@ class AlignDataset:
             out["caption_vectors"] = self.pretrained.embed(texts)
         return out
 
-    def _statement_tensors(self, drawn: list[list["_Drawn"]]) -> dict[str, Tensor]:
-        slots = self.text.num_subcaptions + self.text.num_flips
+    def _sub_caption_tensors(self, drawn: list[list["_Drawn"]]) -> dict[str, Tensor]:
+        slots = self.text.num_sub_captions + self.text.num_flips
         flat = [(b, k, entry) for b, row in enumerate(drawn) for k, entry in enumerate(row)]
-        encoded = [text_to_encode(entry.statement, self.text) for *_, entry in flat]
-        tokens = self.tokenizer.encode([text for text, _ in encoded], self.text.statement_tokens)
+        encoded = [text_to_encode(entry.sub_caption, self.text) for *_, entry in flat]
+        tokens = self.tokenizer.encode([text for text, _ in encoded], self.text.sub_caption_tokens)
         shape, length = (len(drawn), slots), tokens.ids.shape[1]
         out = {
-            "sub_ids": torch.zeros((*shape, length), dtype=torch.int64),
-            "sub_key": torch.zeros(shape, dtype=torch.int64),
-            "sub_token_mask": torch.zeros((*shape, length), dtype=torch.bool),
+            "sub_caption_ids": torch.zeros((*shape, length), dtype=torch.int64),
+            "sub_caption_keys": torch.zeros(shape, dtype=torch.int64),
+            "sub_caption_token_mask": torch.zeros((*shape, length), dtype=torch.bool),
         }
         if self.pretrained is not None:
             vectors = self.pretrained.embed([text for text, _ in encoded])
-            out["sub_vectors"] = vectors.new_zeros((*shape, vectors.shape[1]))
-        flags = ("sub_mask", "sub_negated", "sub_visual", "sub_false")
+            out["sub_caption_vectors"] = vectors.new_zeros((*shape, vectors.shape[1]))
+        flags = ("sub_caption_mask", "sub_caption_negated", "sub_caption_visual", "sub_caption_false")
         out |= {name: torch.zeros(shape, dtype=torch.bool) for name in flags}
         if self.text.sampler == "published":
-            out["sub_part_keys"] = torch.zeros((*shape, MOST_MERGED), dtype=torch.int64)
+            out["sub_caption_part_keys"] = torch.zeros((*shape, MOST_MERGED), dtype=torch.int64)
         for row, (b, k, entry) in enumerate(flat):
             text, negated = encoded[row]
-            out["sub_ids"][b, k], out["sub_token_mask"][b, k] = tokens.ids[row], tokens.mask[row]
-            out["sub_mask"][b, k], out["sub_negated"][b, k] = True, negated
-            out["sub_visual"][b, k], out["sub_false"][b, k] = entry.statement.visual, entry.made_false
-            out["sub_key"][b, k] = statement_key(text, negated) if len(entry.parts) < 2 else _joint_key(entry.parts)
+            out["sub_caption_ids"][b, k], out["sub_caption_token_mask"][b, k] = tokens.ids[row], tokens.mask[row]
+            out["sub_caption_mask"][b, k], out["sub_caption_negated"][b, k] = True, negated
+            out["sub_caption_visual"][b, k], out["sub_caption_false"][b, k] = entry.sub_caption.visual, entry.made_false
+            out["sub_caption_keys"][b, k] = (
+                sub_caption_key(text, negated) if len(entry.parts) < 2 else _joint_key(entry.parts)
+            )
             if entry.parts:
-                out["sub_part_keys"][b, k, : len(entry.parts)] = torch.tensor(entry.parts)
+                out["sub_caption_part_keys"][b, k, : len(entry.parts)] = torch.tensor(entry.parts)
             if self.pretrained is not None:
-                out["sub_vectors"][b, k] = vectors[row]
+                out["sub_caption_vectors"][b, k] = vectors[row]
         return out
 
 
@@ -296,20 +300,20 @@ def _joined_patches(parts: Sequence[DrawnPatches]) -> DrawnPatches:
 
 
 def _caption_keys(caption: Caption, spec: TextSpec) -> np.ndarray:
-    if not caption.subcaptions:
+    if not caption.sub_captions:
         raise CaptionError(
             f"slide '{caption.slide_id}': the caption has no sentence (got {caption.text[:40]!r}); "
             "expected at least one; remove the row or write a report"
         )
-    return np.array([_key(one, spec) for one in caption.subcaptions], np.int64)
+    return np.array([_key(one, spec) for one in caption.sub_captions], np.int64)
 
 
 def _whole_key(caption: Caption, spec: TextSpec) -> int:
     """A key that reports share if all that may be drawn of them is the same, in whatever order."""
-    statements = [one for one in caption.subcaptions if not one.undecided]
-    visual = [one for one in statements if one.visual] if spec.visual_only else []
-    keys = [_key(one, spec) for one in visual or statements]
-    return _joint_key(keys) if keys else statement_key(caption.text, False)
+    sub_captions = [one for one in caption.sub_captions if not one.undecided]
+    visual = [one for one in sub_captions if one.visual] if spec.visual_only else []
+    keys = [_key(one, spec) for one in visual or sub_captions]
+    return _joint_key(keys) if keys else sub_caption_key(caption.text, False)
 
 
 def _pad_keys(keys: list[np.ndarray]) -> Tensor:

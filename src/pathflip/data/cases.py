@@ -189,11 +189,11 @@ def with_findings(items: Sequence[Item], what: str) -> list[Item]:
     silent: dict[str, list[str]] = {}
     usable = []
     for item in items:
-        statements = item.caption.subcaptions
-        if not statements or any(one.decided for one in statements):
+        sub_captions = item.caption.sub_captions
+        if not sub_captions or any(one.decided for one in sub_captions):
             usable.append(item)
             continue
-        undecided = all(one.undecided for one in statements)
+        undecided = all(one.undecided for one in sub_captions)
         why = "every sentence of the report is undecided" if undecided else _nothing_visible(item.caption)
         silent.setdefault(why, []).append(item.name)
     line = "; ".join(f"{why}: {some(sorted(names))}" for why, names in silent.items())
@@ -206,7 +206,7 @@ def with_findings(items: Sequence[Item], what: str) -> list[Item]:
 
 def _nothing_visible(caption: Caption) -> str:
     """What a report holds that no slide shows: its commonest kind of section, or reason."""
-    kinds = Counter(str(one.section or one.reason or "other") for one in caption.subcaptions)
+    kinds = Counter(str(one.section or one.reason or "other") for one in caption.sub_captions)
     return f"the report holds nothing that a slide shows (only: {', '.join(kind for kind, _ in kinds.most_common(2))})"
 
 

@@ -17,8 +17,8 @@ from sklearn.linear_model import LogisticRegression
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.evaluate import metrics
 from pathflip.inference import Aligned, EncodedSlide, presence_scores
-from pathflip.text.flips import flipped_statement
-from pathflip.text.statements import parse_statement
+from pathflip.text.flips import flipped_sub_caption
+from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.types import Caption, SubCaption
 from pathflip.verify.calibration import Calibration, Fit, Logistic, weights_digest
 from pathflip.verify.judge import omission_scores
@@ -117,7 +117,7 @@ def calibrate(
     )
     if fitted.findings is None:
         return fitted
-    visible = [[s for s in caption.subcaptions if s.decided] for caption in captions]
+    visible = [[s for s in caption.sub_captions if s.decided] for caption in captions]
     intact = omission_scores(model, slides, visible, fitted)
     return fitted.model_copy(update={"omitted_from": float(np.quantile(intact, safe, method="higher"))})
 
@@ -153,7 +153,7 @@ def heard_alternatives(
     """
     sentences: dict[str, list[str]] = defaultdict(list)
     for caption in captions:
-        for sub_caption in caption.subcaptions:
+        for sub_caption in caption.sub_captions:
             if sub_caption.decided and not sub_caption.negated:
                 for phrase in exchangeable(sub_caption.content, lexicon):
                     sentences[phrase].append(sub_caption.content)
@@ -186,7 +186,7 @@ def sub_caption_examples(captions: Sequence[Caption], lexicon: Lexicon, rng: np.
     foreign = _affirmed_findings(captions, lexicon)
     examples: list[tuple[SubCaption, int, bool]] = []
     for row, caption in enumerate(captions):
-        for sub_caption in (s for s in caption.subcaptions if s.decided):
+        for sub_caption in (s for s in caption.sub_captions if s.decided):
             for _ in range(DRAWS):
                 made = _false_sub_caption(sub_caption, row, captions, lexicon, foreign, rng)
                 if made is not None:
@@ -205,11 +205,11 @@ def _false_sub_caption(
 ) -> SubCaption | None:
     """One false sub-caption by a kind drawn at random among those that can be made here."""
     for kind in rng.permutation(("turned", "exchanged", "foreign")):
-        if kind == "turned" and (flipped := flipped_statement(sub_caption, rng)) is not None:
+        if kind == "turned" and (flipped := flipped_sub_caption(sub_caption, rng)) is not None:
             return flipped
         if kind == "exchanged" and not sub_caption.negated and (slots := rewordings(sub_caption.content, lexicon)):
             slot = slots[int(rng.integers(len(slots)))]
-            return parse_statement(slot[int(rng.integers(len(slot)))])
+            return parse_sub_caption(slot[int(rng.integers(len(slot)))])
         if kind == "foreign" and (other := _foreign_finding(row, captions[row], foreign, rng)) is not None:
             return other
     return None
@@ -220,7 +220,7 @@ def _affirmed_findings(captions: Sequence[Caption], lexicon: Lexicon) -> list[tu
     names = [frozenset(content_words(finding.name)) for finding in lexicon.findings]
     affirmed = []
     for row, caption in enumerate(captions):
-        for sub_caption in caption.subcaptions:
+        for sub_caption in caption.sub_captions:
             words = set(content_words(sub_caption.content))
             if sub_caption.decided and not sub_caption.negated:
                 affirmed += [(row, sub_caption, name) for name in names if name and name <= words][:1]
@@ -234,7 +234,7 @@ def _foreign_finding(
     rng: np.random.Generator,
 ) -> SubCaption | None:
     """A finding another slide's report affirms, none of whose words this report affirms."""
-    affirmed = {word for s in caption.subcaptions if s.decided and not s.negated for word in content_words(s.content)}
+    affirmed = {word for s in caption.sub_captions if s.decided and not s.negated for word in content_words(s.content)}
     usable = [s for other, s, name in foreign if other != row and not name & affirmed]
     return usable[int(rng.integers(len(usable)))] if usable else None
 
@@ -288,7 +288,7 @@ def _spoken_truth(captions: Sequence[Caption], lexicon: Lexicon) -> Int[np.ndarr
     place = {finding.name: i for i, finding in enumerate(lexicon.findings)}
     truth = np.full((len(captions), len(names)), -1)
     for row, caption in enumerate(captions):
-        visual = [s for s in caption.subcaptions if s.decided]
+        visual = [s for s in caption.sub_captions if s.decided]
         denied = {place[p] for s in visual if s.negated for p in denied_phrases(s) if p in place}
         said = [set(content_words(s.content)) for s in visual if not s.negated]
         affirmed = {i for i, name in enumerate(names) if name and any(name <= words for words in said)}

@@ -17,7 +17,7 @@ from pathflip.errors import CaptionError, ConfigError, FeatureError
 from pathflip.features.store import read_features
 from pathflip.geometry import TileGrid
 from pathflip.inference.aligned import Aligned
-from pathflip.text.statements import parse_statement
+from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.types import PatchChunk, SlideChunks, SlideCode, SlideFeatures, TextCode
 
 __all__ = ["EncodedCase", "EncodedSlide", "encode_case", "encode_files", "encode_slide", "encode_text",
@@ -154,12 +154,12 @@ def _chunks(model: Aligned, features: SlideFeatures, drawn: Sequence[DrawnPatche
 
 
 @torch.no_grad()
-def encode_text(model: Aligned, texts: str | Sequence[str], *, statements: bool = True) -> TextCode:
+def encode_text(model: Aligned, texts: str | Sequence[str], *, sub_captions: bool = True) -> TextCode:
     """Texts into the shared space.
 
     Args:
         texts: one or more.
-        statements: treat each text as one statement (negation becomes a sign, as in training); False encodes
+        sub_captions: treat each text as one sub-caption (negation becomes a sign, as in training); False encodes
             a whole caption as written.
 
     Raises:
@@ -172,9 +172,9 @@ def encode_text(model: Aligned, texts: str | Sequence[str], *, statements: bool 
     parts = []
     for start in range(0, len(texts), TEXTS_PER_CALL):
         chunk = texts[start : start + TEXTS_PER_CALL]
-        if statements:
-            parsed = [parse_statement(text) for text in chunk]
-            encoded, limit = [text_to_encode(one, model.text) for one in parsed], model.text.statement_tokens
+        if sub_captions:
+            parsed = [parse_sub_caption(text) for text in chunk]
+            encoded, limit = [text_to_encode(one, model.text) for one in parsed], model.text.sub_caption_tokens
             visual = [one.visual or not model.text.visual_only for one in parsed]
         else:
             encoded, limit = [(text, False) for text in chunk], model.text.caption_tokens
@@ -194,7 +194,7 @@ def encode_text(model: Aligned, texts: str | Sequence[str], *, statements: bool 
 def presence_scores(
     model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide | EncodedCase], texts: Sequence[str] | TextCode
 ) -> Float[np.ndarray, "B C"]:
-    """A logit for every slide and statement (texts, or encoded already): does the slide show it? 0 means the model
+    """A logit for every slide and sub-caption (texts, or encoded already): does the slide show it? 0 means the model
     cannot say.
 
     Raises:

@@ -27,7 +27,7 @@ THUMBNAIL_PX = 1400
 def ground(model: Aligned, features: SlideFeatures | EncodedSlide, text: str) -> Heatmap:
     """Where on the slide is what the text speaks of? A score per tile, no region label needed.
 
-    For a statement of absence the map shows where the thing would be, and ``negated`` says so.
+    For a sub-caption of absence the map shows where the thing would be, and ``negated`` says so.
 
     Raises:
         ContractError, FeatureError, CaptionError: see :func:`encode_slide` and :func:`encode_text`.

@@ -12,13 +12,13 @@ from pathflip.errors import CaptionError, ConfigError
 from pathflip.inference.aligned import Aligned
 from pathflip.inference.encoding import EncodedCase, EncodedSlide, as_slides, encode_text, encoded_slides, presence_of
 from pathflip.text.sentences import split_sentences
-from pathflip.text.statements import statements_of
+from pathflip.text.sub_captions import sub_captions_of
 from pathflip.types import SlideFeatures, TextCode
 
 __all__ = ["Retrieval", "retrieval_scores", "retrieve"]
 
 SENTENCE_WEIGHT = 2.0
-"""Weight of the statement-level score beside the whole-slide score in retrieval (docs/method.md)."""
+"""Weight of the sub-caption-level score beside the whole-slide score in retrieval (docs/method.md)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class Retrieval:
     slide_ids: tuple[str, ...]
     captions: tuple[str, ...]
     whole: Float[np.ndarray, "B A"]
-    statements: Float[np.ndarray, "B A"]
+    sub_captions: Float[np.ndarray, "B A"]
     scores: Float[np.ndarray, "B A"]
 
     @property
@@ -40,7 +40,7 @@ class Retrieval:
         """The combined scores standardised caption by caption over the gallery's slides: some captions score high on
         every slide, and what tells is on which they score higher than elsewhere. It needs the whole test gallery at
         once, so no headline number uses it."""
-        return retrieval_scores(self.whole, self.statements, axis=0)
+        return retrieval_scores(self.whole, self.sub_captions, axis=0)
 
     def slides_for(self, caption: int, k: int = 5) -> list[tuple[str, float]]:
         """The k best slides for a caption."""
@@ -69,46 +69,46 @@ def retrieve(
     captions, slides = tuple(as_texts(captions, "captions")), as_slides(slides)
     if not captions or not len(slides):
         raise ConfigError(f"retrieve: got {len(slides)} slides and {len(captions)} captions, expected one at least")
-    sentences = [_counted_statements(model, caption, place) for place, caption in enumerate(captions)]
+    sentences = [_counted_sub_captions(model, caption, place) for place, caption in enumerate(captions)]
     unique = sorted({sentence for parts in sentences for sentence in parts})
     row_of = {sentence: row for row, sentence in enumerate(unique)}
     rows_of = [[row_of[sentence] for sentence in parts] for parts in sentences]
     code = encode_text(model, unique)
     whole_code = _whole_captions(model, captions, rows_of, code)
-    whole, statements, ids = [], [], []
+    whole, sub_captions, ids = [], [], []
     for slide in encoded_slides(model, slides):
         logits = presence_of(model, slide, code)
         ids.append(slide.slide_id)
         whole.append(model.net.similarity(slide.code, whole_code)[0].float().cpu().numpy())
-        statements.append([float(logits[rows].mean()) for rows in rows_of])
-    whole_scores, statement_scores = np.stack(whole), np.array(statements)
+        sub_captions.append([float(logits[rows].mean()) for rows in rows_of])
+    whole_scores, sub_caption_scores = np.stack(whole), np.array(sub_captions)
     return Retrieval(
-        tuple(ids), captions, whole_scores, statement_scores, retrieval_scores(whole_scores, statement_scores)
+        tuple(ids), captions, whole_scores, sub_caption_scores, retrieval_scores(whole_scores, sub_caption_scores)
     )
 
 
-def _counted_statements(model: Aligned, caption: str, place: int) -> list[str]:
+def _counted_sub_captions(model: Aligned, caption: str, place: int) -> list[str]:
     """The sentences of a caption that its score is the mean of: those a slide can show, or all if there are none."""
     sentences = split_sentences(caption)
     if not sentences:
         raise CaptionError(f"caption {place}: no sentence in {caption[:40]!r}; expected at least one")
     if not model.text.visual_only:
         return sentences
-    stated = [one for sentence in sentences for one in statements_of(sentence)]
+    stated = [one for sentence in sentences for one in sub_captions_of(sentence)]
     return [one.text for one in stated if one.visual] or sentences
 
 
 def _whole_captions(model: Aligned, captions: Sequence[str], rows_of: list[list[int]], code: TextCode) -> TextCode:
-    if not model.net.captions_are_statements:
-        return encode_text(model, captions, statements=False)
+    if not model.net.captions_are_sub_captions:
+        return encode_text(model, captions, sub_captions=False)
     caption = torch.stack([code.caption[rows].mean(0) for rows in rows_of])
     return TextCode(tuple(captions), caption, caption, torch.zeros(len(captions), dtype=torch.bool))
 
 
 def retrieval_scores(
-    whole: Float[np.ndarray, "B A"], statements: Float[np.ndarray, "B A"], axis: int | None = None
+    whole: Float[np.ndarray, "B A"], sub_captions: Float[np.ndarray, "B A"], axis: int | None = None
 ) -> Float[np.ndarray, "B A"]:
-    """z(whole) + 2·z(statements), z being (value - mean) / standard deviation.
+    """z(whole) + 2·z(sub-captions), z being (value - mean) / standard deviation.
 
     Args:
         axis: None takes mean and standard deviation over the whole matrix, which changes no ranking of either part;
@@ -120,4 +120,4 @@ def retrieval_scores(
         centred = values - values.mean(axis=axis, keepdims=True)
         return np.where(deviation > 1e-9, centred / np.maximum(deviation, 1e-9), 0.0)
 
-    return standard(whole) + SENTENCE_WEIGHT * standard(statements)
+    return standard(whole) + SENTENCE_WEIGHT * standard(sub_captions)

@@ -35,7 +35,7 @@ class SlideCLIP(nn.Module):
     """Whole-slide CLIP. Patches live in the same space, so that their similarity to a text gives a heatmap."""
 
     reads_regions = False
-    captions_are_statements = False
+    captions_are_sub_captions = False
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__()
@@ -55,12 +55,12 @@ class SlideCLIP(nn.Module):
         self.pretrained_text = config.pretrained_head()
 
     def forward(self, batch: AlignBatch) -> AlignOutput:
-        """Encode both sides; statements are not used."""
+        """Encode both sides; sub-captions are not used."""
         slides = self.encode_slides(batch.patches, batch.patch_mask, batch.context, batch.position)
         block = (batch.caption_ids, batch.caption_mask)
         pooled = text_vectors(self.text, self.pretrained_text, block, batch.caption_vectors)
         caption = self.caption_head(pooled)
-        unused = caption.new_zeros(*batch.sub_mask.shape, self.config.embed_dim)
+        unused = caption.new_zeros(*batch.sub_caption_mask.shape, self.config.embed_dim)
         return AlignOutput(slides.slide, caption, slides.patches, slides.patch_mask, unused)
 
     def losses(self, output: AlignOutput, batch: AlignBatch) -> dict[str, Tensor]:
@@ -124,7 +124,7 @@ class SlideCLIP(nn.Module):
     def presence(
         self, slides: SlideCode, texts: TextCode, patch_similarity: Float[Tensor, "B C M"] | None = None
     ) -> Float[Tensor, "B C"]:
-        """All a global model can say about one statement: its scaled similarity to the whole slide."""
+        """All a global model can say about one sub-caption: its scaled similarity to the whole slide."""
         return self.logit_scale.exp().clamp(max=100) * self.similarity(slides, texts)
 
     @torch.no_grad()

@@ -1,10 +1,10 @@
 """PathFLIP, the default model: texts meet patches, not windows, and say what a slide cannot show.
 
 What differs from the published model (``pathflip.published``) and why is told in docs/method.md. In short: texts meet
-patches with their neighbourhood, pooled by their similarity to the text; every statement of the batch is a candidate
-for every slide; each statement predicts a gate (can a slide show this at all?) and a margin (how similar is enough?);
+patches with their neighbourhood, pooled by their similarity to the text; every sub-caption of the batch is a candidate
+for every slide; each sub-caption predicts a gate (can a slide show this at all?) and a margin (how similar is enough?);
 negation is a sign, not something the text encoder must discover; and the score for retrieval is the mean over
-a caption's statements, trained as such.
+a caption's sub-captions, trained as such.
 """
 
 from typing import Literal
@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from pathflip.errors import ConfigError, FeatureError
@@ -23,7 +23,7 @@ from pathflip.losses import (
     info_nce,
     local_rows,
     share_of_global,
-    statement_labels,
+    sub_caption_labels,
     true_captions,
 )
 from pathflip.models.text_paths import PretrainedHead, PretrainedPath, text_vectors
@@ -98,8 +98,9 @@ class PathFLIPConfig(TowerConfig):
     Attributes:
         gate: predict from the text whether a slide can show it. margin: predict how similar is similar enough.
         sharpness: start of the inverse temperature of similarity pooling.
-        global_weight, statement_weight, late_weight: weights beside the region loss: of the slide-caption contrast, of
-            the contrast of slides for each statement, and of the contrast of captions by their statements.
+        global_weight, sub_caption_weight, late_weight: weights beside the region loss: of the slide-caption contrast,
+            of the contrast of slides for each sub-caption (``statement_weight`` in older checkpoints), and of the
+            contrast of captions by their sub-captions.
     """
 
     kind: Literal["pathflip"] = "pathflip"
@@ -108,7 +109,7 @@ class PathFLIPConfig(TowerConfig):
     sharpness: float = 10.0
     initial_margin: float = 0.2
     global_weight: float = 1.0
-    statement_weight: float = 1.0
+    sub_caption_weight: float = Field(1.0, validation_alias=AliasChoices("sub_caption_weight", "statement_weight"))
     late_weight: float = 1.0
 
 
@@ -116,7 +117,7 @@ class PathFLIP(nn.Module):
     """Text-conditioned alignment over patches. Satisfies :class:`~pathflip.types.AlignModel`."""
 
     reads_regions = False
-    captions_are_statements = True
+    captions_are_sub_captions = True
 
     def __init__(self, config: PathFLIPConfig) -> None:
         super().__init__()
@@ -145,13 +146,13 @@ class PathFLIP(nn.Module):
     def forward(self, batch: AlignBatch) -> AlignOutput:
         """Encode both sides of a batch."""
         slides = self.encode_slides(batch.patches, batch.patch_mask, batch.context, batch.position)
-        num_slides, num_subs = batch.sub_mask.shape
-        block = (batch.sub_ids.flatten(0, 1), batch.sub_token_mask.flatten(0, 1))
-        vectors = None if batch.sub_vectors is None else batch.sub_vectors.flatten(0, 1)
+        num_slides, num_subs = batch.sub_caption_mask.shape
+        block = (batch.sub_caption_ids.flatten(0, 1), batch.sub_caption_token_mask.flatten(0, 1))
+        vectors = None if batch.sub_caption_vectors is None else batch.sub_caption_vectors.flatten(0, 1)
         pooled = text_vectors(self.text, self.pretrained_text, block, vectors)
-        local, gate, margin = self._statement(pooled)
+        local, gate, margin = self._sub_caption(pooled)
         shape = (num_slides, num_subs)
-        true_ones = (batch.sub_mask & ~batch.sub_false)[..., None]
+        true_ones = (batch.sub_caption_mask & ~batch.sub_caption_false)[..., None]
         caption = torch.where(true_ones, self.caption_head(pooled).view(*shape, -1), 0).sum(1) / true_ones.sum(1).clamp(
             min=1
         )
@@ -160,41 +161,53 @@ class PathFLIP(nn.Module):
             caption=caption,
             patches=slides.patches,
             patch_mask=slides.patch_mask,
-            subcaptions=local.view(*shape, -1),
+            sub_captions=local.view(*shape, -1),
             gate=gate.view(shape),
             margin=margin.view(shape),
         )
 
     def losses(self, output: AlignOutput, batch: AlignBatch) -> dict[str, Tensor]:
-        """Slide contrast, region loss over all statements of the (global) batch, statement-level contrast."""
+        """Slide contrast, region loss over all sub-captions of the (global) batch, sub-caption-level contrast."""
         if output.gate is None or output.margin is None:
             raise TypeError("PathFLIP.losses needs an output of PathFLIP.forward: gate and margin are missing")
-        statements = TextCode(
+        sub_captions = TextCode(
             texts=(),
-            caption=(local := gather_with_grad(output.subcaptions).flatten(0, 1)),
+            caption=(local := gather_with_grad(output.sub_captions).flatten(0, 1)),
             local=local,
-            negated=gather_with_grad(batch.sub_negated).flatten(),
+            negated=gather_with_grad(batch.sub_caption_negated).flatten(),
             gate=gather_with_grad(output.gate).flatten(),
             margin=gather_with_grad(output.margin).flatten(),
         )
-        sub_mask, sub_false = gather_with_grad(batch.sub_mask), gather_with_grad(batch.sub_false)
-        own = local_rows(len(output.slide), len(sub_mask))
-        own_statements = slice(own.start * sub_mask.shape[1], own.stop * sub_mask.shape[1])
-        logits = self._logits(output.patches, output.patch_mask, statements)
+        sub_caption_mask, sub_caption_false = (
+            gather_with_grad(batch.sub_caption_mask),
+            gather_with_grad(batch.sub_caption_false),
+        )
+        own = local_rows(len(output.slide), len(sub_caption_mask))
+        own_sub_captions = slice(own.start * sub_caption_mask.shape[1], own.stop * sub_caption_mask.shape[1])
+        logits = self._logits(output.patches, output.patch_mask, sub_captions)
         equal = equal_captions(batch.caption_key)
-        truth = statement_labels(
-            batch.caption_keys, gather_with_grad(batch.sub_key), sub_mask, sub_false, first_slide=own.start, equal=equal
+        truth = sub_caption_labels(
+            batch.caption_keys,
+            gather_with_grad(batch.sub_caption_keys),
+            sub_caption_mask,
+            sub_caption_false,
+            first_slide=own.start,
+            equal=equal,
         )
         # Other slides' captions that are true of a slide are no negatives, in either direction.
-        true = true_captions(truth, sub_mask & ~sub_false, equal)
+        true = true_captions(truth, sub_caption_mask & ~sub_caption_false, equal)
         left_out = (true, gather_with_grad(true)[:, own].T)
         scale = self.logit_scale_global.exp().clamp(max=100)
         whole = info_nce(output.slide, output.caption, scale, left_out=left_out)
         parts = {"slide": self.config.global_weight * whole, "region": balanced_sigmoid(logits, truth)}
-        if len(sub_mask) > 1:
-            everywhere, stated = gather_with_grad(logits), gather_with_grad(truth)[:, own_statements]
-            parts["statement"] = self.config.statement_weight * statement_nce(everywhere[:, own_statements], stated)
-            late = self.logit_scale_late.exp().clamp(max=100) * caption_scores(logits, sub_mask & ~sub_false)
+        if len(sub_caption_mask) > 1:
+            everywhere, stated = gather_with_grad(logits), gather_with_grad(truth)[:, own_sub_captions]
+            parts["sub_caption"] = self.config.sub_caption_weight * sub_caption_nce(
+                everywhere[:, own_sub_captions], stated
+            )
+            late = self.logit_scale_late.exp().clamp(max=100) * caption_scores(
+                logits, sub_caption_mask & ~sub_caption_false
+            )
             parts["late"] = self.config.late_weight * matrix_nce(gather_with_grad(late), own, left_out)
         return parts
 
@@ -263,7 +276,7 @@ class PathFLIP(nn.Module):
     ) -> TextCode:
         """Texts into the shared space. ``texts`` are kept for naming results only."""
         pooled = text_vectors(self.text, self.pretrained_text, (ids, mask), vectors)
-        local, gate, margin = self._statement(pooled)
+        local, gate, margin = self._sub_caption(pooled)
         return TextCode(texts, self.caption_head(pooled), local, negated, gate, margin)
 
     def similarity(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C"]:
@@ -296,7 +309,7 @@ class PathFLIP(nn.Module):
             raise ConfigError("set_text_statistics: this model has no pretrained path; expected pretrained.width > 0")
         self.pretrained_text.set_vector_statistics(vectors)
 
-    def _statement(
+    def _sub_caption(
         self, pooled: Float[Tensor, "C W"]
     ) -> tuple[Float[Tensor, "C E"], Float[Tensor, " C"], Float[Tensor, " C"]]:
         raw = self.text_gate(pooled)
@@ -381,15 +394,15 @@ class PatchStem(nn.Module):
 
 
 def caption_scores(logits: Float[Tensor, "B C"], counted: Bool[Tensor, "G K"]) -> Float[Tensor, "B G"]:
-    """Mean logit of each caption's drawn statements on each slide: the statement-level score of retrieval."""
+    """Mean logit of each caption's drawn sub-captions on each slide: the sub-caption-level score of retrieval."""
     per_caption = torch.where(counted, logits.view(len(logits), *counted.shape), 0.0)
     return per_caption.sum(-1) / counted.sum(-1).clamp(min=1)
 
 
-def statement_nce(logits: Float[Tensor, "G C"], truth: Int[Tensor, "G C"]) -> Float[Tensor, ""]:
-    """Cross-entropy over slides, statement by statement: which slides is it true of? All true ones share the target.
+def sub_caption_nce(logits: Float[Tensor, "G C"], truth: Int[Tensor, "G C"]) -> Float[Tensor, ""]:
+    """Cross-entropy over slides, sub-caption by sub-caption: which slides is it true of? All true ones share it.
 
-    Statements that are true of no slide, or of all, say nothing; the mean is over those of all processes that do.
+    Sub-captions that are true of no slide, or of all, say nothing; the mean is over those of all processes that do.
     """
     true = (truth > 0).to(logits.dtype)
     telling = true.any(0) & (truth < 0).any(0)

@@ -57,7 +57,7 @@ class PerceiverConfig(BaseModel):
         process_positives: with several processes, soft top-k calls every local pair true, as released.
         process_blocks: each process draws the candidates of ``text_conditioned`` among its own slides and lends them
             to the others row by row, as released; else they are drawn from the global batch.
-        repeats_are_negatives: call a statement false of another slide whose caption holds it too, as released.
+        repeats_are_negatives: call a sub-caption false of another slide whose caption holds it too, as released.
         second_skip: add the patches once more behind the decoder block, as released.
     """
 
@@ -156,7 +156,7 @@ class PerceiverPathFLIP(nn.Module):
 
     reads_context = False
     reads_regions = False
-    captions_are_statements = False
+    captions_are_sub_captions = False
 
     def __init__(self, config: PerceiverConfig) -> None:
         super().__init__()
@@ -190,9 +190,9 @@ class PerceiverPathFLIP(nn.Module):
     def forward(self, batch: AlignBatch) -> AlignOutput:
         """Encode both sides of a batch; captions and sub-captions in one pass."""
         code = self.encode_slides(batch.patches, batch.patch_mask)
-        subs = (batch.sub_ids.flatten(0, 1), batch.sub_token_mask.flatten(0, 1))
+        subs = (batch.sub_caption_ids.flatten(0, 1), batch.sub_caption_token_mask.flatten(0, 1))
         caption, sub = self.text_encoder([(batch.caption_ids, batch.caption_mask), subs], self.config.pooling)
-        sub = self.local_head(sub).unflatten(0, batch.sub_mask.shape)
+        sub = self.local_head(sub).unflatten(0, batch.sub_caption_mask.shape)
         return AlignOutput(code.slide, self.caption_head(caption), code.patches, code.patch_mask, sub)
 
     def encode_slides(self, patches: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"]) -> SlideCode:
@@ -248,7 +248,7 @@ class PerceiverPathFLIP(nn.Module):
         negated: Bool[Tensor, " C"],
         vectors: Float[Tensor, "C P"] | None = None,
     ) -> TextCode:
-        """Texts into the shared space, as captions and as statements. ``vectors`` are not used."""
+        """Texts into the shared space, as captions and as sub-captions. ``vectors`` are not used."""
         block: Block = (ids, mask)
         (pooled,) = self.text_encoder([block], self.config.pooling)
         return TextCode(texts, self.caption_head(pooled), self.local_head(pooled), negated)
@@ -318,12 +318,12 @@ class PerceiverPathFLIP(nn.Module):
 
     def _soft_top_k_loss(self, output: AlignOutput, batch: AlignBatch) -> Tensor:
         return region_losses.soft_top_k(
-            self._pooled(output.subcaptions, output.patches, output.patch_mask),
-            output.subcaptions,
+            self._pooled(output.sub_captions, output.patches, output.patch_mask),
+            output.sub_captions,
             *self._scaling(),
             self.config.normalize,
-            sub_mask=batch.sub_mask,
-            sub_key=None if self.config.repeats_are_negatives else batch.sub_key,
+            sub_caption_mask=batch.sub_caption_mask,
+            sub_caption_keys=None if self.config.repeats_are_negatives else batch.sub_caption_keys,
             positives="process" if self.config.process_positives else "own",
         )
 

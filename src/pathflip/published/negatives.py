@@ -1,4 +1,4 @@
-"""Which statements a slide meets in the region losses of the published models, and which of them are true of it."""
+"""Which sub-captions a slide meets in the region losses of the published models, and which of them are true of it."""
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,25 +23,30 @@ def met_in_global_batch(
     Args:
         output: this process's embeddings.
         batch: this process's batch.
-        index: which of the B·K statements of the global batch each local slide meets; None: drawn here.
-        sampled: draw a slide's own statements and one of every other slide; else it meets all.
-        repeats_are_negatives: ignore that another slide's statement may stand in this slide's caption too.
+        index: which of the B·K sub-captions of the global batch each local slide meets; None: drawn here.
+        sampled: draw a slide's own sub-captions and one of every other slide; else it meets all.
+        repeats_are_negatives: ignore that another slide's sub-caption may stand in this slide's caption too.
 
     Returns:
         Embeddings, (C, E) where all slides meet the same, else (B, C, E); and labels in {-1, 0, +1}.
     """
-    texts, sub_mask = losses.gather_with_grad(output.subcaptions), losses.gather_with_grad(batch.sub_mask)
+    texts, sub_caption_mask = (
+        losses.gather_with_grad(output.sub_captions),
+        losses.gather_with_grad(batch.sub_caption_mask),
+    )
     own = losses.local_rows(len(output.slide), len(texts))
-    keys, false = losses.gather_with_grad(batch.sub_key), losses.gather_with_grad(batch.sub_false)
+    keys, false = losses.gather_with_grad(batch.sub_caption_keys), losses.gather_with_grad(batch.sub_caption_false)
     if repeats_are_negatives:
-        labels = losses.statement_labels(torch.zeros_like(batch.caption_keys), keys, sub_mask, false, own.start)
+        labels = losses.sub_caption_labels(
+            torch.zeros_like(batch.caption_keys), keys, sub_caption_mask, false, own.start
+        )
     else:
-        parts = None if batch.sub_part_keys is None else losses.gather_with_grad(batch.sub_part_keys)
+        parts = None if batch.sub_caption_part_keys is None else losses.gather_with_grad(batch.sub_caption_part_keys)
         equal = losses.equal_captions(batch.caption_key)
-        labels = losses.statement_labels(batch.caption_keys, keys, sub_mask, false, own.start, equal, parts)
+        labels = losses.sub_caption_labels(batch.caption_keys, keys, sub_caption_mask, false, own.start, equal, parts)
     texts = texts.flatten(0, 1)
     if index is None and sampled:
-        index = region_losses.published_candidates(sub_mask)[own].to(texts.device)
+        index = region_losses.published_candidates(sub_caption_mask)[own].to(texts.device)
     return (texts, labels) if index is None else (texts[index], labels.gather(1, index))
 
 
@@ -50,21 +55,26 @@ def met_by_blocks(
 ) -> tuple[Float[Tensor, "B G E"], Int[Tensor, "B G"]]:
     """As released: candidates drawn in each process, and row i of every other process as negatives of row i.
 
-    ``index`` points into this process's B·K statements.
+    ``index`` points into this process's B·K sub-captions.
     """
     if index is None:
-        index = region_losses.published_candidates(batch.sub_mask)
+        index = region_losses.published_candidates(batch.sub_caption_mask)
     index = index.to(output.slide.device)
     if repeats_are_negatives:
         caption_keys, equal, parts = torch.zeros_like(batch.caption_keys), None, None
     else:
-        equal, parts = losses.equal_captions(batch.caption_key, lambda own: own), batch.sub_part_keys
+        equal, parts = losses.equal_captions(batch.caption_key, lambda own: own), batch.sub_caption_part_keys
         caption_keys = batch.caption_keys
-    own = losses.statement_labels(
-        caption_keys, batch.sub_key, batch.sub_mask, batch.sub_false, equal=equal, part_keys=parts
+    own = losses.sub_caption_labels(
+        caption_keys,
+        batch.sub_caption_keys,
+        batch.sub_caption_mask,
+        batch.sub_caption_false,
+        equal=equal,
+        part_keys=parts,
     )
     own = own.gather(1, index)
-    texts = losses.gather_with_grad(output.subcaptions.flatten(0, 1)[index]).unflatten(0, (-1, len(index)))
+    texts = losses.gather_with_grad(output.sub_captions.flatten(0, 1)[index]).unflatten(0, (-1, len(index)))
     labels = -(losses.gather_with_grad(own).unflatten(0, (-1, len(own))) != 0).long()
     if not repeats_are_negatives:
         labels = labels.masked_fill(_true_elsewhere(batch, index), 0)
@@ -74,10 +84,10 @@ def met_by_blocks(
 
 def _true_elsewhere(batch: AlignBatch, index: Int[Tensor, "B C"]) -> Bool[Tensor, "P B C"]:
     """Which of the texts that row i of each of P processes meets are true of this process's row i, too."""
-    keys = losses.gather_with_grad(batch.sub_key.flatten()[index]).unflatten(0, (-1, len(index)))
+    keys = losses.gather_with_grad(batch.sub_caption_keys.flatten()[index]).unflatten(0, (-1, len(index)))
     true = (keys[..., None] == batch.caption_keys[:, None, :]).any(dim=-1) & (keys != 0)
-    if batch.sub_part_keys is not None:
-        parts = losses.gather_with_grad(batch.sub_part_keys.flatten(0, 1)[index]).unflatten(0, (-1, len(index)))
+    if batch.sub_caption_part_keys is not None:
+        parts = losses.gather_with_grad(batch.sub_caption_part_keys.flatten(0, 1)[index]).unflatten(0, (-1, len(index)))
         stands = (parts[..., None] == batch.caption_keys[:, None, None, :]).any(dim=-1) | (parts == 0)
         true = true | (stands.all(dim=-1) & (parts != 0).any(dim=-1))
     return true

@@ -54,7 +54,7 @@ class PublishedConfig(BaseModel):
         detach_gathered: no gradient through other processes' embeddings in the slide loss, as released.
         process_blocks: each process draws its candidates among its own slides and lends them to the others row by
             row, as released; else they are drawn from the global batch.
-        repeats_are_negatives: call another slide's statement false even where this slide's caption holds it, as
+        repeats_are_negatives: call another slide's sub-caption false even where this slide's caption holds it, as
             released.
         checkpoint_layers: recompute Q-Former and text layers in the backward pass (less memory, a third more time).
     """
@@ -108,7 +108,7 @@ class PublishedPathFLIP(nn.Module):
 
     reads_context = False
     reads_regions = True
-    captions_are_statements = False
+    captions_are_sub_captions = False
 
     def __init__(self, config: PublishedConfig) -> None:
         super().__init__()
@@ -136,9 +136,9 @@ class PublishedPathFLIP(nn.Module):
     def forward(self, batch: AlignBatch) -> AlignOutput:
         """Encode both sides of a batch; captions and sub-captions in one pass."""
         code = self.encode_slides(batch.patches, batch.patch_mask, batch.regions)
-        subs = (batch.sub_ids.flatten(0, 1), batch.sub_token_mask.flatten(0, 1))
+        subs = (batch.sub_caption_ids.flatten(0, 1), batch.sub_caption_token_mask.flatten(0, 1))
         caption, sub = self.embed_texts([(batch.caption_ids, batch.caption_mask), subs])
-        sub = sub.unflatten(0, batch.sub_mask.shape)
+        sub = sub.unflatten(0, batch.sub_caption_mask.shape)
         return AlignOutput(code.slide, caption, code.patches, code.patch_mask, sub)
 
     def embed_texts(self, blocks: list[Block]) -> list[Float[Tensor, "_ E"]]:

@@ -110,23 +110,25 @@ def pair_sigmoid(
 # ---------------------------------------------------------------------------------------------- candidates
 
 
-def published_candidates(sub_mask: Bool[Tensor, "B K"], generator: torch.Generator | None = None) -> Int[Tensor, "B C"]:
+def published_candidates(
+    sub_caption_mask: Bool[Tensor, "B K"], generator: torch.Generator | None = None
+) -> Int[Tensor, "B C"]:
     """The texts each slide meets in the published region loss: its own K and one random one of every other slide.
 
     Args:
-        sub_mask: which sub-captions of the (global) batch are real; only those are drawn (where a slide has any).
+        sub_caption_mask: which sub-captions of the (global) batch are real; only those are drawn (where there is any).
         generator: source of the draws; None: torch's own. Processes that seed it alike draw the same table.
 
     Returns:
         (B, K + B - 1) indices into the B·K sub-captions, slide-major, ascending in every row.
     """
-    num_slides, num_subcaptions = sub_mask.shape
-    real = sub_mask.float() if generator is None else sub_mask.float().to(generator.device)
+    num_slides, num_sub_captions = sub_caption_mask.shape
+    real = sub_caption_mask.float() if generator is None else sub_caption_mask.float().to(generator.device)
     real = torch.where(real.sum(dim=1, keepdim=True) > 0, real, torch.ones_like(real))
     if num_slides == 1:
-        return torch.arange(num_subcaptions, device=real.device).unsqueeze(0)
+        return torch.arange(num_sub_captions, device=real.device).unsqueeze(0)
     drawn = torch.multinomial(real, num_slides, replacement=True, generator=generator)  # (other slide, for slide)
-    return sort_candidates(drawn.T.gather(1, _other_slides(num_slides, real.device)), num_subcaptions)
+    return sort_candidates(drawn.T.gather(1, _other_slides(num_slides, real.device)), num_sub_captions)
 
 
 def _other_slides(num_slides: int, device: torch.device) -> Int[Tensor, "B O"]:
@@ -135,13 +137,13 @@ def _other_slides(num_slides: int, device: torch.device) -> Int[Tensor, "B O"]:
     return other + (other >= torch.arange(num_slides, device=device).unsqueeze(1))
 
 
-def sort_candidates(offsets: Int[Tensor, "B O"], num_subcaptions: int) -> Int[Tensor, "B C"]:
+def sort_candidates(offsets: Int[Tensor, "B O"], num_sub_captions: int) -> Int[Tensor, "B C"]:
     """Candidate indices from ``offsets``: entry (i, c) is which sub-caption the c-th *other* slide lends slide i."""
     num_slides = len(offsets)
     slides = torch.arange(num_slides, device=offsets.device)
     other = _other_slides(num_slides, offsets.device)
-    own = slides.unsqueeze(1) * num_subcaptions + torch.arange(num_subcaptions, device=offsets.device)
-    return torch.cat([own, other * num_subcaptions + offsets], dim=1).sort(dim=1).values
+    own = slides.unsqueeze(1) * num_sub_captions + torch.arange(num_sub_captions, device=offsets.device)
+    return torch.cat([own, other * num_sub_captions + offsets], dim=1).sort(dim=1).values
 
 
 # ---------------------------------------------------------------------------------------------- text-conditioned
@@ -208,8 +210,8 @@ def soft_top_k(
     scale: Scalar,
     bias: Scalar,
     normalize: Normalize = "balanced",
-    sub_mask: Bool[Tensor, "B K"] | None = None,
-    sub_key: Int[Tensor, "B K"] | None = None,
+    sub_caption_mask: Bool[Tensor, "B K"] | None = None,
+    sub_caption_keys: Int[Tensor, "B K"] | None = None,
     positives: Literal["own", "process"] = "own",
     gather: Gather = gather_with_grad,
 ) -> Float[Tensor, ""]:
@@ -221,8 +223,8 @@ def soft_top_k(
         scale: what cosines are multiplied by.
         bias: added to the logits.
         normalize: ``entries`` is published (positives drown as the batch grows).
-        sub_mask: which texts are real.
-        sub_key: statement keys: the same statement elsewhere is left out instead of being called false.
+        sub_caption_mask: which texts are real.
+        sub_caption_keys: sub-caption keys: the same sub-caption elsewhere is left out instead of being called false.
         positives: ``own``: a text and what it pooled. ``process``: the published labels, by which with several
             processes every local text is true of everything any local text pooled.
         gather: see the module docstring.
@@ -234,11 +236,11 @@ def soft_top_k(
     if positives == "process" and len(all_texts) != rows:
         own[:, local_rows(rows, len(all_texts))] = 1.0
     labels = (2 * own - 1).long()
-    if sub_key is not None:
-        keys, all_keys = sub_key.reshape(-1, 1), gather(sub_key.reshape(-1))
+    if sub_caption_keys is not None:
+        keys, all_keys = sub_caption_keys.reshape(-1, 1), gather(sub_caption_keys.reshape(-1))
         labels = labels.masked_fill((keys == all_keys) & (keys != 0) & (labels < 0), 0)
-    if sub_mask is not None:
-        labels = labels * (sub_mask.reshape(-1, 1) & gather(sub_mask.reshape(-1))).long()
+    if sub_caption_mask is not None:
+        labels = labels * (sub_caption_mask.reshape(-1, 1) & gather(sub_caption_mask.reshape(-1))).long()
     image_to_text = pair_sigmoid(scale * cosine(pooled, all_texts) + bias, labels, normalize)
     text_to_image = pair_sigmoid(scale * cosine(texts, all_pooled) + bias, labels, normalize)
     return 0.5 * (image_to_text + text_to_image)

@@ -157,7 +157,7 @@ def reading_of(
         "polarity": False,
         "visual_only": False,
         "caption_tokens": min(512, longest),
-        "statement_tokens": min(256, longest),
+        "sub_caption_tokens": min(256, longest),
     }
     regions = {"side": 16 if kind == "published" else 1}
     if kind == "published" and not chosen["regions"]:

@@ -85,7 +85,9 @@ def align_published() -> AlignRecipe:
     return AlignRecipe(
         name="align_published",
         model={"kind": "published"},
-        text=TextSpec(sampler="published", polarity=False, visual_only=False, caption_tokens=512, statement_tokens=256),
+        text=TextSpec(
+            sampler="published", polarity=False, visual_only=False, caption_tokens=512, sub_caption_tokens=256
+        ),
         regions=RegionSpec(side=16),
         max_regions=24,
         train=TrainConfig(
@@ -118,7 +120,7 @@ def align_published_small() -> AlignRecipe:
         update={
             "name": "align_published_small",
             "model": model,
-            "text": published.text.model_copy(update={"caption_tokens": 384, "statement_tokens": 128}),
+            "text": published.text.model_copy(update={"caption_tokens": 384, "sub_caption_tokens": 128}),
             "regions": RegionSpec(side=4),
             "train": _for_steps(240, base.train).model_copy(
                 update={"optim": base.train.optim.model_copy(update={"lr": 1.5e-3})}
@@ -142,7 +144,7 @@ def clip_mean() -> AlignRecipe:
     return AlignRecipe(
         name="clip_mean",
         model={"kind": "clip", "pool": "mean", **SMALL},
-        text=TextSpec(polarity=False, visual_only=False, num_subcaptions=1),
+        text=TextSpec(polarity=False, visual_only=False, num_sub_captions=1),
         max_patches=PATCHES_A_STEP,
         train=_for_steps(300, align_base().train),
     )

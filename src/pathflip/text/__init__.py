@@ -1,4 +1,4 @@
-"""Words: captions read, split into sentences, parsed into statements, sampled, tokenised.
+"""Words: captions read, split into sentences, parsed into sub-captions, sampled, tokenised.
 
 Names are imported on first use; :mod:`pathflip.text.sentences` and :mod:`pathflip.text.sampling` need no torch.
 """
@@ -10,17 +10,17 @@ _WHERE = {
     "TokenBatch": "tokenizer",
     "Tokenizer": "tokenizer",
     "check_captions": "captions",
-    "flip_statement": "flips",
+    "flip_sub_caption": "flips",
     "load_tokenizer": "tokenizer",
     "merge_sentences": "sampling",
-    "parse_statement": "statements",
+    "parse_sub_caption": "sub_captions",
     "read_captions": "captions",
     "read_report": "reports",
     "sample_merges": "sampling",
     "sample_published": "sampling",
     "sample_sentences": "sampling",
     "split_sentences": "sentences",
-    "statements_of": "statements",
+    "sub_captions_of": "sub_captions",
     "train_tokenizer": "tokenizer",
     "write_captions": "captions",
 }

@@ -3,7 +3,7 @@
 One row a slide, or a case (:mod:`pathflip.text.cases`). Columns or keys (without regard to case, spaces and dashes):
 the slide (:data:`SLIDE_KEYS`), its text (:data:`TEXT_KEYS`, or a column a section: :data:`SECTION_KEYS`), the patient
 (:data:`PATIENT_KEYS`, optional) and ready-made sub-captions (:data:`SUBCAPTION_KEYS`, optional). Where there are none,
-the text is split into sentences and each is parsed into a statement.
+the text is split into sentences and each is parsed into a sub-caption.
 """
 
 import json
@@ -31,7 +31,7 @@ from pathflip.text.cases import (
     part_notes,
 )
 from pathflip.text.reports import read_report, undecided_note
-from pathflip.text.statements import parse_statement
+from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.types import Caption, Case, CaseSlide, SubCaption
 
 __all__ = ["CaptionTable", "check_captions", "identity_row", "named_as", "patient_of", "read_caption_table",
@@ -53,7 +53,7 @@ SECTION_KEYS = (
     ("DIAGNOSIS", ("conclusion", "diagnosis", "final_diagnosis", "diagnoses", "impression")),
 )  # fmt: skip
 _TOLD_BY_SECTIONS = tuple(name for heading, names in SECTION_KEYS[2:] for name in names)
-STATEMENT_KEYS = ("text", "visual_description", "sentence", "description")
+SUB_CAPTION_KEYS = ("text", "visual_description", "sentence", "description")
 _POLARITIES = ("affirmed", "denied", "undecided", "present", "absent", "uncertain")
 # Fields of a ready-made sub-caption that replace what the rules say.
 _GIVEN_FIELDS = (
@@ -225,15 +225,15 @@ def _shown_names(columns: Iterable[str]) -> list[str]:
 
 
 def write_captions(path: str | Path, captions: Iterable[Caption]) -> None:
-    """Write captions as JSON lines, statements included; :func:`read_captions` gives back equal objects."""
+    """Write captions as JSON lines, sub-captions included; :func:`read_captions` gives back equal objects."""
     lines = []
     for caption in captions:
-        statements = [
-            {key: value for key, value in asdict(statement).items() if value is not None}
-            | ({"box": list(asdict(statement.box).values())} if statement.box else {})
-            for statement in caption.subcaptions
+        sub_captions = [
+            {key: value for key, value in asdict(sub_caption).items() if value is not None}
+            | ({"box": list(asdict(sub_caption.box).values())} if sub_caption.box else {})
+            for sub_caption in caption.sub_captions
         ]
-        row = {**identity_row(caption), "text": caption.text, "subcaptions": statements}
+        row = {**identity_row(caption), "text": caption.text, "subcaptions": sub_captions}
         lines.append(json.dumps(row, ensure_ascii=False))
     write_text(path, "\n".join(lines) + "\n")
 
@@ -270,24 +270,24 @@ def _report_row(number: int, fields: Mapping[str, Any]) -> ReportRow:
 def _caption(group: ReportGroup, fields: Mapping[str, Any], whole_report: bool, fit: _FitOfParts) -> Caption:
     what = f"case '{group.name}'" if group.case and len(group.slides) != 1 else f"slide '{group.name}'"
     text = _text(fields)
-    statements = _statements(fields)
+    sub_captions = _sub_captions(fields)
     parts = tuple(map(str, listed)) if isinstance(listed := fields.get("report_parts"), list) else ()
-    if not text and statements:
-        text = " ".join(statement.text for statement in statements)
+    if not text and sub_captions:
+        text = " ".join(sub_caption.text for sub_caption in sub_captions)
     if not text:
         raise CaptionError(f"{what} has an empty caption")
-    if not statements:
+    if not sub_captions:
         report = read_report(text)
-        statements, parts = findings_on(report.statements, report.parts, group.slides), report.parts
-        text = report.text if whole_report else report.text_of(statements)
+        sub_captions, parts = findings_on(report.all_sub_captions, report.parts, group.slides), report.parts
+        text = report.text if whole_report else report.text_of(sub_captions)
         fit.add(group.name, parts, group.slides)
-    if not statements:
+    if not sub_captions:
         raise CaptionError(f"{what}: the caption holds no sentence (got {text[:40]!r})")
     patient = group.patient or str(first_of(fields, PATIENT_KEYS) or "").strip() or patient_of(group.name)
     if not group.case and len(group.slides) == 1:
-        return Caption(slide_id=group.name, patient=patient, text=text, subcaptions=statements)
+        return Caption(slide_id=group.name, patient=patient, text=text, sub_captions=sub_captions)
     case = group.case or group.name
-    return Case(group.name, patient, text, statements, case_id=case, slides=group.slides, parts=parts)
+    return Case(group.name, patient, text, sub_captions, case_id=case, slides=group.slides, parts=parts)
 
 
 _NO_SLIDE = f"no slide named; expected one of the fields {', '.join(SLIDE_KEYS[:2])}, wsi, image, file"
@@ -351,7 +351,7 @@ def _from_sections(fields: Mapping[str, Any]) -> str:
     return "\n\n".join(f"{heading}:\n{text}" for heading, text in sections if text)
 
 
-def _statements(fields: Mapping[str, Any]) -> tuple[SubCaption, ...]:
+def _sub_captions(fields: Mapping[str, Any]) -> tuple[SubCaption, ...]:
     value = first_of(fields, SUBCAPTION_KEYS)
     if isinstance(value, str):  # a CSV cell holds them as JSON
         try:
@@ -362,13 +362,13 @@ def _statements(fields: Mapping[str, Any]) -> tuple[SubCaption, ...]:
         return ()
     if not isinstance(value, list):
         raise CaptionError(f"sub-captions are a {type(value).__name__}, expected a list of texts or objects")
-    return tuple(_statement(item, place) for place, item in enumerate(value, start=1))
+    return tuple(_sub_caption(item, place) for place, item in enumerate(value, start=1))
 
 
-def _statement(item: Any, place: int) -> SubCaption:
+def _sub_caption(item: Any, place: int) -> SubCaption:
     """A ready-made sub-caption: a text, or an object whose fields override what the rules say."""
     fields = {"text": item} if isinstance(item, str) else item
-    text = text_of(first_of(fields, STATEMENT_KEYS), f"sub-caption {place}") if isinstance(fields, dict) else ""
+    text = text_of(first_of(fields, SUB_CAPTION_KEYS), f"sub-caption {place}") if isinstance(fields, dict) else ""
     if not text:
         raise CaptionError(f"sub-caption {place} has no text")
     stated: dict[str, Any] = {}
@@ -391,7 +391,7 @@ def _statement(item: Any, place: int) -> SubCaption:
     if isinstance(fields.get("place"), list) and len(fields["place"]) == 2:
         stated["place"] = (int(fields["place"][0]), int(fields["place"][1]))
     decided = {"undecided": False, "reason": None} if "negated" in stated else {}
-    return replace(parse_statement(text), **(decided | stated))
+    return replace(parse_sub_caption(text), **(decided | stated))
 
 
 def _box(value: Any, place: int) -> Box:

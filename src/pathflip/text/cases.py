@@ -246,7 +246,7 @@ def _refuse_repeated_slides(groups: Sequence[ReportGroup]) -> None:
 
 
 def findings_on(
-    statements: Iterable[SubCaption], parts: Sequence[str], slides: Sequence[CaseSlide]
+    sub_captions: Iterable[SubCaption], parts: Sequence[str], slides: Sequence[CaseSlide]
 ) -> tuple[SubCaption, ...]:
     """The sub-captions of a whole report as they stand to some slides of it.
 
@@ -255,20 +255,20 @@ def findings_on(
     any part show the whole report only if they are as many as its parts, or more.
 
     Args:
-        statements: of the report, whatever part they belong to.
+        sub_captions: of the report, whatever part they belong to.
         parts: the report's.
         slides: at hand; none where they are not known yet, and then nothing changes.
     """
-    statements = tuple(statements)
+    sub_captions = tuple(sub_captions)
     if len(parts) < 2 or not slides:
-        return statements
+        return sub_captions
     named = [parts_of_slide(slide, parts) for slide in slides]
     nowhere = all(slide.part is None for slide in slides)
     if nowhere and len(slides) > 1 and len(slides) >= len(parts):
-        return statements
+        return sub_captions
     known = {label for labels in named for label in labels}
     reason = _why_unknown(slides, named, parts)
-    return tuple(_on_parts(one, known, reason) for one in statements)
+    return tuple(_on_parts(one, known, reason) for one in sub_captions)
 
 
 def parts_of_slide(slide: CaseSlide, parts: Sequence[str]) -> set[str]:
@@ -302,7 +302,7 @@ def _on_parts(one: SubCaption, known: set[str], reason: str) -> SubCaption:
 
 def case_with_slides(case: Case, slides: Sequence[CaseSlide]) -> Case:
     """The case with the slides at hand: findings of parts without a slide are not visible any more."""
-    return replace(case, slides=tuple(slides), subcaptions=findings_on(case.subcaptions, case.parts, slides))
+    return replace(case, slides=tuple(slides), sub_captions=findings_on(case.sub_captions, case.parts, slides))
 
 
 def part_notes(name: str, parts: Sequence[str], slides: Sequence[CaseSlide]) -> list[str]:

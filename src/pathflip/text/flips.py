@@ -1,4 +1,4 @@
-"""Statements made false by rule: the denial of an assertion, or the reverse; hard negatives for training."""
+"""Sub-captions made false by rule: the denial of an assertion, or the reverse; hard negatives for training."""
 
 import re
 from dataclasses import replace
@@ -8,11 +8,11 @@ import numpy as np
 from pathflip.text.checkboxes import has_boxes
 from pathflip.text.cues.en import SEEN
 from pathflip.text.polarity import affirmative_form, clauses_of, only_looks_denied, polarity_of
-from pathflip.text.statements import bare_sentence, parse_statement
+from pathflip.text.sub_captions import bare_sentence, parse_sub_caption
 from pathflip.text.visibility import kinds_of
 from pathflip.types import SubCaption
 
-__all__ = ["flip_statement", "flipped_statement"]
+__all__ = ["flip_sub_caption", "flipped_sub_caption"]
 
 # Where a "not" can be put, in the order tried: existence, detection, possession, being.
 _EXISTS = re.compile(
@@ -43,13 +43,13 @@ _NO_NOUN_PHRASE = re.compile(r"[,:;]|^(?:the|this|these|it|its|we|all|there|in|o
 _ABSENCE_FRAMES = ("No {} is identified.", "{} is absent.", "There is no evidence of {}.", "No {} is seen.")
 
 
-def flip_statement(statement: SubCaption | str, rng: np.random.Generator) -> str | None:
-    """A sentence that is false of every slide the statement is true of: the denial of an assertion, or the reverse.
+def flip_sub_caption(sub_caption: SubCaption | str, rng: np.random.Generator) -> str | None:
+    """A sentence that is false of every slide the sub-caption is true of: the denial of an assertion, or the reverse.
 
-    None where the rules cannot be sure: statements a slide cannot show, sentences of mixed polarity or several
+    None where the rules cannot be sure: sub-captions a slide cannot show, sentences of mixed polarity or several
     clauses, pseudo-negations, and sentences without a place for a "not". ``rng`` chooses among wordings.
     """
-    parsed = parse_statement(statement) if isinstance(statement, str) else statement
+    parsed = parse_sub_caption(sub_caption) if isinstance(sub_caption, str) else sub_caption
     if not parsed.visual or parsed.undecided or parsed.language not in (None, "en") or has_boxes(parsed.text):
         return None
     text = bare_sentence(parsed.text).rstrip(" .;!")
@@ -63,17 +63,19 @@ def flip_statement(statement: SubCaption | str, rng: np.random.Generator) -> str
     return _deny(text, rng) if len(clauses) == 1 else None
 
 
-def flipped_statement(statement: SubCaption, rng: np.random.Generator) -> SubCaption | None:
+def flipped_sub_caption(sub_caption: SubCaption, rng: np.random.Generator) -> SubCaption | None:
     """The flip as a sub-caption of the opposite sign.
 
     Its sign is known and not read from its words: "mitoses are not frequent" leaves open whether there are any, and is
     still the denial of "mitoses are frequent".
     """
-    text = flip_statement(statement, rng)
+    text = flip_sub_caption(sub_caption, rng)
     if text is None:
         return None
-    parsed = parse_statement(text)
-    return replace(parsed, negated=not statement.negated, undecided=False, reason=None) if parsed.undecided else parsed
+    parsed = parse_sub_caption(text)
+    return (
+        replace(parsed, negated=not sub_caption.negated, undecided=False, reason=None) if parsed.undecided else parsed
+    )
 
 
 def _deny(text: str, rng: np.random.Generator) -> str | None:

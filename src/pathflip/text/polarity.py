@@ -257,7 +257,7 @@ def _pieces(text: str, rules: _Compiled, language: str) -> list[Clause]:
 def _items(part: str, rules: _Compiled, language: str) -> list[Clause]:
     """A stretch that denies, cut where a new clause or a new item of telegraphic style begins.
 
-    "Mitoses frequent, necrosis absent" are two statements; "no necrosis, haemorrhage or calcification" is one.
+    "Mitoses frequent, necrosis absent" are two sub-captions; "no necrosis, haemorrhage or calcification" is one.
     """
     cuts = [match.span() for match in _ITEM_BREAK.finditer(rules.pseudo.sub(_blank, part))]
     bounds = [0, *[position for span in cuts for position in span], len(part)]

@@ -1,4 +1,4 @@
-"""Questions as prompts, and as the statements a slide is searched for."""
+"""Questions as prompts, and as the sub-captions a slide is searched for."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from string import ascii_uppercase
 from pathflip.arguments import refuse_text
 from pathflip.errors import CaptionError
 from pathflip.text.refusals import cannot_tell
-from pathflip.text.statements import parse_statement
+from pathflip.text.sub_captions import parse_sub_caption
 
 __all__ = [
     "GRAMMAR",
@@ -78,12 +78,12 @@ def query_texts(question: str, options: Sequence[str] = (), limit: int = 64) -> 
 
     The question's content; each option alone, and with the question's content; the items of a list in the question
     ("How many of these: a, b, c?"). Where the question denies ("Which of these is absent?"), each option is denied:
-    the statement to look for is "no necrosis".
+    the sub-caption to look for is "no necrosis".
     """
     refuse_text(options, "options")
     head, colon, tail = question.partition(":")
     # Without its question mark, which would leave open whether anything is denied.
-    if refers_to_options(question) and (parsed := parse_statement(head.rstrip(" ?"))).negated:
+    if refers_to_options(question) and (parsed := parse_sub_caption(head.rstrip(" ?"))).negated:
         head, options = parsed.content, [o if cannot_tell(o) else f"no {o.strip()}" for o in options]
     listed = [part.strip(" ?.!") for part in re.split(r",|;|\band\b", tail)] if colon else []
     content = question_content(head)

@@ -20,7 +20,7 @@ from pathflip.text.markup import plain_text
 from pathflip.text.polarity import value_polarity
 from pathflip.text.report_parts import WEAK_MARK, inline_part, parts_of, referred_parts, strong_mark
 from pathflip.text.sentences import split_sentences
-from pathflip.text.statements import statements_of
+from pathflip.text.sub_captions import sub_captions_of
 from pathflip.types import Caption, SubCaption
 
 __all__ = ["ALL_PARTS", "Report", "read_report", "undecided_note"]
@@ -54,14 +54,14 @@ class Report:
         text: the words of the report; every ``place`` counts characters of it.
         parts: the parts it names, in order ("A", "B", …); empty where it names none.
         language: of the report as a whole.
-        statements: every sub-caption in reading order, whatever part it belongs to.
+        all_sub_captions: every one in reading order, whatever part it belongs to.
         notes: what was done to the text ("HTML", "mojibake repaired").
     """
 
     text: str
     parts: tuple[str, ...]
     language: str
-    statements: tuple[SubCaption, ...]
+    all_sub_captions: tuple[SubCaption, ...]
     notes: tuple[str, ...] = ()
 
     def sub_captions(self, part: str | None = None) -> tuple[SubCaption, ...]:
@@ -74,8 +74,8 @@ class Report:
             part: "A", "2", …; :data:`ALL_PARTS` for an item of all slides; None where it is not known.
         """
         if part == ALL_PARTS or len(self.parts) < 2:
-            return self.statements
-        return tuple(self._for_part(one, part) for one in self.statements)
+            return self.all_sub_captions
+        return tuple(self._for_part(one, part) for one in self.all_sub_captions)
 
     def _for_part(self, one: SubCaption, part: str | None) -> SubCaption:
         if one.part is None or not one.visual:
@@ -111,11 +111,11 @@ def read_report(raw: str) -> Report:
         lines = _flat_lines(plain.text)
     parts = parts_of(plain.text[line.start : line.end] for line in lines)
     language = language_of(plain.text)
-    statements: list[SubCaption] = []
+    sub_captions: list[SubCaption] = []
     blocks = _blocks(plain.text, lines, parts) if len(lines) > 1 or "\n" in plain.text.strip() or parts else ()
     for block in blocks or (_Block(0, len(plain.text), None, None),):
-        statements += _block_statements(plain.text, block, parts, language)
-    return Report(plain.text, parts, language, tuple(statements), plain.notes)
+        sub_captions += _block_sub_captions(plain.text, block, parts, language)
+    return Report(plain.text, parts, language, tuple(sub_captions), plain.notes)
 
 
 def undecided_note(captions: Iterable[Caption]) -> str | None:
@@ -126,7 +126,7 @@ def undecided_note(captions: Iterable[Caption]) -> str | None:
     reasons = Counter(
         str(one.reason)
         for caption in captions
-        for one in caption.subcaptions
+        for one in caption.sub_captions
         if one.undecided and one.visual and one.reason not in (None, "doubt", "contradicting ticks")
     )
     if not reasons:
@@ -302,7 +302,7 @@ def _open_section(state: _State, kind: str, part: str, inline: bool) -> None:
 
 
 def _after_mark(text: str, start: int, end: int, state: _State) -> _Block:
-    """The line behind "A.": its title ("Colon, sigmoid, resection:") is no statement."""
+    """The line behind "A.": its title ("Colon, sigmoid, resection:") is no sub-caption."""
     rest = text[start:end]
     colon = re.search(r"[:：]\s*|\.{3,}\s*", rest[:100])
     findings = cues_of("en").findings
@@ -343,7 +343,7 @@ def _is_specimen_label(text: str) -> bool:
 # --- Sentences -------------------------------------------------------------------------------------------------------
 
 
-def _block_statements(text: str, block: _Block, parts: Sequence[str], language: str) -> Iterator[SubCaption]:
+def _block_sub_captions(text: str, block: _Block, parts: Sequence[str], language: str) -> Iterator[SubCaption]:
     part = block.part
     for start, end in _sentence_spans(text, block):
         sentence = text[start:end]
@@ -353,7 +353,7 @@ def _block_statements(text: str, block: _Block, parts: Sequence[str], language: 
         sentence = sentence[skip + labelled :]
         if _WORD.search(sentence) is None:
             continue
-        yield from _sentence_statements(
+        yield from _sentence_sub_captions(
             " ".join(sentence.split()),
             start + skip + labelled,
             end,
@@ -363,7 +363,7 @@ def _block_statements(text: str, block: _Block, parts: Sequence[str], language: 
         )
 
 
-def _sentence_statements(
+def _sentence_sub_captions(
     sentence: str, start: int, end: int, part: str | None, block: _Block, language: str
 ) -> Iterator[SubCaption]:
     spoken = language_of(sentence, default=language if language in LANGUAGES else "en")
@@ -372,7 +372,7 @@ def _sentence_statements(
     hidden = section if section in HIDDEN_SECTIONS else None
     if block.title:
         hidden = "header" if block.section == "header" else "specimen"
-    for one in statements_of(sentence, spoken):
+    for one in sub_captions_of(sentence, spoken):
         reason = hidden or one.reason
         place = (start, end)
         if one.place is not None and end - start == len(sentence):

@@ -60,7 +60,7 @@ _DANGLING = _words(
 # A line this long, ending in the middle of a sentence, was wrapped by a typewriter or a PDF; a shorter one is an item.
 _WRAP_WIDTH = 40
 
-# A semicolon ends a statement where what follows turns it ("…; however, no perineural invasion is seen").
+# A semicolon ends a sub-caption where what follows turns it ("…; however, no perineural invasion is seen").
 _AFTER_SEMICOLON = _words(
     "however but no not neither there although while nevertheless otherwise additionally furthermore"
 )

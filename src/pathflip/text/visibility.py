@@ -84,7 +84,7 @@ def visible_rest(clause: str, language: str = "en") -> str | None:
 
 
 def _states_a_finding(head: str, whole: bool) -> bool:
-    """Whether the head of a clause is a statement by itself, and not of spread to elsewhere."""
+    """Whether the head of a clause is a sub-caption by itself, and not of spread to elsewhere."""
     if _SPREAD.search(head) or len(head.split()) < 2 or _CUT_SHORT.search(head):
         return False
     return re.search(cues_of("en").findings, head, re.IGNORECASE) is not None and (not whole or len(head.split()) > 2)

@@ -235,7 +235,7 @@ class _EncodedOnDemand(Sequence[EncodedSlide | EncodedCase]):
 def _identity(caption: Caption) -> list[Any]:
     """What of a report decides a run."""
     slides = [[one.slide_id for one in caption.slides]] if isinstance(caption, Case) else []
-    return [caption.slide_id, caption.text, [one.content for one in caption.subcaptions], *slides]
+    return [caption.slide_id, caption.text, [one.content for one in caption.sub_captions], *slides]
 
 
 def _trained_on(items: Sequence[Item]) -> dict[str, list[str]]:
@@ -270,7 +270,7 @@ def _validation(
 
 def _words(captions: Sequence[Caption], text: TextSpec) -> list[str]:
     """What the tokenizer is trained on: captions, and sub-captions as the text encoder will see them; no names."""
-    reports = [[c.text, *(s.content for s in c.subcaptions if text.polarity and not s.undecided)] for c in captions]
+    reports = [[c.text, *(s.content for s in c.sub_captions if text.polarity and not s.undecided)] for c in captions]
     return without_private_words(reports)
 
 

@@ -15,7 +15,7 @@ from pathflip import plots
 from pathflip.errors import CaptionError
 from pathflip.inference import Aligned, EncodedSlide
 from pathflip.text.sentences import split_sentences
-from pathflip.text.statements import not_visual_kind, statements_of
+from pathflip.text.sub_captions import not_visual_kind, sub_captions_of
 from pathflip.types import Evidence, SubCaption
 from pathflip.verify.calibration import Calibration, Fit
 from pathflip.verify.heatmaps import heatmaps
@@ -179,7 +179,7 @@ def verify_report(
 
 def _sub_captions(report: str | Sequence[str | SubCaption]) -> list[SubCaption]:
     if isinstance(report, str):
-        sub_captions = [one for sentence in split_sentences(report) for one in statements_of(sentence)]
+        sub_captions = [one for sentence in split_sentences(report) for one in sub_captions_of(sentence)]
     else:
         sub_captions = [one for part in report for one in (_sub_captions(part) if isinstance(part, str) else (part,))]
     if not sub_captions:

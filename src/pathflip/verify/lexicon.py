@@ -93,7 +93,7 @@ class Lexicon(BaseModel):
 
 def learn_lexicon(captions: Sequence[Caption]) -> Lexicon:
     """Read the three lists off captions (training captions: the model knows no other words)."""
-    visual = [s for caption in captions for s in caption.subcaptions if s.decided]
+    visual = [s for caption in captions for s in caption.sub_captions if s.decided]
     words = frozenset(word for sub_caption in visual for word in content_words(sub_caption.content))
     findings = _findings(captions)
     topics = {finding.name for finding in findings}
@@ -214,7 +214,7 @@ def _findings(captions: Sequence[Caption]) -> tuple[Finding, ...]:
     asks: dict[str, Counter[str]] = defaultdict(Counter)
     for caption in captions:
         here = set()
-        for sub_caption in caption.subcaptions:
+        for sub_caption in caption.sub_captions:
             if not (sub_caption.visual and sub_caption.negated):
                 continue
             phrases = denied_phrases(sub_caption)

@@ -88,7 +88,7 @@ def learn_shapes(model: Aligned, pairs: Iterable[tuple[EncodedSlide, Caption]], 
     seen: dict[str, list[np.ndarray]] = defaultdict(list)
     for slide, caption in pairs:
         described = describe_findings(model, slide, lexicon)
-        for sub_caption in caption.subcaptions:
+        for sub_caption in caption.sub_captions:
             for finding, phrase in _phrases(sub_caption, lexicon):
                 seen[phrase].append(described[finding])
     means = {phrase: np.mean(rows, 0) for phrase, rows in sorted(seen.items()) if len(rows) >= FEWEST_SHOWN}

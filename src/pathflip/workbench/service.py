@@ -286,7 +286,7 @@ class ModelService:
 
     def _notes(self, loaded: _Loaded, text: str) -> tuple[list[str], bool]:
         """What must be said of a phrase before its map is looked at, and whether no word of it is known."""
-        from pathflip.text.statements import not_visual_kind, parse_statement
+        from pathflip.text.sub_captions import not_visual_kind, parse_sub_caption
         from pathflip.verify.lexicon import content_words, unknown_fraction
 
         words = content_words(text)
@@ -303,7 +303,7 @@ class ModelService:
             ], True
         if missing:
             notes.append(f"The model has not learned: {', '.join(missing)}. The map follows the other words.")
-        if not parse_statement(text).visual:
+        if not parse_sub_caption(text).visual:
             kind = not_visual_kind(text)
             notes.append(f"Nothing a slide can show{f' ({kind})' if kind else ''}: the map means little.")
         return notes, False

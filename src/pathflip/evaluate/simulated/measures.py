@@ -193,7 +193,7 @@ def _retrieval_measures(scores: CohortScores, count: int) -> list[Measure]:
 
     kinds = {
         "R@1 whole slide": scores.retrieval.whole,
-        "R@1 sub-captions": scores.retrieval.statements,
+        "R@1 sub-captions": scores.retrieval.sub_captions,
         "R@1 combined": scores.retrieval.scores,
         "R@1 combined, gallery-normalised": scores.retrieval.gallery_normalised,
         "R@1 combined, held-out wording": scores.paraphrased.scores,

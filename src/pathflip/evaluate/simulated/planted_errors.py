@@ -24,7 +24,7 @@ from pathflip.evaluate.metrics import Interval
 from pathflip.inference import Aligned, EncodedSlide
 from pathflip.simulate.report_writer import ERROR_KINDS, CorruptedReport, Report, Statement, corrupt_report
 from pathflip.simulate.world import CasePlan, Measured, PlacedFinding
-from pathflip.text.statements import parse_statement
+from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.types import Caption, SubCaption
 from pathflip.verify.calibration import Calibration
 from pathflip.verify.judge import omission_scores
@@ -229,8 +229,8 @@ def _sentences(truths: Sequence[SlideTruth], planted: Sequence[Planted]) -> list
     """Every true visible sentence once, then every planted one."""
     true = {(row, s.sentence): s for row, truth in enumerate(truths) for s in truth.report.statements if s.visual}
     false = dict.fromkeys((p.slide, p.sentence) for p in planted if p.sentence)
-    out = [_Sentence(row, parse_statement(text), said) for (row, text), said in true.items()]
-    return out + [_Sentence(row, parse_statement(text), None) for row, text in false]
+    out = [_Sentence(row, parse_sub_caption(text), said) for (row, text), said in true.items()]
+    return out + [_Sentence(row, parse_sub_caption(text), None) for row, text in false]
 
 
 def _could_bear(said: Statement | None, kind: str, attribute: str | None) -> bool:
@@ -268,7 +268,7 @@ def _other_patients(patients: Sequence[str]) -> list[int]:
 
 def _commonness(captions: Sequence[Caption]) -> Counter[str]:
     """In how many captions a word stands, words of denials counted apart."""
-    return Counter(word for c in captions for word in {w for s in c.subcaptions for w in _marked_words(s)})
+    return Counter(word for c in captions for word in {w for s in c.sub_captions for w in _marked_words(s)})
 
 
 def _marked_words(sub_caption: SubCaption) -> list[str]:
@@ -346,7 +346,7 @@ class _Completeness:
         omitted = [p for p in planted if p.kind == OMITTED]
         reports = [(row, [s.sentence for s in t.report.statements]) for row, t in enumerate(truths)]
         reports += [(p.slide, [s.sentence for s in p.report.statements]) for p in omitted]
-        parsed = [(row, [s for s in map(parse_statement, texts) if s.visual]) for row, texts in reports]
+        parsed = [(row, [s for s in map(parse_sub_caption, texts) if s.visual]) for row, texts in reports]
         self.incomplete = np.arange(len(reports)) >= len(truths)
         self.patient = np.array([truths[row].patient for row, _ in reports])
         self.length = np.array([len(sub_captions) for _, sub_captions in parsed])

@@ -14,7 +14,7 @@ from pathflip.features import read_features
 from pathflip.inference import Aligned, EncodedSlide, encode_slide
 from pathflip.simulate.phrases import NAMES
 from pathflip.simulate.report_writer import ERROR_KINDS, CorruptedReport, PlantedError, corrupt_report
-from pathflip.text.statements import parse_statement
+from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.types import Caption
 from pathflip.verify.calibration import Calibration, write_calibration
 from pathflip.verify.judge import Verification, verify_report
@@ -127,7 +127,7 @@ def verified_examples(
     for row, (slide, truth) in enumerate(zip(slides, truths, strict=True)):
         rng = np.random.default_rng([seed, row, 1])
         made = corrupt_report(truth.report, truth.plan, truth.measured, rng, ERROR_KINDS)
-        sub_captions = [parse_statement(s.sentence) for s in made.statements]
+        sub_captions = [parse_sub_caption(s.sentence) for s in made.statements]
         verification = verify_report(model, slide, sub_captions, calibration)
         errors = tuple(_outcome(error, verification) for error in made.errors)
         judged.append((-_success(errors), row, made, verification, errors))

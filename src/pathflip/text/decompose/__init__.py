@@ -1,4 +1,4 @@
-"""Reports to statements, by rules, by a language-model server the user names, or by a model in a local folder.
+"""Reports to sub-captions, by rules, by a language-model server the user names, or by a model in a local folder.
 
 ``identifiers`` guards what leaves the machine, ``replies`` reads what a model answers, ``support`` checks it against
 the report, ``server`` and ``local`` ask, ``cache`` remembers, ``job`` joins them. The prompt is ``prompt.txt``.

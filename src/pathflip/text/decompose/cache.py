@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pathflip.io.files import write_json
-from pathflip.text.decompose.replies import ReplyStatement, prompt
+from pathflip.text.decompose.replies import ReplySubCaption, prompt
 
 __all__ = ["ReplyCache"]
 
@@ -17,7 +17,7 @@ __all__ = ["ReplyCache"]
 class ReplyCache:
     """Answers by what they depend on: the prompt, the model, its parameters and the report's text.
 
-    The report itself is not stored, but the answer is, and it holds the report's statements: a cache folder is as
+    The report itself is not stored, but the answer is, and it holds the report's sub-captions: a cache folder is as
     confidential as the reports.
     """
 
@@ -29,11 +29,12 @@ class ReplyCache:
         key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
         return self.folder / key[:2] / f"{key[2:34]}.json"
 
-    def get(self, model: str, parameters: Mapping[str, Any], text: str) -> list[ReplyStatement] | None:
+    def get(self, model: str, parameters: Mapping[str, Any], text: str) -> list[ReplySubCaption] | None:
         """The answer kept, or None; a damaged file counts as none."""
         try:
             entry = json.loads(self._path(model, parameters, text).read_text(encoding="utf-8"))
-            return [ReplyStatement.model_validate(item) for item in entry["statements"]]
+            items = entry["subcaptions"] if "subcaptions" in entry else entry["statements"]  # its name before
+            return [ReplySubCaption.model_validate(item) for item in items]
         except (OSError, ValueError, KeyError, TypeError, ValidationError, RecursionError):
             return None
 
@@ -42,13 +43,13 @@ class ReplyCache:
         model: str,
         parameters: Mapping[str, Any],
         text: str,
-        statements: Sequence[ReplyStatement],
+        sub_captions: Sequence[ReplySubCaption],
     ) -> None:
         """Keep an answer (atomically)."""
         entry = {
             "prompt_version": prompt().version,
             "model": model,
             "parameters": dict(parameters),
-            "statements": [statement.model_dump() for statement in statements],
+            "subcaptions": [sub_caption.model_dump() for sub_caption in sub_captions],
         }
         write_json(self._path(model, parameters, text), entry)

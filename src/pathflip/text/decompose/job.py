@@ -20,18 +20,18 @@ from pathflip.text.cues import cues_of
 from pathflip.text.decompose.cache import ReplyCache
 from pathflip.text.decompose.identifiers import find_identifiers, redact
 from pathflip.text.decompose.local import LocalSpec, ask_local, fingerprint
-from pathflip.text.decompose.replies import ReplyStatement, prompt
+from pathflip.text.decompose.replies import ReplySubCaption, prompt
 from pathflip.text.decompose.server import ServerSpec, Usage, ask_server, is_local
 from pathflip.text.decompose.support import Source
 from pathflip.text.reports import read_report
 from pathflip.text.sentences import split_sentences
-from pathflip.text.statements import parse_statement
+from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.types import Caption, SubCaption
 
 __all__ = [
     "DecomposeSpec",
     "Decomposed",
-    "Statement",
+    "DecomposedSubCaption",
     "decompose_reports",
     "pending_reports",
     "read_reports",
@@ -57,7 +57,7 @@ class DecomposeSpec(BaseModel):
 
 
 @dataclass(frozen=True)
-class Statement:
+class DecomposedSubCaption:
     """A sub-caption; ``unsupported`` says what in it the report does not state, ``reason`` why it is not visible or
     undecided, ``place`` where it stands in the text written beside it."""
 
@@ -88,12 +88,12 @@ class Statement:
 
 @dataclass(frozen=True)
 class Decomposed:
-    """A report taken apart, or the line that says why not. ``covered``: share of its words some statement holds."""
+    """A report taken apart, or the line that says why not. ``covered``: share of its words some sub-caption holds."""
 
     slide_id: str
     patient: str
     text: str
-    statements: tuple[Statement, ...] = ()
+    sub_captions: tuple[DecomposedSubCaption, ...] = ()
     covered: float = 0.0
     by: str = "rules"
     error: str | None = None
@@ -150,7 +150,7 @@ def decompose_reports(
     """
     guard(reports, spec)
     texts = [_sent(report.text, spec) for report in reports]
-    outcomes: dict[int, list[ReplyStatement] | str] = {}
+    outcomes: dict[int, list[ReplySubCaption] | str] = {}
     cached = _kept(texts, spec)
     outcomes.update(cached)
     if spec.by is not None:
@@ -202,18 +202,18 @@ def _model_name(spec: DecomposeSpec) -> str:
     return spec.by.model if spec.by else "rules"
 
 
-def _kept(texts: Sequence[str], spec: DecomposeSpec) -> dict[int, list[ReplyStatement]]:
+def _kept(texts: Sequence[str], spec: DecomposeSpec) -> dict[int, list[ReplySubCaption]]:
     if spec.by is None or spec.cache is None:
         return {}
     cache, name = ReplyCache(spec.cache), _model_name(spec)
     cached = ((place, cache.get(name, spec.by.parameters, text)) for place, text in enumerate(texts))
-    return {place: statements for place, statements in cached if statements is not None}
+    return {place: sub_captions for place, sub_captions in cached if sub_captions is not None}
 
 
 def _ask(
     texts: Sequence[str],
     spec: DecomposeSpec,
-    outcomes: dict[int, list[ReplyStatement] | str],
+    outcomes: dict[int, list[ReplySubCaption] | str],
     usage: Usage,
     progress: Callable[[int, int], None],
 ) -> None:
@@ -227,7 +227,7 @@ def _ask(
     distinct = {same[0]: text for text, same in places.items()}
     parameters = spec.by.parameters
 
-    def on_reply(place: int, outcome: list[ReplyStatement] | str) -> None:
+    def on_reply(place: int, outcome: list[ReplySubCaption] | str) -> None:
         if cache and not isinstance(outcome, str):
             cache.put(name, parameters, texts[place], outcome)
         for same in places[texts[place]]:
@@ -243,7 +243,7 @@ def _ask(
 
 
 def _decomposed(
-    report: Caption, text: str, spec: DecomposeSpec, outcome: list[ReplyStatement] | str | None, from_cache: bool
+    report: Caption, text: str, spec: DecomposeSpec, outcome: list[ReplySubCaption] | str | None, from_cache: bool
 ) -> Decomposed:
     by = "rules" if spec.by is None else f"{spec.by.by} {Path(spec.by.model).name}, prompt {prompt().version}"
     whole = Decomposed(
@@ -252,26 +252,26 @@ def _decomposed(
     if isinstance(outcome, str):
         return Decomposed(**{**vars(whole), "error": outcome})
     if spec.by is None:
-        statements = tuple(_by_rules(one, spec) for one in _own_sub_captions(report))
-        return Decomposed(**{**vars(whole), "statements": statements, "covered": 1.0})
+        sub_captions = tuple(_by_rules(one, spec) for one in _own_sub_captions(report))
+        return Decomposed(**{**vars(whole), "sub_captions": sub_captions, "covered": 1.0})
     source = Source(text)
-    statements = tuple(_checked(said, source) for said in outcome or ())
-    covered = source.coverage(statement.text for statement in statements if not statement.unsupported)
-    return Decomposed(**{**vars(whole), "statements": statements, "covered": round(covered, 3)})
+    sub_captions = tuple(_checked(said, source) for said in outcome or ())
+    covered = source.coverage(sub_caption.text for sub_caption in sub_captions if not sub_caption.unsupported)
+    return Decomposed(**{**vars(whole), "sub_captions": sub_captions, "covered": round(covered, 3)})
 
 
 def _own_sub_captions(report: Caption) -> tuple[SubCaption, ...]:
     """What the rules read in the report; a caption file's reader has done so for the part the row names."""
-    if report.subcaptions and all(one.place for one in report.subcaptions):
-        return report.subcaptions
+    if report.sub_captions and all(one.place for one in report.sub_captions):
+        return report.sub_captions
     return read_report(report.text).sub_captions()
 
 
-def _by_rules(one: SubCaption, spec: DecomposeSpec) -> Statement:
+def _by_rules(one: SubCaption, spec: DecomposeSpec) -> DecomposedSubCaption:
     """A sub-caption as it is written; without names, dates and numbers of persons where they are to be taken out."""
     text = redact(one.text) if spec.identifiers == "redact" else one.text
-    content = one.content if text == one.text else parse_statement(text, one.language).content
-    return Statement(
+    content = one.content if text == one.text else parse_sub_caption(text, one.language).content
+    return DecomposedSubCaption(
         text,
         content,
         one.visual,
@@ -296,26 +296,26 @@ def _concept_of(content: str) -> str | None:
 
 def _caption_text(item: Decomposed) -> str:
     """What trains as the caption: the report, or of a report of sections or parts what its slide can show."""
-    if not any(one.part or one.section for one in item.statements):
+    if not any(one.part or one.section for one in item.sub_captions):
         return item.text
-    shown = [one.text for one in item.statements if one.visual and not one.undecided]
+    shown = [one.text for one in item.sub_captions if one.visual and not one.undecided]
     return " ".join(dict.fromkeys(shown)) or item.text
 
 
-def _checked(said: ReplyStatement, source: Source) -> Statement:
-    """A model's statement with the rules' reading of its words, and what is wrong with it.
+def _checked(said: ReplySubCaption, source: Source) -> DecomposedSubCaption:
+    """A model's sub-caption with the rules' reading of its words, and what is wrong with it.
 
     Whether it denies is read from its words by the rules that training and inference share; where the model says
-    otherwise, one of the two is wrong and the statement is flagged.
+    otherwise, one of the two is wrong and the sub-caption is flagged.
     """
-    parsed = parse_statement(said.text)
+    parsed = parse_sub_caption(said.text)
     problems = list(source.problems(said.text))
     if parsed.negated != (said.polarity == "absent"):
         problems.append(
             f"polarity: the words say {'absent' if parsed.negated else 'present'}, the model {said.polarity}"
         )
     concept = " ".join(said.concept.split()) or None
-    return Statement(said.text, parsed.content, said.visual, parsed.negated, concept, tuple(problems))
+    return DecomposedSubCaption(said.text, parsed.content, said.visual, parsed.negated, concept, tuple(problems))
 
 
 def failures_beside(path: Path) -> Path:
@@ -326,22 +326,22 @@ def failures_beside(path: Path) -> Path:
 def write_decomposed(path: Path, done: Iterable[Decomposed], *, keep_unsupported: bool = False) -> dict[str, Any]:
     """Write what ``read_captions`` reads: one row a report; what failed goes to ``<name>.failures.jsonl``.
 
-    Statements that are not supported stand apart under ``flagged``, where training does not look, unless
+    Sub-captions that are not supported stand apart under ``flagged``, where training does not look, unless
     ``keep_unsupported``.
 
     Returns:
-        Counts: reports, statements, flagged, visual, failed, from_cache, covered (mean).
+        Counts: reports, subcaptions, flagged, visual, failed, from_cache, covered (mean).
     """
     lines, failures, covered = [], [], []
     reasons: Counter[str] = Counter()
-    count = dict.fromkeys(("reports", "statements", "visual", "undecided", "flagged", "failed", "from_cache"), 0)
+    count = dict.fromkeys(("reports", "subcaptions", "visual", "undecided", "flagged", "failed", "from_cache"), 0)
     for item in done:
         if item.error is not None:
             failures.append(json.dumps({"slide": item.slide_id, "error": item.error}, ensure_ascii=False))
             count["failed"] += 1
             continue
-        supported = [s for s in item.statements if keep_unsupported or not s.unsupported]
-        flagged = [s for s in item.statements if s.unsupported]
+        supported = [s for s in item.sub_captions if keep_unsupported or not s.unsupported]
+        flagged = [s for s in item.sub_captions if s.unsupported]
         text = _caption_text(item)
         row = dict(item.identity or {"slide": item.slide_id, "patient": item.patient}) | {"text": text}
         row |= {"report": item.text} if text != item.text else {}
@@ -351,7 +351,7 @@ def write_decomposed(path: Path, done: Iterable[Decomposed], *, keep_unsupported
         covered.append(item.covered)
         count["reports"] += 1
         count["from_cache"] += item.from_cache
-        count["statements"] += len(supported)
+        count["subcaptions"] += len(supported)
         count["visual"] += sum(s.visual for s in supported)
         count["undecided"] += sum(s.visual and s.undecided for s in supported)
         reasons.update(str(s.reason) for s in supported if s.reason)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from pathflip.errors import ConfigError
-from pathflip.text.decompose.replies import ReplyError, ReplyStatement, messages, read_reply
+from pathflip.text.decompose.replies import ReplyError, ReplySubCaption, messages, read_reply
 
 __all__ = ["LocalSpec", "ask_local", "fingerprint"]
 
@@ -42,7 +42,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def ask_local(
-    texts: Mapping[int, str], spec: LocalSpec, on_reply: Callable[[int, list[ReplyStatement] | str], None]
+    texts: Mapping[int, str], spec: LocalSpec, on_reply: Callable[[int, list[ReplySubCaption] | str], None]
 ) -> None:
     """Ask about every text; an answer that cannot be read is asked for once more, with what was wrong.
 
@@ -52,7 +52,7 @@ def ask_local(
     answer = _load(spec)
     for place, text in texts.items():
         failed: tuple[str, str] | None = None
-        outcome: list[ReplyStatement] | str = ""
+        outcome: list[ReplySubCaption] | str = ""
         for _ in range(2):
             said = answer(messages(text, failed))
             try:

@@ -8,15 +8,15 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-__all__ = ["SCHEMA", "Prompt", "ReplyError", "ReplyStatement", "messages", "prompt", "read_reply"]
+__all__ = ["SCHEMA", "Prompt", "ReplyError", "ReplySubCaption", "messages", "prompt", "read_reply"]
 
 
 class ReplyError(ValueError):
     """An answer that is not what was asked for; the message is said back to the model and, at last, to the user."""
 
 
-class ReplyStatement(BaseModel):
-    """One statement as a model gives it."""
+class ReplySubCaption(BaseModel):
+    """One sub-caption as a model gives it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, str_strip_whitespace=True)
 
@@ -29,7 +29,9 @@ class ReplyStatement(BaseModel):
 class _Reply(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
-    statements: list[ReplyStatement] = Field(min_length=1, max_length=500)
+    """``statements`` is what ``prompt.txt`` calls them: its words were measured, and are part of every cache key."""
+
+    statements: list[ReplySubCaption] = Field(min_length=1, max_length=500)
 
 
 SCHEMA: dict[str, Any] = {
@@ -70,7 +72,7 @@ def prompt() -> Prompt:
 
 
 def messages(report: str, failed: tuple[str, str] | None = None) -> list[dict[str, str]]:
-    """The conversation that asks for a report's statements; ``failed`` is a bad answer and what was wrong with it."""
+    """The conversation that asks for a report's sub-captions; ``failed`` is a bad answer and what was wrong with it."""
     conversation = [{"role": "system", "content": prompt().text}, {"role": "user", "content": f"Report:\n{report}"}]
     if failed:
         answer, wrong = failed
@@ -84,8 +86,8 @@ def messages(report: str, failed: tuple[str, str] | None = None) -> list[dict[st
     return conversation
 
 
-def read_reply(answer: str) -> list[ReplyStatement]:
-    """The statements of a model's answer, which may be fenced, or follow its thoughts.
+def read_reply(answer: str) -> list[ReplySubCaption]:
+    """The sub-captions of a model's answer, which may be fenced, or follow its thoughts.
 
     Raises:
         ReplyError: no JSON, cut-off JSON, or JSON of another shape. Nothing is guessed: half an answer is no answer.

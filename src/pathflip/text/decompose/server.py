@@ -24,7 +24,7 @@ import httpx
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pathflip.errors import ConfigError, PathFLIPError, ServerError
-from pathflip.text.decompose.replies import SCHEMA, ReplyError, ReplyStatement, messages, prompt, read_reply
+from pathflip.text.decompose.replies import SCHEMA, ReplyError, ReplySubCaption, messages, prompt, read_reply
 
 __all__ = ["Estimate", "ServerSpec", "Usage", "ask_server", "estimate", "is_local"]
 
@@ -133,10 +133,10 @@ def estimate(texts: Sequence[str], spec: ServerSpec) -> Estimate:
 def ask_server(
     texts: Mapping[int, str],
     spec: ServerSpec,
-    on_reply: Callable[[int, list[ReplyStatement] | str], None],
+    on_reply: Callable[[int, list[ReplySubCaption] | str], None],
     usage: Usage,
 ) -> None:
-    """Ask about every text; ``on_reply`` gets its statements, or one line on why there are none.
+    """Ask about every text; ``on_reply`` gets its sub-captions, or one line on why there are none.
 
     Raises:
         ServerError: the server cannot be reached, or refuses everything.
@@ -198,7 +198,7 @@ class _Asker:
     """One run over many reports."""
 
     spec: ServerSpec
-    on_reply: Callable[[int, list[ReplyStatement] | str], None]
+    on_reply: Callable[[int, list[ReplySubCaption] | str], None]
     usage: Usage
     not_before: float = 0.0
     """No request starts before this time: the rate limit and ``Retry-After`` hold for all of them."""
@@ -240,8 +240,8 @@ class _Asker:
             limits=httpx.Limits(max_connections=self.spec.concurrency),
         )
 
-    async def _one(self, client: httpx.AsyncClient, text: str) -> list[ReplyStatement] | str:
-        """A report's statements, or why there are none."""
+    async def _one(self, client: httpx.AsyncClient, text: str) -> list[ReplySubCaption] | str:
+        """A report's sub-captions, or why there are none."""
         failed: tuple[str, str] | None = None
         room, line = self.spec.max_tokens, ""
         for attempt in range(self.spec.tries):

@@ -1,7 +1,7 @@
-"""Does a statement say what the report says? Rules that find words, numbers, denials and attributes it does not hold.
+"""Does a sub-caption say what the report says? Rules that find words, numbers, denials and attributes it does not hold.
 
-They are for statements a language model makes of a report: mostly the report's own words, now and then an invention.
-A statement may be worded anew within limits (inflection, British or American spelling, numbers as words, order); what
+They are for sub-captions a language model makes of a report: mostly the report's own words, now and then an invention.
+A sub-caption may be worded anew within limits (inflection, British or American spelling, numbers as words, order); what
 goes further is flagged. So a flag means "look at this", not "false". How often it is right: docs/decompose.md.
 """
 
@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 from pathflip.text.sentences import split_sentences
-from pathflip.text.statements import polar_clauses
+from pathflip.text.sub_captions import polar_clauses
 
 __all__ = ["Source"]
 
@@ -80,7 +80,7 @@ _VERB = re.compile(r"\b(?:is|are|was|were|has|have|shows?|extends?|highlights?|m
 _KINSHIP = 0.7
 """Stems that share this much of the longer one are forms of one word ("metastasi", "metastat")."""
 _ENOUGH = 0.7
-"""Share of a statement's words that one place of the report must hold."""
+"""Share of a sub-caption's words that one place of the report must hold."""
 
 
 class _Clause(NamedTuple):
@@ -144,7 +144,7 @@ def _akin(first: str, second: str) -> bool:
 
 
 class Source:
-    """A report, prepared for checking statements against it."""
+    """A report, prepared for checking sub-captions against it."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -171,27 +171,27 @@ class Source:
         """All content stems."""
         return frozenset(word for sentence in self.sentences for word in sentence)
 
-    def problems(self, statement: str) -> tuple[str, ...]:
-        """What ``statement`` says that the report does not; nothing where it is supported.
+    def problems(self, sub_caption: str) -> tuple[str, ...]:
+        """What ``sub_caption`` says that the report does not; nothing where it is supported.
 
         Each entry begins with its kind: ``words`` (not in the report), ``number``, ``scattered`` (the words stand in
         the report, but nowhere together), ``attribute`` (grade, side, extent … of something else), ``denial`` (the
         report says the opposite).
         """
-        words = _contents(statement)
+        words = _contents(sub_caption)
         unknown = [word for word in dict.fromkeys(words) if not self._knows(word)]
         if unknown:
-            return (f"words: {', '.join(unknown)}", *self._wrong_numbers(statement))
-        problems = [*self._wrong_numbers(statement)]
+            return (f"words: {', '.join(unknown)}", *self._wrong_numbers(sub_caption))
+        problems = [*self._wrong_numbers(sub_caption)]
         if words and self._best_place(words) < _ENOUGH:
             problems.append("scattered: the report says these things apart")
         problems += self._wrong_attributes(words)
-        problems += self._wrong_polarity(statement)
+        problems += self._wrong_polarity(sub_caption)
         return tuple(problems)
 
-    def coverage(self, statements: Iterable[str]) -> float:
-        """Share of the report's content words that some statement holds."""
-        said = {word for statement in statements for word in _contents(statement)}
+    def coverage(self, sub_captions: Iterable[str]) -> float:
+        """Share of the report's content words that some sub-caption holds."""
+        said = {word for sub_caption in sub_captions for word in _contents(sub_caption)}
         known = [word for word in self.vocabulary if word in said or any(_akin(word, other) for other in said)]
         return len(known) / len(self.vocabulary) if self.vocabulary else 1.0
 
@@ -212,11 +212,11 @@ class Source:
         near = [not words.isdisjoint(self._forms(word)) for word in wanted]
         return sum(near) / len(near)
 
-    def _wrong_numbers(self, statement: str) -> list[str]:
+    def _wrong_numbers(self, sub_caption: str) -> list[str]:
         bare = {number for number, unit in self.quantities}
         wrong = [
             f"{number} {unit}".strip()
-            for number, unit in sorted(_quantities(statement) - self.quantities)
+            for number, unit in sorted(_quantities(sub_caption) - self.quantities)
             if unit or (number not in bare and not re.search(rf"(?<!\d){re.escape(number)}(?!\d)", _plain(self.text)))
         ]
         return [f"number: {', '.join(wrong)}"] if wrong else []
@@ -243,9 +243,9 @@ class Source:
         close = noun is not None and any(self._held([noun], words) for words in after)
         return close or self._held(others, sentence) >= _ENOUGH
 
-    def _wrong_polarity(self, statement: str) -> list[str]:
+    def _wrong_polarity(self, sub_caption: str) -> list[str]:
         """Clauses whose like in the report all have the other sign."""
-        for text, denies in polar_clauses(statement):
+        for text, denies in polar_clauses(sub_caption):
             wanted = set(_contents(text))
             if not wanted:
                 continue

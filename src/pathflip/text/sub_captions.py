@@ -24,7 +24,7 @@ from pathflip.text.polarity import (
 from pathflip.text.visibility import kinds_of, not_visual_kind, visible_rest, without_asides
 from pathflip.types import SubCaption
 
-__all__ = ["bare_sentence", "not_visual_kind", "parse_statement", "polar_clauses", "statements_of"]
+__all__ = ["bare_sentence", "not_visual_kind", "parse_sub_caption", "polar_clauses", "sub_captions_of"]
 
 _OPENING = re.compile(
     r"^(?:(?:additionally|notably|importantly|overall|microscopically|histologically|however|also|furthermore|moreover|"
@@ -40,8 +40,8 @@ _ORDER: tuple[Polarity, ...] = ("affirmed", "denied", "undecided")
 
 
 @lru_cache(maxsize=65536)  # training parses the same sentences again and again
-def parse_statement(sentence: str, language: str | None = None) -> SubCaption:
-    """One sentence as one sub-caption; :func:`statements_of` gives all it states.
+def parse_sub_caption(sentence: str, language: str | None = None) -> SubCaption:
+    """One sentence as one sub-caption; :func:`sub_captions_of` gives all it states.
 
     The sentence is cut into clauses ("…, but …", "… without …", "…; …"). Clauses the slide cannot show are set aside;
     of the rest the affirmative ones count; if there are none, what it denies; else what it leaves open. So "Solid
@@ -66,7 +66,7 @@ def parse_statement(sentence: str, language: str | None = None) -> SubCaption:
 
 
 @lru_cache(maxsize=65536)
-def statements_of(sentence: str, language: str | None = None) -> tuple[SubCaption, ...]:
+def sub_captions_of(sentence: str, language: str | None = None) -> tuple[SubCaption, ...]:
     """All that one sentence states, each with one polarity: "glands are present but no necrosis" gives two.
 
     What the sentence affirms comes together in one sub-caption; each clause that denies, or stays undecided, has its

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 
 from pathflip.errors import CaptionError
 from pathflip.text.captions import read_captions
-from pathflip.text.flips import flip_statement
-from pathflip.text.statements import not_visual_kind, parse_statement
+from pathflip.text.flips import flip_sub_caption
+from pathflip.text.sub_captions import not_visual_kind, parse_sub_caption
 
 # An assertion and denials of it that must come to the same content.
 SAME_CONTENT = [
@@ -107,7 +107,7 @@ VISUAL = [
 
 @pytest.mark.parametrize(("assertion", "denial"), SAME_CONTENT)
 def test_a_denial_has_the_content_of_what_it_denies(assertion, denial):
-    affirmed, denied = parse_statement(assertion), parse_statement(denial)
+    affirmed, denied = parse_sub_caption(assertion), parse_sub_caption(denial)
     assert (affirmed.negated, denied.negated) == (False, True)
     assert affirmed.content == denied.content
     assert (affirmed.text, denied.text) == (assertion, denial)
@@ -116,23 +116,23 @@ def test_a_denial_has_the_content_of_what_it_denies(assertion, denial):
 
 @pytest.mark.parametrize("text", DENIALS)
 def test_denied(text):
-    assert parse_statement(text).negated
+    assert parse_sub_caption(text).negated
 
 
 @pytest.mark.parametrize("text", AFFIRMATIONS)
 def test_not_denied(text):
-    assert not parse_statement(text).negated
+    assert not parse_sub_caption(text).negated
 
 
 @pytest.mark.parametrize(("kind", "text"), [(kind, text) for kind, texts in NOT_VISUAL.items() for text in texts])
 def test_what_a_slide_cannot_show(kind, text):
-    assert not parse_statement(text).visual
+    assert not parse_sub_caption(text).visual
     assert not_visual_kind(text) == kind or kind in ("margins", "stage", "clinical")  # some sentences are of two kinds
 
 
 @pytest.mark.parametrize("text", VISUAL)
 def test_what_a_slide_can_show(text):
-    assert parse_statement(text).visual
+    assert parse_sub_caption(text).visual
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_what_a_slide_can_show(text):
     ],
 )
 def test_whole_statements(text, content, visual, negated):
-    found = parse_statement(text)
+    found = parse_sub_caption(text)
     assert (found.content, found.visual, found.negated) == (content, visual, negated)
     assert found.concept is None
 
@@ -178,13 +178,13 @@ FLIPPABLE = [
 def test_flips_are_undone_by_flipping(rng):
     for text in FLIPPABLE:
         for _ in range(4):
-            flipped = flip_statement(text, rng)
+            flipped = flip_sub_caption(text, rng)
             assert flipped is not None, text
-            assert parse_statement(flipped).negated != parse_statement(text).negated, (text, flipped)
+            assert parse_sub_caption(flipped).negated != parse_sub_caption(text).negated, (text, flipped)
             assert flipped.endswith(".")
-            again = flip_statement(flipped, rng)
+            again = flip_sub_caption(flipped, rng)
             assert again is not None
-            assert parse_statement(again).negated == parse_statement(text).negated, (text, flipped, again)
+            assert parse_sub_caption(again).negated == parse_sub_caption(text).negated, (text, flipped, again)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_flips_are_undone_by_flipping(rng):
     ],
 )
 def test_flipped_wordings(text, flipped, rng):
-    assert {flip_statement(text, rng) for _ in range(30)} == flipped
+    assert {flip_sub_caption(text, rng) for _ in range(30)} == flipped
 
 
 @pytest.mark.parametrize(
@@ -222,12 +222,12 @@ def test_flipped_wordings(text, flipped, rng):
     ],
 )
 def test_no_flip_where_it_might_not_be_false(text, rng):
-    assert flip_statement(text, rng) is None
+    assert flip_sub_caption(text, rng) is None
 
 
 def test_flip_takes_a_parsed_statement_and_repeats_with_the_seed():
-    parsed = parse_statement("Focal necrosis")
-    draws = [[flip_statement(parsed, np.random.default_rng(seed)) for seed in range(8)] for _ in range(2)]
+    parsed = parse_sub_caption("Focal necrosis")
+    draws = [[flip_sub_caption(parsed, np.random.default_rng(seed)) for seed in range(8)] for _ in range(2)]
     assert draws[0] == draws[1]
     assert len(set(draws[0])) > 1
 
@@ -235,28 +235,30 @@ def test_flip_takes_a_parsed_statement_and_repeats_with_the_seed():
 @settings(max_examples=200, deadline=None)
 @given(st.text(min_size=1, max_size=80).filter(str.strip))
 def test_any_text_parses(text):
-    found = parse_statement(text)
+    found = parse_sub_caption(text)
     assert found.text == text.strip()
     assert found.content == found.content.strip()
-    flipped = flip_statement(text, np.random.default_rng(0))
+    flipped = flip_sub_caption(text, np.random.default_rng(0))
     assert flipped is None or flipped.strip()
 
 
 def test_blank_is_refused():
     with pytest.raises(CaptionError, match="empty sentence"):
-        parse_statement("  ")
+        parse_sub_caption("  ")
 
 
 @pytest.mark.real
 def test_slidebench_rates(real_data):
     """TCGA reports retold: about half the sentences speak of margins, nodes, stage or stains."""
     captions = read_captions(real_data / "slidebench" / "SlideBench-Caption-TCGA.csv")
-    statements = [statement for caption in captions for statement in caption.subcaptions]
-    visual = [statement for statement in statements if statement.visual]
-    assert 0.40 < len(visual) / len(statements) < 0.55
-    assert 0.15 < sum(statement.negated for statement in visual) / len(visual) < 0.30
-    assert sum(statement.visual for caption in captions for statement in caption.subcaptions[:1]) > 0.85 * len(captions)
-    assert all(statement.content for statement in statements)
-    free = [statement for statement in statements if "margins are free of" in statement.text.lower()]
+    sub_captions = [sub_caption for caption in captions for sub_caption in caption.sub_captions]
+    visual = [sub_caption for sub_caption in sub_captions if sub_caption.visual]
+    assert 0.40 < len(visual) / len(sub_captions) < 0.55
+    assert 0.15 < sum(sub_caption.negated for sub_caption in visual) / len(visual) < 0.30
+    assert sum(sub_caption.visual for caption in captions for sub_caption in caption.sub_captions[:1]) > 0.85 * len(
+        captions
+    )
+    assert all(sub_caption.content for sub_caption in sub_captions)
+    free = [sub_caption for sub_caption in sub_captions if "margins are free of" in sub_caption.text.lower()]
     assert len(free) == 84
-    assert not any("margin" in statement.content for statement in free if statement.visual)
+    assert not any("margin" in sub_caption.content for sub_caption in free if sub_caption.visual)

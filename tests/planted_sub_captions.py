@@ -1,13 +1,13 @@
-"""Statements true of a report, in its words or reworded, and statements planted to be untrue of it."""
+"""Sub-captions true of a report, in its words or reworded, and sub-captions planted to be untrue of it."""
 
 import re
 from collections.abc import Sequence
 
 import numpy as np
 
-from pathflip.text.flips import flip_statement
+from pathflip.text.flips import flip_sub_caption
 from pathflip.text.sentences import split_sentences
-from pathflip.text.statements import parse_statement
+from pathflip.text.sub_captions import parse_sub_caption
 
 _SWAPS = (
     ("high-grade", "low-grade"), ("left", "right"), ("well", "poorly"), ("moderately", "poorly"),
@@ -43,12 +43,12 @@ def reworded(sentence: str) -> str | None:
 
 def double_flip(sentence: str, rng: np.random.Generator) -> str | None:
     """A denial of the sentence denied again: the same meaning in other words."""
-    first = flip_statement(sentence, rng)
-    return flip_statement(first, rng) if first else None
+    first = flip_sub_caption(sentence, rng)
+    return flip_sub_caption(first, rng) if first else None
 
 
-def true_statements(report: str, rng: np.random.Generator) -> dict[str, list[str]]:
-    """Statements the report holds: as written, reworded, flipped twice, parts of a list."""
+def true_sub_captions(report: str, rng: np.random.Generator) -> dict[str, list[str]]:
+    """Sub-captions the report holds: as written, reworded, flipped twice, parts of a list."""
     sentences = split_sentences(report)
     found: dict[str, list[str]] = {"as written": sentences, "reworded": [], "flipped twice": [], "shortened": []}
     for sentence in sentences:
@@ -61,7 +61,7 @@ def true_statements(report: str, rng: np.random.Generator) -> dict[str, list[str
 
 
 def planted(report: str, others: Sequence[str], rng: np.random.Generator) -> dict[str, list[str]]:
-    """Statements untrue of the report, by kind. ``others``: reports of other patients."""
+    """Sub-captions untrue of the report, by kind. ``others``: reports of other patients."""
     sentences = split_sentences(report)
     found: dict[str, list[str]] = {
         k: [] for k in ("invented", "foreign", "denial", "attribute", "number", "recombined")
@@ -72,10 +72,10 @@ def planted(report: str, others: Sequence[str], rng: np.random.Generator) -> dic
         found["invented"].append(invented)
     foreign = split_sentences(others[int(rng.integers(len(others)))])
     picked = foreign[int(rng.integers(len(foreign)))]
-    if picked not in report and parse_statement(picked).visual:
+    if picked not in report and parse_sub_caption(picked).visual:
         found["foreign"].append(picked)
     for sentence in sentences:
-        found["denial"] += [text] if (text := flip_statement(sentence, rng)) else []
+        found["denial"] += [text] if (text := flip_sub_caption(sentence, rng)) else []
         for one, other in _SWAPS:
             for old, new in ((one, other), (other, one)):
                 if re.search(rf"\b{old}\b", sentence) and not re.search(rf"\b{new}\b", sentence):
