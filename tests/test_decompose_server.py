@@ -88,7 +88,7 @@ def test_a_bad_answer_is_said_back_with_what_was_wrong():
         decompose_reports(reports()[:1], spec(server))
     again = server.requests[1]["messages"]
     assert [message["role"] for message in again] == ["system", "user", "assistant", "user"]
-    assert "sub-captions.0" in again[3]["content"]
+    assert "statements.0" in again[3]["content"]
 
 
 def test_an_answer_cut_off_at_the_limit_gets_twice_the_room():
