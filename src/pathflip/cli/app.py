@@ -7,6 +7,7 @@ error. Exit status: 0 all done, 1 something failed (the rest was done), 2 wrong 
 import json as json_module
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -136,7 +137,13 @@ def print_rows(rows: Sequence[Mapping[str, Any]], json: bool, line: Callable[[Ma
 
 
 def files_in(paths: Sequence[Path], suffixes: set[str]) -> list[Path]:
-    """Files as given, folders as the files in them (sorted, not recursive)."""
+    """Files as given, folders as the files in them (sorted, not recursive).
+
+    Of features also the folder above theirs: a TRIDENT job, a CLAM or STAMP parent, what ``extract --out`` wrote.
+
+    Raises:
+        ConfigError: no such path, an empty folder, or one in which all features are other tools'.
+    """
     from pathflip.io.storage import as_url, list_folder, local_path
 
     files: list[Path] = []
@@ -146,6 +153,8 @@ def files_in(paths: Sequence[Path], suffixes: set[str]) -> list[Path]:
                 inside = [p for p in list_folder(path) if p.suffix.lower() in suffixes and p.name[0] != "."]
             except OSError as error:
                 raise ConfigError(f"'{path}': this folder cannot be read: {error.strerror or error}") from None
+            if suffixes == {".h5"} and not as_url(path):
+                inside = _features_in(path, inside)
             if not inside:
                 raise ConfigError(f"'{path}': no {'/'.join(sorted(suffixes)[:4])}… file in this folder")
             files += inside
@@ -153,6 +162,19 @@ def files_in(paths: Sequence[Path], suffixes: set[str]) -> list[Path]:
             raise ConfigError(f"'{path}': no such file or folder; check the path")
         else:
             files.append(path)
+    return files
+
+
+def _features_in(folder: Path, inside: list[Path]) -> list[Path]:
+    """The feature files in a folder, or in the one of its folders that holds features."""
+    from pathflip.interop.conversion import all_foreign, feature_files_below
+
+    files = inside or feature_files_below(folder)
+    if tool := all_foreign(files):
+        raise ConfigError(
+            f"'{folder}': its {len(files)} files are not PathFLIP's ({tool}: {files[0].name}); convert them once:  "
+            f"pathflip convert {shlex.quote(str(folder))} --slides SLIDES --to pathflip --out DIR   and give DIR here"
+        )
     return files
 
 

@@ -11,6 +11,7 @@ The format is specified in ``docs/formats.md``. Layout::
 
 import hashlib
 import json
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -166,7 +167,10 @@ def read_features(path: str | Path, *, drop_invalid: bool = False) -> SlideFeatu
             raise FeatureError(f"{path}: attribute 'dim' is {root['dim']}, but 'features' is {matrix.shape}")
     if drop_invalid and len(matrix) == len(valid):
         valid = _finite_rows(path, matrix, valid)
-    _check_arrays(path, matrix, coords, valid)
+    rows_left_out = (
+        f"or leave them out:  pathflip convert {shlex.quote(str(path))} --drop-invalid --to pathflip --out DIR"
+    )
+    _check_arrays(path, matrix, coords, valid, f"extract it again, {rows_left_out}")
     _check_coords(path, coords)
     info, spec = read_description(path, root)
     info = replace(info, slide_id=_id_by_name(path, info.slide_id))
@@ -265,7 +269,9 @@ def _array(path: Path, file: h5py.File, key: str) -> NDArray[Any]:
     return read_array(path, file, key)
 
 
-def _check_arrays(path: Path, matrix: NDArray[Any], coords: NDArray[Any], valid: NDArray[Any]) -> None:
+def _check_arrays(
+    path: Path, matrix: NDArray[Any], coords: NDArray[Any], valid: NDArray[Any], remedy: str = "extract it again"
+) -> None:
     if not len(matrix) == len(coords) == len(valid):
         raise FeatureError(
             f"{path}: 'features' has {len(matrix)} rows, 'coords' {len(coords)}, 'valid' {len(valid)}; "
@@ -275,7 +281,7 @@ def _check_arrays(path: Path, matrix: NDArray[Any], coords: NDArray[Any], valid:
     if len(bad):
         raise FeatureError(
             f"{path}: 'features' holds NaN or infinity in {rows_named(bad)} of {len(matrix)}; "
-            "expected finite values, or these rows marked False in 'valid'; extract it again"
+            f"expected finite values, or these rows marked False in 'valid'; {remedy}"
         )
 
 

@@ -31,7 +31,8 @@ from pathflip.processes import follow_parent
 from pathflip.slide import read_coords
 from pathflip.slide.tiling import write_coords
 
-__all__ = ["TARGETS", "Converted", "Separately", "convert", "detect", "find_inputs", "read_tiles"]
+__all__ = ["TARGETS", "Converted", "Separately", "all_foreign", "convert", "detect", "feature_files_below",
+           "find_inputs", "read_tiles"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -262,6 +263,28 @@ def _files_below(folder: Path) -> list[Path]:
         names = ", ".join(str(p.relative_to(folder)) for p in list(chosen)[:4])
         raise ConfigError(f"'{folder}': holds features of {len(chosen)} kinds ({names}); expected one: give its folder")
     return next(iter(chosen.values()), [])
+
+
+def feature_files_below(folder: Path) -> list[Path]:
+    """The ``.h5`` feature files in the folders of a folder: a TRIDENT job, a CLAM or STAMP parent, or what
+    ``pathflip extract --out`` wrote; none where it holds no such folder.
+
+    Raises:
+        ConfigError: there are features of several kinds (named).
+    """
+    files = _files_of(folder / "h5_files") or _files_below(folder)
+    return [file for file in files if file.suffix.lower() == ".h5"]
+
+
+def all_foreign(files: Sequence[Path]) -> str:
+    """What tool wrote these files, where none of them is ours; "" where one is, or none can be read."""
+    kinds = []
+    for path in files:
+        with contextlib.suppress(PathFLIPError):
+            kinds.append(detect(path))
+            if kinds[-1].startswith("pathflip"):
+                return ""
+    return kinds[0] if kinds else ""
 
 
 _NOT_FEATURES = ("patches", "slides", "thumbnails", "contours", "contours_geojson", "visualization", "masks", "coords")
