@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from feature_grids import make_features, scattered_cells
+from case_run import TEXTS, feature_file, trained_on_cases
 from pathflip.data.align import AlignDataset, TextSpec
 from pathflip.data.cases import cases_of_folders, join_reports, pair_reports, with_findings
 from pathflip.data.regions import RegionSpec
@@ -15,7 +15,7 @@ from pathflip.data.whole_files import WholeFiles
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.evaluate import metrics
 from pathflip.evaluate.alignment import evaluate_checkpoint
-from pathflip.features import read_features, write_features
+from pathflip.features import read_features
 from pathflip.inference import encode_case, encode_slide, encode_text, load, presence_scores, retrieve, zero_shot
 from pathflip.text.captions import read_captions
 from pathflip.text.cases import slides_of
@@ -24,16 +24,6 @@ from pathflip.text.tokenizer import train_tokenizer
 from pathflip.train import TrainConfig
 from pathflip.train.align_run import AlignRecipe, train_align
 from pathflip.types import Caption, Case, CaseSlide, SlideCode
-
-TEXTS = ("Necrosis is present.", "Mucin pools are seen.", "No keratin pearls are identified.")
-
-
-def feature_file(path, tiles=30, seed=0, shift=0.0):
-    """A feature file whose features are around ``shift``."""
-    features = make_features(scattered_cells(np.random.default_rng(seed), tiles), seed=seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_features(path, replace(features, slide_id=path.stem, features=features.features + np.float32(shift)))
-    return path
 
 
 def case(name, slides, text=TEXTS[0], patient="p", parts=()):
@@ -228,22 +218,7 @@ def test_one_slide_is_drawn_as_it_was_before_there_were_cases(tmp_path):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with six cases of two slides, a table of them, and a model trained for two steps on four of them."""
-    folder = tmp_path_factory.mktemp("cases")
-    rows, splits = ["case,patient,slides,report"], ["case,split"]
-    for i in range(6):
-        for name in "ab":
-            feature_file(folder / "F" / f"c{i}{name}.h5", seed=10 * i + ord(name), shift=i)
-        rows.append(f"c{i},p{i},c{i}a.svs; c{i}b.svs,{TEXTS[i % 3]}")
-        splits.append(f"c{i},{'train' if i < 4 else 'test'}")
-    (folder / "cases.csv").write_text("\n".join(rows) + "\n")
-    (folder / "splits.csv").write_text("\n".join(splits) + "\n")
-    files = sorted((folder / "F").glob("*.h5"))
-    model = {"kind": "pathflip", "width": 16, "embed_dim": 8, "text_width": 16, "text_heads": 2}
-    recipe = AlignRecipe(name="r", model=model, max_patches=8, vocab_size=100, train=TrainConfig(steps=2, batch_size=4))
-    parts = read_split(files, folder / "cases.csv", folder / "splits.csv")
-    train_align(recipe, *parts["train"], folder / "run")
-    return folder
+    return trained_on_cases(tmp_path_factory.mktemp("cases"))
 
 
 def test_a_case_is_scored_over_the_patches_of_all_its_slides(trained):

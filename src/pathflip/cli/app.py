@@ -22,6 +22,9 @@ from pathflip.processes import keep_memory
 
 __all__ = [
     "MPP",
+    "AllowMissing",
+    "CaseColumn",
+    "Cases",
     "Device",
     "Encoding",
     "Features",
@@ -40,7 +43,7 @@ __all__ = [
     "TilePx",
     "app",
     "as_row",
-    "encoded_slides",
+    "encoded_items",
     "files_in",
     "finish",
     "main",
@@ -81,6 +84,17 @@ PartColumn = Annotated[str | None, typer.Option(help="Column with the part of th
 QuestionColumn = Annotated[str | None, typer.Option("--text-column", help="Column with the question.")]
 Device = Annotated[
     str | None, typer.Option("--device", help="Where to run: cpu, cuda, cuda:1, …; a GPU if there is one.")
+]
+CaseColumn = Annotated[str | None, typer.Option(help="Column with the case: rows of one case and report are one item.")]
+AllowMissing = Annotated[
+    bool, typer.Option(help="Pass over captions without features, and features without captions; both are counted.")
+]
+Cases = Annotated[
+    str | None,
+    typer.Option(
+        help="Score cases, not slides: a table with case and slide (such as --captions), or the word 'folders': the "
+        "files of one folder, and those called CASE__NAME, are one case."
+    ),
 ]
 Encoding = Annotated[str | None, typer.Option(help="Of the table: cp1252, utf-16, shift_jis, …; found out if absent.")]
 
@@ -233,18 +247,43 @@ def as_row(outcome: Any) -> dict[str, Any]:
     return {key: shown(value) if isinstance(value, Path) else value for key, value in asdict(outcome).items()}
 
 
-def encoded_slides(model: Any, features: Sequence[Path], failures: list[dict[str, Any]]) -> Iterator[Any]:
-    """Encode feature files one by one; a bad file becomes a row of ``failures``, the rest goes on."""
-    from pathflip.features import read_features
-    from pathflip.inference import encode_slide
+def encoded_items(
+    model: Any, features: Sequence[Path], failures: list[dict[str, Any]], cases: str | None = None
+) -> Iterator[Any]:
+    """Encode slides, or the cases they belong to, one by one; a bad file becomes a row of ``failures``, the rest goes
+    on. ``cases``: see :data:`Cases`; a slide of no case is scored alone.
+    """
+    from pathflip.inference import encode_files
 
-    for path in files_in(features, {".h5"}):
+    for name, files in _files_of_items(files_in(features, {".h5"}), cases):
         try:
-            slide = encode_slide(model, read_features(path))
+            encoded = encode_files(model, files, name)
         except PathFLIPError as error:
-            failures.append({"slide_id": path.stem, "error": str(error)})
+            failures.append({"slide_id": name, "error": str(error)})
             continue
-        yield slide
+        yield encoded
+
+
+def _files_of_items(files: list[Path], cases: str | None) -> list[tuple[str, tuple[Path, ...]]]:
+    """The files of every slide or case, and its name."""
+    if cases is None:
+        return [(file.stem, (file,)) for file in files]
+    from pathflip.data.cases import cases_of_folders, join_reports
+    from pathflip.text.cases import read_cases
+
+    known = cases_of_folders(files) if cases == "folders" else read_cases(Path(cases))
+    joined = join_reports(files, known)
+    if not joined.items:
+        raise ConfigError(f"--cases '{cases}' names none of the slides given; expected columns case and slide")
+    for names, what in (
+        (joined.incomplete, "cases lack features of a slide"),
+        (joined.lonely_files, "slides are of no case"),
+    ):
+        if names:
+            say(f"note: {len(names)} {what} ({', '.join(sorted(names)[:3])}{', …' if len(names) > 3 else ''})")
+    if joined.lonely_captions:
+        say(f"note: {len(joined.lonely_captions)} cases have no features among those given")
+    return [*((item.name, item.files) for item in joined.items), *((n, (f,)) for n, f in joined.lonely_files.items())]
 
 
 def numbers_line(row: Mapping[str, Any]) -> str:

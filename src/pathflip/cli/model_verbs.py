@@ -8,6 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from pathflip.cli.app import (
+    AllowMissing,
+    CaseColumn,
+    Cases,
     Encoding,
     Features,
     Json,
@@ -19,7 +22,7 @@ from pathflip.cli.app import (
     SlideMPP,
     app,
     as_row,
-    encoded_slides,
+    encoded_items,
     files_in,
     finish,
     numbers_line,
@@ -58,10 +61,13 @@ def train(
     store_dtype: Annotated[
         str | None, typer.Option(help="Of a new store: float16 (default) or float32.", show_default=False)
     ] = None,
+    split: Annotated[str, typer.Option(help="Which split of --splits to train on.")] = "train",
+    allow_missing: AllowMissing = False,
     resume: Annotated[bool, typer.Option(help="Go on where a killed run stopped.")] = False,
     slide_column: SlideColumn = None,
     text_column: ReportColumn = None,
     part_column: PartColumn = None,
+    case_column: CaseColumn = None,
     encoding: Encoding = None,
     json: Json = False,
 ) -> None:
@@ -69,7 +75,7 @@ def train(
     from pathflip.io.files import check_writable
     from pathflip.io.tables import TableOptions
 
-    options = TableOptions(slide_column, text_column, part_column, encoding)
+    options = TableOptions(slide_column, text_column, part_column, encoding, case_column)
     check_writable(out)
     texts = [path for path in (captions, questions, conversations) if path is not None]
     if recipe.startswith("language_"):
@@ -103,13 +109,18 @@ def train(
         raise ConfigError("train: give --captions, a JSON lines or CSV file with slide, patient, text")
     chosen = with_settings(find_recipe(recipe), settings or [])
     parts = read_split(files_in(features, {".h5"}), captions, splits, options)
+    if split not in parts or (split != "train" and splits is None):
+        raise ConfigError(f"--split: got '{split}', expected {', '.join(parts)}, with --splits")
+    held = parts["val"] if split != "val" else ([], [])
+    say(_counts(parts[split], held, split))
     with progress_bar(f"training {chosen.name}") as advance:
         result = train_align(
             chosen,
-            *parts["train"],
+            *parts[split],
             out,
-            val_files=parts["val"][0],
-            val_captions=parts["val"][1],
+            val_files=held[0],
+            val_captions=held[1],
+            allow_missing=allow_missing,
             store=store,
             store_dtype=number_format(store_dtype),
             resume=resume,
@@ -118,6 +129,13 @@ def train(
         )
     row = {"out": str(out), "step": result.step, "best": result.best, **result.metrics}
     print_rows([row], json, numbers_line)
+
+
+def _counts(own: tuple[list[Path], list[Any]], held: tuple[list[Path], list[Any]], split: str) -> str:
+    """One line: what is trained on."""
+    texts = len({" ".join(caption.text.casefold().split()) for caption in own[1]})
+    line = f"{split}: {len(own[0])} slides, {len(own[1])} reports ({texts} distinct texts)"
+    return line + (f"; looked at meanwhile: {len(held[0])} slides, {len(held[1])} reports" if held[1] else "")
 
 
 def _loss_note(row: Mapping[str, float]) -> str:
@@ -135,10 +153,15 @@ def evaluate(
     features: Annotated[list[Path] | None, typer.Option(help="Feature files, or folders of them.")] = None,
     cohort: Annotated[Path | None, typer.Option(help="A simulated cohort: everything its truth allows.")] = None,
     captions: Annotated[Path | None, typer.Option(help="Captions of real slides: retrieval only.")] = None,
-    split: Annotated[str, typer.Option(help="Which split of the cohort.")] = "test",
+    splits: Annotated[Path | None, typer.Option(help="CSV: slide (or case), split (train / val / test).")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Which split of --splits, or of the cohort; test if not given.")
+    ] = None,
+    allow_missing: AllowMissing = False,
     slide_column: SlideColumn = None,
     text_column: ReportColumn = None,
     part_column: PartColumn = None,
+    case_column: CaseColumn = None,
     encoding: Encoding = None,
     json: Json = False,
 ) -> None:
@@ -150,15 +173,28 @@ def evaluate(
     from pathflip.evaluate.alignment import evaluate_checkpoint
     from pathflip.io.tables import TableOptions
 
-    options = TableOptions(slide_column, text_column, part_column, encoding)
+    options = TableOptions(slide_column, text_column, part_column, encoding, case_column)
     files = files_in(features, {".h5"})
-    rows = evaluate_checkpoint(model, files, cohort=cohort, captions=captions, split=split, options=options)
+    rows = evaluate_checkpoint(
+        model,
+        files,
+        cohort=cohort,
+        captions=captions,
+        split=split,
+        options=options,
+        splits=splits,
+        allow_missing=allow_missing,
+    )
+    if rows and not json:
+        counts = rows[0]
+        items, texts, patients = counts["slides"], counts["texts"], counts["patients"]
+        say(f"{items} slides or cases of {patients} patients, {texts} distinct texts; intervals over patients")
     print_rows(
         rows,
         json,
         lambda r: f"{r['measure']:<42} {r['value']:.3f}  [{r['low']:.3f}, {r['high']:.3f}]  chance {r['chance']:.3f}",
     )
-    for note in dict.fromkeys(row["note"] for row in rows if "left out" in row["note"]):
+    for note in dict.fromkeys(row["note"] for row in rows if "distinct texts" in row["note"]):
         say(f"note: {note}")
 
 
@@ -168,6 +204,7 @@ def zero_shot(
     features: Features,
     classname: Annotated[list[str], typer.Option(help="A class: NAME or NAME=SYNONYM|SYNONYM. Twice at least.")],
     template: Annotated[list[str] | None, typer.Option(help="A sentence with {} for the name.")] = None,
+    cases: Cases = None,
     json: Json = False,
 ) -> None:
     """Classify slides by words alone."""
@@ -177,10 +214,10 @@ def zero_shot(
     names = {c.partition("=")[0]: (c.partition("=")[2] or c).split("|") for c in classname}
     rows: list[dict[str, Any]] = []
     loaded = inference.load(model)
-    for slide in encoded_slides(loaded, features, rows):
+    for slide in encoded_items(loaded, features, rows, cases):
         answer = inference.zero_shot(loaded, [slide], names, template or TEMPLATES)
         chances = {c: round(float(p), 4) for c, p in zip(answer.classes, answer.probabilities[0], strict=True)}
-        rows.append({"slide_id": slide.slide_id, "class": answer.best[0], "probabilities": chances})
+        rows.append({"slide_id": slide.slide_id, "class": answer.best[0], "probabilities": chances} | slides_row(slide))
     finish(rows, json, lambda r: f"{r['slide_id']}: {r['class']}  {r['probabilities']}")
 
 
@@ -193,6 +230,7 @@ def retrieve(
         Path | None, typer.Option(help="Captions to rank for every slide, and slides for every caption.")
     ] = None,
     k: Annotated[int, typer.Option(help="How many.")] = 5,
+    cases: Cases = None,
     slide_column: SlideColumn = None,
     text_column: ReportColumn = None,
     part_column: PartColumn = None,
@@ -203,14 +241,17 @@ def retrieve(
     from pathflip import inference
     from pathflip.io.tables import TableOptions
     from pathflip.text import read_captions
+    from pathflip.types import Case
 
     if bool(text) == bool(captions):
         raise ConfigError("retrieve: give either --text or --captions")
     rows: list[dict[str, Any]] = []
     loaded = inference.load(model)
-    slides = list(encoded_slides(loaded, features, rows))
     options = TableOptions(slide_column, text_column, part_column, encoding)
     known = read_captions(captions, options=options) if captions else []
+    if cases is None and any(isinstance(caption, Case) for caption in known):
+        cases = str(captions)
+    slides = list(encoded_items(loaded, features, rows, cases))
     queries = [c.text for c in known] if captions else list(text or ())
     if not slides:
         finish(rows, json, _retrieval_line)
@@ -226,6 +267,12 @@ def retrieve(
             ]
             rows.append({"slide_id": slide_id, "captions": ranked})
     finish(rows, json, _retrieval_line)
+
+
+def slides_row(encoded: Any) -> dict[str, Any]:
+    """The slides behind a row's scores, where it is of a case."""
+    slides = getattr(encoded, "slides", ())
+    return {"slides_of_case": [slide.slide_id for slide in slides]} if slides else {}
 
 
 def _retrieval_line(row: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ from pathflip.cli.app import (
 from pathflip.errors import CaptionError, ConfigError, PathFLIPError
 
 if TYPE_CHECKING:
-    from pathflip.inference import Aligned, EncodedSlide
+    from pathflip.inference import Aligned, EncodedCase, EncodedSlide
     from pathflip.io.tables import TableOptions
     from pathflip.types import Caption
 
@@ -51,9 +51,9 @@ def calibrate(
     json: Json = False,
 ) -> None:
     """Fit the probabilities of `pathflip verify` on slides and reports the model has not seen."""
+    from pathflip.data.cases import pair_reports
     from pathflip.evaluate.verifier_calibration import calibrate as fit
-    from pathflip.features import read_features
-    from pathflip.inference import encode_slide, load
+    from pathflip.inference import encode_files, load
     from pathflip.io.tables import TableOptions
     from pathflip.train.align_run import read_split
     from pathflip.verify import write_calibration
@@ -64,19 +64,15 @@ def calibrate(
     )
     if split not in parts or split == "train":
         raise ConfigError(f"--split: got '{split}', expected val or test: on training slides a model is too sure")
+    items = [pair_reports(*parts[split]), pair_reports(*parts["train"], allow_missing=True)]
     with progress_bar("encoding") as advance:
-        files = parts[split][0] + parts["train"][0]
         slides = []
-        for number, file in enumerate(files, start=1):
-            slides.append(encode_slide(loaded, read_features(file)))
-            advance(number, len(files), file.stem)
-    held, seen = slides[: len(parts[split][0])], slides[len(parts[split][0]) :]
-    by_id = {caption.slide_id: caption for caption in parts[split][1]}
-    if missing := [slide.slide_id for slide in held if slide.slide_id not in by_id]:
-        raise CaptionError(f"calibrate: {len(missing)} slides have no caption ({', '.join(missing[:3])}); add them")
-    calibration = fit(
-        loaded, held, [by_id[s.slide_id] for s in held], parts["train"][1], seen, split=split, seed=seed, safe=safe
-    )
+        for number, item in enumerate([*items[0], *items[1]], start=1):
+            slides.append(encode_files(loaded, item.files, item.name))
+            advance(number, len(items[0]) + len(items[1]), item.name)
+    held, seen = slides[: len(items[0])], slides[len(items[0]) :]
+    captions_of = [[item.caption for item in part] for part in items]
+    calibration = fit(loaded, held, captions_of[0], captions_of[1], seen, split=split, seed=seed, safe=safe)
     path = write_calibration(loaded.checkpoint.path or model, calibration)
     print_rows([_calibration_row(calibration, path)], json, _calibration_line)
 
@@ -121,7 +117,7 @@ def verify(
     json: Json = False,
 ) -> None:
     """Check each sentence of a report against its slide: HTML page, JSON, QuPath annotations."""
-    from pathflip.inference import load
+    from pathflip.inference import EncodedSlide, load
     from pathflip.io.files import check_writable
     from pathflip.io.tables import TableOptions
     from pathflip.verify import read_calibration, slide_thumbnail, verify_report, write_verification
@@ -134,7 +130,9 @@ def verify(
     for encoded, picture, text in _pairs(loaded, slide, reports, features, image, slide_mpp, rows):
         try:
             verification = verify_report(loaded, encoded, text, calibration)
-            thumbnail = None if picture is None else slide_thumbnail(picture, encoded, slide_mpp)
+            thumbnail = None
+            if picture is not None and isinstance(encoded, EncodedSlide):
+                thumbnail = slide_thumbnail(picture, encoded, slide_mpp)
             files = write_verification(
                 verification, loaded, encoded, out, thumbnail=thumbnail, model_name=str(model), note=loaded.note
             )
@@ -163,8 +161,8 @@ def _pairs(
     image: Path | None,
     slide_mpp: float | None,
     failures: list[dict[str, Any]],
-) -> "Iterator[tuple[EncodedSlide, Path | None, str]]":
-    """Encoded slide, slide file (if any) and report text; what cannot be used becomes a row of ``failures``."""
+) -> "Iterator[tuple[EncodedSlide | EncodedCase, Path | None, str]]":
+    """Encoded slide or case, slide file (if any) and report text; what cannot be used becomes a row of ``failures``."""
     from pathflip.features import read_features
     from pathflip.inference import encode_slide
     from pathflip.verify.slide_features import features_of_slide
@@ -172,6 +170,9 @@ def _pairs(
     stored = slide.suffix.lower() == ".h5" or slide.is_dir()
     if stored and features is not None:
         raise ConfigError("verify: got --features beside a feature file; name the slide file first, or leave it out")
+    if stored and reports.holds_cases:
+        yield from _cases(model, files_in([slide], {".h5"}), reports, failures)
+        return
     for path in files_in([slide], {".h5"}) if stored else [slide]:
         try:
             if stored or features is not None:
@@ -187,6 +188,27 @@ def _pairs(
         yield encoded, image if stored else path, text
 
 
+def _cases(
+    model: "Aligned", files: list[Path], reports: "_Reports", failures: list[dict[str, Any]]
+) -> "Iterator[tuple[EncodedSlide | EncodedCase, Path | None, str]]":
+    """Every report of the table that has features among the files, with its slide or with all slides of its case."""
+    from pathflip.data.cases import join_reports
+    from pathflip.inference import encode_files
+
+    joined = join_reports(files, reports.captions)
+    if left := joined.leftovers():
+        say(f"note: {left}")
+    for item in joined.items:
+        try:
+            encoded = encode_files(model, item.files, item.name)
+        except PathFLIPError as error:
+            failures.append({"slide_id": item.name, "error": str(error)})
+            continue
+        yield encoded, None, item.caption.text
+    for name in joined.lonely_files:
+        failures.append({"slide_id": name, "error": f"no report of slide '{name}'; expected a row with its id"})
+
+
 class _Reports:
     """The report of every slide: one text for all, or a row of a table each."""
 
@@ -197,6 +219,18 @@ class _Reports:
             from pathflip.text.captions import read_captions
 
             self._captions = {caption.slide_id: caption for caption in read_captions(path, options=options)}
+
+    @property
+    def captions(self) -> "list[Caption]":
+        """The reports of a table; none of a plain text."""
+        return list((self._captions or {}).values())
+
+    @property
+    def holds_cases(self) -> bool:
+        """Whether some report is of a case of several slides, or of one that only its folder tells."""
+        from pathflip.text.cases import slides_of
+
+        return any(len(slides_of(caption)) != 1 for caption in self.captions)
 
     def of(self, slide_id: str) -> str:
         """The text of a slide's report."""

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.evaluate import metrics
-from pathflip.inference import Aligned, EncodedSlide, presence_scores
+from pathflip.inference import Aligned, EncodedCase, EncodedSlide, presence_scores
 from pathflip.text.flips import flipped_sub_caption
 from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.types import Caption, SubCaption
@@ -67,10 +67,10 @@ class Examples:
 
 def calibrate(
     model: Aligned,
-    slides: Sequence[EncodedSlide],
+    slides: Sequence[EncodedSlide | EncodedCase],
     captions: Sequence[Caption],
     training_captions: Sequence[Caption],
-    training_slides: Iterable[EncodedSlide] = (),
+    training_slides: Iterable[EncodedSlide | EncodedCase] = (),
     *,
     split: str,
     seed: int = 0,
@@ -124,10 +124,10 @@ def calibrate(
 
 def _learn(
     model: Aligned,
-    slides: Sequence[EncodedSlide],
+    slides: Sequence[EncodedSlide | EncodedCase],
     captions: Sequence[Caption],
     training_captions: Sequence[Caption],
-    training_slides: Iterable[EncodedSlide],
+    training_slides: Iterable[EncodedSlide | EncodedCase],
 ) -> Knowledge:
     lexicon = learn_lexicon(training_captions)
     if not lexicon.findings:
@@ -144,7 +144,7 @@ def _learn(
 
 
 def heard_alternatives(
-    model: Aligned, slides: Sequence[EncodedSlide], captions: Sequence[Caption], lexicon: Lexicon
+    model: Aligned, slides: Sequence[EncodedSlide | EncodedCase], captions: Sequence[Caption], lexicon: Lexicon
 ) -> dict[str, tuple[str, ...]]:
     """The alternatives whose exchange changes a sentence's logits from slide to slide.
 
@@ -168,7 +168,7 @@ def heard_alternatives(
 
 
 def _correlations(
-    model: Aligned, slides: Sequence[EncodedSlide], content: str, phrase: str, others: Sequence[str]
+    model: Aligned, slides: Sequence[EncodedSlide | EncodedCase], content: str, phrase: str, others: Sequence[str]
 ) -> Float[np.ndarray, " A"]:
     """Over the slides, of the logit of a sentence and of each rewording."""
     alone = Lexicon(words=frozenset(), findings=(), alternatives={phrase: tuple(others)})
@@ -243,7 +243,7 @@ def _foreign_finding(
 
 
 def _sub_caption_rows(
-    model: Aligned, slides: Sequence[EncodedSlide], examples: Examples, knowledge: Knowledge
+    model: Aligned, slides: Sequence[EncodedSlide | EncodedCase], examples: Examples, knowledge: Knowledge
 ) -> tuple[Float[np.ndarray, "n F"], Float[np.ndarray, " n"]]:
     rows = np.zeros((len(examples.truth), len(SUB_CAPTION_SCORES)))
     logits = np.zeros(len(examples.truth))
@@ -257,7 +257,7 @@ def _sub_caption_rows(
 
 def _fit_findings(
     model: Aligned,
-    slides: Sequence[EncodedSlide],
+    slides: Sequence[EncodedSlide | EncodedCase],
     captions: Sequence[Caption],
     knowledge: Knowledge,
     patients: np.ndarray,

@@ -14,6 +14,7 @@ from pathflip.inference.encoding import (
     encode_slide,
     encode_text,
     presence_scores,
+    slides_in,
 )
 from pathflip.inference.grounding import ground, ground_to_files
 from pathflip.inference.retrieval import Retrieval, retrieval_scores, retrieve
@@ -34,5 +35,6 @@ __all__ = [
     "presence_scores",
     "retrieval_scores",
     "retrieve",
+    "slides_in",
     "zero_shot",
 ]

@@ -21,7 +21,7 @@ from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.types import PatchChunk, SlideChunks, SlideCode, SlideFeatures, TextCode
 
 __all__ = ["EncodedCase", "EncodedSlide", "encode_case", "encode_files", "encode_slide", "encode_text",
-           "presence_scores"]  # fmt: skip
+           "presence_scores", "slides_in"]  # fmt: skip
 
 TEXTS_PER_CALL = 256
 
@@ -59,6 +59,11 @@ class EncodedCase:
     slide_id: str
     code: SlideCode
     slides: tuple[EncodedSlide, ...]
+
+
+def slides_in(encoded: EncodedSlide | EncodedCase) -> tuple[EncodedSlide, ...]:
+    """The slides of a case; a slide alone."""
+    return encoded.slides if isinstance(encoded, EncodedCase) else (encoded,)
 
 
 @torch.no_grad()

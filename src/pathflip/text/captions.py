@@ -22,6 +22,7 @@ from pathflip.io.slide_id import join_ids
 from pathflip.io.tables import PLAIN, TableOptions, TableRow, first_of, read_rows, read_utf8, text_of
 from pathflip.text.cases import (
     CASE_KEYS,
+    SLIDE_KEYS,
     ReportGroup,
     ReportRow,
     case_of_row,
@@ -37,11 +38,6 @@ from pathflip.types import Caption, Case, CaseSlide, SubCaption
 __all__ = ["CaptionTable", "check_captions", "identity_row", "named_as", "patient_of", "read_caption_table",
            "read_captions", "slide_of_row", "slides_of_row", "write_captions"]  # fmt: skip
 
-# The first that a table has decides. "image" may hold a list with one path, as in SlideInstruct and SlideBench.
-SLIDE_KEYS = (
-    "slide", "slide_id", "slide_path", "slide_name", "wsi", "wsi_id", "wsi_path", "image", "images", "image_path",
-    "image_id", "filename", "file_name", "file", "slides", "slide_ids", "wsis", "files", "id",
-)  # fmt: skip
 PATIENT_KEYS = ("patient", "patient_id", "case", "case_id", "subject", "subject_id", "submitter_id")
 TEXT_KEYS = ("text", "caption", "report", "report_text", "description", "findings")
 SUBCAPTION_KEYS = ("subcaptions", "sub_captions", "sentences", "fine_grained_concepts")

@@ -9,16 +9,18 @@ in one cell or in rows, and a part and stain for each; an archive has a folder a
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from pathflip.errors import CaptionError
 from pathflip.io.slide_id import folder_of, slide_id, slide_names_in
-from pathflip.io.tables import first_of, is_empty
+from pathflip.io.tables import PLAIN, TableOptions, first_of, is_empty, read_rows
 from pathflip.types import Caption, Case, CaseSlide, SubCaption
 
 __all__ = [
     "CASE_KEYS",
     "PART_KEYS",
+    "SLIDE_KEYS",
     "STAIN_KEYS",
     "ReportGroup",
     "ReportRow",
@@ -29,9 +31,15 @@ __all__ = [
     "grouped_reports",
     "part_notes",
     "parts_of_slide",
+    "read_cases",
     "slides_of",
 ]
 
+# The first that a table has decides. "image" may hold a list with one path, as in SlideInstruct and SlideBench.
+SLIDE_KEYS = (
+    "slide", "slide_id", "slide_path", "slide_name", "wsi", "wsi_id", "wsi_path", "image", "images", "image_path",
+    "image_id", "filename", "file_name", "file", "slides", "slide_ids", "wsis", "files", "id",
+)  # fmt: skip
 CASE_KEYS = ("case", "case_id", "case_mapping", "case_name", "case_no", "case_number",
              "accession", "accession_id", "accession_no", "accession_number")  # fmt: skip
 PART_KEYS = ("part", "parts", "specimen_part", "part_id", "part_of_report")
@@ -320,3 +328,35 @@ def part_notes(name: str, parts: Sequence[str], slides: Sequence[CaseSlide]) -> 
     if empty and not without and not foreign:
         notes.append(f"a part of the report has no slide: {name} (part {', '.join(empty)})")
     return notes
+
+
+# --- Cases without their reports -------------------------------------------------------------------------------------
+
+
+def read_cases(path: str | Path, options: TableOptions = PLAIN) -> list[Case]:
+    """Which slides are of which case, by a table; what its reports say is not read, and they may be absent.
+
+    Raises:
+        CaptionError: the file cannot be read, or no row names a case, or a row names no slide.
+    """
+    path = Path(path)
+    rows: list[ReportRow] = []
+    for row in read_rows(path, options, expected="a table with the columns case and slide"):
+        try:
+            if row.problem:
+                raise CaptionError(row.problem)
+            case = case_of_row(row.fields)
+            slides = case_slides_of_row(row.fields, [key for key in SLIDE_KEYS if key != "id"])
+            if not case and not slides:
+                raise CaptionError("neither case nor slide named; expected the columns case and slide")
+            patient = str(first_of(row.fields, ("patient", "patient_id", "subject")) or "").strip()
+            rows.append(ReportRow(row.number, case, patient, slides, ""))
+        except CaptionError as error:
+            raise CaptionError(f"{path.name}: row {row.number}: {error}") from None
+    groups, _ = grouped_reports(rows)
+    if problem := next((group.problem for group in groups if group.problem), ""):
+        raise CaptionError(f"{path.name}: {problem}")
+    return [
+        Case(group.name, group.patient or group.name, "", (), group.case or group.name, group.slides)
+        for group in groups
+    ]

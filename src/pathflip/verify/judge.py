@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from pathflip import plots
 from pathflip.errors import CaptionError
-from pathflip.inference import Aligned, EncodedSlide
+from pathflip.inference import Aligned, EncodedCase, EncodedSlide, slides_in
 from pathflip.text.sentences import split_sentences
 from pathflip.text.sub_captions import not_visual_kind, sub_captions_of
 from pathflip.types import Evidence, SubCaption
@@ -136,12 +136,15 @@ class Verification:
 
 
 def verify_report(
-    model: Aligned, slide: EncodedSlide, report: str | Sequence[str | SubCaption], calibration: Calibration | None
+    model: Aligned,
+    slide: EncodedSlide | EncodedCase,
+    report: str | Sequence[str | SubCaption],
+    calibration: Calibration | None,
 ) -> Verification:
     """Judge every sentence of a report and look for what it leaves out.
 
     Args:
-        model: the aligned model. slide: encoded by it.
+        model: the aligned model. slide: encoded by it; of a case, every region says on which of its slides it is.
         report: the text, or its sub-captions where they are known already.
         calibration: of this model (:func:`~pathflip.verify.calibration.read_calibration`), or None.
 
@@ -279,7 +282,7 @@ def _notes(
 
 def omission_scores(
     model: Aligned,
-    slides: Sequence[EncodedSlide],
+    slides: Sequence[EncodedSlide | EncodedCase],
     reports: Sequence[Sequence[SubCaption]],
     calibration: Calibration,
 ) -> Float[np.ndarray, " n"]:
@@ -290,7 +293,7 @@ def omission_scores(
 
 
 def _unspoken(
-    model: Aligned, slide: EncodedSlide, judged: Sequence[SubCaption], calibration: Calibration
+    model: Aligned, slide: EncodedSlide | EncodedCase, judged: Sequence[SubCaption], calibration: Calibration
 ) -> dict[int, float]:
     """Findings that the report does not speak of, most probable first, and how probable each is."""
     if calibration.findings is None:
@@ -302,7 +305,7 @@ def _unspoken(
 
 
 def _omissions(
-    model: Aligned, slide: EncodedSlide, judged: Sequence[SubCaption], calibration: Calibration | None
+    model: Aligned, slide: EncodedSlide | EncodedCase, judged: Sequence[SubCaption], calibration: Calibration | None
 ) -> tuple[float | None, tuple[Omission, ...]]:
     """The omission score, and the findings probable enough to be named."""
     if calibration is None or calibration.findings is None:
@@ -321,14 +324,23 @@ def _omissions(
 # --- Where -----------------------------------------------------------------------------------------------------------
 
 
-def _regions(model: Aligned, slide: EncodedSlide, texts: Sequence[str]) -> list[tuple[Evidence, ...]]:
-    """The best tiles of every text, some texts at a time."""
+def _regions(model: Aligned, encoded: EncodedSlide | EncodedCase, texts: Sequence[str]) -> list[tuple[Evidence, ...]]:
+    """The best tiles of every text, on whichever slide of a case they are."""
+    per_slide = [_regions_on(model, slide, texts) for slide in slides_in(encoded)]
+    return [
+        tuple(sorted((one for own in of_text for one in own), key=lambda one: -one.score)[:REGIONS])
+        for of_text in zip(*per_slide, strict=True)
+    ]
+
+
+def _regions_on(model: Aligned, slide: EncodedSlide, texts: Sequence[str]) -> list[tuple[Evidence, ...]]:
+    """The best tiles of every text on one slide, some texts at a time."""
     step = max(1, PAIRS_AT_ONCE // max(1, len(slide.row_of_tile)))
     regions = []
     for start in range(0, len(texts), step):
         for heatmap in heatmaps(model, slide, texts[start : start + step]):
-            best, name = plots.top_tiles(heatmap, REGIONS), heatmap.grid.info.slide_id
-            regions.append(tuple(Evidence(box, score, heatmap.text, name) for box, score in best))
+            best = plots.top_tiles(heatmap, REGIONS)
+            regions.append(tuple(Evidence(box, score, heatmap.text, slide.slide_id) for box, score in best))
     return regions
 
 
@@ -348,7 +360,14 @@ def _row(judgement: Judgement, sentence: str) -> dict[str, Any]:
 
 def _region_rows(regions: Sequence[Evidence]) -> list[dict[str, Any]]:
     return [
-        {"x": r.box.x, "y": r.box.y, "width": r.box.width, "height": r.box.height, "score": round(r.score, 4)}
+        {
+            "slide": r.slide_id,
+            "x": r.box.x,
+            "y": r.box.y,
+            "width": r.box.width,
+            "height": r.box.height,
+            "score": round(r.score, 4),
+        }
         for r in regions
     ]
 

@@ -1,5 +1,6 @@
 """A verified report for people: one HTML page, JSON, and the evidence as QuPath annotations."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,12 @@ from numpy.typing import NDArray
 
 from pathflip import __version__
 from pathflip.errors import ContractError
-from pathflip.geometry import SlideInfo
-from pathflip.inference import Aligned, EncodedSlide
+from pathflip.inference import Aligned, EncodedCase, EncodedSlide, slides_in
 from pathflip.io import geojson
 from pathflip.io.files import page_template, path_inside, write_json, write_text
 from pathflip.plots import COLOR_MAP, RANGE_PERCENTILES, embedded, heatmap_image, shrunk, top_tiles
 from pathflip.slide import open_slide
-from pathflip.types import Heatmap
+from pathflip.types import Evidence, Heatmap
 from pathflip.verify.calibration import Fit
 from pathflip.verify.heatmaps import heatmaps
 from pathflip.verify.judge import Judgement, Omission, Verdict, Verification
@@ -41,7 +41,7 @@ CAUTION = "Research software, not a medical device: a verdict here is no diagnos
 def write_verification(
     verification: Verification,
     model: Aligned,
-    slide: EncodedSlide,
+    slide: EncodedSlide | EncodedCase,
     out: Path,
     *,
     thumbnail: NDArray[np.uint8] | None = None,
@@ -50,18 +50,23 @@ def write_verification(
 ) -> list[Path]:
     """Write ``SLIDE.verify.html``, ``.json`` and ``.geojson`` (evidence tiles of every judged sentence).
 
+    Of a case there is a ``.geojson`` a slide: ``CASE.verify.SLIDE.geojson``.
+
     Args:
         thumbnail: the whole of level 0, RGB; without it heatmaps stand on an empty canvas.
         model_name, note: what made the page, and what must be said of it.
     """
     stem = path_inside(out, f"{verification.slide_id}.verify")
-    targets = [stem.with_name(f"{stem.name}.{kind}") for kind in ("html", "json", "geojson")]
+    targets = [stem.with_name(f"{stem.name}.{kind}") for kind in ("html", "json")]
     view = verification_view(verification, model, slide, thumbnail, model_name)
     view["caution"] = " ".join(dict.fromkeys([note, CAUTION])).strip()
     template = page_template(Path(__file__).with_name("templates") / "verify.html")
     write_text(targets[0], template.render(page=view))
     write_json(targets[1], verification.as_row())
-    geojson.write_features(targets[2], _annotations(verification, slide.grid.info))
+    for one in slides_in(slide):
+        name = f"{stem.name}.{one.slide_id}.geojson" if isinstance(slide, EncodedCase) else f"{stem.name}.geojson"
+        targets.append(path_inside(out, name))
+        geojson.write_features(targets[-1], _annotations(verification, one))
     return targets
 
 
@@ -83,14 +88,14 @@ def slide_thumbnail(file: Path, slide: EncodedSlide, slide_mpp: float | None = N
 def verification_view(
     verification: Verification,
     model: Aligned,
-    slide: EncodedSlide,
+    slide: EncodedSlide | EncodedCase,
     thumbnail: NDArray[np.uint8] | None = None,
     model_name: str = "",
 ) -> dict[str, Any]:
     """Everything the page shows, as plain values (pictures as data addresses); other pages may embed it."""
-    canvas = _canvas(thumbnail, slide.grid.info.size0)
-    pictures = _pictures(verification, model, slide, canvas)
-    rows = [_sentence_view(n, j, pictures) for n, j in enumerate(verification.judgements, start=1)]
+    of_case = isinstance(slide, EncodedCase)
+    pictures = _pictures(verification, model, slide, thumbnail)
+    rows = [_sentence_view(n, j, pictures, of_case) for n, j in enumerate(verification.judgements, start=1)]
     verdicts = [j.verdict for j in verification.judgements]
     return {
         "slide_id": verification.slide_id,
@@ -117,8 +122,10 @@ def verification_view(
 # --- Rows ------------------------------------------------------------------------------------------------------------
 
 
-def _sentence_view(number: int, judgement: Judgement, pictures: dict[str, str]) -> dict[str, Any]:
+def _sentence_view(number: int, judgement: Judgement, pictures: dict[str, str], of_case: bool) -> dict[str, Any]:
     where = "where the thing denied would be" if judgement.negated else "best tiles outlined"
+    if of_case and judgement.regions:
+        where = f"slide {judgement.regions[0].slide_id}: {where}"
     return {
         "number": number,
         "sentence": judgement.sentence,
@@ -181,11 +188,11 @@ def _fit_view(name: str, fit: Fit) -> dict[str, str]:
 # --- Where -----------------------------------------------------------------------------------------------------------
 
 
-def _annotations(verification: Verification, info: SlideInfo) -> list[dict[str, Any]]:
-    """QuPath annotations: the best tiles of every judged sentence, classified by its verdict."""
-    features = []
+def _annotations(verification: Verification, slide: EncodedSlide) -> list[dict[str, Any]]:
+    """QuPath annotations: the best tiles of every judged sentence on one slide, classified by its verdict."""
+    features, info = [], slide.grid.info
     for number, judgement in enumerate(verification.judgements, start=1):
-        for rank, region in enumerate(judgement.regions, start=1):
+        for rank, region in _ranked(judgement.regions, slide):
             probability = {} if judgement.probability is None else {"probability": judgement.probability}
             features.append(
                 geojson.feature(
@@ -198,7 +205,7 @@ def _annotations(verification: Verification, info: SlideInfo) -> list[dict[str, 
                 )
             )
     for omission in verification.omissions:
-        for rank, region in enumerate(omission.regions, start=1):
+        for rank, region in _ranked(omission.regions, slide):
             features.append(
                 geojson.feature(
                     [geojson.box_ring(region.box)],
@@ -212,16 +219,32 @@ def _annotations(verification: Verification, info: SlideInfo) -> list[dict[str, 
     return features
 
 
+def _ranked(regions: Sequence[Evidence], slide: EncodedSlide) -> list[tuple[int, Evidence]]:
+    """The regions on one slide, with their rank among all."""
+    return [(rank, one) for rank, one in enumerate(regions, start=1) if one.slide_id == slide.slide_id]
+
+
 def _pictures(
-    verification: Verification, model: Aligned, slide: EncodedSlide, canvas: NDArray[np.uint8]
+    verification: Verification,
+    model: Aligned,
+    encoded: EncodedSlide | EncodedCase,
+    thumbnail: NDArray[np.uint8] | None,
 ) -> dict[str, str]:
-    """Heatmaps by sentence or finding: what needs looking at first, at most ``MOST_PICTURES``."""
+    """Heatmaps by sentence or finding: what needs looking at first, at most ``MOST_PICTURES``; of a case, on the slide
+    with the best tile."""
     order = {"contradicted": 0, "uncertain": 1, "supported": 2}
     judged = [(order[j.verdict], n, j.sentence) for n, j in enumerate(verification.judgements[:MOST_ROWS]) if j.regions]
     sentences = list(dict.fromkeys(text for *_, text in sorted(judged)))
     texts = [*(o.finding for o in verification.omissions), *sentences][:MOST_PICTURES]
-    maps = heatmaps(model, slide, texts)
-    return {m.text: embedded(_heat_panel(m, canvas)) for m in maps}
+    best = {o.finding: o.regions for o in verification.omissions} | {
+        j.sentence: j.regions for j in verification.judgements
+    }
+    pictures: dict[str, str] = {}
+    for slide in slides_in(encoded):
+        own = [text for text in texts if best[text] and best[text][0].slide_id == slide.slide_id]
+        canvas = _canvas(thumbnail, slide.grid.info.size0)
+        pictures |= {m.text: embedded(_heat_panel(m, canvas)) for m in heatmaps(model, slide, own)}
+    return pictures
 
 
 def _canvas(thumbnail: NDArray[np.uint8] | None, size0: tuple[int, int]) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict
 
-from pathflip.inference import Aligned, EncodedSlide
+from pathflip.inference import Aligned, EncodedCase, EncodedSlide
 from pathflip.types import Caption, SubCaption
 from pathflip.verify.heatmaps import encoded_once, tile_similarity
 from pathflip.verify.lexicon import Lexicon, exchangeable, subjects
@@ -81,12 +81,19 @@ def describe_findings(model: Aligned, slide: EncodedSlide, lexicon: Lexicon) -> 
     return np.stack([describe(part.mean(0), place) for part in np.split(heat, ends[:-1])])
 
 
-def learn_shapes(model: Aligned, pairs: Iterable[tuple[EncodedSlide, Caption]], lexicon: Lexicon) -> Shapes | None:
-    """Means and covariance from training slides and their captions; None where captions exchange too little."""
+def learn_shapes(
+    model: Aligned, pairs: Iterable[tuple[EncodedSlide | EncodedCase, Caption]], lexicon: Lexicon
+) -> Shapes | None:
+    """Means and covariance from training slides and their captions; None where captions exchange too little.
+
+    Cases of several slides are left out: place and extent are of one slide.
+    """
     if not lexicon.findings:
         return None
     seen: dict[str, list[np.ndarray]] = defaultdict(list)
     for slide, caption in pairs:
+        if isinstance(slide, EncodedCase):
+            continue
         described = describe_findings(model, slide, lexicon)
         for sub_caption in caption.sub_captions:
             for finding, phrase in _phrases(sub_caption, lexicon):

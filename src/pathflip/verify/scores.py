@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict
 
-from pathflip.inference import Aligned, EncodedSlide, presence_scores
+from pathflip.inference import Aligned, EncodedCase, EncodedSlide, presence_scores
 from pathflip.types import SubCaption
 from pathflip.verify.heatmaps import encoded_once
 from pathflip.verify.lexicon import Finding, Lexicon, content_words, rewordings, subjects
@@ -99,7 +99,7 @@ class Weighing:
 
 
 def weigh_sub_captions(
-    model: Aligned, slide: EncodedSlide, sub_captions: Sequence[SubCaption], knowledge: Knowledge
+    model: Aligned, slide: EncodedSlide | EncodedCase, sub_captions: Sequence[SubCaption], knowledge: Knowledge
 ) -> list[Weighing]:
     """Evidence for sub-captions about one slide; each distinct text is encoded once."""
     if not sub_captions:
@@ -110,7 +110,9 @@ def weigh_sub_captions(
     texts = sorted({s.text for s in sub_captions} | {t for slots in groups for slot in slots for t in slot})
     logit = dict(zip(texts, presence_scores(model, [slide], texts)[0].tolist(), strict=True))
     presence = finding_scores(model, [slide], knowledge)[0] if lexicon.findings else np.zeros(0)
-    described = describe_findings(model, slide, lexicon) if knowledge.shapes else None
+    # Place and extent are of one slide: "upper left" says nothing of a case.
+    one_slide = slide if isinstance(slide, EncodedSlide) else None
+    described = describe_findings(model, one_slide, lexicon) if knowledge.shapes and one_slide is not None else None
     out = []
     for sub_caption, slots in zip(sub_captions, groups, strict=True):
         shape = None
@@ -169,7 +171,7 @@ def score_rows(evidence: Sequence[Weighing]) -> Float[np.ndarray, "n 11"]:
 
 
 def finding_logits(
-    model: Aligned, slides: Sequence[EncodedSlide], findings: Sequence[Finding]
+    model: Aligned, slides: Sequence[EncodedSlide | EncodedCase], findings: Sequence[Finding]
 ) -> Float[np.ndarray, "B F"]:
     """How present each finding is on each slide: the mean logit over its wordings."""
     asks = tuple(ask for finding in findings for ask in finding.asks)
@@ -178,7 +180,9 @@ def finding_logits(
     return np.stack([part.mean(1) for part in np.split(scores, ends[:-1], axis=1)], axis=1)
 
 
-def finding_scores(model: Aligned, slides: Sequence[EncodedSlide], knowledge: Knowledge) -> Float[np.ndarray, "B F"]:
+def finding_scores(
+    model: Aligned, slides: Sequence[EncodedSlide | EncodedCase], knowledge: Knowledge
+) -> Float[np.ndarray, "B F"]:
     """Logits of findings, standardised by the calibration slides, averaged over the names of a finding.
 
     Some findings score high on every slide; what tells is where they score higher than elsewhere.

@@ -1,0 +1,126 @@
+"""Cases on the command line: trained on, measured, retrieved, classified, verified; what is left out is counted."""
+
+import json
+import shutil
+import sys
+
+import pytest
+
+from case_run import TEXTS, trained_on_cases
+from pathflip.cli import main
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return trained_on_cases(tmp_path_factory.mktemp("cases"))
+
+
+@pytest.fixture
+def pathflip(monkeypatch, capsys, trained):
+    """Runs a command in the folder of the cases: exit status, rows, messages."""
+
+    def run(command: str):
+        monkeypatch.chdir(trained)
+        monkeypatch.setattr(sys, "argv", ["pathflip", *command.split()])
+        status = 0
+        try:
+            main()
+        except SystemExit as exit_of_main:
+            status = int(exit_of_main.code or 0)
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        rows = [json.loads(line) for line in said.out.splitlines()] if "--json" in command else said.out
+        return status, rows, said.err
+
+    return run
+
+
+def test_eval_counts_what_it_measures(pathflip):
+    base = "eval --model run/last --features F --captions cases.csv"
+    status, rows, said = pathflip(f"{base} --splits splits.csv --split test")
+    assert status == 0
+    assert "2 slides or cases of 2 patients, 2 distinct texts" in said
+    assert "trained on" not in said
+    status, rows, said = pathflip(f"{base} --json")
+    assert "8 of 12 slides and 4 of 6 patients were trained on" in said
+    assert rows[0] | {"value": 0, "low": 0, "high": 0} == {
+        "measure": "R@1 slide → text", "value": 0, "low": 0, "high": 0, "chance": pytest.approx(1 / 3),
+        "note": "6 reports are 3 distinct texts: equal ones count as right", "slides": 6, "patients": 6, "texts": 3,
+    }  # fmt: skip
+    status, _, said = pathflip(f"{base} --split test")
+    assert (status, said.count("\n")) == (2, 1)
+    assert "give --splits" in said
+
+
+def test_what_has_no_partner_is_refused_in_one_line_or_passed_over(pathflip, trained, tmp_path):
+    features = tmp_path / "some"
+    features.mkdir()
+    for name in ("c0a", "c0b", "c1a", "c2a", "c2b"):
+        shutil.copy(trained / "F" / f"{name}.h5", features)
+    shutil.copy(trained / "F" / "c5a.h5", features / "stray.h5")
+    command = f"eval --model run/last --features {features} --captions cases.csv"
+    status, _, said = pathflip(command)
+    assert (status, said.count("\n")) == (1, 1)
+    for words in ("1 (stray) without a caption", "3 (c3, c4, c5) without features", "1 (c1) with features of some"):
+        assert words in said
+    status, rows, said = pathflip(f"{command} --allow-missing --json")
+    assert (status, rows[0]["slides"]) == (0, 3)
+    assert "passed over" in said
+    sets = "--set train.steps=1 --set train.batch_size=2 --set text.pretrained= --set max_patches=4"
+    train = f"train align_base --features {features} --captions cases.csv --out {tmp_path / 'out'} {sets}"
+    status, _, said = pathflip(train)
+    assert status == 1
+    assert "1 (stray) without a caption" in said
+    status, _, said = pathflip(f"{train} --allow-missing")
+    assert status == 0
+    assert "3 (c3, c4, c5) without features" in said
+
+
+def test_train_says_on_what(pathflip, tmp_path):
+    sets = "--set train.steps=1 --set train.batch_size=2 --set text.pretrained= --set max_patches=4"
+    train = f"train align_base --features F --captions cases.csv --splits splits.csv --out {tmp_path / 'out'} {sets}"
+    status, _, said = pathflip(f"{train} --split test")
+    assert status == 0
+    assert "test: 4 slides, 2 reports (2 distinct texts)" in said
+
+
+def test_retrieval_and_zero_shot_of_cases(pathflip, trained, tmp_path):
+    status, rows, _ = pathflip("retrieve --model run/last --features F --captions cases.csv --json")
+    assert status == 0
+    assert [row["slide_id"] for row in rows[6:]] == [f"c{i}" for i in range(6)]
+    assert len(rows[0]["slides"]) == 5
+    command = "zero-shot --model run/last --features F --classname necrosis --classname mucin --json"
+    status, rows, _ = pathflip(f"{command} --cases cases.csv")
+    assert [(row["slide_id"], row["slides_of_case"]) for row in rows][:2] == [
+        ("c0", ["c0a", "c0b"]), ("c1", ["c1a", "c1b"]),
+    ]  # fmt: skip
+    (tmp_path / "two.csv").write_text("case,slide\nK,c0a\nK,c1a\n")
+    status, rows, said = pathflip(f"{command} --cases {tmp_path / 'two.csv'}")
+    assert [row["slide_id"] for row in rows][:2] == ["K", "c0b"]
+    assert "10 slides are of no case" in said
+    for i in range(2):
+        (tmp_path / f"k{i}").mkdir()
+        for name in "ab":
+            shutil.copy(trained / "F" / f"c{i}{name}.h5", tmp_path / f"k{i}")
+    folders = f"--features {tmp_path / 'k0'} --features {tmp_path / 'k1'}"
+    _, rows, _ = pathflip(f"zero-shot --model run/last {folders} --classname a --classname b --cases folders --json")
+    assert [row["slide_id"] for row in rows] == ["k0", "k1"]
+    status, _, said = pathflip(f"{command} --cases {trained / 'splits.csv'}")
+    assert status == 2
+    assert "names none of the slides" in said
+
+
+def test_a_case_is_verified_over_its_slides_and_every_region_names_its_own(pathflip, tmp_path):
+    status, rows, _ = pathflip(f"verify F cases.csv --model run/last --out {tmp_path / 'o'} --json")
+    assert status == 0
+    assert [row["slide_id"] for row in rows] == [f"c{i}" for i in range(6)]
+    (sentence,) = rows[0]["sentences"]
+    assert sentence["sentence"] == TEXTS[0]
+    assert {region["slide"] for region in sentence["regions"]} <= {"c0a", "c0b"}
+    scores = [region["score"] for region in sentence["regions"]]
+    assert scores == sorted(scores, reverse=True)
+    names = [file.rpartition("/")[2] for file in rows[0]["files"]]
+    assert names == ["c0.verify.html", "c0.verify.json", "c0.verify.c0a.geojson", "c0.verify.c0b.geojson"]
+    drawn = [len(json.loads((tmp_path / "o" / name).read_text())["features"]) for name in names[2:]]
+    assert sum(drawn) == len(sentence["regions"])
+    assert "slide c0" in (tmp_path / "o" / names[0]).read_text()
