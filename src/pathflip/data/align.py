@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -156,13 +156,17 @@ class AlignDataset:
         own = [np.random.default_rng([seed, i]) for i in indices]
         items = [self.items[i] for i in indices]
         patches = [self._draw_patches(item.files, generator) for item, generator in zip(items, own, strict=True)]
+        wanted = _wanted(items, patches)
+        self.reader.announce(wanted)  # the disk works while the texts are put together
         drawn = [self._draw_sub_captions(item.caption, generator) for item, generator in zip(items, own, strict=True)]
-        rows, places = self._read(items, patches)
+        texts = self._caption_tensors([item.caption.text for item in items]) | self._sub_caption_tensors(drawn)
+        rows = iter(self.reader.read(wanted, self.context))
         return AlignBatch(
             slide_ids=tuple(item.name for item in items),
-            **_pad_slides(rows, places),
-            **self._caption_tensors([item.caption.text for item in items]),
-            **self._sub_caption_tensors(drawn),
+            **_pad_slides(
+                [_joined_rows([next(rows) for _ in own]) for own in patches], [_joined_patches(own) for own in patches]
+            ),
+            **texts,
             caption_keys=_pad_keys([self._keys[i] for i in indices]),
             caption_key=torch.tensor([self._whole_keys[i] for i in indices]),
         )
@@ -176,18 +180,6 @@ class AlignDataset:
             return [DrawnPatches.of_regions(grid, some) for grid, some in zip(grids, drawn, strict=True) if grid]
         counts = [self.reader.count(file) for file in files]
         return [DrawnPatches(some) for some in _draw_evenly(counts, self.max_patches, rng)]
-
-    def _read(
-        self, items: Sequence[Item], drawn: Sequence[Sequence[DrawnPatches]]
-    ) -> tuple[list[PatchRows], list[DrawnPatches]]:
-        """The drawn patches, one run an item."""
-        wanted = [
-            (file, patches.rows)
-            for item, own in zip(items, drawn, strict=True)
-            for file, patches in zip(item.files, own, strict=True)
-        ]
-        rows = iter(self.reader.read(wanted, self.context))
-        return [_joined_rows([next(rows) for _ in own]) for own in drawn], [_joined_patches(own) for own in drawn]
 
     def _draw_sub_captions(self, caption: Caption, rng: np.random.Generator) -> list["_Drawn"]:
         """K sub-captions, then the flips."""
@@ -220,35 +212,46 @@ class AlignDataset:
 
     def _sub_caption_tensors(self, drawn: list[list["_Drawn"]]) -> dict[str, Tensor]:
         slots = self.text.num_sub_captions + self.text.num_flips
-        flat = [(b, k, entry) for b, row in enumerate(drawn) for k, entry in enumerate(row)]
-        encoded = [text_to_encode(entry.sub_caption, self.text) for *_, entry in flat]
-        tokens = self.tokenizer.encode([text for text, _ in encoded], self.text.sub_caption_tokens)
-        shape, length = (len(drawn), slots), tokens.ids.shape[1]
-        out = {
-            "sub_caption_ids": torch.zeros((*shape, length), dtype=torch.int64),
-            "sub_caption_keys": torch.zeros(shape, dtype=torch.int64),
-            "sub_caption_token_mask": torch.zeros((*shape, length), dtype=torch.bool),
+        filled = torch.tensor(
+            [b * slots + k for b, row in enumerate(drawn) for k in range(len(row))], dtype=torch.int64
+        )
+        entries = [entry for row in drawn for entry in row]
+        encoded = [text_to_encode(entry.sub_caption, self.text) for entry in entries]
+        texts = [text for text, _ in encoded]
+        tokens = self.tokenizer.encode(texts, self.text.sub_caption_tokens)
+        keys = [
+            sub_caption_key(*one) if len(entry.parts) < 2 else _joint_key(entry.parts)
+            for one, entry in zip(encoded, entries, strict=True)
+        ]
+        values = {
+            "sub_caption_ids": tokens.ids,
+            "sub_caption_token_mask": tokens.mask,
+            "sub_caption_keys": torch.tensor(keys, dtype=torch.int64),
+            "sub_caption_mask": torch.ones(len(entries), dtype=torch.bool),
+            "sub_caption_negated": torch.tensor([negated for _, negated in encoded], dtype=torch.bool),
+            "sub_caption_visual": torch.tensor([entry.sub_caption.visual for entry in entries], dtype=torch.bool),
+            "sub_caption_false": torch.tensor([entry.made_false for entry in entries], dtype=torch.bool),
         }
         if self.pretrained is not None:
-            vectors = self.pretrained.embed([text for text, _ in encoded])
-            out["sub_caption_vectors"] = vectors.new_zeros((*shape, vectors.shape[1]))
-        flags = ("sub_caption_mask", "sub_caption_negated", "sub_caption_visual", "sub_caption_false")
-        out |= {name: torch.zeros(shape, dtype=torch.bool) for name in flags}
+            values["sub_caption_vectors"] = self.pretrained.embed(texts)
         if self.text.sampler == "published":
-            out["sub_caption_part_keys"] = torch.zeros((*shape, MOST_MERGED), dtype=torch.int64)
-        for row, (b, k, entry) in enumerate(flat):
-            text, negated = encoded[row]
-            out["sub_caption_ids"][b, k], out["sub_caption_token_mask"][b, k] = tokens.ids[row], tokens.mask[row]
-            out["sub_caption_mask"][b, k], out["sub_caption_negated"][b, k] = True, negated
-            out["sub_caption_visual"][b, k], out["sub_caption_false"][b, k] = entry.sub_caption.visual, entry.made_false
-            out["sub_caption_keys"][b, k] = (
-                sub_caption_key(text, negated) if len(entry.parts) < 2 else _joint_key(entry.parts)
-            )
-            if entry.parts:
-                out["sub_caption_part_keys"][b, k, : len(entry.parts)] = torch.tensor(entry.parts)
-            if self.pretrained is not None:
-                out["sub_caption_vectors"][b, k] = vectors[row]
+            parts = [[*entry.parts, *[0] * (MOST_MERGED - len(entry.parts))] for entry in entries]
+            values["sub_caption_part_keys"] = torch.tensor(parts, dtype=torch.int64).reshape(-1, MOST_MERGED)
+        out: dict[str, Tensor] = {}
+        for name, value in values.items():  # slots that no sub-caption fills stay zero
+            whole = value.new_zeros(len(drawn) * slots, *value.shape[1:])
+            whole[filled] = value
+            out[name] = whole.unflatten(0, (len(drawn), slots))
         return out
+
+
+def _wanted(items: Sequence[Item], drawn: Sequence[Sequence[DrawnPatches]]) -> list[tuple[Path, Int[np.ndarray, " n"]]]:
+    """What to read: (feature file, places) of every slide of every item."""
+    return [
+        (file, patches.rows)
+        for item, own in zip(items, drawn, strict=True)
+        for file, patches in zip(item.files, own, strict=True)
+    ]
 
 
 def _some_of(count: int, most: int | None, rng: np.random.Generator) -> Int[np.ndarray, " n"]:
@@ -325,22 +328,24 @@ def _pad_keys(keys: list[np.ndarray]) -> Tensor:
 
 def _pad_slides(slides: Sequence[PatchRows], drawn: Sequence[DrawnPatches]) -> dict[str, Any]:
     """The drawn patches of every slide as one padded block."""
-    shape = (len(slides), max(len(rows.features) for rows in slides))
-    patches = np.zeros((*shape, slides[0].features.shape[1]), np.float32)
-    around = None if slides[0].context is None else np.zeros_like(patches)
-    position, mask = np.zeros((*shape, 2), np.float32), np.zeros(shape, bool)
-    for b, rows in enumerate(slides):
-        count = len(rows.features)
-        mask[b, :count], patches[b, :count], position[b, :count] = True, rows.features, rows.position
-        if around is not None:
-            around[b, :count] = rows.context
+    counts = torch.tensor([len(rows.features) for rows in slides])
+    contexts = [rows.context for rows in slides if rows.context is not None]
     return {
-        "patches": torch.from_numpy(patches),
-        "patch_mask": torch.from_numpy(mask),
-        "context": None if around is None else torch.from_numpy(around),
-        "position": torch.from_numpy(position),
+        "patches": _padded([rows.features for rows in slides]),
+        "patch_mask": torch.arange(int(counts.max())) < counts.unsqueeze(1),
+        "context": _padded(contexts) if contexts else None,
+        "position": _padded([rows.position for rows in slides]),
         "regions": _pad_regions([one.regions for one in drawn if one.regions is not None]),
     }
+
+
+def _padded(parts: Sequence[Float[np.ndarray, "_ d"]]) -> Float[Tensor, "B N d"]:
+    """Arrays of unlike lengths as one float32 block, zeros behind each."""
+    out = torch.empty(len(parts), max(len(part) for part in parts), parts[0].shape[1])
+    for row, part in zip(out, parts, strict=True):
+        row[: len(part)].copy_(torch.from_numpy(part))
+        row[len(part) :] = 0
+    return out
 
 
 def _pad_regions(regions: list[Int[np.ndarray, "_ S"]]) -> Int[Tensor, "B L S"] | None:

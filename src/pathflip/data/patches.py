@@ -122,7 +122,7 @@ class PatchRows:
     """Some patches of one slide.
 
     Attributes:
-        features: as the encoder gave them.
+        features: as the encoder gave them, or rounded to float16.
         position: see :func:`relative_positions`.
         context: mean feature of the valid tiles around each, itself included; None where nobody asked for it.
     """
@@ -160,8 +160,12 @@ class PatchReader(Protocol):
         """Which places form which region; None where the reader was made without regions."""
         ...
 
+    def announce(self, wanted: Sequence[tuple[Path, Int[np.ndarray, " n"]]]) -> None:
+        """Say what will be read in a moment, so that the disk can begin."""
+        ...
+
     def read(self, wanted: Sequence[tuple[Path, Int[np.ndarray, " n"]]], context: bool) -> list[PatchRows]:
-        """Some patches of each of several slides, as float32.
+        """Some patches of each of several slides.
 
         Args:
             wanted: (slide, places) pairs; the answer is in their order. A slide may stand there more than once.

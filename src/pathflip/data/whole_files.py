@@ -109,6 +109,9 @@ class WholeFiles:
         """See :class:`~pathflip.data.patches.PatchReader`."""
         return self.slide(file).regions
 
+    def announce(self, wanted: Sequence[tuple[Path, Int[np.ndarray, " n"]]]) -> None:
+        """See :class:`~pathflip.data.patches.PatchReader`; nothing to gain here."""
+
     def read(self, wanted: Sequence[tuple[Path, Int[np.ndarray, " n"]]], context: bool) -> list[PatchRows]:
         """See :class:`~pathflip.data.patches.PatchReader`."""
         return [_rows_of(self.slide(file), places, context) for file, places in wanted]

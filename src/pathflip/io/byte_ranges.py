@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pathflip.errors import FeatureError
 from pathflip.io.storage import as_url, filesystem, shown
 
-__all__ = ["RowRequest", "read_rows"]
+__all__ = ["RowRequest", "announce_rows", "read_rows"]
 
 _GAP_BYTES = 4096
 """Rows this far apart are read in one go: on a disk a page costs the same whether its middle is wanted or not."""
@@ -44,7 +44,7 @@ class RowRequest:
 
     def runs(self, gap_bytes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """First row of every run to read, and the row after its last; runs less than a gap apart are one."""
-        gap = 1 + gap_bytes // max(1, self.row_bytes)
+        gap = 1 + (gap_bytes - 1) // max(1, self.row_bytes)
         cuts = np.flatnonzero(np.diff(self.rows) > gap) + 1
         first, last = np.concatenate([[0], cuts]), np.concatenate([cuts, [len(self.rows)]]) - 1
         return self.rows[first], self.rows[last] + 1
@@ -81,6 +81,14 @@ class _Plan:
         return self.buffer[before[run] + rows - self.first[run]]
 
 
+def announce_rows(requests: Sequence[RowRequest]) -> None:
+    """Let the disk begin on rows that will be read in a moment. What is wrong with a file is told then."""
+    for request in requests:
+        if as_url(request.path) is None:
+            with suppress(OSError), open(request.path, "rb", buffering=0) as file:
+                _announce(_Plan.of(request, _GAP_BYTES), file.fileno())
+
+
 def read_rows(requests: Sequence[RowRequest]) -> list[NDArray[np.uint8]]:
     """The bytes of the rows of every request, (rows, row_bytes).
 
@@ -103,34 +111,40 @@ def _read_local(plans: Sequence[_Plan]) -> None:
                     files[path] = stack.enter_context(open(path, "rb", buffering=0))
                 except OSError as error:
                     raise _lost(path, error.strerror or str(error)) from None
-                _advise(files[path], 0, 0, "POSIX_FADV_RANDOM")  # or 8 MB are read for every row
-            for offset, length in plan.ranges():
-                _advise(files[path], offset, length, "POSIX_FADV_WILLNEED")
+            _announce(plan, files[path].fileno())
         for plan in plans:
             _fill(plan, files[plan.request.path])
 
 
-def _advise(file: Any, offset: int, length: int, advice: str) -> None:
-    """Tell the system what will be read, where it listens."""
-    if hasattr(os, "posix_fadvise"):
-        with suppress(OSError):
-            os.posix_fadvise(file.fileno(), offset, length, getattr(os, advice))
+def _announce(plan: _Plan, handle: int) -> None:
+    """Tell the system what will be read, where it listens; without the first line it reads far ahead of every row."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    with suppress(OSError):
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_RANDOM)
+        for offset, length in plan.ranges():
+            os.posix_fadvise(handle, offset, length, os.POSIX_FADV_WILLNEED)
 
 
 def _fill(plan: _Plan, file: Any) -> None:
-    target = plan.buffer.reshape(-1).data
-    at = 0
+    target, at = plan.buffer.reshape(-1).data, 0
     try:
         for offset, length in plan.ranges():
-            file.seek(offset)
             end = at + length
             while at < end:
-                count = file.readinto(target[at:end])
+                count = _read_into(file, target[at:end], offset + length - (end - at))
                 if not count:
                     raise _lost(plan.request.path, "it ends too early")
                 at += count
     except OSError as error:
         raise _lost(plan.request.path, error.strerror or str(error)) from None
+
+
+def _read_into(file: Any, target: memoryview, offset: int) -> int:
+    if hasattr(os, "preadv"):
+        return os.preadv(file.fileno(), [target], offset)
+    file.seek(offset)
+    return int(file.readinto(target))
 
 
 def _read_remote(plans: Sequence[_Plan]) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 
 from pathflip.data.packed.slide_file import (
     FORMAT,
@@ -27,7 +26,7 @@ from pathflip.data.patches import FeatureSums, PatchRows
 from pathflip.data.regions import RegionSpec, group_regions
 from pathflip.errors import ConfigError, FeatureError
 from pathflip.features.store import FeatureKind
-from pathflip.io.byte_ranges import read_rows
+from pathflip.io.byte_ranges import announce_rows, read_rows
 from pathflip.io.files import write_json
 from pathflip.io.slide_id import slide_id
 from pathflip.io.storage import (
@@ -223,6 +222,15 @@ class PackedStore:
         grid = group_regions(features, self.region_spec)
         return replace(grid, index=np.where(grid.mask, order[grid.index], 0))
 
+    def announce(self, wanted: Sequence[tuple[Path, Int[np.ndarray, " n"]]]) -> None:
+        """See :class:`~pathflip.data.patches.PatchReader`."""
+        requests = []
+        for file, places in wanted:
+            slide, rows = self.slides[file], np.unique(places)
+            names = ("patches", "position") if slide.parts == 2 else ("neighbours", "position")
+            requests += [slide.request(name, rows) for name in names]
+        announce_rows(requests)
+
     def read(self, wanted: Sequence[tuple[Path, Int[np.ndarray, " n"]]], context: bool) -> list[PatchRows]:
         """See :class:`~pathflip.data.patches.PatchReader`. Reads of all slides are under way at once."""
         slides = [self.slides[file] for file, _ in wanted]
@@ -237,9 +245,13 @@ class PackedStore:
         data = read_rows(requests)
         out = []
         for i, (slide, (unique, inverse)) in enumerate(zip(slides, places, strict=True)):
-            patches = _as_float32(slide.array("patches", data[i]))
-            position = slide.array("position", data[len(slides) + i])
-            out.append(_chosen(patches, needed[i], unique, tables[i], position, inverse, context))
+            patches, position = slide.array("patches", data[i]), slide.array("position", data[len(slides) + i])
+            table = tables[i]
+            if table is None:
+                rows = PatchRows(patches[:, 0], position, patches[:, 1] if context else None)
+            else:
+                rows = _with_means(patches[:, 0], needed[i], unique, table, position)
+            out.append(_in_order(rows, inverse))
         return out
 
 
@@ -255,32 +267,26 @@ def _neighbour_tables(
     return tables
 
 
-def _as_float32(values: NDArray[Any]) -> Float[np.ndarray, "n parts D"]:
-    """numpy converts from float16 a number at a time; torch takes the processor's instructions for it."""
-    return torch.from_numpy(values).float().numpy()
-
-
-def _chosen(
-    patches: Float[np.ndarray, "m parts D"],
+def _with_means(
+    patches: Float[np.ndarray, "m D"],
     needed: Int[np.ndarray, " m"],
     unique: Int[np.ndarray, " u"],
-    table: Int[np.ndarray, "u K"] | None,
+    table: Int[np.ndarray, "u K"],
     position: Float[np.ndarray, "u 2"],
-    inverse: Int[np.ndarray, " n"],
-    context: bool,
 ) -> PatchRows:
-    """Rows in the order they were asked for, out of those that were read."""
-    own = patches[:, 0] if table is None else patches[np.searchsorted(needed, unique), 0]
-    around = None
-    if context and table is None:
-        around = patches[:, 1]
-    elif table is not None:
-        local = np.where(table >= 0, np.searchsorted(needed, table), -1)
-        around = mean_of_neighbours(patches[:, 0], local)
-    if len(inverse) != len(unique) or (inverse[1:] < inverse[:-1]).any():
-        own, position = own[inverse], position[inverse]
-        around = None if around is None else around[inverse]
-    return PatchRows(own, position, around)
+    """Patches and the means over their neighbours, out of all that were read."""
+    # numpy converts from float16 a number at a time; torch takes the processor's instructions for it.
+    exact = torch.from_numpy(np.ascontiguousarray(patches)).float().numpy()
+    local = np.where(table >= 0, np.searchsorted(needed, table), -1)
+    return PatchRows(exact[np.searchsorted(needed, unique)], position, mean_of_neighbours(exact, local))
+
+
+def _in_order(rows: PatchRows, inverse: Int[np.ndarray, " n"]) -> PatchRows:
+    """In the order they were asked for."""
+    if len(inverse) == len(rows.features) and (np.diff(inverse) > 0).all():
+        return rows
+    context = None if rows.context is None else rows.context[inverse]
+    return PatchRows(rows.features[inverse], rows.position[inverse], context)
 
 
 def open_store(store: str | Path, files: Sequence[Path], regions: RegionSpec | None = None) -> PackedStore:
