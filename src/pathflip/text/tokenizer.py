@@ -6,7 +6,7 @@ A tokenizer is a folder with ``tokenizer.json`` (all of it) and ``tokenizer_conf
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +25,8 @@ __all__ = ["TokenBatch", "Tokenizer", "load_tokenizer", "train_tokenizer"]
 
 PAD, UNK, CLS, SEP = SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 _PAD_NAMES = (PAD, "<pad>", "<|endoftext|>", "</s>", "<|end_of_text|>")
+_CACHED_TEXTS = 200_000
+"""Texts whose ids are kept in memory, some hundred bytes each."""
 
 
 class TokenBatch(NamedTuple):
@@ -41,6 +43,7 @@ class Tokenizer:
 
     backend: Backend
     pad_id: int
+    _known: dict[str, "_Ids"] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def vocab_size(self) -> int:
@@ -58,15 +61,23 @@ class Tokenizer:
             raise ConfigError(f"encode: got one text ({texts[:30]!r}), expected a sequence of texts")
         if max_length is not None and max_length < 3:
             raise ConfigError(f"max_length: got {max_length}, expected at least 3 (two special tokens and a word)")
-        encoded = self.backend.encode_batch(list(texts))
-        rows = [one.ids if max_length is None else _cut(one, max_length) for one in encoded]
+        encoded = self._encoded(texts)
+        rows = [one.ids if max_length is None else one.cut(max_length) for one in encoded]
         longest = max(map(len, rows), default=0)
-        ids = torch.full((len(rows), longest), self.pad_id, dtype=torch.int64)
-        mask = torch.zeros((len(rows), longest), dtype=torch.bool)
-        for place, row in enumerate(rows):
-            ids[place, : len(row)] = torch.tensor(row, dtype=torch.int64)
-            mask[place, : len(row)] = True
+        ids = torch.tensor([[*row, *[self.pad_id] * (longest - len(row))] for row in rows], dtype=torch.int64).reshape(
+            len(rows), longest
+        )
+        mask = torch.arange(longest) < torch.tensor([len(row) for row in rows], dtype=torch.int64).unsqueeze(1)
         return TokenBatch(ids, mask, sum(len(row) < len(one.ids) for row, one in zip(rows, encoded, strict=True)))
+
+    def _encoded(self, texts: Sequence[str]) -> list["_Ids"]:
+        """Ids of every text; those of an earlier call come from memory (training reads the same texts every epoch)."""
+        known = self._known if len(self._known) + len(texts) <= _CACHED_TEXTS else {}
+        missing = list(dict.fromkeys(text for text in texts if text not in known))
+        encoded = self.backend.encode_batch(missing)
+        fresh = {text: _Ids.of(one) for text, one in zip(missing, encoded, strict=True)}
+        known.update(fresh)
+        return [known[text] for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens left out."""
@@ -83,14 +94,24 @@ class Tokenizer:
         write_json(Path(folder) / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **names})
 
 
-def _cut(encoded: Encoding, max_length: int) -> list[int]:
-    """The ids, shortened before the closing special tokens. (The library's own truncation is a setting of the shared
-    tokenizer, which threads would change under each other.)"""
-    ids = encoded.ids
-    if len(ids) <= max_length:
-        return list(ids)
-    closing = next((n for n, special in enumerate(reversed(encoded.special_tokens_mask)) if not special), 0)
-    return [*ids[: max_length - closing], *ids[len(ids) - closing :]]
+class _Ids(NamedTuple):
+    """A text's ids, and how many of them are the closing special tokens."""
+
+    ids: list[int]
+    closing: int
+
+    @classmethod
+    def of(cls, encoded: Encoding) -> "_Ids":
+        closing = next((n for n, special in enumerate(reversed(encoded.special_tokens_mask)) if not special), 0)
+        return cls(encoded.ids, closing)
+
+    def cut(self, max_length: int) -> list[int]:
+        """The ids, shortened before the closing special tokens. (The library's own truncation is a setting of the
+        shared tokenizer, which threads would change under each other.)"""
+        ids = self.ids
+        if len(ids) <= max_length:
+            return ids
+        return [*ids[: max_length - self.closing], *ids[len(ids) - self.closing :]]
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 2000) -> Tokenizer:
