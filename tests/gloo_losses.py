@@ -167,7 +167,7 @@ def our_losses(model: Any, world_size: int, rows: slice) -> dict[str, Tensor]:
         "slide": torch.randn(count, WIDTH, generator=generator),
         "caption": torch.randn(count, WIDTH, generator=generator),
         "patches": torch.randn(count, 5, WIDTH, generator=generator),
-        "subcaptions": torch.randn(count, SUBS, WIDTH, generator=generator),
+        "sub_captions": torch.randn(count, SUBS, WIDTH, generator=generator),
     }
     sub_caption_mask = torch.ones(count, SUBS, dtype=torch.bool)
     sub_caption_mask[-1, 1:] = False  # so that processes hold different numbers of pairs

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from pathflip import assistant as package
 from pathflip.assistant import (
-    Calibration,
+    AnswerCalibration,
     Conversation,
     answer,
     ask,
@@ -53,7 +53,7 @@ def saved(tmp_path, assistant):
 
 
 def calibrated(assistant, **values):
-    return replace(assistant, calibration=Calibration(**values))
+    return replace(assistant, calibration=AnswerCalibration(**values))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_evidence_of_a_choice_is_what_was_shown_for_it(assistant):
 def test_an_open_question_is_refused_from_the_threshold_on(assistant, monkeypatch):
     view = prepare_slide(assistant.aligned, tiny_slide("a"))
     soft = {"refusal_slope": 0.01}  # brings the odds of an untrained model into reach
-    chance = Calibration(**soft).refusal(refusal_logit(assistant, build_prompt(assistant, QUESTION, view)))
+    chance = AnswerCalibration(**soft).refusal(refusal_logit(assistant, build_prompt(assistant, QUESTION, view)))
     assert 0.05 < chance < 0.95
     assistant = calibrated(assistant, **soft, refuse_above=chance - 1e-9)
     refused = ask(assistant, QUESTION, view)
@@ -184,15 +184,15 @@ def test_bad_questions_and_calibrations_get_one_line(assistant, saved):
 
 
 def test_a_calibration_is_read_beside_the_weights(saved):
-    Calibration(refuse_above=0.0, fitted_on="a test").write(saved)
+    AnswerCalibration(refuse_above=0.0, fitted_on="a test").write(saved)
     given = ask(package.load_assistant(saved), QUESTION, tiny_slide("a"))
     assert given.abstained
 
 
 def test_the_calibration_is_read_once_and_not_for_each_answer(saved):
-    Calibration(refuse_above=1.0).write(saved)
+    AnswerCalibration(refuse_above=1.0).write(saved)
     loaded = package.load_assistant(saved)
-    Calibration(refuse_above=0.0).write(saved)
+    AnswerCalibration(refuse_above=0.0).write(saved)
     assert not ask(loaded, QUESTION, tiny_slide("a"), OPTIONS).abstained
     (saved / "calibration.json").write_text("{")
     ask(loaded, QUESTION, tiny_slide("a"), OPTIONS)

@@ -229,3 +229,10 @@ def test_a_curve_is_trained_measured_and_goes_on(tmp_path):
     other = cli(*words, "--set", "train.steps=3")
     assert isinstance(other.exception, ConfigError)
     assert "other settings or data" in str(other.exception)
+
+
+def test_one_slide_as_a_vector(model, features):
+    loaded = pathflip.load(model)
+    vector = pathflip.embed_slide(loaded, read_features(features / "s01.h5"))
+    assert vector.dtype == np.float32
+    np.testing.assert_allclose(vector, embeddings(model, features)[1], atol=1e-6)

@@ -106,7 +106,7 @@ def test_a_batch_of_one_report_has_no_negative_captions(batch_of, name):
     )
     output = random_output(batch)
     parts = model.losses(output, batch)
-    contrasts = {key for key in parts if key in ("slide", "late", "statement")}
+    contrasts = {key for key in parts if key in ("slide", "late", "sub_caption")}
     for key in contrasts - ({"slide"} if "sigmoid" in name else set()):
         assert parts[key].item() == pytest.approx(0, abs=1e-6), key
     if "sigmoid" in name:

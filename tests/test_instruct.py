@@ -17,7 +17,7 @@ import tiny_assistant
 from pathflip.assistant import VisualTokenizer, build_prompt, generate, load_assistant, option_probabilities
 from pathflip.cli import app
 from pathflip.data.instruct import InstructDataset, InstructSpec, pack, rows_to_batch, with_slides
-from pathflip.data.instruct_examples import Example, read_examples
+from pathflip.data.instruct_examples import InstructExample, read_examples
 from pathflip.errors import CaptionError, ConfigError, TrainingError
 from pathflip.features import read_features
 from pathflip.models import measurements
@@ -140,7 +140,9 @@ def test_a_conversation_without_question_or_answer_is_refused_before_training(tm
     assistant = assemble(tmp_path)
     for turns, who in (((Turn("assistant", "B"),), "asks"), ((Turn("user", "Q"),), "answers"), ((), "asks")):
         with pytest.raises(CaptionError, match=f"lonely: nobody {who}"):
-            InstructDataset([Example("lonely", ("slide-0",), turns)], None, assistant.template, InstructSpec(), 8)
+            InstructDataset(
+                [InstructExample("lonely", ("slide-0",), turns)], None, assistant.template, InstructSpec(), 8
+            )
 
 
 def test_marks_of_slides():
@@ -231,17 +233,17 @@ def test_long_conversations_lose_their_end_and_hopeless_ones_are_named(tmp_path,
     assistant = assemble(tmp_path)
     data = dataset(assistant, cohort, max_length=60)
     rng = np.random.default_rng(0)
-    row = data.row(Example("x", ("slide-0",), (Turn("user", "Q"), Turn("assistant", "word " * 200))), rng)
+    row = data.row(InstructExample("x", ("slide-0",), (Turn("user", "Q"), Turn("assistant", "word " * 200))), rng)
     assert len(row.ids) == 60
     assert (row.labels != IGNORED).any()
     assert row.cut > 100
     assert (row.visual >= 0).sum() == sum(len(slide.kind) for slide in row.slides)  # no visual token is cut
     assert data.cut == set()
-    data.examples.append(Example("x", ("slide-0",), (Turn("user", "Q"), Turn("assistant", "word " * 200))))
+    data.examples.append(InstructExample("x", ("slide-0",), (Turn("user", "Q"), Turn("assistant", "word " * 200))))
     data.batch([0, len(data) - 1], rng)
     assert data.cut == {"x"}
     with pytest.raises(ConfigError, match="long one: its visual tokens do not fit into max_length 60"):
-        data.row(Example("long one", ("slide-0",), (Turn("user", "why " * 90), Turn("assistant", "B"))), rng)
+        data.row(InstructExample("long one", ("slide-0",), (Turn("user", "why " * 90), Turn("assistant", "B"))), rng)
 
 
 def test_a_slide_that_breaks_the_loss_is_named(tmp_path, cohort):
@@ -393,7 +395,7 @@ def test_key_phrases_are_frequent_whole_and_without_grammar():
 
 
 def test_splits_keep_patients_apart(tmp_path):
-    found = [Example("e", (f"s{i}",), (Turn("user", "Q"), Turn("assistant", "B"))) for i in range(4)]
+    found = [InstructExample("e", (f"s{i}",), (Turn("user", "Q"), Turn("assistant", "B"))) for i in range(4)]
     splits = tmp_path / "splits.csv"
     splits.write_text("slide,patient,split\ns0,p,train\ns1,q,val\ns2,r,test\n")
     parts = split_examples(found, splits)

@@ -124,6 +124,7 @@ PUBLIC = [
     "TileSpec",
     "__version__",
     "ask",
+    "embed_slide",
     "encode_slide",
     "encode_text",
     "extract",

@@ -52,7 +52,8 @@ def test_gradient_caching_by_hand_with_the_same_dropout(batch):
             parts.append(model(part))
     joined = AlignOutput.cat(parts)
     leaves = {
-        name: getattr(joined, name).detach().requires_grad_() for name in ("slide", "caption", "patches", "subcaptions")
+        name: getattr(joined, name).detach().requires_grad_()
+        for name in ("slide", "caption", "patches", "sub_captions")
     }
     model.zero_grad()
     sum(model.losses(dataclasses.replace(joined, **leaves), batch).values()).backward()

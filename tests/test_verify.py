@@ -16,7 +16,7 @@ from pathflip.evaluate.simulated.planted_errors import plant_errors, study_verif
 from pathflip.evaluate.verifier_calibration import calibrate
 from pathflip.inference import Aligned, ground
 from pathflip.text.sub_captions import parse_sub_caption
-from pathflip.verify import read_calibration, verify_report, write_calibration, write_verification
+from pathflip.verify import read_verifier_calibration, verify_report, write_verification, write_verifier_calibration
 from pathflip.verify.calibration import FILE_NAME
 from pathflip.verify.heatmaps import encoded_once, heatmaps
 from pathflip.verify.lexicon import Lexicon, denied_phrases, learn_lexicon, rewordings, subjects, unknown_fraction
@@ -297,19 +297,19 @@ def test_one_patient_cannot_be_studied(cohort, model, calibration):
 
 def test_the_calibration_survives_its_file_and_belongs_to_its_weights(model, calibration, tmp_path):
     (tmp_path / "model.safetensors").write_bytes((model.checkpoint.path / "model.safetensors").read_bytes())
-    assert read_calibration(tmp_path) is None
-    write_calibration(tmp_path, calibration)
-    assert read_calibration(tmp_path) == calibration
+    assert read_verifier_calibration(tmp_path) is None
+    write_verifier_calibration(tmp_path, calibration)
+    assert read_verifier_calibration(tmp_path) == calibration
     stored = json.loads((tmp_path / FILE_NAME).read_text(encoding="utf-8"))
     stored["statements"], stored["unknown_share"] = stored.pop("sub_captions"), stored.pop("unknown_fraction")
     (tmp_path / FILE_NAME).write_text(json.dumps(stored))  # as the first release wrote it
-    assert read_calibration(tmp_path) == calibration
+    assert read_verifier_calibration(tmp_path) == calibration
     (tmp_path / "model.safetensors").write_bytes(b"other weights")
     with pytest.raises(CheckpointError, match="other weights"):
-        read_calibration(tmp_path)
+        read_verifier_calibration(tmp_path)
     (tmp_path / FILE_NAME).write_text('{"format": "nonsense"}')
     with pytest.raises(CheckpointError, match="pathflip calibrate"):
-        read_calibration(tmp_path)
+        read_verifier_calibration(tmp_path)
 
 
 def test_a_sentence_that_stands_twice_is_judged_twice_alike(model, case, calibration):

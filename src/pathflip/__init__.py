@@ -30,6 +30,7 @@ _WHERE = {
     "PathFLIP": "models.pathflip",
     "group_regions": "data.regions",
     "load": "inference",
+    "embed_slide": "inference",
     "encode_slide": "inference",
     "encode_text": "inference",
     "zero_shot": "inference",

@@ -1,7 +1,7 @@
 """Question answering over slides: load an assistant, ask it, get an answer with the tiles behind it."""
 
 from pathflip.assistant.answers import Conversation, Writing, answer, ask, caption, refusal_logit
-from pathflip.assistant.calibration import Calibration, read_calibration
+from pathflip.assistant.calibration import AnswerCalibration, read_answer_calibration
 from pathflip.assistant.evidence import evidence_rows, evidence_to_files, tiles_of
 from pathflip.assistant.generation import (
     Prompt,
@@ -16,7 +16,7 @@ from pathflip.assistant.store import LoadedAssistant, load_assistant, save_assis
 from pathflip.assistant.visual_tokens import PreparedSlide, VisualTokenizer, prepare_slide
 
 __all__ = [
-    "Calibration",
+    "AnswerCalibration",
     "Conversation",
     "LanguageModelSpec",
     "LoadedAssistant",
@@ -38,7 +38,7 @@ __all__ = [
     "open_language_model",
     "option_probabilities",
     "prepare_slide",
-    "read_calibration",
+    "read_answer_calibration",
     "refusal_logit",
     "save_assistant",
     "slide_tokens",

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from pathflip.assistant.calibration import Calibration
+from pathflip.assistant.calibration import AnswerCalibration
 from pathflip.assistant.evidence import option_evidence, text_evidence
 from pathflip.assistant.generation import Prompt, Slide, build_prompt, generate, log_likelihood, option_probabilities
 from pathflip.assistant.store import LoadedAssistant
@@ -112,7 +112,7 @@ def _choice(
     prompt: Prompt,
     slides: Sequence[PreparedSlide],
     p_refusal: float,
-    calibration: Calibration,
+    calibration: AnswerCalibration,
     most_evidence: int,
 ) -> Answer:
     """A multiple-choice answer. Where an option itself says that the slide cannot tell, the options alone decide."""

@@ -10,12 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pathflip.errors import CheckpointError
 from pathflip.io.files import write_json
 
-__all__ = ["Calibration", "read_calibration"]
+__all__ = ["AnswerCalibration", "read_answer_calibration"]
 
 CALIBRATION_FILE = "calibration.json"
 
 
-class Calibration(BaseModel):
+class AnswerCalibration(BaseModel):
     """How far an assistant's probabilities can be trusted, fitted on questions whose answers are known.
 
     Attributes:
@@ -51,7 +51,7 @@ class Calibration(BaseModel):
         write_json(Path(assistant) / CALIBRATION_FILE, self.model_dump(mode="json"))
 
 
-def read_calibration(assistant: str | Path) -> Calibration:
+def read_answer_calibration(assistant: str | Path) -> AnswerCalibration:
     """The calibration in an assistant's directory; one that changes nothing where there is none.
 
     Raises:
@@ -59,8 +59,8 @@ def read_calibration(assistant: str | Path) -> Calibration:
     """
     path = Path(assistant) / CALIBRATION_FILE
     if not path.is_file():
-        return Calibration()
+        return AnswerCalibration()
     try:
-        return Calibration.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return AnswerCalibration.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, ValidationError) as error:
         raise CheckpointError(f"'{path}': damaged ({str(error).splitlines()[0]}); fit it again or delete it") from None

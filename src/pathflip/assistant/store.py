@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pathflip import __version__
-from pathflip.assistant.calibration import Calibration, read_calibration
+from pathflip.assistant.calibration import AnswerCalibration, read_answer_calibration
 from pathflip.assistant.language_model import (
     LanguageModelSpec,
     open_language_model,
@@ -71,7 +71,7 @@ class LoadedAssistant:
     language: LanguageModelSpec
     config: Mapping[str, Any]
     path: Path | None = None
-    calibration: Calibration = field(default_factory=Calibration)
+    calibration: AnswerCalibration = field(default_factory=AnswerCalibration)
 
     @property
     def device(self) -> torch.device:
@@ -206,7 +206,7 @@ def load_assistant(
         language=language,
         config=config,
         path=path,
-        calibration=read_calibration(path),
+        calibration=read_answer_calibration(path),
     )
 
 

@@ -56,7 +56,7 @@ def calibrate(
     from pathflip.inference import encode_files, load
     from pathflip.io.tables import TableOptions
     from pathflip.train.align_run import read_split
-    from pathflip.verify import write_calibration
+    from pathflip.verify import write_verifier_calibration
 
     loaded = load(model)
     parts = read_split(
@@ -73,7 +73,7 @@ def calibrate(
     held, seen = slides[: len(items[0])], slides[len(items[0]) :]
     captions_of = [[item.caption for item in part] for part in items]
     calibration = fit(loaded, held, captions_of[0], captions_of[1], seen, split=split, seed=seed, safe=safe)
-    path = write_calibration(loaded.checkpoint.path or model, calibration)
+    path = write_verifier_calibration(loaded.checkpoint.path or model, calibration)
     print_rows([_calibration_row(calibration, path)], json, _calibration_line)
 
 
@@ -120,11 +120,11 @@ def verify(
     from pathflip.inference import EncodedSlide, load
     from pathflip.io.files import check_writable
     from pathflip.io.tables import TableOptions
-    from pathflip.verify import read_calibration, slide_thumbnail, verify_report, write_verification
+    from pathflip.verify import read_verifier_calibration, slide_thumbnail, verify_report, write_verification
 
     check_writable(out)
     loaded = load(model)
-    calibration = read_calibration(loaded.checkpoint.path or model)
+    calibration = read_verifier_calibration(loaded.checkpoint.path or model)
     rows: list[dict[str, Any]] = []
     reports = _Reports(report, TableOptions(slide_column, text_column, part_column, encoding))
     for encoded, picture, text in _pairs(loaded, slide, reports, features, image, slide_mpp, rows):

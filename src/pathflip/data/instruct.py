@@ -10,7 +10,7 @@ from jaxtyping import Int
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from pathflip.data.instruct_examples import Example
+from pathflip.data.instruct_examples import InstructExample
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.models.measurements import NUM_NUMBERS
 from pathflip.text.chat import SLIDE_MARK, ChatPiece, ChatTemplate, Turn
@@ -198,7 +198,12 @@ class InstructDataset:
     """
 
     def __init__(
-        self, examples: Sequence[Example], look: Look, template: ChatTemplate, spec: InstructSpec, embed_dim: int
+        self,
+        examples: Sequence[InstructExample],
+        look: Look,
+        template: ChatTemplate,
+        spec: InstructSpec,
+        embed_dim: int,
     ) -> None:
         if not examples:
             raise ConfigError("instruct: got no example, expected captions, questions or conversations")
@@ -219,7 +224,7 @@ class InstructDataset:
         self.cut |= {row.name for row in rows if row.cut}
         return rows_to_batch(rows, self.embed_dim, self.spec.pack_tokens)
 
-    def row(self, example: Example, rng: np.random.Generator) -> Row:
+    def row(self, example: InstructExample, rng: np.random.Generator) -> Row:
         """One example as tokens; options are shuffled, and wordings drawn, by ``rng``."""
         turns, options = self._turns(example, rng)
         questions = [turn.text.replace(SLIDE_MARK, " ").strip() for turn in turns if turn.role == "user"]
@@ -231,7 +236,7 @@ class InstructDataset:
         name, slide_id = example.name, example.slide_ids[0]
         return splice_row(pieces, slides, name, slide_id, self.spec.max_length, self.spec.learn)
 
-    def _turns(self, example: Example, rng: np.random.Generator) -> tuple[list[Turn], tuple[str, ...]]:
+    def _turns(self, example: InstructExample, rng: np.random.Generator) -> tuple[list[Turn], tuple[str, ...]]:
         if not example.options:
             turns = list(example.turns)
             if turns[0].role == "user" and not turns[0].text.strip():
@@ -246,7 +251,7 @@ class InstructDataset:
         return [Turn("user", format_question(example.question, options)), Turn("assistant", letter)], options
 
 
-def _check(example: Example) -> None:
+def _check(example: InstructExample) -> None:
     """Refuse what no language model can learn from.
 
     Raises:

@@ -11,7 +11,7 @@ from pathflip.text.captions import TEXT_KEYS, read_captions, slides_of_row
 from pathflip.text.chat import SLIDE_MARK, Role, Turn
 from pathflip.text.question_tables import QUESTION_KEYS, QUESTION_SLIDE_KEYS, QuestionRow, question_rows
 
-__all__ = ["Example", "captions_as_examples", "read_examples"]
+__all__ = ["InstructExample", "captions_as_examples", "read_examples"]
 
 _ROLES: dict[str, Role] = {
     "human": "user",
@@ -23,7 +23,7 @@ _ROLES: dict[str, Role] = {
 
 
 @dataclass(frozen=True)
-class Example:
+class InstructExample:
     """Something to learn about one slide or several.
 
     Attributes:
@@ -44,16 +44,18 @@ class Example:
     answerable: bool = True
 
 
-def captions_as_examples(rows: Iterable[tuple[str, str]]) -> list[Example]:
+def captions_as_examples(rows: Iterable[tuple[str, str]]) -> list[InstructExample]:
     """(slide id, caption) pairs as answers to a request for one."""
     return [
-        Example(f"caption of {slide_id}", (slide_id,), (Turn("user", ""), Turn("assistant", text)), category="caption")
+        InstructExample(
+            f"caption of {slide_id}", (slide_id,), (Turn("user", ""), Turn("assistant", text)), category="caption"
+        )
         for slide_id, text in rows
         if text.strip()
     ]
 
 
-def read_examples(path: str | Path, options: TableOptions = PLAIN) -> list[Example]:
+def read_examples(path: str | Path, options: TableOptions = PLAIN) -> list[InstructExample]:
     """Examples from a file, whatever kind it is; the first row tells the kind.
 
     - Captions: columns or keys slide, patient, text (:func:`~pathflip.text.captions.read_captions`).
@@ -81,13 +83,13 @@ def read_examples(path: str | Path, options: TableOptions = PLAIN) -> list[Examp
     return [_from_question(one, path.name) for one in question_rows(path.name, rows)]
 
 
-def _from_question(row: QuestionRow, file: str) -> Example:
+def _from_question(row: QuestionRow, file: str) -> InstructExample:
     """A question to learn from. Its letters are made anew when it is asked, so those without an option go."""
     if row.answer < 0 and not row.answer_text:
         raise CaptionError(f"{file}: row {row.number}: no answer; expected one for every question")
     offered = [place for place, option in enumerate(row.options) if option]
     turns = () if offered else (Turn("user", row.question), Turn("assistant", row.answer_text))
-    return Example(
+    return InstructExample(
         name=f"{file}, question {row.question_id or row.number}",
         slide_ids=row.slide_ids,
         turns=turns,
@@ -100,19 +102,19 @@ def _from_question(row: QuestionRow, file: str) -> Example:
     )
 
 
-def _requested_caption(row: TableRow, where: str) -> Example:
+def _requested_caption(row: TableRow, where: str) -> InstructExample:
     question = _text(row, QUESTION_KEYS, "question", where)
     caption = _text(row, ("caption",), "caption", where)
     turns = (Turn("user", question), Turn("assistant", caption))
-    return Example(where, _slides(row, where), turns, category="caption")
+    return InstructExample(where, _slides(row, where), turns, category="caption")
 
 
-def _from_llava(row: TableRow, where: str) -> list[Example]:
+def _from_llava(row: TableRow, where: str) -> list[InstructExample]:
     """A conversation, or the caption an entry holds instead."""
     slide_ids = _slides(row, where)
     if "conversations" in row.fields:
         turns = _llava_turns(row.fields["conversations"], where)
-        return [Example(where, slide_ids, turns, category="conversation")]
+        return [InstructExample(where, slide_ids, turns, category="conversation")]
     if not any(key in row.fields for key in TEXT_KEYS):
         raise CaptionError(f"{where}: neither conversations nor caption")
     caption = _text(row, TEXT_KEYS, "caption", where)

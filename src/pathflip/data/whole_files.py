@@ -15,7 +15,7 @@ from pathflip.errors import FeatureError
 from pathflip.features.store import read_features
 from pathflip.types import RegionGrid, SlideFeatures
 
-__all__ = ["SlidePatches", "WholeFiles", "prepare_slide"]
+__all__ = ["SlidePatches", "WholeFiles", "slide_patches"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class SlidePatches:
         return self.features.nbytes
 
 
-def prepare_slide(features: SlideFeatures, regions: RegionSpec | None = None) -> SlidePatches:
+def slide_patches(features: SlideFeatures, regions: RegionSpec | None = None) -> SlidePatches:
     """What of a slide's geometry does not depend on the rows drawn, computed once.
 
     Raises:
@@ -94,7 +94,7 @@ class WholeFiles:
         features = read_features(file)
         if self.check is not None:
             self.check(features)
-        loaded = prepare_slide(features, self.region_spec)
+        loaded = slide_patches(features, self.region_spec)
         with self._lock:
             self._cache[file] = loaded
             while sum(entry.nbytes for entry in self._cache.values()) > self.cache_bytes and len(self._cache) > 1:

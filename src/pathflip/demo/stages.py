@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pathflip.assistant import load_assistant
-from pathflip.data.instruct_examples import Example, read_examples
+from pathflip.data.instruct_examples import InstructExample, read_examples
 from pathflip.demo.jobs import Done, Job, run_jobs
 from pathflip.evaluate.answering import answer_questions, calibrate_assistant
 from pathflip.evaluate.simulated.answered_questions import (
@@ -263,7 +263,7 @@ def _parts(demo: Demo) -> dict[str, tuple[list[Path], list[Caption]]]:
     return read_split(list(demo.files().values()), demo.cohort / "captions.jsonl", demo.cohort / "splits.csv")
 
 
-def _examples(demo: Demo) -> dict[str, list[Example]]:
+def _examples(demo: Demo) -> dict[str, list[InstructExample]]:
     """Captions and questions by split."""
     examples = [one for name in ("captions", "questions") for one in read_examples(demo.cohort / f"{name}.jsonl")]
     return split_examples(examples, demo.cohort / "splits.csv")

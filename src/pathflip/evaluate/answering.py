@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from sklearn.linear_model import LogisticRegression
 
 from pathflip.assistant import (
-    Calibration,
+    AnswerCalibration,
     LoadedAssistant,
     PreparedSlide,
     build_prompt,
@@ -55,7 +55,7 @@ def answer_questions(
 
 def calibrate_assistant(
     assistant: LoadedAssistant, questions: Sequence[VQAQuestion], files: Mapping[str, Path], fitted_on: str
-) -> Calibration:
+) -> AnswerCalibration:
     """Fit an assistant's calibration on questions of slides it was not trained on.
 
     The temperature minimises the options' negative log-likelihood (Guo et al. 2017, arXiv 1706.04599); the
@@ -79,7 +79,7 @@ def calibrate_assistant(
     logits, chances, right = _weighed(assistant, questions, files)
     before = np.array([row.max() for row in chances])
     temperature = float(TEMPERATURES[int(np.argmin([_loss(chances, questions, t) for t in TEMPERATURES]))])
-    plain = Calibration(temperature=temperature)
+    plain = AnswerCalibration(temperature=temperature)
     after = np.array([plain.scaled(row).max() for row in chances])
     fit = LogisticRegression(C=1e3, class_weight="balanced").fit(logits[:, None], unanswerable)
     slope, intercept = float(fit.coef_[0, 0]), float(fit.intercept_[0])
@@ -119,7 +119,7 @@ def _weighed(
 
 def _loss(chances: Sequence[np.ndarray], questions: Sequence[VQAQuestion], temperature: float) -> float:
     """Mean negative log-likelihood of the right options at a temperature."""
-    scaled = Calibration(temperature=temperature).scaled
+    scaled = AnswerCalibration(temperature=temperature).scaled
     return -float(
         np.mean([np.log(scaled(row)[_place(one)] + 1e-12) for row, one in zip(chances, questions, strict=True)])
     )

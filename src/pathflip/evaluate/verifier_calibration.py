@@ -20,7 +20,7 @@ from pathflip.inference import Aligned, EncodedCase, EncodedSlide, presence_scor
 from pathflip.text.flips import flipped_sub_caption
 from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.types import Caption, SubCaption
-from pathflip.verify.calibration import Calibration, Fit, Logistic, weights_digest
+from pathflip.verify.calibration import Fit, Logistic, VerifierCalibration, weights_digest
 from pathflip.verify.judge import omission_scores
 from pathflip.verify.lexicon import Lexicon, content_words, denied_phrases, exchangeable, learn_lexicon, rewordings
 from pathflip.verify.place_and_extent import learn_shapes
@@ -75,7 +75,7 @@ def calibrate(
     split: str,
     seed: int = 0,
     safe: float = 0.8,
-) -> Calibration:
+) -> VerifierCalibration:
     """Fit a calibration.
 
     Args:
@@ -104,7 +104,7 @@ def calibrate(
             f"show, expected at least {FEWEST_EXAMPLES} of each; give more slides with reports"
         )
     rows, logits = _sub_caption_rows(model, slides, examples, knowledge)
-    fitted = Calibration(
+    fitted = VerifierCalibration(
         weights_digest=weights_digest(model.checkpoint.path),
         split=split,
         slides=len(slides),

@@ -6,6 +6,7 @@ another encoder, tile size or resolution than the model was trained on are refus
 
 from pathflip.inference.aligned import Aligned, load
 from pathflip.inference.classification import ZeroShot, zero_shot
+from pathflip.inference.embedding import embed_slide
 from pathflip.inference.encoding import (
     EncodedCase,
     EncodedSlide,
@@ -25,6 +26,7 @@ __all__ = [
     "EncodedSlide",
     "Retrieval",
     "ZeroShot",
+    "embed_slide",
     "encode_case",
     "encode_files",
     "encode_slide",

@@ -14,8 +14,9 @@ from pathflip.inference.aligned import Aligned
 from pathflip.inference.encoding import EncodedSlide, encode_slide
 from pathflip.io.files import atomic_path
 from pathflip.io.write_tables import write_table
+from pathflip.types import SlideFeatures
 
-__all__ = ["EMBEDDING_SUFFIXES", "Embeddings", "embed_cohort", "pooled", "write_embeddings"]
+__all__ = ["EMBEDDING_SUFFIXES", "Embeddings", "embed_cohort", "embed_slide", "pooled", "write_embeddings"]
 
 EMBEDDING_SUFFIXES = (".parquet", ".npy", ".h5ad")
 
@@ -30,6 +31,15 @@ class Embeddings:
     def __len__(self) -> int:
         """Rows."""
         return len(self.vectors)
+
+
+def embed_slide(model: Aligned, features: SlideFeatures) -> Float[np.ndarray, " E"]:
+    """The embedding of one slide as a vector of floats: what ``embed`` writes a row of.
+
+    Raises:
+        ContractError: features of another kind than the model's. FeatureError: no tile could be read.
+    """
+    return _slide_row(encode_slide(model, features))[0][0]
 
 
 def embed_cohort(

@@ -19,7 +19,7 @@ from pathflip.io.files import write_json, write_text
 from pathflip.processes import follow_parent
 from pathflip.simulate.cases import plan_cases
 from pathflip.simulate.paint import paint
-from pathflip.simulate.question_writer import Question, write_questions
+from pathflip.simulate.question_writer import PaintedQuestion, write_questions
 from pathflip.simulate.report_writer import write_report
 from pathflip.simulate.truth import evidence_boxes, measure, write_labels, write_polygons
 from pathflip.simulate.world import CONCEPTS, FINDINGS, LABELS, CasePlan, World
@@ -159,7 +159,7 @@ def _is_complete(plan: CasePlan, out: Path) -> bool:
     return _record_path(out, plan.slide_id).exists() and all(part.exists() for part in parts)
 
 
-def _question_row(question: Question, labels: np.ndarray, label_px: int) -> dict[str, Any]:
+def _question_row(question: PaintedQuestion, labels: np.ndarray, label_px: int) -> dict[str, Any]:
     row = asdict(question)
     row["slide"] = row.pop("slide_id")
     boxes = evidence_boxes(labels, question.evidence, label_px) if question.evidence else []

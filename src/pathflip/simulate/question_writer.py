@@ -25,7 +25,7 @@ from pathflip.simulate.world import (
 )
 from pathflip.text.refusals import CANNOT_TELL
 
-__all__ = ["QUESTION_CATEGORIES", "Question", "write_questions"]
+__all__ = ["QUESTION_CATEGORIES", "PaintedQuestion", "write_questions"]
 
 QUESTION_CATEGORIES = (
     "malignancy",
@@ -44,7 +44,7 @@ QUESTION_CATEGORIES = (
 
 
 @dataclass(frozen=True)
-class Question:
+class PaintedQuestion:
     """A question on one slide.
 
     Attributes:
@@ -71,7 +71,9 @@ class Question:
         return self.options["ABCD".index(self.answer)]
 
 
-def write_questions(plan: CasePlan, measured: Mapping[str, Measured], rng: np.random.Generator) -> list[Question]:
+def write_questions(
+    plan: CasePlan, measured: Mapping[str, Measured], rng: np.random.Generator
+) -> list[PaintedQuestion]:
     """All questions of one slide, about ten, among them two or three whose answer is :data:`CANNOT_TELL`.
 
     That option also stands, wrong, in most answerable questions, so its being there tells nothing.
@@ -109,7 +111,7 @@ class _Asker:
         self.present = [name for name in FINDINGS if name in measured and measured[name].present]
         self.absent = [name for name in FINDINGS if name not in self.present]
 
-    def malignancy(self) -> Question:
+    def malignancy(self) -> PaintedQuestion:
         right, wrong = "a malignant tumour", "only benign tissue"
         if self.plan.tumour is None:
             right, wrong = wrong, right
@@ -119,7 +121,7 @@ class _Asker:
             self._pick(("What does this slide show?", "What is on the slide?")), right, others, "malignancy", evidence
         )
 
-    def type(self) -> Question:
+    def type(self) -> PaintedQuestion:
         right = TYPES_SAID[str(self.plan.tumour)].seen[0]
         others = self._some([TYPES_SAID[t].seen[0] for t in TUMOUR_TYPES if t != self.plan.tumour], 3)
         question = self._pick(
@@ -127,30 +129,30 @@ class _Asker:
         )
         return self._ask(question, right, others, "type", "tumour")
 
-    def grade(self) -> Question:
+    def grade(self) -> PaintedQuestion:
         said = [f"grade {grade}" for grade in GRADES_SAID]
         right = said.pop(self.plan.grade - 1)
         question = self._pick(("What is the grade of the tumour?", "How is the tumour graded?"))
         return self._ask(question, right, [*said, CANNOT_TELL], "grade", "tumour")
 
-    def pattern(self) -> Question:
+    def pattern(self) -> PaintedQuestion:
         right = ARRANGEMENTS[str(self.plan.pattern)].seen[0]
         others = [wording.seen[0] for name, wording in ARRANGEMENTS.items() if name != self.plan.pattern]
         question = self._pick(("In which pattern does the tumour grow?", "How are the tumour cells arranged?"))
         return self._ask(question, right, others, "pattern", "tumour")
 
-    def presence(self) -> Question:
+    def presence(self) -> PaintedQuestion:
         name = self._one(self.present)
         question = self._pick(("Which of these is present on the slide?", "Which finding does the slide show?"))
         return self._ask(question, self._said(name), self._all_said(self._some(self.absent, 3)), "presence", name)
 
-    def absence(self) -> Question:
+    def absence(self) -> PaintedQuestion:
         """The one that is not there; its evidence is nowhere."""
         question = self._pick(("Which of these is absent from the slide?", "Which finding is not seen on the slide?"))
         others = self._all_said(self._some(self.present, 3))
         return self._ask(question, self._said(self._one(self.absent)), others, "absence", None)
 
-    def location(self) -> Question:
+    def location(self) -> PaintedQuestion:
         """Where a finding lies; the wrong places are far from the right one."""
         single = [name for name in self.present if far_places(self.measured[name].place)] or self.present
         name = self._one(single)
@@ -159,20 +161,20 @@ class _Asker:
         question = self._where(name)
         return self._ask(question, _put(place), [_put(other) for other in far], "location", name)
 
-    def extent(self) -> Question:
+    def extent(self) -> PaintedQuestion:
         name = self._one(self.present)
         words = [word for _, word in EXTENTS]
         right = words.pop(words.index(extent_of(self.measured[name].fraction)))
         return self._ask(f"How extensive {self._be(name)}?", right, [*words, CANNOT_TELL], "extent", name)
 
-    def largest(self) -> Question:
+    def largest(self) -> PaintedQuestion:
         """Of the findings there (and absent ones to make four), which covers most."""
         order = sorted(self.present, key=lambda name: -self.measured[name].fraction)
         others = self._all_said([*order[1:4], *self._some(self.absent, 3)][:3])
         question = self._pick(("Which of these covers the largest area?", "Which of these is the most extensive?"))
         return self._ask(question, self._said(order[0]), others, "largest", order[0])
 
-    def count(self) -> Question:
+    def count(self) -> PaintedQuestion:
         """How many of three findings are there; about as often each number the slide allows."""
         number = int(self.rng.integers(0, min(3, len(self.present)) + 1))
         findings = [*self._some(self.present, number), *self._some(self.absent, 3 - number)]
@@ -181,11 +183,11 @@ class _Asker:
         words = ["none", "one", "two", "three"]
         return self._ask(question, words.pop(number), words, "count", None, offer_cannot_tell=False)
 
-    def not_visible(self) -> Question:
+    def not_visible(self) -> PaintedQuestion:
         question, values = _NOT_VISIBLE[int(self.rng.integers(len(_NOT_VISIBLE)))]
         return self._ask(question, CANNOT_TELL, values, "not visible", None)
 
-    def absent_tissue(self) -> Question:
+    def absent_tissue(self) -> PaintedQuestion:
         """Asks where or how much something is that is not there."""
         name = self._one(self.absent)
         if self.rng.random() < 0.5:
@@ -202,14 +204,14 @@ class _Asker:
         category: str,
         evidence: str | None,
         offer_cannot_tell: bool = True,
-    ) -> Question:
+    ) -> PaintedQuestion:
         """Shuffle the options; put CANNOT_TELL in a wrong one's stead often enough."""
         options = [right, *wrong]
         if offer_cannot_tell and CANNOT_TELL not in options and self.rng.random() < _CANNOT_TELL_SHARE:
             options[-1] = CANNOT_TELL
         order = [int(i) for i in self.rng.permutation(4)]
         a, b, c, d = (options[i] for i in order)
-        return Question(
+        return PaintedQuestion(
             slide_id=self.plan.slide_id,
             question=question,
             options=(a, b, c, d),

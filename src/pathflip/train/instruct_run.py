@@ -27,7 +27,7 @@ from pathflip.assistant import (
 )
 from pathflip.assistant.language_model import open_tokenizer, prepare_language_model
 from pathflip.data.instruct import CAPTION_PROMPTS, InstructDataset, InstructSpec
-from pathflip.data.instruct_examples import Example
+from pathflip.data.instruct_examples import InstructExample
 from pathflip.data.splits import read_splits
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.features import read_features
@@ -84,13 +84,13 @@ class InstructRecipe(BaseModel):
     train: TrainConfig = TrainConfig()
 
 
-def split_examples(examples: Sequence[Example], splits: Path | None) -> dict[str, list[Example]]:
+def split_examples(examples: Sequence[InstructExample], splits: Path | None) -> dict[str, list[InstructExample]]:
     """Examples by split; everything is "train" where no splits are given, and slides not named there are left out.
 
     Raises:
         ConfigError: no columns slide and split, a patient in two splits, or an example across splits.
     """
-    parts: dict[str, list[Example]] = {"train": [], "val": [], "test": []}
+    parts: dict[str, list[InstructExample]] = {"train": [], "val": [], "test": []}
     if splits is None:
         return {**parts, "train": list(examples)}
     split_of = read_splits(splits)
@@ -107,14 +107,14 @@ def split_examples(examples: Sequence[Example], splits: Path | None) -> dict[str
 
 def train_instruct(
     recipe: InstructRecipe,
-    examples: Sequence[Example],
+    examples: Sequence[InstructExample],
     files: Sequence[Path],
     out: Path,
     *,
     aligned: Path | None = None,
     start: Path | None = None,
     language_model: Path | None = None,
-    val_examples: Sequence[Example] = (),
+    val_examples: Sequence[InstructExample] = (),
     resume: bool = False,
     note: str = "",
     on_step: Callable[[Mapping[str, float]], None] | None = None,
@@ -184,8 +184,8 @@ def _saver(made: LoadedAssistant, what_was_run: Mapping[str, Any]) -> Save:
     return save
 
 
-def _of_kinds(examples: Sequence[Example], kinds: Sequence[str]) -> list[Example]:
-    def kind(example: Example) -> str:
+def _of_kinds(examples: Sequence[InstructExample], kinds: Sequence[str]) -> list[InstructExample]:
+    def kind(example: InstructExample) -> str:
         return "question" if example.options else ("caption" if example.category == "caption" else "conversation")
 
     chosen = [example for example in examples if kind(example) in kinds]
@@ -194,7 +194,7 @@ def _of_kinds(examples: Sequence[Example], kinds: Sequence[str]) -> list[Example
     return chosen
 
 
-def _files_by_id(examples: Sequence[Example], files: Sequence[Path]) -> dict[str, Path]:
+def _files_by_id(examples: Sequence[InstructExample], files: Sequence[Path]) -> dict[str, Path]:
     """The feature file of every slide the examples name, under the name they have there and under its own."""
     by_id = paths_by_id(files)
     named = {slide for example in examples for slide in example.slide_ids}
@@ -210,7 +210,7 @@ def _files_by_id(examples: Sequence[Example], files: Sequence[Path]) -> dict[str
 
 def _begin(
     recipe: InstructRecipe,
-    examples: Sequence[Example],
+    examples: Sequence[InstructExample],
     by_id: Mapping[str, Path],
     aligned: Path | None,
     start: Path | None,
@@ -238,7 +238,7 @@ def _begin(
     return _assembled(model, aligned_model, template, language, by_id)
 
 
-def _shown(recipe: InstructRecipe, examples: Sequence[Example], embed_dim: int) -> AssistantConfig:
+def _shown(recipe: InstructRecipe, examples: Sequence[InstructExample], embed_dim: int) -> AssistantConfig:
     probes = key_phrases(_answers(examples), recipe.num_probes)
     try:
         return AssistantConfig(**{"probes": probes, **recipe.assistant, "embed_dim": embed_dim})
@@ -294,7 +294,7 @@ def _set_statistics(model: Assistant, data: InstructDataset, seed: int) -> None:
     model.projector.set_statistics(torch.cat([s.numbers for s in slides]), torch.cat([s.kind for s in slides]))
 
 
-def _validation(made: LoadedAssistant, questions: Sequence[Example]) -> Evaluator:
+def _validation(made: LoadedAssistant, questions: Sequence[InstructExample]) -> Evaluator:
     """Accuracy on multiple-choice questions of slides not trained on, by the likelihood of the letters."""
     known: list[Prompt] = []
 
@@ -312,7 +312,7 @@ def _validation(made: LoadedAssistant, questions: Sequence[Example]) -> Evaluato
     return evaluate
 
 
-def _texts_of_slides(visual_tokenizer: VisualTokenizer, examples: Sequence[Example]) -> dict[str, list[str]]:
+def _texts_of_slides(visual_tokenizer: VisualTokenizer, examples: Sequence[InstructExample]) -> dict[str, list[str]]:
     """Every text that the examples will have looked for on each slide."""
     out: dict[str, list[str]] = {}
     for example in examples:
@@ -325,7 +325,7 @@ def _texts_of_slides(visual_tokenizer: VisualTokenizer, examples: Sequence[Examp
     return out
 
 
-def _answers(examples: Sequence[Example]) -> list[str]:
+def _answers(examples: Sequence[InstructExample]) -> list[str]:
     return [turn.text for example in examples for turn in example.turns if turn.role == "assistant"]
 
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pathflip.assistant import build_language_model
 from pathflip.data.instruct import CAPTION_PROMPTS, InstructDataset, InstructSpec
-from pathflip.data.instruct_examples import Example
+from pathflip.data.instruct_examples import InstructExample
 from pathflip.io.files import atomic_directory, write_json
 from pathflip.models.assistant import Assistant, AssistantConfig
 from pathflip.models.measurements import NUM_NUMBERS
@@ -44,7 +44,7 @@ class LanguageRecipe(BaseModel):
 
 def train_language(
     recipe: LanguageRecipe,
-    examples: Sequence[Example],
+    examples: Sequence[InstructExample],
     out: Path,
     *,
     resume: bool = False,
@@ -92,7 +92,7 @@ def train_language(
     )
 
 
-def texts_of(examples: Sequence[Example]) -> list[str]:
+def texts_of(examples: Sequence[InstructExample]) -> list[str]:
     """Everything a language model will read or write."""
     out: list[str] = []
     for example in examples:

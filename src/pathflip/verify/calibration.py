@@ -18,7 +18,15 @@ from pathflip.errors import CheckpointError
 from pathflip.io.files import write_json
 from pathflip.verify.scores import Knowledge
 
-__all__ = ["FILE_NAME", "Calibration", "Fit", "Logistic", "read_calibration", "weights_digest", "write_calibration"]
+__all__ = [
+    "FILE_NAME",
+    "Fit",
+    "Logistic",
+    "VerifierCalibration",
+    "read_verifier_calibration",
+    "weights_digest",
+    "write_verifier_calibration",
+]
 
 FILE_NAME = "calibration.json"
 FORMAT = "pathflip-calibration"
@@ -48,7 +56,7 @@ class Fit(BaseModel):
 
     Attributes:
         logistic: scores to probability.
-        low, high: beyond these the examples are as they read, but for a fraction of 1 - ``Calibration.safe``; None
+        low, high: beyond these the examples are as they read, but for a fraction of 1 - ``safe``; None
             where no probability is that safe.
         ece_before, ece_after: expected calibration error of the model's own sigmoid, and of the fitted probability on
             patients left out of the fit.
@@ -67,7 +75,7 @@ class Fit(BaseModel):
     examples: tuple[int, int]
 
 
-class Calibration(BaseModel):
+class VerifierCalibration(BaseModel):
     """Everything verification needs beside the checkpoint (docs/verify.md specifies the file).
 
     Attributes:
@@ -109,7 +117,7 @@ def weights_digest(checkpoint: Path) -> str:
     return digest.hexdigest()[:32]
 
 
-def write_calibration(checkpoint: Path, calibration: Calibration) -> Path:
+def write_verifier_calibration(checkpoint: Path, calibration: VerifierCalibration) -> Path:
     """Write ``calibration.json`` into a checkpoint directory."""
     values = calibration.model_dump(mode="json")
     lexicon = values["knowledge"]["lexicon"]
@@ -118,7 +126,7 @@ def write_calibration(checkpoint: Path, calibration: Calibration) -> Path:
     return checkpoint / FILE_NAME
 
 
-def read_calibration(checkpoint: Path) -> Calibration | None:
+def read_verifier_calibration(checkpoint: Path) -> VerifierCalibration | None:
     """The calibration of a checkpoint directory; None where it has none.
 
     Raises:
@@ -130,7 +138,7 @@ def read_calibration(checkpoint: Path) -> Calibration | None:
         return None
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-        calibration = Calibration.model_validate(values)
+        calibration = VerifierCalibration.model_validate(values)
     except (OSError, ValueError, ValidationError) as error:
         reason = str(error).strip().split("\n")[0]
         raise CheckpointError(f"{file}: not a calibration this version reads ({reason}); {again}") from None

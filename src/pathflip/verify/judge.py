@@ -17,7 +17,7 @@ from pathflip.inference import Aligned, EncodedCase, EncodedSlide, slides_in
 from pathflip.text.sentences import split_sentences
 from pathflip.text.sub_captions import not_visual_kind, sub_captions_of
 from pathflip.types import Evidence, SubCaption
-from pathflip.verify.calibration import Calibration, Fit
+from pathflip.verify.calibration import Fit, VerifierCalibration
 from pathflip.verify.heatmaps import heatmaps
 from pathflip.verify.lexicon import Lexicon, unknown_fraction
 from pathflip.verify.scores import (
@@ -106,7 +106,7 @@ class Verification:
     omissions: tuple[Omission, ...]
     omission_score: float | None
     notes: tuple[str, ...]
-    calibration: Calibration | None = field(repr=False)
+    calibration: VerifierCalibration | None = field(repr=False)
 
     def as_row(self) -> dict[str, Any]:
         """What JSON holds: verdicts, probabilities, regions, and how the calibration came about."""
@@ -139,14 +139,14 @@ def verify_report(
     model: Aligned,
     slide: EncodedSlide | EncodedCase,
     report: str | Sequence[str | SubCaption],
-    calibration: Calibration | None,
+    calibration: VerifierCalibration | None,
 ) -> Verification:
     """Judge every sentence of a report and look for what it leaves out.
 
     Args:
         model: the aligned model. slide: encoded by it; of a case, every region says on which of its slides it is.
         report: the text, or its sub-captions where they are known already.
-        calibration: of this model (:func:`~pathflip.verify.calibration.read_calibration`), or None.
+        calibration: of this model (:func:`~pathflip.verify.calibration.read_verifier_calibration`), or None.
 
     Raises:
         CaptionError: the report holds no sentence.
@@ -191,11 +191,11 @@ def _sub_captions(report: str | Sequence[str | SubCaption]) -> list[SubCaption]:
     return sub_captions
 
 
-def _is_foreign(sub_caption: SubCaption, calibration: Calibration) -> bool:
+def _is_foreign(sub_caption: SubCaption, calibration: VerifierCalibration) -> bool:
     return unknown_fraction(sub_caption.content, calibration.knowledge.lexicon.words) >= calibration.unknown_fraction
 
 
-def _probabilities(evidence: Sequence[Weighing], calibration: Calibration | None) -> list[float | None]:
+def _probabilities(evidence: Sequence[Weighing], calibration: VerifierCalibration | None) -> list[float | None]:
     if calibration is None or not evidence:
         return [None] * len(evidence)
     return [float(p) for p in calibration.sub_captions.logistic.probability(score_rows(evidence))]
@@ -206,7 +206,7 @@ def _judge(
     weighing: Weighing,
     probability: float | None,
     regions: tuple[Evidence, ...],
-    calibration: Calibration | None,
+    calibration: VerifierCalibration | None,
 ) -> Judgement:
     verdict: Verdict = "uncertain"
     if calibration is not None and probability is not None:
@@ -263,7 +263,7 @@ def _unjudged(sub_caption: SubCaption, foreign: bool) -> Judgement:
 
 
 def _notes(
-    sub_captions: Sequence[SubCaption], foreign: Set[SubCaption], calibration: Calibration | None
+    sub_captions: Sequence[SubCaption], foreign: Set[SubCaption], calibration: VerifierCalibration | None
 ) -> tuple[str, ...]:
     notes = [] if calibration else [_UNCALIBRATED]
     visible = sum(s.visual for s in sub_captions)
@@ -284,7 +284,7 @@ def omission_scores(
     model: Aligned,
     slides: Sequence[EncodedSlide | EncodedCase],
     reports: Sequence[Sequence[SubCaption]],
-    calibration: Calibration,
+    calibration: VerifierCalibration,
 ) -> Float[np.ndarray, " n"]:
     """For each slide and the visible sentences of its report, the probability of the most probable finding that no
     sentence speaks of; 0 where every finding is spoken of or there is no vocabulary."""
@@ -293,7 +293,7 @@ def omission_scores(
 
 
 def _unspoken(
-    model: Aligned, slide: EncodedSlide | EncodedCase, judged: Sequence[SubCaption], calibration: Calibration
+    model: Aligned, slide: EncodedSlide | EncodedCase, judged: Sequence[SubCaption], calibration: VerifierCalibration
 ) -> dict[int, float]:
     """Findings that the report does not speak of, most probable first, and how probable each is."""
     if calibration.findings is None:
@@ -305,7 +305,10 @@ def _unspoken(
 
 
 def _omissions(
-    model: Aligned, slide: EncodedSlide | EncodedCase, judged: Sequence[SubCaption], calibration: Calibration | None
+    model: Aligned,
+    slide: EncodedSlide | EncodedCase,
+    judged: Sequence[SubCaption],
+    calibration: VerifierCalibration | None,
 ) -> tuple[float | None, tuple[Omission, ...]]:
     """The omission score, and the findings probable enough to be named."""
     if calibration is None or calibration.findings is None:

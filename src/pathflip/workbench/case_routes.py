@@ -30,7 +30,7 @@ class Cases:
     labels: Labels
 
 
-class Region(Body):
+class RegionBody(Body):
     """A rectangle of the query slide, level-0 pixels."""
 
     x: int
@@ -44,7 +44,7 @@ class Query(Body):
 
     text: str = Field("", max_length=2000)
     slide: str | None = None
-    region: Region | None = None
+    region: RegionBody | None = None
     filters: dict[str, str] = Field(default_factory=dict)
     page: int = Field(0, ge=0)
 

@@ -27,13 +27,13 @@ class Phrase(Body):
     text: str
 
 
-class Report(Body):
+class ReportBody(Body):
     """Is this so?"""
 
     text: str
 
 
-class Question(Body):
+class QuestionBody(Body):
     """What is to be said about some slides? Without a question: describe them."""
 
     slides: list[str] = Field(min_length=1, max_length=8)
@@ -53,11 +53,11 @@ def question_routes(bench: "Workbench") -> list[Route]:
     def where(request: Request, phrase: Phrase) -> dict[str, Any]:
         return bench.model().where(bench.file(request.path_params["key"]), phrase.text)
 
-    def check(request: Request, report: Report) -> dict[str, Any]:
+    def check(request: Request, report: ReportBody) -> dict[str, Any]:
         return bench.model().check(bench.file(request.path_params["key"]), report.text)
 
     async def talk(request: Request) -> Response:
-        sent = await read_body(request, Question)
+        sent = await read_body(request, QuestionBody)
         files = [bench.file(key) for key in sent.slides]
         model = bench.model()
 
@@ -71,7 +71,7 @@ def question_routes(bench: "Workbench") -> list[Route]:
         Route("/api/slides/{key}/reading", in_thread(reading), methods=["GET"]),
         Route("/api/slides/{key}/reading", in_thread(read), methods=["POST"]),
         Route("/api/slides/{key}/where", with_body(Phrase, where), methods=["POST"]),
-        Route("/api/slides/{key}/check", with_body(Report, check), methods=["POST"]),
+        Route("/api/slides/{key}/check", with_body(ReportBody, check), methods=["POST"]),
     ]
 
 

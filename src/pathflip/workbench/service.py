@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathflip.assistant import LoadedAssistant
     from pathflip.inference import Aligned, EncodedSlide
     from pathflip.types import SlideFeatures
-    from pathflip.verify import Calibration
+    from pathflip.verify import VerifierCalibration
 
 __all__ = ["ModelService", "Models", "NotReadError", "feature_files"]
 
@@ -51,7 +51,7 @@ class Models:
 @dataclass(eq=False)
 class _Loaded:
     aligned: "Aligned"
-    calibration: "Calibration | None"
+    calibration: "VerifierCalibration | None"
     assistant: "LoadedAssistant | None"
 
 
@@ -100,7 +100,7 @@ class ModelService:
 
     def _load_now(self) -> _Loaded:
         from pathflip.inference import load
-        from pathflip.verify import read_calibration
+        from pathflip.verify import read_verifier_calibration
 
         assistant = None
         if self._models.assistant is not None:
@@ -113,7 +113,7 @@ class ModelService:
             assert assistant is not None
             aligned = assistant.aligned
         folder = aligned.checkpoint.path or self._models.model
-        calibration = None if folder is None else read_calibration(folder)
+        calibration = None if folder is None else read_verifier_calibration(folder)
         return _Loaded(aligned, calibration, assistant)
 
     def _get(self) -> _Loaded:

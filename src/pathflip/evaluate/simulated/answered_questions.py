@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pathflip.assistant import Calibration, LoadedAssistant, caption, prepare_slide
+from pathflip.assistant import AnswerCalibration, LoadedAssistant, caption, prepare_slide
 from pathflip.data.question_files import VQAQuestion, read_questions
 from pathflip.evaluate.estimates import Estimate, Measure, estimate_all
 from pathflip.evaluate.faithfulness import deletion_measures, pointing_measures
@@ -78,7 +78,7 @@ class AssistantStudy:
     rows: Sequence[Mapping[str, Any]]
     """Of :func:`~pathflip.evaluate.vqa.vqa_measures`."""
     faithfulness: Mapping[str, Estimate]
-    calibration: Calibration
+    calibration: AnswerCalibration
     examples: Sequence[AnsweredExample]
     captions: Sequence[CaptionExample]
 
@@ -104,7 +104,7 @@ def study_assistant(
     predictions: Sequence[VQAPrediction],
     text_only: Sequence[VQAPrediction],
     explained: Faithfulness,
-    calibration: Calibration,
+    calibration: AnswerCalibration,
     captions: Sequence[CaptionExample] = (),
     *,
     num_examples: int = 6,

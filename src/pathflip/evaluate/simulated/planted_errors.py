@@ -26,7 +26,7 @@ from pathflip.simulate.report_writer import ERROR_KINDS, CorruptedReport, Report
 from pathflip.simulate.world import CasePlan, Measured, PlacedFinding
 from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.types import Caption, SubCaption
-from pathflip.verify.calibration import Calibration
+from pathflip.verify.calibration import VerifierCalibration
 from pathflip.verify.judge import omission_scores
 from pathflip.verify.lexicon import content_words
 from pathflip.verify.scores import score_rows, weigh_sub_captions
@@ -151,7 +151,7 @@ def study_verification(
     model: Aligned,
     slides: Sequence[EncodedSlide],
     truths: Sequence[SlideTruth],
-    calibration: Calibration,
+    calibration: VerifierCalibration,
     training_captions: Sequence[Caption],
     *,
     seed: int = 0,
@@ -245,7 +245,7 @@ def _could_bear(said: Statement | None, kind: str, attribute: str | None) -> boo
 
 
 def _judged(
-    model: Aligned, slides: Sequence[EncodedSlide], sentences: Sequence[_Sentence], calibration: Calibration
+    model: Aligned, slides: Sequence[EncodedSlide], sentences: Sequence[_Sentence], calibration: VerifierCalibration
 ) -> _Judged:
     logit, probability = np.zeros(len(sentences)), np.zeros(len(sentences))
     for row, slide in enumerate(slides):
@@ -286,7 +286,7 @@ class _Table:
         own: _Judged,
         other: _Judged,
         common: Counter[str],
-        calibration: Calibration,
+        calibration: VerifierCalibration,
     ) -> None:
         self.planted, self.own, self.other = planted, own, other
         self.place = {(s.slide, s.sub_caption.text, s.said is not None): i for i, s in enumerate(sentences)}
@@ -341,7 +341,7 @@ class _Completeness:
         other: Sequence[int],
         truths: Sequence[SlideTruth],
         planted: Sequence[Planted],
-        calibration: Calibration,
+        calibration: VerifierCalibration,
     ) -> None:
         omitted = [p for p in planted if p.kind == OMITTED]
         reports = [(row, [s.sentence for s in t.report.statements]) for row, t in enumerate(truths)]

@@ -16,7 +16,7 @@ from pathflip.simulate.phrases import NAMES
 from pathflip.simulate.report_writer import ERROR_KINDS, CorruptedReport, PlantedError, corrupt_report
 from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.types import Caption
-from pathflip.verify.calibration import Calibration, write_calibration
+from pathflip.verify.calibration import VerifierCalibration, write_verifier_calibration
 from pathflip.verify.judge import Verification, verify_report
 from pathflip.verify.page import slide_thumbnail, verification_view, write_verification
 
@@ -57,7 +57,7 @@ class CohortVerification:
     """Everything a report page tells of verification: the table, the calibration, and examples picked by rule."""
 
     study: VerificationStudy
-    calibration: Calibration = field(repr=False)
+    calibration: VerifierCalibration = field(repr=False)
     examples: tuple[VerifiedExample, ...]
 
 
@@ -92,7 +92,7 @@ def verify_cohort(
     training = captions["train"][1]
     calibration = calibrate(model, encoded["val"], captions["val"][1], training, seen, split="val", seed=seed)
     if model.checkpoint.path is not None:
-        write_calibration(model.checkpoint.path, calibration)
+        write_verifier_calibration(model.checkpoint.path, calibration)
     truths = read_truth(cohort, [caption.slide_id for caption in captions["test"][1]])
     study = study_verification(model, encoded["test"], truths, calibration, training, seed=seed, num=num)
     examples = verified_examples(cohort, model, encoded["test"], truths, calibration, seed=seed, num=num_examples)
@@ -114,7 +114,7 @@ def verified_examples(
     model: Aligned,
     slides: Sequence[EncodedSlide],
     truths: Sequence[SlideTruth],
-    calibration: Calibration,
+    calibration: VerifierCalibration,
     *,
     seed: int = 0,
     num: int = 3,
