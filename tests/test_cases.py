@@ -5,11 +5,14 @@ import warnings
 
 import pytest
 
+from pathflip.data.instruct_examples import read_examples
+from pathflip.data.question_files import read_questions
 from pathflip.errors import CaptionError
 from pathflip.io.slide_id import slide_names_in
 from pathflip.io.tables import TableOptions
 from pathflip.text.captions import read_caption_table, read_captions, write_captions
 from pathflip.text.decompose import DecomposeSpec, decompose_reports, read_reports, write_decomposed
+from pathflip.text.privacy import identifier_note
 from pathflip.types import Caption, Case, CaseSlide
 
 TWO_PARTS = "MICROSCOPY\nA. Skin: Melanoma is present.\nB. Node: No melanoma is seen."
@@ -238,3 +241,33 @@ def test_the_case_column_may_bear_any_name(tmp_path):
     assert len(read_captions(path)) == 2
     (case,) = read_captions(path, options=TableOptions(case_column="Fall-Nr"))
     assert [s.slide_id for s in case.slides] == ["a", "b"]
+
+
+# --- Questions and captions to learn from ----------------------------------------------------------------------------
+
+
+def test_all_slides_of_an_image_list_are_shown_with_its_caption(tmp_path):
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps([{"image": ["K/a.svs", "K/b.svs"], "caption": "Necrosis is present."}]))
+    (example,) = read_examples(path)
+    assert example.slide_ids == ("a", "b")
+    rows = [{"case": "K", "slides": "a.svs; b.svs", "report": "Necrosis is present."}]
+    (example,) = read_examples(table(tmp_path / "t.csv", rows))
+    assert (example.slide_ids, example.turns[1].text) == (("a", "b"), "Necrosis is present.")
+    path.write_text(json.dumps([{"case_mapping": "K", "conclusion": "Carcinoma."}]))
+    with pytest.raises(CaptionError, match="case 'K' names no slide"):
+        read_examples(path)
+
+
+def test_a_question_about_the_slides_of_a_case(tmp_path):
+    rows = [{"slide": "a.svs; b.svs", "question": "What is it?", "A": "x", "B": "y", "answer": "B"}]
+    (question,) = read_questions(table(tmp_path / "q.csv", rows))
+    assert (question.slides, question.slide_id, question.answer) == (("a", "b"), "a+1", "B")
+
+
+def test_identifiers_in_training_text_are_counted():
+    texts = ["Necrosis is present.", "Signed by Dr. Huber on 12.03.2021.", "Seen on 13.03.2021."]
+    note = identifier_note(texts)
+    assert note.startswith("2 of 3 training texts hold")
+    assert "2 × date" in note
+    assert identifier_note(texts[:1]) == ""

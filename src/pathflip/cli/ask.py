@@ -169,21 +169,22 @@ def _batch(loaded: Any, features: list[Path], questions: Path, options: Any, wri
 
     files = paths_by_id(files_in(features, {".h5"}))
     known = read_questions(questions, labelled=False, options=options)
-    files |= {name: files[own] for name, own in join_ids([one.slide_id for one in known], files).items()}
-    view, file = None, None
+    named = dict.fromkeys(slide for one in known for slide in one.slides)
+    files |= {name: files[own] for name, own in join_ids(named, files).items()}
+    views: list[Any] = []
+    shown: list[Path] = []
     with progress_bar("questions") as advance:
         for done, one in enumerate(sorted(known, key=lambda q: q.slide_id), start=1):
-            slide_id = one.slide_id
             try:
-                if slide_id not in files:
-                    raise ConfigError(f"no feature file '{slide_id}.h5' among those given")
-                if view is None or file != files[slide_id]:
-                    file = files[slide_id]
-                    view = prepare_slide(loaded.aligned, read_features(file))
-                answer = answer_to(loaded, one.question, view, one.options, writing=writing)
-                yield _row(slide_id, answer, question=one.question)
+                if missing := [slide for slide in one.slides if slide not in files]:
+                    raise ConfigError(f"no feature file '{missing[0]}.h5' among those given")
+                if shown != (wanted := [files[slide] for slide in one.slides]):
+                    views = [prepare_slide(loaded.aligned, read_features(file)) for file in wanted]
+                    shown = wanted
+                answer = answer_to(loaded, one.question, views, one.options, writing=writing)
+                yield _row(one.slide_id, answer, question=one.question)
             except PathFLIPError as error:
-                yield {"slide_id": slide_id, "question": one.question, "error": str(error)}
+                yield {"slide_id": one.slide_id, "question": one.question, "error": str(error)}
             advance(done, len(known))
 
 
@@ -244,7 +245,8 @@ def _answer_line(row: Mapping[str, Any]) -> str:
     sure = "" if row.get("confidence") is None else f"  ({row['confidence']:.0%})"
     question = f"{row['question']}\n  " if "question" in row else ""
     places = "".join(
-        f"\n    {e['score']:.2f} at ({e['x']}, {e['y']}) {e['width']} × {e['height']} px: {e['text'][:60]}"
+        f"\n    {e['score']:.2f} on {e['slide_id']} at ({e['x']}, {e['y']}), {e['width']} × {e['height']} px: "
+        f"{e['text'][:60]}"
         for e in row.get("evidence", ())
     )
     return f"{row['slide_id']}: {question}{row['answer']}{sure}{places}"

@@ -1,6 +1,6 @@
 """Captions, questions and conversations about slides, read from files: what an assistant learns from."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,10 @@ from typing import Any
 from pathflip.errors import CaptionError
 from pathflip.io.tables import PLAIN, TableOptions, TableRow, first_of, read_rows, text_of
 from pathflip.text.captions import TEXT_KEYS, read_captions, slides_of_row
+from pathflip.text.cases import slides_of
 from pathflip.text.chat import SLIDE_MARK, Role, Turn
 from pathflip.text.question_tables import QUESTION_KEYS, QUESTION_SLIDE_KEYS, QuestionRow, question_rows
+from pathflip.types import Caption
 
 __all__ = ["InstructExample", "captions_as_examples", "read_examples"]
 
@@ -44,13 +46,11 @@ class InstructExample:
     answerable: bool = True
 
 
-def captions_as_examples(rows: Iterable[tuple[str, str]]) -> list[InstructExample]:
-    """(slide id, caption) pairs as answers to a request for one."""
+def captions_as_examples(rows: Iterable[tuple[str, Sequence[str], str]]) -> list[InstructExample]:
+    """(name, slides, caption) rows as answers to a request for one; the slides of a case are shown together."""
     return [
-        InstructExample(
-            f"caption of {slide_id}", (slide_id,), (Turn("user", ""), Turn("assistant", text)), category="caption"
-        )
-        for slide_id, text in rows
+        InstructExample(f"caption of {name}", tuple(slides), (Turn("user", ""), Turn("assistant", text)), category="caption")
+        for name, slides, text in rows
         if text.strip()
     ]
 
@@ -77,10 +77,19 @@ def read_examples(path: str | Path, options: TableOptions = PLAIN) -> list[Instr
     if any("conversations" in row.fields for row in rows) or (images and not keys & set(QUESTION_KEYS)):
         return [example for row in rows for example in _from_llava(row, f"'{path.name}' row {row.number}")]
     if not keys & set(QUESTION_KEYS):
-        return captions_as_examples((c.slide_id, c.text) for c in read_captions(path, options=options))
+        return captions_as_examples(_caption_rows(read_captions(path, options=options), path.name))
     if "caption" in keys:
         return [_requested_caption(row, f"'{path.name}' row {row.number}") for row in rows]
     return [_from_question(one, path.name) for one in question_rows(path.name, rows)]
+
+
+def _caption_rows(captions: Sequence[Caption], file: str) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """Name, slides and text of every report."""
+    for caption in captions:
+        slides = tuple(slide.slide_id for slide in slides_of(caption))
+        if not slides:
+            raise CaptionError(f"{file}: case '{caption.slide_id}' names no slide; expected a column with its slides")
+        yield caption.slide_id, slides, caption.text
 
 
 def _from_question(row: QuestionRow, file: str) -> InstructExample:
@@ -118,7 +127,7 @@ def _from_llava(row: TableRow, where: str) -> list[InstructExample]:
     if not any(key in row.fields for key in TEXT_KEYS):
         raise CaptionError(f"{where}: neither conversations nor caption")
     caption = _text(row, TEXT_KEYS, "caption", where)
-    return [replace(one, name=where) for one in captions_as_examples([(slide_ids[0], caption)])]
+    return [replace(one, name=where) for one in captions_as_examples([(slide_ids[0], slide_ids, caption)])]
 
 
 def _slides(row: TableRow, where: str) -> tuple[str, ...]:

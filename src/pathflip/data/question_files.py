@@ -19,6 +19,7 @@ class VQAQuestion:
     """A question. ``question_id`` is unique in its file; ``answer`` is a letter, "" where it is not known;
     ``subcategory`` may be empty.
 
+    ``slide_ids`` are the slides of a case, shown together; of one slide there is only ``slide_id``.
     ``options`` are by letter: one that is "" is not offered, so that letters mean what they mean in the file.
     """
 
@@ -32,6 +33,12 @@ class VQAQuestion:
     subcategory: str = ""
     answerable: bool = True
     needs_slide: bool = True
+    slide_ids: tuple[str, ...] = ()
+
+    @property
+    def slides(self) -> tuple[str, ...]:
+        """All slides the question is about."""
+        return self.slide_ids or (self.slide_id,)
 
     @property
     def offered(self) -> int:
@@ -48,7 +55,9 @@ class VQAQuestion:
 def read_questions(
     path: Path, split: str | None = None, *, labelled: bool = True, options: TableOptions = PLAIN
 ) -> list[VQAQuestion]:
-    """Questions with one slide each; see :mod:`pathflip.text.question_tables` for how they may be written.
+    """Questions about a slide, or about several slides of a case.
+
+    :mod:`pathflip.text.question_tables` tells how they may be written.
 
     Args:
         split: only questions on slides of this split, which ``splits.csv`` beside the file tells (patients too).
@@ -67,10 +76,11 @@ def read_questions(
     questions = []
     count: dict[str, int] = {}
     for row in read_question_rows(path, options):
-        slide = _only_slide(row, path.name, labelled)
+        slide = _slide_or_case(row, path.name, labelled)
         count[slide] = count.get(slide, 0) + 1
-        if split is None or known.get(slide, {}).get("split") == split:
-            patient = row.patient or known.get(slide, {}).get("patient") or patient_of(slide)
+        about = known.get(slide) or known.get(row.slide_ids[0], {})
+        if split is None or about.get("split") == split:
+            patient = row.patient or about.get("patient") or patient_of(row.slide_ids[0])
             questions.append(_question(row, row.question_id or f"{slide}#{count[slide]}", slide, patient))
     if not questions:
         raise CaptionError(f"{path.name}: no question on a slide of the split '{split}'")
@@ -79,17 +89,15 @@ def read_questions(
     return questions
 
 
-def _only_slide(row: QuestionRow, name: str, labelled: bool) -> str:
-    """The slide of a row that has what is needed."""
-    lacks = f"{len(row.slide_ids)} slides" if len(row.slide_ids) > 1 else ""
-    if labelled and not lacks:
-        lacks = "" if row.answer >= 0 else "no answer" if row.options else "no options"
+def _slide_or_case(row: QuestionRow, name: str, labelled: bool) -> str:
+    """What a row with what is needed is about: its slide, or the first of several and how many more."""
+    lacks = "" if not labelled or row.answer >= 0 else "no answer" if row.options else "no options"
     if lacks:
         raise CaptionError(
-            f"{name}: row {row.number}: {lacks}; expected one slide, options (a list 'options' or columns A, B, …) and "
-            "the letter of one of them"
+            f"{name}: row {row.number}: {lacks}; expected options (a list 'options' or columns A, B, …) and the letter "
+            "of one of them"
         )
-    return row.slide_ids[0]
+    return row.slide_ids[0] + (f"+{len(row.slide_ids) - 1}" if len(row.slide_ids) > 1 else "")
 
 
 def _question(row: QuestionRow, identity: str, slide: str, patient: str) -> VQAQuestion:
@@ -104,6 +112,7 @@ def _question(row: QuestionRow, identity: str, slide: str, patient: str) -> VQAQ
         subcategory=row.subcategory,
         answerable=row.answerable,
         needs_slide=row.needs_slide,
+        slide_ids=row.slide_ids if len(row.slide_ids) > 1 else (),
     )
 
 

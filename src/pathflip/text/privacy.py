@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 from pathflip.text.decompose.identifiers import find_identifiers
 
-__all__ = ["FEWEST_REPORTS", "without_private_words"]
+__all__ = ["FEWEST_REPORTS", "identifier_note", "without_private_words"]
 
 FEWEST_REPORTS = 20
 """From so many reports on, a word must stand in two of them to shape the vocabulary."""
@@ -19,6 +19,23 @@ _COMMON = frozenset(
     physician surgeon pathologist signed reported date dated received number no is was case record medical accession
     hospital specimen""".split()  # noqa: SIM905
 )
+
+
+def identifier_note(texts: Iterable[str]) -> str:
+    """One line on what in texts to train on may tell who somebody is; "" where nothing was seen."""
+    kinds: Counter[str] = Counter()
+    reports = total = 0
+    for text in texts:
+        seen = find_identifiers(text)
+        kinds.update(one.kind for one in seen)
+        reports, total = reports + bool(seen), total + 1
+    if not reports:
+        return ""
+    counted = ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common())
+    return (
+        f"{reports} of {total} training texts hold what may tell who somebody is ({counted}): a model learns from it; "
+        "'pathflip decompose --redact' takes it out"
+    )
 
 
 def without_private_words(reports: Iterable[Sequence[str]]) -> list[str]:

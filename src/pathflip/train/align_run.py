@@ -28,7 +28,7 @@ from pathflip.io.storage import local_path
 from pathflip.models import build_model
 from pathflip.models.cpu import accelerate_for_cpu
 from pathflip.text.pretrained import PretrainedText, open_pretrained_text
-from pathflip.text.privacy import without_private_words
+from pathflip.text.privacy import identifier_note, without_private_words
 from pathflip.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from pathflip.train import (
     AlignStep,
@@ -123,6 +123,8 @@ def train_align(
         raise ConfigError(f"recipe {recipe.name}: this model reads regions, got none; expected --set regions.side=N")
     items = pair_reports(files, captions, allow_missing)  # what does not match is told before hours of packing
     files, captions = [one for item in items for one in item.files], [item.caption for item in items]
+    if line := identifier_note(caption.text for caption in captions):
+        warnings.warn(line, stacklevel=2)
     context = store is not None or model.reads_context  # others that share a store may read it
     reader = _packed(files, store or Path(out) / "packed", store_dtype, recipe.regions, context, on_pack)
     data = AlignDataset(

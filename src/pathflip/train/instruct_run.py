@@ -35,6 +35,7 @@ from pathflip.inference import Aligned, load
 from pathflip.io.slide_id import join_ids, paths_by_id
 from pathflip.models.assistant import Assistant, AssistantConfig
 from pathflip.text.chat import SLIDE_MARK, ChatTemplate
+from pathflip.text.privacy import identifier_note
 from pathflip.text.questions import GRAMMAR, MOST_OPTIONS
 from pathflip.text.sentences import split_sentences
 from pathflip.train import (
@@ -139,6 +140,8 @@ def train_instruct(
         ConfigError: neither ``aligned`` nor ``start``, or a language model that is not there.
     """
     learned = _of_kinds(examples, recipe.learn)
+    if line := identifier_note(" ".join(turn.text for turn in one.turns) for one in learned):
+        warnings.warn(line, stacklevel=2)
     by_id = _files_by_id([*learned, *val_examples], files)
     made = _begin(recipe, learned, by_id, aligned, start, language_model)
     data = InstructDataset(learned, made.visual_tokenizer, made.template, recipe.data, made.model.config.embed_dim)

@@ -1,5 +1,6 @@
 """Train a small language model on the cohort's own text, where no pretrained one fits."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pathflip.models.assistant import Assistant, AssistantConfig
 from pathflip.models.measurements import NUM_NUMBERS
 from pathflip.processes import transformers_are_quiet
 from pathflip.text.chat import ChatTemplate, train_chat_tokenizer
+from pathflip.text.privacy import identifier_note
 from pathflip.text.questions import MOST_OPTIONS
 from pathflip.train import BatchSampler, InstructStep, SampledBatches, TrainConfig, TrainResult, fit
 from pathflip.types import SlideTokens
@@ -64,6 +66,8 @@ def train_language(
     Raises:
         ConfigError: settings that Qwen3 does not know, or no example.
     """
+    if line := identifier_note(" ".join(turn.text for turn in one.turns) for one in examples):
+        warnings.warn(line, stacklevel=2)
     tokenizer = train_chat_tokenizer(texts_of(examples), recipe.vocab_size)
     template = ChatTemplate(tokenizer)
     seed, ends = recipe.train.seed, (tokenizer.eos_token_id, tokenizer.pad_token_id)
