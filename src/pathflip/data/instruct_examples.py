@@ -49,7 +49,9 @@ class InstructExample:
 def captions_as_examples(rows: Iterable[tuple[str, Sequence[str], str]]) -> list[InstructExample]:
     """(name, slides, caption) rows as answers to a request for one; the slides of a case are shown together."""
     return [
-        InstructExample(f"caption of {name}", tuple(slides), (Turn("user", ""), Turn("assistant", text)), category="caption")
+        InstructExample(
+            f"caption of {name}", tuple(slides), (Turn("user", ""), Turn("assistant", text)), category="caption"
+        )
         for name, slides, text in rows
         if text.strip()
     ]
