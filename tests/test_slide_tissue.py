@@ -9,6 +9,7 @@ import pytest
 
 from pathflip.geometry import SlideInfo
 from pathflip.slide import TissueMask, find_tissue, open_slide
+from pathflip.slide.tissue import TissueSpec, _doubts, _tissue
 from slide_files import write_pyramid
 
 GLASS = (243, 241, 243)
@@ -361,3 +362,46 @@ def test_outlines_drawn_by_hand(real_data, name):
     if name in ("parasite_HE", "BS17_HE"):
         smears = {"parasite_HE": [(1080, 2030), (30, 685), (180, 105), (85, 1953)], "BS17_HE": [(94, 120), (463, 20)]}
         assert not any(found.mask[int(y * 8 / um), int(x * 8 / um)] for x, y in smears[name])
+
+
+def degraded(picture, kind):
+    """A picture as a poor overview shows it."""
+    if kind == "blurred":
+        return cv2.GaussianBlur(picture, (0, 0), 1)
+    if kind == "noisy":
+        return np.clip(picture + np.random.default_rng(6).normal(0, 4, picture.shape), 0, 255).round().astype(np.uint8)
+    return cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 50])[1], cv2.IMREAD_COLOR)
+
+
+@pytest.mark.parametrize("kind", ["blurred", "noisy", "strongly compressed"])
+def test_an_overview_too_poor_for_pale_tissue_is_said(tmp_path, kind):
+    """Fat is lost on it without a trace in the mask."""
+    fat, _ = honeycomb(600, 12, (214, 196, 212))
+    texture = cv2.GaussianBlur(np.random.default_rng(5).normal(size=(600, 600)), (0, 0), 0.8)[..., None]
+    disk = cv2.circle(np.zeros((600, 600), np.uint8), (300, 300), 150, 1, -1)[..., None] > 0
+    picture = np.where(disk, np.clip(np.array(EOSIN) + 60 * texture, 0, 255), fat).astype(np.uint8)
+    (tmp_path / "good").mkdir()
+    assert masked(tmp_path / "good", picture, mpp=8.0).warnings == ()
+    warnings = masked(tmp_path, degraded(picture, kind), mpp=8.0).warnings
+    assert any(f"overview too poor: pale tissue may be missed ({kind})" == one for one in warnings), warnings
+
+
+def test_pixels_too_coarse_for_walls_are_said(tmp_path):
+    picture = cv2.circle(glass(300), (150, 150), 60, EOSIN, -1)
+    assert (
+        "overview too poor: pale tissue may be missed (pixels of 20 µm)" in masked(tmp_path, picture, mpp=20.0).warnings
+    )
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("kind", ["", "blurred", "noisy", "strongly compressed"])
+def test_real_slides_are_poor_only_where_they_were_made_so(real_data, kind):
+    for name in ("BS30_HE", "fat-necrosis_HE", "celiac-disease_HE", "erosion_HE"):
+        with open_slide(real_data / "slides_tissue" / f"{name}.tif") as slide:
+            um = 8.0
+            overview = slide.overview(um / slide.info.require_mpp())
+        picture = np.ascontiguousarray(degraded(overview, kind) if kind else overview)
+        spec = TissueSpec()
+        doubts = _doubts(picture, _tissue(picture, um, spec), um, spec)
+        poor = [one for one in doubts if one.startswith("overview too poor")]
+        assert poor == ([f"overview too poor: pale tissue may be missed ({kind})"] if kind else []), (name, doubts)

@@ -178,8 +178,6 @@ def _measure(slide: Slide, spec: TileSpec, quality: QualitySpec, artefacts: Arte
     parts.picture = draw_thumbnail(slide, None, None)
     if info.mpp0 is not None:
         spec.downsample(info)  # too coarse a slide is refused before minutes go into measuring it
-    if info.mpp0 is not None:
-        spec.downsample(info)  # refuse a slide too coarse for these tiles before its pixels are measured
     tissue = find_tissue(slide)
     parts.add(tissue_mm2=_short(tissue.area_mm2), tissue_share=_short(tissue.fraction), warnings=tissue.warnings)
     parts.picture = draw_thumbnail(slide, tissue, None)
@@ -239,7 +237,7 @@ def _flags(row: SlideQuality, spec: QualitySpec) -> tuple[str, ...]:
         flags.append("no tissue found" if row.vendor else "nothing found")
     elif row.tissue_mm2 is not None and row.tissue_mm2 < spec.least_tissue_mm2:
         flags.append(f"little tissue: {row.tissue_mm2:.2g} mm²")
-    flags += [warning for warning in row.warnings if warning.startswith("very pale")]
+    flags += [warning for warning in row.warnings if warning.startswith(("very pale", "overview too poor"))]
     if row.tissue_share and row.tiles == 0:
         flags.append("no tile holds enough tissue")
     if row.sharpness is not None and row.sharpness < spec.least_sharpness:

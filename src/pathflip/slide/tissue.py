@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pathflip.errors import ConfigError
 from pathflip.geometry import SlideInfo
 from pathflip.slide.masks import GREY_TINT, Mask, closed, disk, extremes, fill_holes, grown, hysteresis, without_small
+from pathflip.slide.overview_quality import poor_overview
 from pathflip.slide.reader import Slide
 from pathflip.slide.walls import line_contrast, spanned_by_walls, without_smears
 
@@ -37,6 +38,11 @@ __all__ = [
 ASSUMED_MPP = 0.5
 """Only sets the scale of the search on slides without a known resolution; never used for tiles."""
 _VERY_PALE = "very pale: tissue may be missed"
+_POOR = "overview too poor: pale tissue may be missed"
+_WEAKLY_STAINED = 0.6
+"""Optical density of the densest tissue below which walls may be too faint to count;"""
+_FAINT_FRACTION = 0.025
+"""they are where walls half as strong would span this fraction more (slides as they are: below .02)."""
 _BRIGHTEST = np.float32(-0.03)
 """What is brighter than the glass by more (the white of what was not scanned) has no colour."""
 _HARDLY_STAINED = 0.2
@@ -193,24 +199,30 @@ def _doubts(overview: NDArray[np.uint8], mask: Mask, um: float, spec: TissueSpec
     density[pen_strokes(density, um)] = 0
     low, high = extremes(density)
     wall = max(spec.wall, noise)
+    poor = poor_overview(overview, density, mask, noise, um)
+    doubts = [f"{_POOR} ({poor})"] if poor else []
     specks = (line_contrast(np.ascontiguousarray(density[..., 1]), um) > wall) & ~grown(mask, 40 / um)
     cells = float((specks & (high - low > spec.faint + 2 * GREY_TINT * low)).sum()) * (um / 1000) ** 2
     area = float(mask.sum()) * (um / 1000) ** 2
-    if mask.any() and float(np.percentile(density[..., 1][mask], 98)) < _HARDLY_STAINED:
-        return [f"{_VERY_PALE} (hardly stained)"]
+    stain = float(np.percentile(density[..., 1][mask], 98)) if mask.any() else 0.0
+    if mask.any() and stain < _HARDLY_STAINED:
+        return [*doubts, f"{_VERY_PALE} (hardly stained)"]
     if cells > max(0.02, 0.1 * area):
-        return [f"{_VERY_PALE} ({cells:.2g} mm² of scattered cells or specks outside what was found)"]
-    if area < 1 and max(0.5 * wall, noise) < wall:
+        return [*doubts, f"{_VERY_PALE} ({cells:.2g} mm² of scattered cells or specks outside what was found)"]
+    if (area < 1 or stain < _WEAKLY_STAINED) and max(0.5 * wall, noise) < wall:
         spanned = spanned_by_walls(
             density, mask, um, wall=max(0.5 * wall, noise), gap_um=spec.wall_gap_um, hole_um2=spec.hole_um2,
             fraction=spec.wall_fraction,
         )  # fmt: skip
         faint = float(spanned.sum()) * (um / 1000) ** 2
-        if faint > 0.2:
-            return [f"{_VERY_PALE} ({faint:.2g} mm² of faint structure)"]
+        if faint > (0.2 if area < 1 else _FAINT_FRACTION * area):
+            return [*doubts, f"{_VERY_PALE} ({faint:.2g} mm² of faint structure)"]
     if mask.any():
-        return []
-    return ["no tissue found, only dust or debris" if specks.any() else "no tissue found: the slide looks empty"]
+        return doubts
+    return [
+        *doubts,
+        "no tissue found, only dust or debris" if specks.any() else "no tissue found: the slide looks empty",
+    ]
 
 
 def is_dark_field(overview: NDArray[np.uint8]) -> bool:
