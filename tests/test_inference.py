@@ -70,6 +70,11 @@ def test_a_statement_of_absence_says_so(model):
     assert pathflip.ground(model, slide("a"), "No necrosis is identified.").negated
 
 
+def test_a_word_of_no_training_text_says_nothing_to_the_scratch_tower(model):
+    bare, more = pathflip.encode_text(model, ["Necrosis is seen.", "Necrosis is zzyzx seen."]).local
+    assert torch.equal(bare, more)
+
+
 def test_every_tile_knows_its_row(model):
     if model.net.reads_regions:
         encoded = pathflip.encode_slide(model, slide("a"))

@@ -61,7 +61,7 @@ def test_folder_round_trip_also_for_transformers(tmp_path):
     tokenizer = train_tokenizer(TEXTS, vocab_size=200)
     tokenizer.encode(["cut"], max_length=4)
     tokenizer.save(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tokenizer.json", "tokenizer_config.json", "words.json"]
     again = load_tokenizer(tmp_path)
     expected = tokenizer.encode(TEXTS[:4])
     assert torch.equal(again.encode(TEXTS[:4]).ids, expected.ids)
@@ -100,3 +100,15 @@ def test_refusals(tmp_path):
         tokenizer.encode(["a"], max_length=2)
     with pytest.raises(ConfigError, match="sequence"):
         tokenizer.encode("necrosis")
+
+
+def test_words_of_no_training_text_are_left_out(tmp_path):
+    tokenizer = train_tokenizer(["Necrosis is seen.", "Focal mucin, 3 mm"], 100)
+    tokenizer.save(tmp_path)
+    for one in (tokenizer, load_tokenizer(tmp_path)):
+        assert one.known_part("Focal NECROSIS appreciated, 17 mm: mucinous") == "focal necrosis , 17 mm :"
+    (tmp_path / "words.json").unlink()
+    assert load_tokenizer(tmp_path).known_part("Focal debris") == "Focal debris"
+    (tmp_path / "words.json").write_text('{"a": 1}')
+    with pytest.raises(ConfigError, match="list of words"):
+        load_tokenizer(tmp_path)

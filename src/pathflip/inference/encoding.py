@@ -184,7 +184,9 @@ def encode_text(model: Aligned, texts: str | Sequence[str], *, sub_captions: boo
         else:
             encoded, limit = [(text, False) for text in chunk], model.text.caption_tokens
             visual = [True] * len(chunk)
-        tokens = model.checkpoint.tokenizer.encode([text for text, _ in encoded], limit)
+        tokenizer = model.checkpoint.tokenizer
+        # The tower trained from scratch reads only words it was trained on; the pretrained one reads all.
+        tokens = tokenizer.encode([tokenizer.known_part(text) for text, _ in encoded], limit)
         negated = torch.tensor([negated for _, negated in encoded], device=model.device)
         ids, mask = tokens.ids.to(model.device), tokens.mask.to(model.device)
         vectors = None if model.pretrained is None else model.pretrained.embed([text for text, _ in encoded])

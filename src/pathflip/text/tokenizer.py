@@ -6,7 +6,7 @@ A tokenizer is a folder with ``tokenizer.json`` (all of it) and ``tokenizer_conf
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,8 @@ from pathflip.text.privacy import without_private_words
 __all__ = ["TokenBatch", "Tokenizer", "load_tokenizer", "train_tokenizer"]
 
 PAD, UNK, CLS, SEP = SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+WORDS_FILE = "words.json"
+"""Beside ``tokenizer.json``: the words of the training texts."""
 _PAD_NAMES = (PAD, "<pad>", "<|endoftext|>", "</s>", "<|end_of_text|>")
 _CACHED_TEXTS = 200_000
 """Texts whose ids are kept in memory, some hundred bytes each."""
@@ -39,10 +41,15 @@ class TokenBatch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Tokenizer:
-    """A tokenizer and the id that pads. Made by :func:`train_tokenizer` or :func:`load_tokenizer`."""
+    """A tokenizer and the id that pads. Made by :func:`train_tokenizer` or :func:`load_tokenizer`.
+
+    Attributes:
+        words: every word of the texts it was trained on, lower case; None where that is not known.
+    """
 
     backend: Backend
     pad_id: int
+    words: frozenset[str] | None = None
     _known: dict[str, "_Ids"] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -79,12 +86,24 @@ class Tokenizer:
         known.update(fresh)
         return [known[text] for text in texts]
 
+    def known_part(self, text: str) -> str:
+        """The text without the words that no training text holds; numbers and signs stay.
+
+        A network trained from scratch knows such a word only as pieces of other words, and its guess is worse than
+        silence (docs/log.md). The text as it is where the training words are not known.
+        """
+        if self.words is None:
+            return text
+        normal = self.backend.normalizer.normalize_str(text)
+        words = self.backend.pre_tokenizer.pre_tokenize_str(normal)
+        return " ".join(word for word, _ in words if word in self.words or not any(map(str.isalpha, word)))
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens left out."""
         return str(self.backend.decode(list(ids), skip_special_tokens=True))
 
     def save(self, folder: str | Path) -> None:
-        """Write ``tokenizer.json`` and ``tokenizer_config.json`` into a folder."""
+        """Write ``tokenizer.json``, ``tokenizer_config.json`` and, where there are words, ``words.json``."""
         vocabulary = self.backend.get_vocab(with_added_tokens=True)
         names = {"pad_token": str(self.backend.id_to_token(self.pad_id))}
         for key, token in (("unk_token", UNK), ("cls_token", CLS), ("sep_token", SEP)):
@@ -92,6 +111,8 @@ class Tokenizer:
                 names[key] = token
         write_text(Path(folder) / "tokenizer.json", self.backend.to_str(pretty=True))
         write_json(Path(folder) / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **names})
+        if self.words is not None:
+            write_json(Path(folder) / WORDS_FILE, sorted(self.words))
 
 
 class _Ids(NamedTuple):
@@ -148,7 +169,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 2000) -> Tokenizer:
         pair=f"{CLS} $A {SEP} $B {SEP}",
         special_tokens=[(token, backend.token_to_id(token)) for token in (CLS, SEP)],
     )
-    return Tokenizer(backend, pad_id=SPECIALS.index(PAD))
+    words = frozenset(word for text in corpus for word in _words(backend, text))
+    return Tokenizer(backend, pad_id=SPECIALS.index(PAD), words=words)
 
 
 def _word_piece(vocabulary: dict[str, int] | None) -> Backend:
@@ -191,7 +213,19 @@ def _from_folder(folder: Path) -> Tokenizer:
             raise ConfigError(f"{folder / 'tokenizer_config.json'}: not JSON ({error})") from None
     if isinstance(pad, dict):  # Hugging Face writes an added token as an object
         pad = pad.get("content")
-    return _ready(backend, pad, str(folder))
+    return replace(_ready(backend, pad, str(folder)), words=_read_words(folder / WORDS_FILE))
+
+
+def _read_words(file: Path) -> frozenset[str] | None:
+    if not file.is_file():
+        return None
+    try:
+        words = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{file}: not JSON ({error})") from None
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise ConfigError(f"{file}: expected a list of words; remove the file, and every word counts as known")
+    return frozenset(words)
 
 
 def _from_transformers(name: str, is_folder: bool) -> Tokenizer:
