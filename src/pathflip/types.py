@@ -12,7 +12,7 @@ Every mask is boolean and True means real. Everything is a frozen dataclass; not
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -51,7 +51,7 @@ IGNORED = -100
 """The label of a token that nothing is learned from (torch's and transformers' convention)."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SlideFeatures:
     """The patch features of one slide. Row i is tile i of ``TileGrid(info, spec, coords)``.
 
@@ -70,6 +70,10 @@ class SlideFeatures:
     def grid(self) -> TileGrid:
         """The geometry of the rows."""
         return TileGrid(self.info, self.spec, self.coords)
+
+    __repr__ = tile_scores.features_line
+    to_dataframe = tile_scores.features_table
+    to_image = tile_scores.features_image
 
 
 @dataclass(frozen=True)
@@ -334,17 +338,19 @@ class AlignModel(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Heatmap:
     """A score per tile for one text. Rows follow ``grid.coords``; NaN where a tile is invalid."""
 
     grid: TileGrid
-    scores: NDArray[np.float32] = field(repr=False)
+    scores: NDArray[np.float32]
     text: str
     presence: float
     """Logit that the slide shows what the text states."""
     negated: bool = False
     """The text states an absence: the map shows where the thing *would* be."""
+
+    __repr__ = tile_scores.heatmap_line
 
     def as_array(self, shape: tuple[int, int]) -> NDArray[np.float32]:
         """Scores on a (height, width) canvas that spans level 0; NaN where there is no tile, overlaps averaged."""

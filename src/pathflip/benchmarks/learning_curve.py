@@ -6,6 +6,7 @@ folder; a run that was stopped goes on with the points that are missing.
 """
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -173,6 +174,7 @@ def _point(
     }  # fmt: skip
     if data.labels is not None:
         row |= _zero_shot(model, data)
+    shutil.rmtree(folder / "run" / "packed", ignore_errors=True)  # the training store is as large as the features
     write_json(file, {"key": key, "row": row})
     return row
 

@@ -146,7 +146,7 @@ def read_result(path: Path) -> dict[str, Any]:
     try:
         result: dict[str, Any] = json.loads(read_utf8(file, "a benchmark's result"))
     except (ValueError, RecursionError) as error:
-        raise CaptionError(f"'{file}': not JSON ({error}); run the benchmark again") from None
+        raise CaptionError(f"'{file}': not JSON ({error}); expected result.json, or its folder") from None
     if not isinstance(result, dict) or result.get("format") != FORMAT:
         raise CaptionError(f"'{file}': is no result of a benchmark (format is not '{FORMAT}')")
     if result.get("format_version") != FORMAT_VERSION:

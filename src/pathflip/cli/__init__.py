@@ -4,11 +4,12 @@ Nothing heavy is imported until a verb runs. The verbs stand in files by what th
 they share.
 """
 
-from pathflip.cli import ask, benchmarks, embeddings, model_verbs, pack, slides, verify, view, words
+from pathflip.cli import ask, benchmarks, classify, embeddings, model_verbs, pack, slides, verify, view, words
 from pathflip.cli.app import app, main
 
 __all__ = [
-    "app", "ask", "benchmarks", "embeddings", "main", "model_verbs", "pack", "slides", "verify", "view", "words",
+    "app", "ask", "benchmarks", "classify", "embeddings", "main", "model_verbs", "pack", "slides", "verify", "view",
+    "words",
 ]  # fmt: skip
 
 ROAD = (

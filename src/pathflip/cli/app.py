@@ -40,9 +40,11 @@ __all__ = [
     "SlideMPP",
     "Slides",
     "StridePx",
+    "TableOut",
     "TilePx",
     "app",
     "as_row",
+    "check_table",
     "encoded_items",
     "files_in",
     "finish",
@@ -52,6 +54,7 @@ __all__ = [
     "printable",
     "progress_bar",
     "say",
+    "write_rows",
 ]
 
 app = typer.Typer(
@@ -63,13 +66,47 @@ app = typer.Typer(
     "Research software, not a medical device.",
 )
 
+
+def _print_version(value: bool) -> None:
+    if value:
+        from pathflip import __version__
+
+        print(f"pathflip {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and stop.")
+    ] = False,
+) -> None:
+    """Whole slides and words: simulate, tile, extract, train, evaluate, classify, retrieve, ground.
+
+    Research software, not a medical device.
+    """
+
+
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output.")]
 Slides = Annotated[
     list[Path], typer.Argument(help="Slide files, or folders of them; a DICOM folder is one slide.", show_default=False)
 ]
 Recursive = Annotated[bool, typer.Option("--recursive", help="Look into the folders inside folders too.")]
+
+
+def _slide_mpp(value: str) -> Any:
+    from pathflip.slide.resolution_table import read_slide_mpp
+
+    return read_slide_mpp(value)
+
+
 SlideMPP = Annotated[
-    float | None, typer.Option(help="The slides' own resolution (µm per level-0 pixel), where files do not say.")
+    Any,
+    typer.Option(
+        parser=_slide_mpp,
+        metavar="MPP|FILE",
+        help="The slides' own resolution (µm per level-0 pixel), where files do not say; or a table slide, mpp.",
+    ),
 ]
 TilePx = Annotated[int, typer.Option(help="Side of a tile, pixels at --mpp.")]
 MPP = Annotated[float, typer.Option(help="Resolution to tile at, µm per pixel.")]
@@ -82,6 +119,7 @@ SlideColumn = Annotated[str | None, typer.Option(help="Column with the slide, wh
 ReportColumn = Annotated[str | None, typer.Option("--text-column", help="Column with the report's text.")]
 PartColumn = Annotated[str | None, typer.Option(help="Column with the part of the case a slide is of.")]
 QuestionColumn = Annotated[str | None, typer.Option("--text-column", help="Column with the question.")]
+TableOut = Annotated[Path | None, typer.Option("--out", help="Table to write: .csv, .tsv, .jsonl, .json, .parquet.")]
 Device = Annotated[
     str | None, typer.Option("--device", help="Where to run: cpu, cuda, cuda:1, …; a GPU if there is one.")
 ]
@@ -111,7 +149,7 @@ def main() -> None:
         say(f"pathflip: {' '.join(str(error).split())}")
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except KeyboardInterrupt as error:
-        print(f"pathflip: stopped. {error}", file=sys.stderr)
+        print(printable(f"pathflip: stopped. {how_to_go_on(str(error), sys.argv[1:])}"), file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -120,6 +158,19 @@ def main() -> None:
         where = f"'{error.filename}': " if error.filename else ""
         say(f"pathflip: {where}{error.strerror or error}; make room, or check the path and its permissions")
         sys.exit(1)
+
+
+def how_to_go_on(reason: str, words: Sequence[str]) -> str:
+    """What to tell somebody who pressed Ctrl-C: what was kept, and the command that goes on from there."""
+    verb = words[0] if words else ""
+    if verb == "train" and "state is saved" in reason:
+        again = [*words, *(() if "--resume" in words else ("--resume",))]
+        return f"{reason}. Go on with:  {shlex.join(['pathflip', *again])}"
+    if verb == "train":
+        return f"{reason} Nothing was trained yet; the same command starts again.".strip()
+    if verb in ("extract", "demo", "pack"):
+        return f"{reason} What is whole is kept; the same command goes on from there.".strip()
+    return reason
 
 
 def _show_warning(
@@ -150,6 +201,37 @@ def print_rows(rows: Sequence[Mapping[str, Any]], json: bool, line: Callable[[Ma
         print(printable(json_module.dumps(row, ensure_ascii=False) if json else line(row)), flush=True)
 
 
+def write_rows(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows as a table (CSV, TSV, JSON lines, JSON, Parquet); what failed is in it, too."""
+    from pathflip.io.write_tables import write_table
+
+    write_table(out, rows, ("slide_id",))
+    say(f"{len(rows)} rows → {out}")
+
+
+def check_table(out: Path | None, verb: str) -> None:
+    """Refuse a name to write to that is no table, or cannot be written, before work is done."""
+    from pathflip.io.files import check_target
+    from pathflip.io.write_tables import TABLE_SUFFIXES, is_table
+
+    if out is None:
+        return
+    if not is_table(out):
+        raise ConfigError(f"{verb}: --out is '{out}', expected a name that ends in {', '.join(TABLE_SUFFIXES)}")
+    check_target(out)
+
+
+_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".html", ".yaml")
+_SLIDES = (".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".dcm")
+_OTHER_TOOLS = (".pt", ".npy", ".h5ad", ".zarr")
+_NO_FEATURES = {
+    **dict.fromkeys(_TABLES, ""),
+    **dict.fromkeys(_SLIDES, "; make them with  pathflip extract"),
+    **dict.fromkeys(_OTHER_TOOLS, "; bring them in with  pathflip convert"),
+}
+"""Endings of files that hold no features, and what to do about them."""
+
+
 def files_in(paths: Sequence[Path], suffixes: set[str]) -> list[Path]:
     """Files as given, folders as the files in them (sorted, not recursive).
 
@@ -174,6 +256,11 @@ def files_in(paths: Sequence[Path], suffixes: set[str]) -> list[Path]:
             files += inside
         elif path.suffix.lower() not in suffixes and not as_url(path) and not os.path.lexists(path):
             raise ConfigError(f"'{path}': no such file or folder; check the path")
+        elif suffixes == {".h5"} and path.suffix.lower() in _NO_FEATURES:
+            raise ConfigError(
+                f"'{path}': a '{path.suffix.lower()}' file, expected feature files (.h5) or a folder of them"
+                f"{_NO_FEATURES[path.suffix.lower()]}"
+            )
         else:
             files.append(path)
     return files

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from pathflip.cli.app import (
+    Device,
     Encoding,
     Features,
     Json,
@@ -15,11 +16,13 @@ from pathflip.cli.app import (
     SlideColumn,
     SlideMPP,
     app,
+    check_table,
     files_in,
     finish,
     print_rows,
     progress_bar,
     say,
+    write_rows,
 )
 from pathflip.errors import ConfigError, PathFLIPError
 
@@ -28,7 +31,10 @@ LanguageModel = Annotated[
     str | None, typer.Option(help="Where the language model lies now, if it was named in training and has moved.")
 ]
 SlideFile = Annotated[Path | None, typer.Option(help="The slide itself, to draw the evidence on it.")]
-EvidenceOut = Annotated[Path | None, typer.Option(help="Folder for evidence: QuPath annotations and pictures.")]
+EvidenceOut = Annotated[
+    Path | None,
+    typer.Option(help="Folder for evidence (QuPath annotations, pictures); or a table to write: .csv, .jsonl, …."),
+]
 Seed = Annotated[int, typer.Option(help="Of the draws, where --temperature is above 0.")]
 Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
 
@@ -51,6 +57,7 @@ def ask(
     slide_column: SlideColumn = None,
     text_column: QuestionColumn = None,
     encoding: Encoding = None,
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """Ask about slides; every answer comes with the regions behind it, or says that the slide cannot tell."""
@@ -61,12 +68,13 @@ def ask(
     if (question is None) == (questions is None):
         raise ConfigError("ask: give either --question or --questions FILE")
     _check_out(out)
-    loaded = load_assistant(assistant, language_model=language_model)
+    loaded = load_assistant(assistant, device, language_model)
     writing = Writing(temperature=temperature, seed=seed)
     if questions is not None:
         rows = list(
             _batch(loaded, features, questions, TableOptions(slide_column, text_column, encoding=encoding), writing)
         )
+        _write_answers(out, rows)
         finish(rows, json, _answer_line)
         return
     views = _views(loaded, features)
@@ -74,6 +82,7 @@ def ask(
     answer = answer_to(loaded, question, views, option or (), writing=writing)
     row = _row(views[0].slide_id, answer, question=question)
     row["files"] = _write(answer, views, out, slide, slide_mpp, loaded)
+    _write_answers(out, [row])
     print_rows([row], json, _answer_line)
 
 
@@ -85,6 +94,7 @@ def caption(
     language_model: LanguageModel = None,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """Describe slides, one caption each; every sentence names the regions that support it."""
@@ -93,7 +103,7 @@ def caption(
     from pathflip.features import read_features
 
     _check_out(out)
-    loaded = load_assistant(assistant, language_model=language_model)
+    loaded = load_assistant(assistant, device, language_model)
     writing = Writing(max_new_tokens=400, temperature=temperature, seed=seed)
     rows: list[dict[str, Any]] = []
     files = files_in(features, {".h5"})
@@ -106,6 +116,7 @@ def caption(
             except PathFLIPError as error:
                 rows.append({"slide_id": path.stem, "error": str(error)})
             advance(done, len(files))
+    _write_answers(out, rows)
     finish(rows, json, _answer_line)
 
 
@@ -116,12 +127,13 @@ def chat(
     language_model: LanguageModel = None,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """Talk about the slides of one case; an empty line or Ctrl-D ends it."""
     from pathflip.assistant import Conversation, Writing, load_assistant
 
-    loaded = load_assistant(assistant, language_model=language_model)
+    loaded = load_assistant(assistant, device, language_model)
     talk = Conversation.about(loaded, _views(loaded, features))
     writing = Writing(temperature=temperature, seed=seed)
     say(f"{', '.join(slide.slide_id for slide in talk.slides)}. Research software, not a medical device.")
@@ -190,9 +202,20 @@ def _batch(loaded: Any, features: list[Path], questions: Path, options: Any, wri
 
 def _check_out(out: Path | None) -> None:
     from pathflip.io.files import check_writable
+    from pathflip.io.write_tables import is_table
 
-    if out is not None:
+    if out is not None and is_table(out):
+        check_table(out, "ask")
+    elif out is not None:
         check_writable(out)
+
+
+def _write_answers(out: Path | None, rows: list[dict[str, Any]]) -> None:
+    """The answers as a table, where one is named."""
+    from pathflip.io.write_tables import is_table
+
+    if out is not None and is_table(out):
+        write_rows(out, [{key: value for key, value in row.items() if key != "files"} for row in rows])
 
 
 def _views(loaded: Any, features: list[Path]) -> list[Any]:
@@ -223,9 +246,10 @@ def _write(
     """Evidence files of an answer, where a folder is given."""
     from pathflip.assistant import evidence_to_files
     from pathflip.io.files import path_inside
+    from pathflip.io.write_tables import is_table
     from pathflip.slide import open_slide
 
-    if out is None:
+    if out is None or is_table(out):
         return []
     thumbnail = None
     if slide is not None:

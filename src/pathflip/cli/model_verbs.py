@@ -10,9 +10,8 @@ import typer
 from pathflip.cli.app import (
     AllowMissing,
     CaseColumn,
-    Cases,
+    Device,
     Encoding,
-    Features,
     Json,
     Model,
     Out,
@@ -22,9 +21,7 @@ from pathflip.cli.app import (
     SlideMPP,
     app,
     as_row,
-    encoded_items,
     files_in,
-    finish,
     numbers_line,
     print_rows,
     progress_bar,
@@ -198,91 +195,6 @@ def evaluate(
         say(f"note: {note}")
 
 
-@app.command(name="zero-shot")
-def zero_shot(
-    model: Model,
-    features: Features,
-    classname: Annotated[list[str], typer.Option(help="A class: NAME or NAME=SYNONYM|SYNONYM. Twice at least.")],
-    template: Annotated[list[str] | None, typer.Option(help="A sentence with {} for the name.")] = None,
-    cases: Cases = None,
-    json: Json = False,
-) -> None:
-    """Classify slides by words alone."""
-    from pathflip import inference
-    from pathflip.inference.classification import TEMPLATES
-
-    names = {c.partition("=")[0]: (c.partition("=")[2] or c).split("|") for c in classname}
-    rows: list[dict[str, Any]] = []
-    loaded = inference.load(model)
-    for slide in encoded_items(loaded, features, rows, cases):
-        answer = inference.zero_shot(loaded, [slide], names, template or TEMPLATES)
-        chances = {c: round(float(p), 4) for c, p in zip(answer.classes, answer.probabilities[0], strict=True)}
-        rows.append({"slide_id": slide.slide_id, "class": answer.best[0], "probabilities": chances} | slides_row(slide))
-    finish(rows, json, lambda r: f"{r['slide_id']}: {r['class']}  {r['probabilities']}")
-
-
-@app.command()
-def retrieve(
-    model: Model,
-    features: Features,
-    text: Annotated[list[str] | None, typer.Option(help="A sentence or report to find slides for.")] = None,
-    captions: Annotated[
-        Path | None, typer.Option(help="Captions to rank for every slide, and slides for every caption.")
-    ] = None,
-    k: Annotated[int, typer.Option(help="How many.")] = 5,
-    cases: Cases = None,
-    slide_column: SlideColumn = None,
-    text_column: ReportColumn = None,
-    part_column: PartColumn = None,
-    encoding: Encoding = None,
-    json: Json = False,
-) -> None:
-    """Find slides for words, and words for slides."""
-    from pathflip import inference
-    from pathflip.io.tables import TableOptions
-    from pathflip.text import read_captions
-    from pathflip.types import Case
-
-    if bool(text) == bool(captions):
-        raise ConfigError("retrieve: give either --text or --captions")
-    rows: list[dict[str, Any]] = []
-    loaded = inference.load(model)
-    options = TableOptions(slide_column, text_column, part_column, encoding)
-    known = read_captions(captions, options=options) if captions else []
-    if cases is None and any(isinstance(caption, Case) for caption in known):
-        cases = str(captions)
-    slides = list(encoded_items(loaded, features, rows, cases))
-    queries = [c.text for c in known] if captions else list(text or ())
-    if not slides:
-        finish(rows, json, _retrieval_line)
-        return
-    retrieval = inference.retrieve(loaded, slides, queries)
-    for column, query in enumerate(queries):
-        ranked = [{"slide_id": s, "score": round(v, 4)} for s, v in retrieval.slides_for(column, k)]
-        rows.append({"slide_id": known[column].slide_id if known else "", "text": query, "slides": ranked})
-    if captions:
-        for place, slide_id in enumerate(retrieval.slide_ids):
-            ranked = [
-                {"caption_of": known[i].slide_id, "score": round(v, 4)} for i, v in retrieval.captions_for(place, k)
-            ]
-            rows.append({"slide_id": slide_id, "captions": ranked})
-    finish(rows, json, _retrieval_line)
-
-
-def slides_row(encoded: Any) -> dict[str, Any]:
-    """The slides behind a row's scores, where it is of a case."""
-    slides = getattr(encoded, "slides", ())
-    return {"slides_of_case": [slide.slide_id for slide in slides]} if slides else {}
-
-
-def _retrieval_line(row: Mapping[str, Any]) -> str:
-    if "captions" in row:
-        return f"{row['slide_id']} ← captions of " + ", ".join(
-            f"{c['caption_of']} ({c['score']:.2f})" for c in row["captions"]
-        )
-    return f"“{row['text'][:70]}” → " + ", ".join(f"{s['slide_id']} ({s['score']:.2f})" for s in row["slides"])
-
-
 @app.command()
 def ground(
     model: Model,
@@ -292,6 +204,7 @@ def ground(
     slide: Annotated[Path | None, typer.Option(help="The slide itself, to draw the heatmap over it.")] = None,
     slide_mpp: SlideMPP = None,
     tiles: Annotated[int, typer.Option(help="How many of the best tiles to report.")] = 5,
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """Show where on a slide a phrase is: heatmap over the slide, best tiles, QuPath GeoJSON."""
@@ -300,7 +213,7 @@ def ground(
     from pathflip.io.files import check_writable
 
     check_writable(out)
-    loaded = load(model)
+    loaded = load(model, device)
     encoded = encode_slide(loaded, read_features(features))
     rows = ground_to_files(loaded, encoded, text, out, slide_file=slide, slide_mpp=slide_mpp, tiles=tiles)
     print_rows(

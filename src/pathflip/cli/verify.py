@@ -1,27 +1,29 @@
 """Verbs about reports: calibrate, verify."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pathflip.cli.app import (
+    Device,
     Encoding,
     Features,
     Json,
     Model,
-    Out,
     PartColumn,
     ReportColumn,
     SlideColumn,
     SlideMPP,
     app,
+    check_table,
     files_in,
     finish,
     print_rows,
     progress_bar,
     say,
+    write_rows,
 )
 from pathflip.errors import CaptionError, ConfigError, PathFLIPError
 
@@ -48,6 +50,7 @@ def calibrate(
     text_column: ReportColumn = None,
     part_column: PartColumn = None,
     encoding: Encoding = None,
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """Fit the probabilities of `pathflip verify` on slides and reports the model has not seen."""
@@ -58,7 +61,7 @@ def calibrate(
     from pathflip.train.align_run import read_split
     from pathflip.verify import write_verifier_calibration
 
-    loaded = load(model)
+    loaded = load(model, device)
     parts = read_split(
         files_in(features, {".h5"}), captions, splits, TableOptions(slide_column, text_column, part_column, encoding)
     )
@@ -108,43 +111,68 @@ def verify(
     model: Model,
     features: Annotated[Path | None, typer.Option(help="The slide's feature file; else it is extracted.")] = None,
     image: Annotated[Path | None, typer.Option("--slide", help="Slide file, for pictures beside features.")] = None,
-    out: Out = Path("verified"),
+    out: Annotated[
+        Path, typer.Option(help="Folder to write to; or a table, a row a sentence: .csv, .jsonl, ….")
+    ] = Path("verified"),
     slide_mpp: SlideMPP = None,
     slide_column: SlideColumn = None,
     text_column: ReportColumn = None,
     part_column: PartColumn = None,
     encoding: Encoding = None,
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """Check each sentence of a report against its slide: HTML page, JSON, QuPath annotations."""
     from pathflip.inference import EncodedSlide, load
     from pathflip.io.files import check_writable
     from pathflip.io.tables import TableOptions
+    from pathflip.io.write_tables import is_table
     from pathflip.verify import read_verifier_calibration, slide_thumbnail, verify_report, write_verification
 
-    check_writable(out)
-    loaded = load(model)
+    if is_table(out):
+        check_table(out, "verify")
+    else:
+        check_writable(out)
+    loaded = load(model, device)
     calibration = read_verifier_calibration(loaded.checkpoint.path or model)
     rows: list[dict[str, Any]] = []
     reports = _Reports(report, TableOptions(slide_column, text_column, part_column, encoding))
     for encoded, picture, text in _pairs(loaded, slide, reports, features, image, slide_mpp, rows):
         try:
             verification = verify_report(loaded, encoded, text, calibration)
-            thumbnail = None
-            if picture is not None and isinstance(encoded, EncodedSlide):
-                thumbnail = slide_thumbnail(picture, encoded, slide_mpp)
-            files = write_verification(
-                verification, loaded, encoded, out, thumbnail=thumbnail, model_name=str(model), note=loaded.note
-            )
+            files: Sequence[Path] = ()
+            if not is_table(out):
+                thumbnail = None
+                if picture is not None and isinstance(encoded, EncodedSlide):
+                    thumbnail = slide_thumbnail(picture, encoded, slide_mpp)
+                files = write_verification(
+                    verification, loaded, encoded, out, thumbnail=thumbnail, model_name=str(model), note=loaded.note
+                )
         except PathFLIPError as error:
             rows.append({"slide_id": encoded.slide_id, "error": str(error)})
             continue
         rows.append({**verification.as_row(), "files": [str(file) for file in files]})
+    if is_table(out):
+        write_rows(out, list(_sentence_rows(rows)))
     finish(rows, json, _verified_line)
 
 
+def _sentence_rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """A row a sentence, and one a finding that the report may leave out; slides that failed have their error."""
+    for row in rows:
+        if "error" in row:
+            yield {"slide_id": row["slide_id"], "error": row["error"]}
+        for sentence in row.get("sentences", ()):
+            yield {"slide_id": row["slide_id"], "kind": "sentence"} | dict(sentence)
+        for omission in row.get("omissions", ()):
+            yield {"slide_id": row["slide_id"], "kind": "left out?"} | dict(omission)
+
+
 def _verified_line(row: Mapping[str, Any]) -> str:
-    lines = [f"{row['slide_id']}: {row['files'][0]}", *(f"  note: {note}" for note in row["notes"])]
+    lines = [
+        f"{row['slide_id']}: {next(iter(row['files']), 'in the table')}",
+        *(f"  note: {note}" for note in row["notes"]),
+    ]
     for sentence in row["sentences"]:
         chance = "    " if sentence["probability"] is None else f"{sentence['probability']:.2f}"
         reason = f"  ({sentence['reason']})" if sentence["reason"] else ""
@@ -159,7 +187,7 @@ def _pairs(
     reports: "_Reports",
     features: Path | None,
     image: Path | None,
-    slide_mpp: float | None,
+    slide_mpp: Any,
     failures: list[dict[str, Any]],
 ) -> "Iterator[tuple[EncodedSlide | EncodedCase, Path | None, str]]":
     """Encoded slide or case, slide file (if any) and report text; what cannot be used becomes a row of ``failures``."""

@@ -31,6 +31,7 @@ TextOnly = Annotated[
 ]
 Resamples = Annotated[int, typer.Option(help="Bootstrap cohorts of patients.", min=2)]
 Seed = Annotated[int, typer.Option(help="Of the bootstrap.")]
+_SHOWN = 5
 
 
 @app.command()
@@ -67,6 +68,7 @@ def decompose(
     """Reports to sub-captions, each checked against its report; no text leaves unless --url names a server."""
     from pathflip.io.files import check_target
     from pathflip.io.tables import TableOptions
+    from pathflip.io.write_tables import left_out_beside, write_left_out
     from pathflip.text.decompose import DecomposeSpec, read_reports
     from pathflip.text.decompose.job import failures_beside, guard
 
@@ -82,11 +84,15 @@ def decompose(
         cache=cache or out.with_name(f"{out.name}.cache"),
         identifiers="redact" if redact else "allow" if allow_identifiers else "refuse",
     )
-    for target in (out, failures_beside(out)):
+    for target in (out, failures_beside(out), left_out_beside(out)):
         check_target(target, [reports])
     texts, problems = read_reports(reports, TableOptions(slide_column, text_column, part_column, encoding))
-    for problem in problems:
-        say(f"left out: {reports.name}: {problem}")
+    if problems:
+        write_left_out(left_out_beside(out), problems)
+        shown = "" if len(problems) <= _SHOWN else f"; and {len(problems) - _SHOWN} more"
+        say(f"left out: {reports.name}: {'; '.join(problems[:_SHOWN])}{shown}")
+        say(f"note: {len(problems)} rows are left out (counted from the header, the first below it is 1): "
+            f"{left_out_beside(out)}")  # fmt: skip
     if not texts:
         raise ConfigError(f"'{reports}': no report that can be used")
     if marked := guard(texts, spec):

@@ -31,6 +31,7 @@ from pathflip.io.slide_id import normal_name
 from pathflip.io.storage import as_url, list_folder, local_path, read_bytes, remove, state, write_bytes
 from pathflip.slide.artefacts import ArtefactSpec
 from pathflip.slide.paths import slide_names
+from pathflip.slide.resolution_table import SlideResolution, mpp_of
 from pathflip.slide.tissue import TissueSpec
 
 __all__ = ["RunJobs", "extract_cohort"]
@@ -48,7 +49,7 @@ def extract_cohort(
     encoder: str | Encoder,
     out: str | Path,
     *,
-    slide_mpp: float | None = None,
+    slide_mpp: SlideResolution | None = None,
     tissue: TissueSpec | None = None,
     exclude: ArtefactSpec | None = None,
     num_workers: int | None = None,
@@ -134,10 +135,15 @@ def _planned(slides: dict[str, Path], folder: Path, every: SlideJob) -> list[Sli
     """A job a slide: ``every`` with what is the slide's own."""
     jobs = []
     for index, (name, path) in enumerate(slides.items()):
-        own = {"slide_mpp": every.slide_mpp, "slide_bytes": (state(path) or (None,))[0]}
+        own = {"slide_mpp": mpp_of(every.slide_mpp, name), "slide_bytes": (state(path) or (None,))[0]}
         settings = {**every.settings, **own}
         target = folder / f"{name}.h5"
-        jobs.append(replace(every, index=index, slide_id=name, slide=path, target=target, settings=settings))
+        jobs.append(
+            replace(
+                every, index=index, slide_id=name, slide=path, target=target, settings=settings,
+                slide_mpp=mpp_of(every.slide_mpp, name),
+            )
+        )  # fmt: skip
     return jobs
 
 

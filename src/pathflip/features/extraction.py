@@ -22,6 +22,7 @@ from pathflip.geometry import TileGrid, TileSpec
 from pathflip.io.storage import local_copy, remove, shown, state, written_to
 from pathflip.slide import Slide, find_tissue, open_slide, tile_slide
 from pathflip.slide.artefacts import ArtefactSpec, find_artefacts
+from pathflip.slide.resolution_table import SlideResolution
 from pathflip.slide.tiling import ExcludedTiles, exclude_artefacts, write_excluded
 from pathflip.slide.tissue import TissueSpec
 from pathflip.types import SlideFeatures
@@ -214,7 +215,7 @@ class SlideJob:
     slide: Path
     target: Path
     spec: TileSpec
-    slide_mpp: float | None
+    slide_mpp: SlideResolution | None
     tissue: TissueSpec
     settings: dict[str, Any]
     batch_size: int

@@ -41,7 +41,7 @@ class ZeroShot:
 def zero_shot(
     model: Aligned,
     slides: Sequence[SlideFeatures | EncodedSlide | EncodedCase],
-    classnames: Mapping[str, str | Sequence[str]],
+    classnames: Mapping[str, str | Sequence[str]] | Sequence[str],
     templates: str | Sequence[str] = TEMPLATES,
 ) -> ZeroShot:
     """Classify slides by words alone.
@@ -50,7 +50,7 @@ def zero_shot(
     ``SIMILARITY_WEIGHT`` times the whole-slide cosine.
 
     Args:
-        classnames: class -> its name, or its names (synonyms). At least two classes.
+        classnames: class -> its name, or its names (synonyms); or a list of names. At least two classes.
         templates: sentences with one ``{}``, or one sentence.
 
     Raises:
@@ -71,9 +71,17 @@ def zero_shot(
     )
 
 
-def _prompts(classnames: Mapping[str, str | Sequence[str]], templates: str | Sequence[str]) -> dict[str, list[str]]:
+def _prompts(
+    classnames: Mapping[str, str | Sequence[str]] | Sequence[str], templates: str | Sequence[str]
+) -> dict[str, list[str]]:
+    if isinstance(classnames, list | tuple) and all(isinstance(name, str) for name in classnames):
+        if len(set(classnames)) < len(classnames):
+            raise ConfigError(f"zero_shot: a class stands twice in {list(classnames)}; expected each once")
+        classnames = {name: name for name in classnames}
     if not isinstance(classnames, Mapping):
-        raise TypeError(f"zero_shot: got a {type(classnames).__name__} of classes, expected {{class: its names}}")
+        raise TypeError(
+            f"zero_shot: got a {type(classnames).__name__} of classes, expected {{class: its names}} or a list of names"
+        )
     templates = as_texts(templates, "templates")
     if len(classnames) < 2:
         raise ConfigError(f"zero_shot: got {len(classnames)} class, expected at least two to choose from")

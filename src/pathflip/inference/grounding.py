@@ -16,6 +16,7 @@ from pathflip.inference.encoding import EncodedSlide, encode_slide, encode_text
 from pathflip.io.files import path_inside
 from pathflip.io.slide_id import slide_id
 from pathflip.slide import open_slide
+from pathflip.slide.resolution_table import SlideResolution
 from pathflip.types import Heatmap, SlideFeatures
 
 __all__ = ["ground", "ground_to_files"]
@@ -51,7 +52,7 @@ def ground_to_files(
     out: Path,
     *,
     slide_file: Path | None = None,
-    slide_mpp: float | None = None,
+    slide_mpp: SlideResolution | None = None,
     tiles: int = 5,
 ) -> list[dict[str, Any]]:
     """Ground phrases and write, for each, the best tiles and a measurement map for QuPath, and, with the slide at

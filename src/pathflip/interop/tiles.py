@@ -18,6 +18,7 @@ from pathflip.features.store import rows_named
 from pathflip.geometry import SlideInfo, TileGrid, TileSpec
 from pathflip.io.slide_id import check_name, join_ids, slide_id
 from pathflip.slide import open_slide
+from pathflip.slide.resolution_table import SlideResolution, mpp_of
 from pathflip.types import SlideFeatures
 
 __all__ = ["ReadOptions", "Stated", "Tiles", "encoder_of", "join", "level0_coords", "numeric", "settle",
@@ -44,7 +45,7 @@ class ReadOptions:
 
     mpp: float | None = None
     tile_px: int | None = None
-    slide_mpp: float | None = None
+    slide_mpp: SlideResolution | None = None
     encoder: str | None = None
     slides: Path | None = None
     coords: Path | None = None
@@ -53,7 +54,7 @@ class ReadOptions:
     def __post_init__(self) -> None:
         for name in ("mpp", "tile_px", "slide_mpp"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if isinstance(value, int | float) and not value > 0:
                 raise ConfigError(f"convert: --{name.replace('_', '-')} is {value}, expected a positive number")
         for name in ("slides", "coords"):
             folder = getattr(self, name)
@@ -298,7 +299,7 @@ def _contradictions(spec: TileSpec, info: SlideInfo, options: ReadOptions, slide
         notes.append(f"--mpp {options.mpp:g} ignored: the file says {spec.mpp:g}")
     if options.tile_px is not None and options.tile_px != spec.tile_px:
         notes.append(f"--tile-px {options.tile_px} ignored: the file says {spec.tile_px}")
-    mpp0 = options.slide_mpp or (slide.mpp0 if slide else None)
+    mpp0 = mpp_of(options.slide_mpp, info.slide_id) or (slide.mpp0 if slide else None)
     if mpp0 is not None and _differ(mpp0, info.require_mpp()):
         notes.append(f"the slide has {mpp0:.4g} mpp, the file was made at {info.mpp0:.4g}: is it the same slide?")
     return notes
@@ -318,7 +319,7 @@ def _sizes(
         raise FeatureError(
             f"{path}: says its tiles are {stated.tile_px} px, --tile-px says {options.tile_px}; drop one"
         )
-    known = options.slide_mpp or (slide.mpp0 if slide else None)
+    known = mpp_of(options.slide_mpp, stated.slide_id) or (slide.mpp0 if slide else None)
     if known and stated.mpp0 and _differ(known, stated.mpp0):
         notes.append(f"the file says the slide has {stated.mpp0:.4g} mpp, the slide {known:.4g}; the slide's is used")
     mpp0, mpp = known or stated.mpp0, stated.mpp or options.mpp

@@ -10,7 +10,7 @@ from pathflip.errors import ConfigError, MissingExtraError
 from pathflip.io.files import atomic_path, write_text
 from pathflip.io.tables import plain_cell
 
-__all__ = ["TABLE_SUFFIXES", "is_table", "write_table"]
+__all__ = ["TABLE_SUFFIXES", "is_table", "left_out_beside", "write_left_out", "write_table"]
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
@@ -46,6 +46,22 @@ def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]], columns: Se
             writer = csv.writer(handle, delimiter="\t" if kind == ".tsv" else ",", lineterminator="\n")
             writer.writerow(names)
             writer.writerows([_cell(row.get(name)) for name in names] for row in rows)
+
+
+def left_out_beside(path: Path) -> Path:
+    """Where the rows go that a result could not be made of."""
+    return path.with_name(f"{path.stem}.left_out.csv")
+
+
+def write_left_out(path: Path, problems: Sequence[str]) -> None:
+    """Rows that were left out and why, from lines like "row 7: no text": row 1 is the first below the header."""
+    rows = []
+    for problem in problems:
+        head, _, reason = problem.partition(": ")
+        number = head.removeprefix("row ").strip()
+        known = head.startswith("row ") and number.isdigit()
+        rows.append({"row": int(number) if known else "", "reason": reason if known else problem})
+    write_table(path, rows, ("row", "reason"))
 
 
 def _cell(value: Any) -> Any:

@@ -29,6 +29,7 @@ from pathflip.slide.artefacts import ArtefactMask, ArtefactSpec, find_artefacts
 from pathflip.slide.contact import draw_thumbnail, write_sheets
 from pathflip.slide.paths import slide_names
 from pathflip.slide.reader import Slide, open_slide
+from pathflip.slide.resolution_table import SlideResolution
 from pathflip.slide.stain import measure_stains
 from pathflip.slide.tiling import exclude_artefacts, tile_slide
 from pathflip.slide.tissue import TissueMask, find_tissue
@@ -126,7 +127,7 @@ def check_slide(
     path: str | Path,
     spec: TileSpec | None = None,
     *,
-    slide_mpp: float | None = None,
+    slide_mpp: SlideResolution | None = None,
     quality: QualitySpec | None = None,
     artefacts: ArtefactSpec | None = None,
     name: str | None = None,
@@ -267,7 +268,7 @@ def check_cohort(
     out: str | Path,
     spec: TileSpec | None = None,
     *,
-    slide_mpp: float | None = None,
+    slide_mpp: SlideResolution | None = None,
     quality: QualitySpec | None = None,
     artefacts: ArtefactSpec | None = None,
     num_workers: int = 1,

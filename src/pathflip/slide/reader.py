@@ -19,6 +19,7 @@ from pathflip.errors import ConfigError, PathFLIPError, SlideError
 from pathflip.geometry import Box, SlideInfo, TileSpec, best_level
 from pathflip.io.slide_id import slide_id
 from pathflip.slide.batch import Job, images_in_order, run_job
+from pathflip.slide.resolution_table import SlideResolution, mpp_of
 from pathflip.slide.sources import Pixels, Reader, Rectangle, Source, is_ome_zarr, open_source
 from pathflip.slide.sources.dicom_series import file_of_folder, file_of_list
 
@@ -223,7 +224,7 @@ def _reopen(
 def open_slide(
     path: str | Path | Sequence[str | Path],
     *,
-    slide_mpp: float | None = None,
+    slide_mpp: SlideResolution | None = None,
     background: tuple[int, int, int] = WHITE,
     reader: Reader = "auto",
     name: str | None = None,
@@ -234,7 +235,8 @@ def open_slide(
         path: the file; its format is found from its content, and a wrong extension does no harm. Of a DICOM slide: any
             of its files, the list of them, or the folder that holds them and no other DICOM slide. An OME-Zarr is a
             folder.
-        slide_mpp: microns per level-0 pixel, for files that do not say or say it wrongly; overrides the file.
+        slide_mpp: microns per level-0 pixel, for files that do not say or say it wrongly; overrides the file. A table
+            (:func:`~pathflip.slide.resolution_table.read_slide_mpp`) says it slide by slide.
         background: colour (R, G, B) of transparent pixels and of what lies beyond the slide.
         reader: "auto" takes the fastest path that gives the right pixels; "openslide" goes through OpenSlide
             wherever it can; "fastslide" goes through fastslide (an extra), whose pixels are not exactly OpenSlide's.
@@ -250,18 +252,19 @@ def open_slide(
     else:
         files = [Path(file) for file in path]
         path = file_of_list(files)
-    if slide_mpp is not None and not 0.01 <= slide_mpp <= 1000:
-        raise ConfigError(f"slide_mpp: got {slide_mpp}, expected 0.01 to 1000 microns per level-0 pixel")
     name = name or slide_id(path.absolute().parent if len(files) > 1 else path.absolute())
+    mpp = mpp_of(slide_mpp, name)
+    if mpp is not None and not 0.01 <= mpp <= 1000:
+        raise ConfigError(f"slide_mpp: got {mpp}, expected 0.01 to 1000 microns per level-0 pixel")
     file = path
     if not is_ome_zarr(path):
         file = file_of_folder(path) if path.is_dir() else path
         _check_file(file)
-    slide_mpp = None if slide_mpp is None else float(slide_mpp)
-    source = open_source(file, name, background, reader, slide_mpp)
+    mpp = None if mpp is None else float(mpp)
+    source = open_source(file, name, background, reader, mpp)
     for question in (note for note in source.info.notes if "--slide-mpp" in note):
         warnings.warn(f"slide '{source.info.slide_id}': {question}", stacklevel=2)
-    return Slide(path, source, slide_mpp, reader, files)
+    return Slide(path, source, mpp, reader, files)
 
 
 def _check_file(path: Path) -> None:
@@ -280,7 +283,9 @@ def _check_file(path: Path) -> None:
         raise SlideError(f"slide '{path}': cannot be read: {error.strerror or error}") from None
 
 
-def slide_info_row(path: str | Path, *, slide_mpp: float | None = None, name: str | None = None) -> dict[str, Any]:
+def slide_info_row(
+    path: str | Path, *, slide_mpp: SlideResolution | None = None, name: str | None = None
+) -> dict[str, Any]:
     """One slide as plain data for ``pathflip info``.
 
     Returns:

@@ -29,6 +29,7 @@ from pathflip.io.slide_id import check_name
 from pathflip.slide.artefacts import KINDS, ArtefactMask, ArtefactSpec, find_artefacts
 from pathflip.slide.paths import slide_names
 from pathflip.slide.reader import Slide, open_slide
+from pathflip.slide.resolution_table import SlideResolution
 from pathflip.slide.tissue import TissueMask, TissueSpec, area_shares, find_tissue
 
 __all__ = [
@@ -157,7 +158,7 @@ def tile_cohort(
     spec: TileSpec,
     out: str | Path,
     *,
-    slide_mpp: float | None = None,
+    slide_mpp: SlideResolution | None = None,
     tissue: TissueSpec | None = None,
     exclude: ArtefactSpec | None = None,
     progress: Progress | None = None,
@@ -208,7 +209,7 @@ def _tile_one(
     name: str,
     spec: TileSpec,
     out: Path,
-    slide_mpp: float | None,
+    slide_mpp: SlideResolution | None,
     tissue: TissueSpec | None,
     exclude: ArtefactSpec | None,
     start: float,

@@ -14,6 +14,7 @@ from pathflip.io import geojson
 from pathflip.io.files import page_template, path_inside, write_json, write_text
 from pathflip.plots import COLOR_MAP, RANGE_PERCENTILES, embedded, heatmap_image, shrunk, top_tiles
 from pathflip.slide import open_slide
+from pathflip.slide.resolution_table import SlideResolution
 from pathflip.types import Evidence, Heatmap
 from pathflip.verify.calibration import Fit
 from pathflip.verify.heatmaps import heatmaps
@@ -70,7 +71,7 @@ def write_verification(
     return targets
 
 
-def slide_thumbnail(file: Path, slide: EncodedSlide, slide_mpp: float | None = None) -> NDArray[np.uint8]:
+def slide_thumbnail(file: Path, slide: EncodedSlide, slide_mpp: SlideResolution | None = None) -> NDArray[np.uint8]:
     """The slide's picture for the page.
 
     Raises:

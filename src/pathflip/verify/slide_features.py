@@ -6,6 +6,7 @@ from pathlib import Path
 from pathflip.features import extract, load_encoder
 from pathflip.inference import Aligned
 from pathflip.slide import find_tissue, open_slide, tile_slide
+from pathflip.slide.resolution_table import SlideResolution
 from pathflip.types import SlideFeatures
 
 __all__ = ["features_of_slide"]
@@ -14,7 +15,7 @@ __all__ = ["features_of_slide"]
 def features_of_slide(
     model: Aligned,
     file: Path,
-    slide_mpp: float | None = None,
+    slide_mpp: SlideResolution | None = None,
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> SlideFeatures:

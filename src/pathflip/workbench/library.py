@@ -18,6 +18,7 @@ from pathflip.errors import ConfigError, SlideError
 from pathflip.io.storage import as_url
 from pathflip.slide import find_slides, open_slide
 from pathflip.slide.paths import slide_names
+from pathflip.slide.resolution_table import SlideResolution
 from pathflip.workbench.deepzoom_tiles import DeepZoom
 
 __all__ = ["Library", "SlideFile"]
@@ -81,7 +82,7 @@ class Library:
         ConfigError: a path does not exist, lies in an object store, or holds no slide.
     """
 
-    def __init__(self, paths: Sequence[Path], slide_mpp: float | None = None) -> None:
+    def __init__(self, paths: Sequence[Path], slide_mpp: SlideResolution | None = None) -> None:
         self._slide_mpp = slide_mpp
         self._lock = threading.Lock()
         self._opening: dict[str, threading.Lock] = {}

@@ -8,6 +8,7 @@ from pathlib import Path
 from pathflip.arguments import refuse_text
 from pathflip.slide import Slide
 from pathflip.slide.paths import slide_names
+from pathflip.slide.resolution_table import SlideResolution
 from pathflip.types import Heatmap
 from pathflip.workbench.service import Models
 from pathflip.workbench.web_server import Running, Settings, open_workbench
@@ -43,7 +44,7 @@ def view(
     assistant: str | Path | None = None,
     features: str | Path | None = None,
     annotations: str | Path | None = None,
-    slide_mpp: float | None = None,
+    slide_mpp: SlideResolution | None = None,
     height: int = 620,
 ) -> NotebookView:
     """Show a slide in Jupyter: the viewer of ``pathflip view``, served from this process.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pathflip.errors import CaptionError, CheckpointError, ConfigError, ContractError, FeatureError, PathFLIPError
 from pathflip.geometry import Box
+from pathflip.slide.resolution_table import SlideResolution
 from pathflip.workbench.events import Events
 from pathflip.workbench.lattice import answer_row
 from pathflip.workbench.library import Library, SlideFile
@@ -44,7 +45,7 @@ class Models:
     model: Path | None = None
     assistant: Path | None = None
     features: tuple[Path, ...] = ()
-    slide_mpp: float | None = None
+    slide_mpp: SlideResolution | None = None
     language_model: str | None = None
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pathflip.errors import ConfigError, ContractError, MissingExtraError
+from pathflip.slide.resolution_table import SlideResolution
 
 if TYPE_CHECKING:
     from pathflip.types import Heatmap
@@ -43,7 +44,7 @@ class Settings:
     """
 
     slides: Sequence[Path]
-    slide_mpp: float | None = None
+    slide_mpp: SlideResolution | None = None
     annotations: Path | None = None
     labels: Path | None = None
     models: "Models | None" = None
