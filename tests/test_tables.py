@@ -364,3 +364,18 @@ def test_conversations_with_broken_turns(tmp_path):
     ):
         with pytest.raises(CaptionError, match=f"'c.json' row 1: .*{message}"):
             read_examples(conversation(turns))
+
+
+def test_a_name_that_stands_twice_in_json_is_no_choice_of_ours(tmp_path):
+    """Python keeps the last silently: the report would go to another slide."""
+    lines = tmp_path / "c.jsonl"
+    lines.write_text('{"slide": "a", "slide": "b", "text": "Necrosis."}\n{"slide": "c", "text": "Necrosis."}\n')
+    rows = read_rows(lines)
+    assert "'slide' stands twice" in rows[0].problem
+    assert rows[1].fields["slide"] == "c"
+    whole = tmp_path / "c.json"
+    whole.write_text(
+        '[{"slide": "a", "text": "x", "sub_captions": [{"text": "x", "negated": true, "negated": false}]}]'
+    )
+    with pytest.raises(CaptionError, match="'negated' stands twice"):
+        read_rows(whole)

@@ -352,11 +352,21 @@ def _json_list(path: Path, text: str) -> Iterable[tuple[int, Any]]:
 
 def _loads(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_named_once)
     except RecursionError:
         raise CaptionError("not JSON that can be read (nested too deeply)") from None
     except ValueError as error:  # JSONDecodeError, and numbers of more than 4,300 digits
         raise CaptionError(f"not JSON ({error})") from None
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's values by name; Python itself would keep the last of two silently."""
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise CaptionError(f"not JSON that can be used: '{twice[:60]}' stands twice in one object; expected each once")
+    return entry
 
 
 def _json_row(number: int, entry: Any, options: TableOptions) -> TableRow:
