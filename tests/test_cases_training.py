@@ -92,6 +92,8 @@ def test_a_part_whose_slide_is_missing_is_not_learned(tmp_path):
     joined = join_reports([feature_file(tmp_path / "a.h5"), feature_file(tmp_path / "c.h5")], [whole])
     assert [one.text for one in joined.items[0].caption.sub_captions if one.decided] == [TEXTS[0], TEXTS[2]]
     assert joined.incomplete == ["K"]
+    assert joined.items[0].caption.text == f"{TEXTS[0]} {TEXTS[2]}"
+    assert joined.items[0].as_read is whole
 
 
 def test_a_case_found_by_folder_with_fewer_slides_than_parts_is_undecided(tmp_path):

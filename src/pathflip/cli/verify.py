@@ -30,7 +30,7 @@ from pathflip.errors import CaptionError, ConfigError, PathFLIPError
 if TYPE_CHECKING:
     from pathflip.inference import Aligned, EncodedCase, EncodedSlide
     from pathflip.io.tables import TableOptions
-    from pathflip.types import Caption
+    from pathflip.types import Caption, SubCaption
 
 CAPTION_SUFFIXES = {".csv", ".tsv", ".json", ".jsonl", ".ndjson"}
 
@@ -189,7 +189,7 @@ def _pairs(
     image: Path | None,
     slide_mpp: Any,
     failures: list[dict[str, Any]],
-) -> "Iterator[tuple[EncodedSlide | EncodedCase, Path | None, str]]":
+) -> "Iterator[tuple[EncodedSlide | EncodedCase, Path | None, str | Sequence[SubCaption]]]":
     """Encoded slide or case, slide file (if any) and report text; what cannot be used becomes a row of ``failures``."""
     from pathflip.features import read_features
     from pathflip.inference import encode_slide
@@ -218,7 +218,7 @@ def _pairs(
 
 def _cases(
     model: "Aligned", files: list[Path], reports: "_Reports", failures: list[dict[str, Any]]
-) -> "Iterator[tuple[EncodedSlide | EncodedCase, Path | None, str]]":
+) -> "Iterator[tuple[EncodedSlide | EncodedCase, Path | None, str | Sequence[SubCaption]]]":
     """Every report of the table that has features among the files, with its slide or with all slides of its case."""
     from pathflip.data.cases import join_reports
     from pathflip.inference import encode_files
@@ -232,7 +232,7 @@ def _cases(
         except PathFLIPError as error:
             failures.append({"slide_id": item.name, "error": str(error)})
             continue
-        yield encoded, None, item.caption.text
+        yield encoded, None, item.caption.sub_captions
     for name in joined.lonely_files:
         failures.append({"slide_id": name, "error": f"no report of slide '{name}'; expected a row with its id"})
 

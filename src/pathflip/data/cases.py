@@ -26,10 +26,14 @@ _TCGA = re.compile(r"^TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}$")
 
 @dataclass(frozen=True)
 class Item:
-    """A report and the feature files of its slides, in the order of ``slides_of(caption)``; at least one."""
+    """A report and the feature files of its slides, in the order of ``slides_of(caption)``; at least one.
+
+    ``as_read`` is the report before it was narrowed to the slides at hand.
+    """
 
     caption: Caption
     files: tuple[Path, ...]
+    as_read: Caption
 
     @property
     def name(self) -> str:
@@ -117,7 +121,7 @@ def join_reports(files: Sequence[Path], captions: Sequence[Caption]) -> Joined:
             continue
         if len(at_hand) < len(slides):
             incomplete.append(caption.slide_id)
-        items.append(Item(_named(caption, at_hand), tuple(by_id[one.slide_id] for one in at_hand)))
+        items.append(Item(_named(caption, at_hand), tuple(by_id[one.slide_id] for one in at_hand), caption))
     lonely_files = {name: file for name, file in by_id.items() if name not in owner}
     return Joined(sorted(items, key=lambda item: item.name), lonely_files, lonely, incomplete)
 

@@ -101,7 +101,7 @@ def read_split(
             f"like, captions '{known[0].slide_id}'; expected the same ids (a slide's id is its file name without the "
             "ending)"
         )
-    files_of = {id(item.caption): item.files for item in joined.items}
+    item_of = {id(item.caption): item for item in joined.items}
     homes: dict[str, str] = {}
     for caption in sorted(known, key=lambda one: one.slide_id):
         part = "train" if splits is None else _split_of(caption, split_of)
@@ -112,8 +112,10 @@ def read_split(
                 f"patient '{caption.patient}' has slides in {homes[caption.patient]} and {part}; "
                 "expected every patient in one split"
             )
-        parts[part][0].extend(files_of.get(id(caption), ()))
-        parts[part][1].append(caption)
+        item = item_of.get(id(caption))
+        parts[part][0].extend(item.files if item else ())
+        # A case goes on whole: that a slide of it has no features is told, or refused, where it is used.
+        parts[part][1].append(item.as_read if item and isinstance(caption, Case) else caption)
     for name, file in joined.lonely_files.items():
         if (part := "train" if splits is None else split_of.get(name, "")) in parts:
             parts[part][0].append(file)

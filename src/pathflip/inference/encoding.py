@@ -115,7 +115,8 @@ def encode_files(model: Aligned, files: Sequence[Path], name: str) -> EncodedSli
         ContractError, FeatureError: see :func:`encode_slide`; or a file cannot be read.
     """
     features = [read_features(file) for file in files]
-    return encode_slide(model, features[0]) if len(features) == 1 else encode_case(model, features, name)
+    alone = len(features) == 1 and features[0].slide_id == name
+    return encode_slide(model, features[0]) if alone else encode_case(model, features, name)
 
 
 def _prepared(model: Aligned, features: SlideFeatures) -> tuple[SlideChunks, Int[np.ndarray, " N"]]:

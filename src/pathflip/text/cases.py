@@ -309,8 +309,12 @@ def _on_parts(one: SubCaption, known: set[str], reason: str) -> SubCaption:
 
 
 def case_with_slides(case: Case, slides: Sequence[CaseSlide]) -> Case:
-    """The case with the slides at hand: findings of parts without a slide are not visible any more."""
-    return replace(case, slides=tuple(slides), sub_captions=findings_on(case.sub_captions, case.parts, slides))
+    """The case with the slides at hand: findings of parts without a slide are not visible any more, nor in its text."""
+    narrowed = findings_on(case.sub_captions, case.parts, slides)
+    text = case.text
+    if narrowed != case.sub_captions:
+        text = " ".join(dict.fromkeys(one.text for one in narrowed if one.decided)) or text
+    return replace(case, slides=tuple(slides), sub_captions=narrowed, text=text)
 
 
 def part_notes(name: str, parts: Sequence[str], slides: Sequence[CaseSlide]) -> list[str]:

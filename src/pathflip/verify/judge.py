@@ -250,6 +250,8 @@ def _unjudged(sub_caption: SubCaption, foreign: bool) -> Judgement:
         verdict = "not visible"
         kind = sub_caption.reason or not_visual_kind(sub_caption.text) or ""
         reason = _WHY_NOT_VISIBLE.get(kind, "nothing a slide can show")
+        if kind.startswith("part "):
+            reason = f"{kind}, of which no slide is given"
     return Judgement(
         sentence=sub_caption.text,
         verdict=verdict,
