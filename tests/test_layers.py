@@ -1,6 +1,7 @@
 """The architecture, checked from the code's own imports: a module imports only from layers below its own."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -158,3 +159,45 @@ def test_the_public_names_are_those_written_here_and_exist():
         assert getattr(pathflip, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = pathflip.nonsense
+
+
+# --- The listings ----------------------------------------------------------------------------------------------------
+
+_ROOT = Path(__file__).parents[1]
+_PAGES = ("README.md", "docs/architecture.md")
+
+
+def _listing(page: str) -> str:
+    """The block that draws ``src/pathflip/``, on the page."""
+    blocks = re.findall(r"```text\n(.*?)```", (_ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
+    (block,) = [one for one in blocks if one.startswith("src/pathflip/\n")]
+    return block.partition("\ndocs/")[0]
+
+
+@pytest.mark.parametrize("page", _PAGES)
+def test_the_listing_names_what_stands_at_the_top_of_the_package(page):
+    """A folder or module that comes, goes or is renamed needs its line on both pages."""
+    drawn = re.findall(r"(?m)(?:^  |(?<=\s{2}))(\w+\.py|\w+/)(?=\s{2,})", _listing(page))
+    there = {
+        path.name + "/" * path.is_dir()
+        for path in (_ROOT / "src" / "pathflip").iterdir()
+        if (path.suffix == ".py" and path.name != "__init__.py") or (path / "__init__.py").is_file()
+    }
+    assert set(drawn) - {"__init__.py"} == there
+    assert len(drawn) == len(set(drawn))
+
+
+def test_the_readme_lists_every_page_of_the_docs():
+    text = (_ROOT / "README.md").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"(?m)^docs/ {2,}((?:.*\n)(?: {2,}.*\n)*)", text)
+    assert set(re.findall(r"[\w-]+", listed)) == {page.stem for page in (_ROOT / "docs").glob("*.md")}
+
+
+def test_where_a_new_thing_goes_names_places_that_exist():
+    """The table of docs/architecture.md; its paths are below src/pathflip, or from the top of the project."""
+    text = (_ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = text.partition("| a new … |")[2].partition("\n\n")[0]
+    places = re.findall(r"`([\w/]+(?:/|\.py))`", table)
+    assert {"encoder", "report format", "metric", "benchmark"} <= set(re.findall(r"(?m)^\| ([\w ]+?) \|", table))
+    for place in places:
+        assert (_ROOT / "src" / "pathflip" / place).exists() or (_ROOT / place).exists(), place

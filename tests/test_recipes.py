@@ -1,6 +1,8 @@
 """Recipes are complete, and wrong settings and mixed cohorts are refused with the right one."""
 
+import gc
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from pathflip.errors import CheckpointError, ConfigError, FeatureError
 from pathflip.evaluate.alignment import evaluate_checkpoint
 from pathflip.features import read_features, write_features
 from pathflip.geometry import SlideInfo, TileSpec
-from pathflip.inference import ground, load
+from pathflip.inference import encode_files, ground, load
 from pathflip.models import build_config
 from pathflip.recipes.align import RECIPES, AlignRecipe, align_base, find_recipe
 from pathflip.recipes.settings import with_settings
@@ -126,6 +128,27 @@ def short(**settings):
     sets = ["train.steps=3", "train.batch_size=4", "train.eval_every=3", "train.save_every=3", "vocab_size=80"]
     named = [f"{key.replace('__', '.')}={value}" for key, value in settings.items()]
     return with_settings(align_base(), [*sets, *named])
+
+
+@pytest.mark.slow
+def test_validation_holds_one_slide_at_a_time(tmp_path, rng, monkeypatch):
+    """Each encoded slide is let go before the next but one is read, however many slides validation has."""
+    files, captions = small_cohort(tmp_path, rng, 16)
+    alive: list[weakref.ref] = []
+    numbers = []
+
+    def watched(*args):
+        encoded = encode_files(*args)
+        alive.append(weakref.ref(encoded))
+        gc.collect()
+        numbers.append(sum(one() is not None for one in alive))
+        return encoded
+
+    monkeypatch.setattr("pathflip.train.align_run.encode_files", watched)
+    recipe = short(model__width=16, model__embed_dim=8, model__text_width=16, model__text_heads=2, model__text_ffn=16)
+    train_align(recipe, files[:4], captions[:4], tmp_path / "run", val_files=files[4:], val_captions=captions[4:])
+    assert len(numbers) >= 12
+    assert max(numbers) <= 2
 
 
 @pytest.mark.slow

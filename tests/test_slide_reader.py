@@ -14,7 +14,6 @@ from PIL import Image
 from pathflip.errors import ConfigError, MissingMPPError, ResolutionError, SlideError
 from pathflip.geometry import SlideInfo, TileSpec
 from pathflip.slide import open_slide, slide_info_row
-from pathflip.slide.sources.source import snapped_downsamples
 from slide_files import exact_box, halved, smooth_picture, write_pyramid
 
 
@@ -269,12 +268,6 @@ def test_one_bad_tile_leaves_the_others_readable(tmp_path, rng):
                 with pytest.raises(SlideError, match="cannot decode"):
                     slide.read_tile(300, 300, spec)
             assert np.array_equal(slide.read_tile(300, 10, spec), noise[10:74, 300:364])
-
-
-def test_whole_downsamples_are_recovered():
-    assert snapped_downsamples(((14486, 16783), (3622, 4196), (906, 1049))) == (1.0, 4.0, 16.0)
-    assert snapped_downsamples(((4443, 3567), (2221, 1783))) == (1.0, 2.0)
-    assert snapped_downsamples(((1000, 1000), (300, 300)))[1] == pytest.approx(10 / 3)
 
 
 def test_info_rows_are_plain_data(pyramid, tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from pathflip.data.instruct_examples import read_examples
 from pathflip.data.question_files import read_questions
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.evaluate.vqa import letter_baselines, match_predictions, read_predictions
+from pathflip.io.slide_id import join_ids
 from pathflip.io.tables import TableOptions, column_name, first_of, is_empty, read_rows, read_table, read_utf8
-from pathflip.text.captions import check_captions, named_as, read_captions
+from pathflip.text.captions import check_captions, read_captions
 from pathflip.text.question_tables import read_question_rows
 
 TABLES = Path(__file__).parent / "fixtures" / "cases" / "tables"
@@ -214,7 +216,8 @@ def test_columns_are_compared_by_their_words():
 def test_captions_by_barcode():
     captions = read_captions(TABLES / "captions_by_barcode.csv")
     ids = [path.name.removesuffix(".h5") for path in (TABLES.parent / "features").glob("TCGA-*.h5")]
-    named = named_as(captions, ids)
+    names = join_ids([caption.slide_id for caption in captions], ids)
+    named = [replace(caption, slide_id=names[caption.slide_id]) for caption in captions]
     assert sorted(c.slide_id for c in named) == sorted(ids)
     assert {c.slide_id: c.text for c in named}[min(ids)] == "Necrosis is present."
     assert {c.patient for c in named} == {"TCGA-ZZ-A001", "TCGA-ZZ-A002"}

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,10 +14,12 @@ from keyword_world import AXES, keyword_cohort
 from pathflip.checkpoint import InputContract, save_checkpoint
 from pathflip.cli import main
 from pathflip.data.align import TextSpec
-from pathflip.features import write_features
+from pathflip.features import load_encoder, write_features
 from pathflip.models import build_model
 from pathflip.text.captions import write_captions
 from pathflip.text.tokenizer import train_tokenizer
+from pathflip.verify.slide_features import features_of_slide
+from slide_files import smooth_picture, write_pyramid
 
 
 @pytest.fixture
@@ -132,3 +135,17 @@ def test_the_same_from_a_table_with_other_columns_and_another_encoding(bench, ru
     ranked = run(*query, str(table), *columns)
     assert ranked.returncode == 0, ranked.stderr
     assert ranked.stdout == run(*query, str(plain)).stdout
+
+
+def test_a_slide_is_cut_at_the_stride_the_model_was_trained_at(tmp_path):
+    """Its own tile size, stride and resolution, not the defaults of ``tile``: another stride means other neighbours."""
+    path = write_pyramid(tmp_path / "s.tif", [smooth_picture(1024, 1280)], mpp=0.5)
+    kind = {"encoder": "colour_histogram", "dim": load_encoder("colour_histogram").dim, "tile_px": 64, "mpp": 1.0}
+    for stride, expected in ((32, 32), (64, 64), (None, 64)):
+        contract = InputContract(**kind, stride_px=stride)
+        made = features_of_slide(SimpleNamespace(checkpoint=SimpleNamespace(contract=contract)), path)
+        assert (made.spec.tile_px, made.spec.stride_px, made.spec.mpp) == (64, expected, 1.0)
+        steps = np.diff(np.unique(made.coords[:, 0]))
+        assert len(steps) > 0
+        assert steps.min() == 2 * expected  # level-0 pixels
+        contract.check(made)

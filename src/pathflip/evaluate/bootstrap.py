@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from pathflip.errors import PathFLIPError
 from pathflip.evaluate.metrics import Interval
 
-__all__ = ["PatientBootstrap", "bootstrap_difference", "bootstrap_interval", "bounds"]
+__all__ = ["PatientBootstrap", "bootstrap_interval", "bounds"]
 
 
 class PatientBootstrap:
@@ -92,41 +92,6 @@ def bootstrap_interval(
     cohorts = PatientBootstrap(_patients(columns, patients), num, rng)
     drawn = cohorts.values(lambda rows: metric(*(column[rows] for column in columns)))
     return _interval(float(metric(*columns)), drawn, confidence)
-
-
-def bootstrap_difference(
-    metric: Callable[..., float],
-    first: Sequence[ArrayLike],
-    second: Sequence[ArrayLike],
-    *,
-    rng: np.random.Generator,
-    patients: ArrayLike | None = None,
-    second_patients: ArrayLike | None = None,
-    paired: bool = True,
-    num: int = 1000,
-    confidence: float = 0.95,
-) -> Interval:
-    """``metric(*first) - metric(*second)`` with a bootstrap interval.
-
-    Args:
-        first, second: the arrays of two models or two cohorts, each aligned along their first axis.
-        patients: of ``first`` (and, paired, of ``second``).
-        paired: two models on the same slides in the same order: both see the same cohorts. False: two sets of
-            patients, resampled independently, with ``second_patients``.
-    """
-    ours, theirs = [np.asarray(array) for array in first], [np.asarray(array) for array in second]
-    if paired and len(ours[0]) != len(theirs[0]):
-        raise PathFLIPError(
-            f"paired comparison: got {len(ours[0])} and {len(theirs[0])} entries, expected the same slides; "
-            "compare cohorts with paired=False"
-        )
-    if paired and second_patients is not None:
-        raise PathFLIPError("second_patients belong to an unpaired comparison; set paired=False or leave them out")
-    our_cohorts = PatientBootstrap(_patients(ours, patients), num, rng)
-    their_cohorts = our_cohorts if paired else PatientBootstrap(_patients(theirs, second_patients), num, rng)
-    our_values = our_cohorts.values(lambda rows: metric(*(column[rows] for column in ours)))
-    their_values = their_cohorts.values(lambda rows: metric(*(column[rows] for column in theirs)))
-    return _interval(float(metric(*ours)) - float(metric(*theirs)), our_values - their_values, confidence)
 
 
 def _patients(columns: Sequence[NDArray[Any]], patients: ArrayLike | None) -> NDArray[Any]:

@@ -29,7 +29,6 @@ __all__ = [
     "expected_calibration_error",
     "expected_ranks",
     "hits_at_k",
-    "median_rank",
     "positives_from_keys",
     "recall_at_k",
     "wilson_interval",
@@ -93,11 +92,6 @@ def expected_ranks(
     """For each query, the expected rank (1 is best) of its first right candidate, equal scores in random order."""
     above, wrong_tied, right_tied = _tie_counts(similarity, positives)
     return above + (wrong_tied + right_tied + 1) / (right_tied + 1)
-
-
-def median_rank(similarity: Float[np.ndarray, "Q C"], positives: Bool[np.ndarray, "Q C"] | None = None) -> float:
-    """Median over queries of :func:`expected_ranks`."""
-    return float(np.median(expected_ranks(similarity, positives)))
 
 
 def chance_recall_at_k(k: int, num_candidates: int, num_positives: int = 1) -> float:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pathflip.errors import ConfigError
 from pathflip.losses import equal_captions, info_nce
+from pathflip.models.layers import cosine_of_patches, cosine_of_slides
 from pathflip.models.pathflip import PatchStem, TowerConfig
 from pathflip.models.text_paths import text_vectors
 from pathflip.models.text_tower import TextEncoder
@@ -114,12 +115,11 @@ class SlideCLIP(nn.Module):
 
     def similarity(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C"]:
         """Cosine of slide and text."""
-        return F.normalize(slides.slide, dim=-1) @ F.normalize(texts.caption, dim=-1).T
+        return cosine_of_slides(slides, texts)
 
     def patch_similarity(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C M"]:
         """Cosine of each patch with the text; padded ones hold -inf."""
-        similarity = F.normalize(texts.local, dim=-1) @ slides.patches.mT
-        return similarity.masked_fill(~slides.patch_mask[:, None], float("-inf"))
+        return cosine_of_patches(slides, texts)
 
     def presence(
         self, slides: SlideCode, texts: TextCode, patch_similarity: Float[Tensor, "B C M"] | None = None

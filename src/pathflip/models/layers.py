@@ -8,11 +8,15 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from pathflip.types import SlideCode, TextCode
+
 __all__ = [
     "MultiHeadAttention",
     "TextKeyAttention",
     "as_autocast",
     "attend",
+    "cosine_of_patches",
+    "cosine_of_slides",
     "drop_padding",
     "masked_softmax",
 ]
@@ -33,6 +37,17 @@ def drop_padding(values: Float[Tensor, "*b D"], mask: Bool[Tensor, "*b"]) -> Flo
     if values.device.type == "cpu" and bool(mask.all()):
         return values
     return values.masked_fill(~mask.unsqueeze(-1), 0.0)
+
+
+def cosine_of_slides(slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C"]:
+    """Cosine of slide and caption embeddings."""
+    return F.normalize(slides.slide, dim=-1) @ F.normalize(texts.caption, dim=-1).T
+
+
+def cosine_of_patches(slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C M"]:
+    """Cosine of each patch (of unit length already) with the text; padded ones hold -inf."""
+    similarity = F.normalize(texts.local, dim=-1) @ slides.patches.mT
+    return similarity.masked_fill(~slides.patch_mask[:, None], float("-inf"))
 
 
 def attend(

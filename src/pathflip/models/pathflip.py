@@ -26,6 +26,7 @@ from pathflip.losses import (
     sub_caption_labels,
     true_captions,
 )
+from pathflip.models.layers import cosine_of_patches, cosine_of_slides
 from pathflip.models.text_paths import PretrainedHead, PretrainedPath, text_vectors
 from pathflip.models.text_tower import TextConfig, TextEncoder
 from pathflip.types import AlignBatch, AlignOutput, SlideChunks, SlideCode, TextCode
@@ -281,12 +282,11 @@ class PathFLIP(nn.Module):
 
     def similarity(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C"]:
         """Cosine of slide and caption embeddings."""
-        return F.normalize(slides.slide, dim=-1) @ F.normalize(texts.caption, dim=-1).T
+        return cosine_of_slides(slides, texts)
 
     def patch_similarity(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C M"]:
         """Cosine of each patch with the text; padded ones hold -inf."""
-        similarity = F.normalize(texts.local, dim=-1) @ slides.patches.mT
-        return similarity.masked_fill(~slides.patch_mask[:, None], float("-inf"))
+        return cosine_of_patches(slides, texts)
 
     def presence(
         self, slides: SlideCode, texts: TextCode, patch_similarity: Float[Tensor, "B C M"] | None = None

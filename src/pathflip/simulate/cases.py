@@ -5,7 +5,6 @@ a model that finds keratin must look for keratin. (Real tumours are kinder; here
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
 from typing import TypeVar
 
 import numpy as np
@@ -25,7 +24,7 @@ from pathflip.simulate.world import (
     World,
 )
 
-__all__ = ["HELD_OUT_COMBINATIONS", "HELD_OUT_PAIRS", "as_planned", "held_out_pairs_of", "plan_cases"]
+__all__ = ["HELD_OUT_COMBINATIONS", "HELD_OUT_PAIRS", "as_planned", "plan_cases"]
 
 HELD_OUT_COMBINATIONS = frozenset(
     {("adenocarcinoma", "single_files"), ("squamous_cell_carcinoma", "papillary"), ("melanoma", "glandular")}
@@ -203,9 +202,3 @@ def as_planned(plan: CasePlan) -> dict[str, Measured]:
     rest = 1.0 - plan.tumour_fraction - sum(f.fraction for f in plan.findings)
     measured["fibrous_stroma"] = Measured(rest, SCATTERED, rest > 0)
     return measured
-
-
-def held_out_pairs_of(plan: CasePlan) -> list[frozenset[str]]:
-    """The held-out pairs of findings that ``plan`` shows together."""
-    names = [finding.name for finding in plan.findings]
-    return [pair for pair in map(frozenset, combinations(names, 2)) if pair in HELD_OUT_PAIRS]

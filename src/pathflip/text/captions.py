@@ -18,7 +18,6 @@ from typing import Any, Literal
 from pathflip.errors import CaptionError
 from pathflip.geometry import Box
 from pathflip.io.files import write_text
-from pathflip.io.slide_id import join_ids
 from pathflip.io.tables import PLAIN, TableOptions, TableRow, first_of, read_rows, read_utf8, text_of
 from pathflip.text.cases import (
     CASE_KEYS,
@@ -35,7 +34,7 @@ from pathflip.text.reports import read_report, undecided_note
 from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.types import Caption, Case, CaseSlide, SubCaption
 
-__all__ = ["CaptionTable", "check_captions", "identity_row", "named_as", "patient_of", "read_caption_table",
+__all__ = ["CaptionTable", "check_captions", "identity_row", "patient_of", "read_caption_table",
            "read_captions", "slide_of_row", "slides_of_row", "write_captions"]  # fmt: skip
 
 PATIENT_KEYS = ("patient", "patient_id", "case", "case_id", "subject", "subject_id", "submitter_id")
@@ -311,17 +310,6 @@ def slides_of_row(fields: Mapping[str, Any], keys: Iterable[str] = SLIDE_KEYS) -
     if not slides:
         raise CaptionError(_NO_SLIDE)
     return tuple(slide.slide_id for slide in slides)
-
-
-def named_as(captions: Iterable[Caption], ids: Iterable[str]) -> list[Caption]:
-    """Captions under the ids that the files of their slides have (see :func:`~pathflip.io.slide_id.join_ids`).
-
-    Raises:
-        CaptionError: a caption's slide fits several files, or two captions one.
-    """
-    captions = list(captions)
-    slide_of = join_ids([caption.slide_id for caption in captions], ids)
-    return [replace(caption, slide_id=slide_of.get(caption.slide_id, caption.slide_id)) for caption in captions]
 
 
 def patient_of(slide: str) -> str:

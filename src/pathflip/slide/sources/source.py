@@ -21,7 +21,6 @@ __all__ = [
     "Source",
     "flatten",
     "read_error",
-    "snapped_downsamples",
 ]
 
 Pixels = NDArray[np.uint8]
@@ -127,18 +126,3 @@ def flatten(rgba: NDArray[np.uint8], background: Color) -> Pixels:
     share = alpha[..., None].astype(np.float32) / 255
     mixed = rgba[..., :3] * share + np.asarray(background, np.float32) * (1 - share)
     return np.rint(mixed).astype(np.uint8)
-
-
-def snapped_downsamples(sizes: tuple[tuple[int, int], ...]) -> tuple[float, ...]:
-    """Level-0 pixels per level pixel, whole numbers wherever the sizes allow.
-
-    Scanners and converters shrink by whole factors and round the size up or down; dividing the rounded sizes gives
-    3.9994 for a true 4, which is half a pixel off at the far edge. Registering level 1 and 2 on level 0 at the far
-    corner of seven real slides from two vendors confirmed the whole numbers.
-    """
-    (width0, height0), factors = sizes[0], []
-    for width, height in sizes:
-        whole = max(1, round((width0 / width + height0 / height) / 2))
-        fits = abs(width0 - whole * width) < whole and abs(height0 - whole * height) < whole
-        factors.append(float(whole) if fits else (width0 / width + height0 / height) / 2)
-    return tuple(factors)
