@@ -26,6 +26,8 @@ VERBS = [
     "decompose",
     "zero-shot",
     "retrieve",
+    "index",
+    "search",
     "ground",
     "calibrate",
     "verify",

@@ -16,7 +16,7 @@ LAYERS = [
     {"features", "models", "simulate"},
     {"data", "checkpoint", "plots", "interop"},
     {"inference", "published"},
-    {"assistant", "verify"},
+    {"assistant", "verify", "archive"},
     {"evaluate"},
     {"train"},
     {"recipes"},

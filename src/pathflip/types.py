@@ -245,11 +245,16 @@ class AlignOutput(_Tensors):
 
 @dataclass(frozen=True, eq=False)
 class SlideCode(_Tensors):
-    """Encoded slides: the image half of :class:`AlignOutput`."""
+    """Encoded slides: the image half of :class:`AlignOutput`.
+
+    ``patch_weight``: how many patches of the slide each row stands for, where only some are held (an archive); None
+    where every row is one patch. Models that pool patches by their similarity to a text use it.
+    """
 
     slide: Float[Tensor, "B E"]
     patches: Float[Tensor, "B M E"]
     patch_mask: Bool[Tensor, "B M"]
+    patch_weight: Float[Tensor, "B M"] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,18 +4,18 @@ Nothing heavy is imported until a verb runs. The verbs stand in files by what th
 they share.
 """
 
-from pathflip.cli import ask, benchmarks, classify, embeddings, model_verbs, pack, slides, verify, view, words
+from pathflip.cli import archive, ask, benchmarks, classify, embeddings, model_verbs, pack, slides, verify, view, words
 from pathflip.cli.app import app, main
 
 __all__ = [
-    "app", "ask", "benchmarks", "classify", "embeddings", "main", "model_verbs", "pack", "slides", "verify", "view",
-    "words",
+    "app", "archive", "ask", "benchmarks", "classify", "embeddings", "main", "model_verbs", "pack", "slides", "verify",
+    "view", "words",
 ]  # fmt: skip
 
 ROAD = (
     "demo", "view", "simulate", "info", "qc", "tile", "encoders", "extract", "convert", "pack", "decompose", "train",
-    "import", "export", "benchmark", "curve", "few-shot", "embed", "zero-shot", "retrieve", "ground", "calibrate",
-    "verify", "ask", "caption", "chat",
+    "import", "export", "benchmark", "curve", "few-shot", "embed", "zero-shot", "retrieve", "index", "search",
+    "ground", "calibrate", "verify", "ask", "caption", "chat",
 )  # fmt: skip
 """The order of the verbs in ``--help``."""
 

@@ -18,7 +18,7 @@ from pathflip.inference.encoding import (
     slides_in,
 )
 from pathflip.inference.grounding import ground, ground_to_files
-from pathflip.inference.retrieval import Retrieval, retrieval_scores, retrieve
+from pathflip.inference.retrieval import Retrieval, encode_caption, retrieval_scores, retrieve
 
 __all__ = [
     "Aligned",
@@ -27,6 +27,7 @@ __all__ = [
     "Retrieval",
     "ZeroShot",
     "embed_slide",
+    "encode_caption",
     "encode_case",
     "encode_files",
     "encode_slide",

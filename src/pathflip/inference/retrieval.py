@@ -15,7 +15,7 @@ from pathflip.text.sentences import split_sentences
 from pathflip.text.sub_captions import sub_captions_of
 from pathflip.types import SlideFeatures, TextCode
 
-__all__ = ["Retrieval", "retrieval_scores", "retrieve"]
+__all__ = ["Retrieval", "encode_caption", "retrieval_scores", "retrieve"]
 
 SENTENCE_WEIGHT = 2.0
 """Weight of the sub-caption-level score beside the whole-slide score in retrieval (docs/method.md)."""
@@ -85,6 +85,17 @@ def retrieve(
     return Retrieval(
         tuple(ids), captions, whole_scores, sub_caption_scores, retrieval_scores(whole_scores, sub_caption_scores)
     )
+
+
+@torch.no_grad()
+def encode_caption(model: Aligned, caption: str) -> tuple[TextCode, TextCode]:
+    """A caption as :func:`retrieve` scores it: one code of the whole, and one of the sub-captions that count.
+
+    Raises:
+        CaptionError: no sentence in it.
+    """
+    sub_captions = encode_text(model, _counted_sub_captions(model, caption, 0))
+    return _whole_captions(model, [caption], [list(range(len(sub_captions.texts)))], sub_captions), sub_captions
 
 
 def _counted_sub_captions(model: Aligned, caption: str, place: int) -> list[str]:

@@ -292,9 +292,14 @@ class PathFLIP(nn.Module):
         self, slides: SlideCode, texts: TextCode, patch_similarity: Float[Tensor, "B C M"] | None = None
     ) -> Float[Tensor, "B C"]:
         """A logit that the slide shows what the text states; near 0 where the text says a slide cannot show it."""
-        if patch_similarity is None:
+        if slides.patch_weight is not None:
+            similarity = self.patch_similarity(slides, texts) if patch_similarity is None else patch_similarity
+            counted = slides.patch_weight.clamp(min=1e-12).log()[:, None]
+            weight = (self._sharpness() * similarity + counted).softmax(-1)
+        elif patch_similarity is None:
             return self._logits(slides.patches, slides.patch_mask, texts)
-        weight = (self._sharpness() * patch_similarity).softmax(-1)
+        else:
+            weight = (self._sharpness() * patch_similarity).softmax(-1)
         return self._logits_of_pooled(weight @ slides.patches, F.normalize(texts.local, dim=-1), texts)
 
     @torch.no_grad()
