@@ -112,8 +112,8 @@ def searched(folder: Path, queries: np.ndarray, exact: np.ndarray, pipe: Any) ->
 
     torch.manual_seed(0)
     net = build_model({"kind": "pathflip", "feature_dim": 8, "vocab_size": 50, "embed_dim": WIDTH}).eval()
-    statements = torch.randn(3, WIDTH)
-    code = TextCode(("a", "b", "c"), statements, statements, torch.zeros(3, dtype=torch.bool))
+    sub_captions = torch.randn(3, WIDTH)
+    code = TextCode(("a", "b", "c"), sub_captions, sub_captions, torch.zeros(3, dtype=torch.bool))
     forget(folder)
     searcher = Searcher(open_archive(folder))
     searcher.model = SimpleNamespace(net=net, device=torch.device("cpu"))  # type: ignore[assignment]

@@ -1,6 +1,6 @@
 """Search an archive in two stages: by the slides' own vectors, then the best by their stored patches.
 
-A text scores a slide as :func:`pathflip.inference.retrieve` does, z(whole) + 2·z(statements), with the stored patches
+A text scores a slide as :func:`pathflip.inference.retrieve` does, z(whole) + 2·z(sub-captions), with the stored patches
 in place of all; mean and standard deviation are over slides evenly spread through the archive, so that a score does not
 depend on what else was found.
 """
@@ -104,7 +104,7 @@ class Searcher:
         check_words(model, text)
         return self.by_codes(*encode_caption(model, text), k, expression)
 
-    def by_codes(self, whole: TextCode, statements: TextCode, k: int, expression: str = "") -> list[Hit]:
+    def by_codes(self, whole: TextCode, sub_captions: TextCode, k: int, expression: str = "") -> list[Hit]:
         """:meth:`by_text` of an encoded caption; ``expression`` is one of :func:`pathflip.archive.where.condition`."""
         direction = F.normalize(whole.caption[0], dim=-1).float().cpu().numpy()
         row_ids, _ = self.archive.nearest("vector", direction, max(k, self.candidates), expression)
@@ -112,15 +112,15 @@ class Searcher:
             return []
         if self._references is None:
             self._references = self.load(self.archive.spread_row_ids(REFERENCES))
-        parts = self._parts(self._references, whole, statements)
+        parts = self._parts(self._references, whole, sub_captions)
         center, spread = parts.mean(0), parts.std(0)
         slides = self.load(row_ids)
         scaled = np.where(
-            spread > 1e-9, (self._parts(slides, whole, statements) - center) / np.maximum(spread, 1e-9), 0
+            spread > 1e-9, (self._parts(slides, whole, sub_captions) - center) / np.maximum(spread, 1e-9), 0
         )
         scores = scaled[:, 0] + SENTENCE_WEIGHT * scaled[:, 1]
         order = [int(row) for row in np.argsort(-scores, kind="stable")[:k]]
-        return self._hits(slides, order, scores, [self._places_of_text(slides, row, statements) for row in order])
+        return self._hits(slides, order, scores, [self._places_of_text(slides, row, sub_captions) for row in order])
 
     def by_slide(self, slide: str | Path, k: int = 20, where: str = "") -> list[Hit]:
         """Slides like another one: a slide of the archive by its name, or a feature file.
@@ -188,25 +188,25 @@ class Searcher:
     # --- Scores ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _parts(self, slides: StoredSlides, whole: TextCode, statements: TextCode) -> Float[np.ndarray, "n 2"]:
-        """Whole-slide cosine and mean presence of the statements, slide by slide."""
+    def _parts(self, slides: StoredSlides, whole: TextCode, sub_captions: TextCode) -> Float[np.ndarray, "n 2"]:
+        """Whole-slide cosine and mean presence of the sub-captions, slide by slide."""
         model, parts = self._model("a text"), []
         for start in range(0, len(slides.names), SLIDES_AT_ONCE):
             code = _some(slides.code, slice(start, start + SLIDES_AT_ONCE)).to(model.device)
-            presence = model.net.presence(code, statements).mean(1)
+            presence = model.net.presence(code, sub_captions).mean(1)
             parts.append(torch.stack([model.net.similarity(code, whole)[:, 0], presence], 1).float().cpu())
         return torch.cat(parts).numpy()
 
     @torch.no_grad()
-    def _places_of_text(self, slides: StoredSlides, row: int, statements: TextCode) -> tuple[Place, ...]:
-        """The patches that show the statements best; those that deny show where the thing would be, and are left out
+    def _places_of_text(self, slides: StoredSlides, row: int, sub_captions: TextCode) -> tuple[Place, ...]:
+        """The patches that show the sub-captions best; those that deny show where the thing would be, and are left out
         where others affirm."""
         model = self._model("a text")
         code = _some(slides.code, slice(row, row + 1)).to(model.device)
-        similarity = model.net.patch_similarity(code, statements)[0].float().cpu().numpy()
-        affirmed = np.flatnonzero(~statements.negated.cpu().numpy())
+        similarity = model.net.patch_similarity(code, sub_captions)[0].float().cpu().numpy()
+        affirmed = np.flatnonzero(~sub_captions.negated.cpu().numpy())
         similarity = similarity[affirmed] if len(affirmed) else similarity
-        texts = [statements.texts[i] for i in affirmed] if len(affirmed) else list(statements.texts)
+        texts = [sub_captions.texts[i] for i in affirmed] if len(affirmed) else list(sub_captions.texts)
         best = similarity.max(axis=0)[: len(slides.boxes[row])]
         return tuple(
             Place(_box(slides.boxes[row][i]), float(best[i]), texts[int(similarity[:, i].argmax())])
