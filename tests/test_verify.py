@@ -15,11 +15,12 @@ from pathflip.errors import CaptionError, CheckpointError, ConfigError
 from pathflip.evaluate.simulated.planted_errors import plant_errors, study_verification
 from pathflip.evaluate.verifier_calibration import calibrate
 from pathflip.inference import Aligned, ground
+from pathflip.text.known_words import unknown_fraction
 from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.verify import read_verifier_calibration, verify_report, write_verification, write_verifier_calibration
 from pathflip.verify.calibration import FILE_NAME
 from pathflip.verify.heatmaps import encoded_once, heatmaps
-from pathflip.verify.lexicon import Lexicon, denied_phrases, learn_lexicon, rewordings, subjects, unknown_fraction
+from pathflip.verify.lexicon import Lexicon, denied_phrases, learn_lexicon, rewordings, subjects
 from pathflip.verify.place_and_extent import describe
 from pathflip.verify.scores import synonym_groups
 

@@ -18,11 +18,12 @@ from pathflip.errors import CaptionError, ConfigError
 from pathflip.evaluate import metrics
 from pathflip.inference import Aligned, EncodedCase, EncodedSlide, presence_scores
 from pathflip.text.flips import flipped_sub_caption
+from pathflip.text.known_words import content_words
 from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.types import Caption, SubCaption
 from pathflip.verify.calibration import Fit, Logistic, VerifierCalibration, weights_digest
 from pathflip.verify.judge import omission_scores
-from pathflip.verify.lexicon import Lexicon, content_words, denied_phrases, exchangeable, learn_lexicon, rewordings
+from pathflip.verify.lexicon import Lexicon, denied_phrases, exchangeable, learn_lexicon, rewordings
 from pathflip.verify.place_and_extent import learn_shapes
 from pathflip.verify.scores import (
     FINDING_SCORES,

@@ -14,12 +14,13 @@ from jaxtyping import Float
 from pathflip import plots
 from pathflip.errors import CaptionError
 from pathflip.inference import Aligned, EncodedCase, EncodedSlide, slides_in
+from pathflip.text.known_words import unknown_fraction
 from pathflip.text.sentences import split_sentences
 from pathflip.text.sub_captions import not_visual_kind, sub_captions_of
 from pathflip.types import Evidence, SubCaption
 from pathflip.verify.calibration import Fit, VerifierCalibration
 from pathflip.verify.heatmaps import heatmaps
-from pathflip.verify.lexicon import Lexicon, unknown_fraction
+from pathflip.verify.lexicon import Lexicon
 from pathflip.verify.scores import (
     Knowledge,
     Weighing,

@@ -10,29 +10,28 @@ sub-caption is compared with the same sentence saying something else. Plain Pyth
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import combinations
 
 from pydantic import BaseModel, ConfigDict
 
+from pathflip.text.known_words import FRAME, content_words, word_tokens
 from pathflip.types import Caption, SubCaption
 
 __all__ = [
     "Finding",
     "Lexicon",
-    "content_words",
     "denied_phrases",
     "exchangeable",
     "learn_lexicon",
     "rewordings",
     "subjects",
-    "unknown_fraction",
 ]
 
 MIN_CAPTIONS = 2
 """A phrase counts as a finding that is looked for when so many captions deny it."""
-MIN_FRAMES = 3
+MINFRAMES = 3
 """Two phrases count as alternatives when they stand in one another's place in so many contexts."""
 CONTEXT_WORDS = 3
 """Words on either side that make a context; whole sentences repeat too rarely in real reports."""
@@ -43,18 +42,8 @@ ASKS = 4
 """Wordings in which presence of a finding is asked, averaged."""
 EDGE = ("<", ">")
 
-_TOKEN = re.compile(r"[^\W_]+(?:[-'’./][^\W_]+)*|[^\w\s]")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)?$")
 _JOINED = re.compile(r"\s*(?:,|;|\bor\b|\band\b|\bnor\b)\s*")
-# What surrounds a finding in a denial and is no part of it.
-_FRAME = frozenset(
-    """a an the this these that there it its is are was were be been has have had of in on at by for from to with
-    without any as well also or and nor no not none neither either both evidence sign signs presence present seen
-    identified noted observed found detected evident demonstrated appreciated visible shown can could positive
-    contain contains containing show shows showing reveal reveals exhibit exhibits tissue section sections slide
-    sample specimen biopsy material background definite obvious significant some something tumour tumor here
-    involved features""".split()  # noqa: SIM905
-)
 _KEPT_ALONE = frozenset({"tumour", "tumor"})
 """Frame words that are a finding where nothing else is left ("no tumour is seen")."""
 _ENDINGS = frozenset({"tissue"})
@@ -100,22 +89,6 @@ def learn_lexicon(captions: Sequence[Caption]) -> Lexicon:
     return Lexicon(words=words, findings=findings, alternatives=_alternatives(visual, topics))
 
 
-def content_words(text: str) -> list[str]:
-    """Words of a text that are neither frame nor number, lower case."""
-    return [w for w in _tokens(text) if w not in _FRAME and w[0].isalpha() and len(w) > 1]
-
-
-def unknown_fraction(text: str, words: Iterable[str]) -> float:
-    """Fraction of a sub-caption's content words that no training caption holds; 1 where it has none at all.
-
-    A word counts as known when it stands there in singular or plural.
-    """
-    known = words if isinstance(words, (set, frozenset)) else set(words)
-    own = content_words(text)
-    missing = [w for w in own if not ({w, w + "s", w.removesuffix("s"), w.removesuffix("es")} & known)]
-    return len(missing) / len(own) if own else 1.0
-
-
 def denied_phrases(sub_caption: SubCaption) -> list[str]:
     """The noun phrases of a denial: "neither necrosis nor calcification is seen" gives both.
 
@@ -125,7 +98,7 @@ def denied_phrases(sub_caption: SubCaption) -> list[str]:
         return [sub_caption.concept]
     phrases = []
     for part in _JOINED.split(sub_caption.content):
-        words = _tokens(part)
+        words = word_tokens(part)
         inner = _stripped(words)
         phrase = " ".join(inner) or next((w for w in words if w in _KEPT_ALONE), "")
         if phrase and len(inner) <= LONGEST_PHRASE and not _NUMBER.match(phrase):
@@ -139,7 +112,7 @@ def rewordings(content: str, lexicon: Lexicon) -> list[list[str]]:
     Longer phrases come first, and a phrase within one already taken is passed over ("well differentiated" is
     replaced whole, not "well" alone).
     """
-    words = _tokens(content)
+    words = word_tokens(content)
     return [
         [_written([*words[:a], *other.split(), *words[b:]]) for other in lexicon.alternatives[" ".join(words[a:b])]]
         for a, b in _slots(words, lexicon)
@@ -148,16 +121,16 @@ def rewordings(content: str, lexicon: Lexicon) -> list[list[str]]:
 
 def exchangeable(content: str, lexicon: Lexicon) -> list[str]:
     """The phrases of a sub-caption that have alternatives."""
-    words = _tokens(content)
+    words = word_tokens(content)
     return [" ".join(words[a:b]) for a, b in _slots(words, lexicon)]
 
 
 def subjects(content: str, lexicon: Lexicon) -> list[int]:
     """Which findings of the vocabulary a sub-caption names, by its words; of nested names the longest ones."""
-    words = _tokens(content)
+    words = word_tokens(content)
     named = {
         row: len(name)
-        for row, name in enumerate(_finding_tokens(lexicon))
+        for row, name in enumerate(_findingword_tokens(lexicon))
         if any(tuple(words[k : k + len(name)]) == name for k in range(len(words) - len(name) + 1))
     }
     longest = max(named.values(), default=0)
@@ -166,10 +139,10 @@ def subjects(content: str, lexicon: Lexicon) -> list[int]:
 
 @lru_cache(maxsize=8)
 def _names_of(names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(_tokens(name)) for name in names)
+    return tuple(tuple(word_tokens(name)) for name in names)
 
 
-def _finding_tokens(lexicon: Lexicon) -> tuple[tuple[str, ...], ...]:
+def _findingword_tokens(lexicon: Lexicon) -> tuple[tuple[str, ...], ...]:
     return _names_of(tuple(finding.name for finding in lexicon.findings))
 
 
@@ -191,10 +164,6 @@ def _slots(words: Sequence[str], lexicon: Lexicon) -> list[tuple[int, int]]:
 # --- Reading captions ------------------------------------------------------------------------------------------------
 
 
-def _tokens(text: str) -> list[str]:
-    return _TOKEN.findall(text.lower())
-
-
 def _written(words: Sequence[str]) -> str:
     return re.sub(r"\s+([,.;:)%])", r"\1", " ".join(words)).replace("( ", "(")
 
@@ -202,11 +171,11 @@ def _written(words: Sequence[str]) -> str:
 def _stripped(words: Sequence[str]) -> list[str]:
     """Without frame words and punctuation at either end."""
     inner = list(words)
-    while inner and (inner[0] in _FRAME or not inner[0][0].isalnum()):
+    while inner and (inner[0] in FRAME or not inner[0][0].isalnum()):
         inner.pop(0)
-    while inner and (inner[-1] in _FRAME - _ENDINGS or not inner[-1][0].isalnum()):
+    while inner and (inner[-1] in FRAME - _ENDINGS or not inner[-1][0].isalnum()):
         inner.pop()
-    return inner if any(w not in _FRAME for w in inner) else []
+    return inner if any(w not in FRAME for w in inner) else []
 
 
 def _findings(captions: Sequence[Caption]) -> tuple[Finding, ...]:
@@ -245,7 +214,7 @@ def _alternatives(visual: Sequence[SubCaption], topics: set[str]) -> dict[str, t
     topic_words = [set(topic.split()) for topic in topics]
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for (first, second), count in shared.items():
-        if count >= MIN_FRAMES and not any(_speaks_of(phrase, topic_words) for phrase in (first, second)):
+        if count >= MINFRAMES and not any(_speaks_of(phrase, topic_words) for phrase in (first, second)):
             counts[first][second] += count
             counts[second][first] += count
     return {phrase: tuple(o for o, _ in _steady(counts[phrase])[:MOST_ALTERNATIVES]) for phrase in sorted(counts)}
@@ -261,7 +230,7 @@ def _contexts(visual: Sequence[SubCaption]) -> Mapping[tuple[tuple[str, ...], tu
     """Context -> the phrases met in it, from the distinct affirmative sub-captions."""
     contexts: dict[tuple[tuple[str, ...], tuple[str, ...]], set[str]] = defaultdict(set)
     for content in sorted({s.content for s in visual if not s.negated}):
-        words = [EDGE[0], *_tokens(content), EDGE[1]]
+        words = [EDGE[0], *word_tokens(content), EDGE[1]]
         for a in range(1, len(words) - 1):
             for b in range(a + 1, min(a + LONGEST_PHRASE, len(words) - 1) + 1):
                 phrase = words[a:b]

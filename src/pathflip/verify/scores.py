@@ -15,9 +15,10 @@ from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict
 
 from pathflip.inference import Aligned, EncodedCase, EncodedSlide, presence_scores
+from pathflip.text.known_words import content_words
 from pathflip.types import SubCaption
 from pathflip.verify.heatmaps import encoded_once
-from pathflip.verify.lexicon import Finding, Lexicon, content_words, rewordings, subjects
+from pathflip.verify.lexicon import Finding, Lexicon, rewordings, subjects
 from pathflip.verify.place_and_extent import Shapes, describe_findings, shape_lead
 
 __all__ = [

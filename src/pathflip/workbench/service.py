@@ -287,8 +287,8 @@ class ModelService:
 
     def _notes(self, loaded: _Loaded, text: str) -> tuple[list[str], bool]:
         """What must be said of a phrase before its map is looked at, and whether no word of it is known."""
+        from pathflip.text.known_words import content_words, unknown_fraction
         from pathflip.text.sub_captions import not_visual_kind, parse_sub_caption
-        from pathflip.verify.lexicon import content_words, unknown_fraction
 
         words = content_words(text)
         if loaded.calibration is not None:

@@ -24,11 +24,11 @@ from pathflip.evaluate.metrics import Interval
 from pathflip.inference import Aligned, EncodedSlide
 from pathflip.simulate.report_writer import ERROR_KINDS, CorruptedReport, Report, Statement, corrupt_report
 from pathflip.simulate.world import CasePlan, Measured, PlacedFinding
+from pathflip.text.known_words import content_words
 from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.types import Caption, SubCaption
 from pathflip.verify.calibration import VerifierCalibration
 from pathflip.verify.judge import omission_scores
-from pathflip.verify.lexicon import content_words
 from pathflip.verify.scores import score_rows, weigh_sub_captions
 
 __all__ = ["ErrorRow", "Planted", "SlideTruth", "VerificationStudy", "plant_errors", "read_truth", "study_verification"]

@@ -1,0 +1,38 @@
+"""Which words of a text say something, and which of them a model was trained on. Plain Python, no model."""
+
+import re
+from collections.abc import Iterable
+
+__all__ = ["FRAME", "content_words", "unknown_fraction", "word_tokens"]
+
+_TOKEN = re.compile(r"[^\W_]+(?:[-'’./][^\W_]+)*|[^\w\s]")
+FRAME = frozenset(
+    """a an the this these that there it its is are was were be been has have had of in on at by for from to with
+    without any as well also or and nor no not none neither either both evidence sign signs presence present seen
+    identified noted observed found detected evident demonstrated appreciated visible shown can could positive
+    contain contains containing show shows showing reveal reveals exhibit exhibits tissue section sections slide
+    sample specimen biopsy material background definite obvious significant some something tumour tumor here
+    involved features""".split()  # noqa: SIM905
+)
+"""Words that surround a finding and are no part of it."""
+
+
+def word_tokens(text: str) -> list[str]:
+    """Words, numbers and signs of a text, lower case."""
+    return _TOKEN.findall(text.lower())
+
+
+def content_words(text: str) -> list[str]:
+    """Words of a text that are neither frame nor number, lower case."""
+    return [w for w in word_tokens(text) if w not in FRAME and w[0].isalpha() and len(w) > 1]
+
+
+def unknown_fraction(text: str, words: Iterable[str]) -> float:
+    """Fraction of a sub-caption's content words that no training caption holds; 1 where it has none at all.
+
+    A word counts as known when it stands there in singular or plural.
+    """
+    known = words if isinstance(words, (set, frozenset)) else set(words)
+    own = content_words(text)
+    missing = [w for w in own if not ({w, w + "s", w.removesuffix("s"), w.removesuffix("es")} & known)]
+    return len(missing) / len(own) if own else 1.0
