@@ -313,7 +313,7 @@ def progress_bar(title: str) -> Iterator[Callable[..., None]]:
 
 
 def finish(rows: Sequence[Any], json: bool, line: Callable[[Mapping[str, Any]], str]) -> None:
-    """Print outcomes (errors too) and leave with status 1 if any failed."""
+    """Print outcomes (errors too), each caution once, and leave with status 1 if any failed."""
     plain = [row if isinstance(row, dict) else as_row(row) for row in rows]
 
     def either(row: Mapping[str, Any]) -> str:
@@ -321,8 +321,17 @@ def finish(rows: Sequence[Any], json: bool, line: Callable[[Mapping[str, Any]], 
         return text + "".join(f"\n  note: {warning}" for warning in row.get("warnings") or ())
 
     print_rows(plain, json, either)
+    for caution in [] if json else dict.fromkeys(row["caution"] for row in plain if row.get("caution")):
+        say(caution)
     if any(row.get("error") for row in plain):
         raise typer.Exit(1)
+
+
+def unknown_words(model: Any, text: str) -> list[str]:
+    """The warning that a text holds no word of the model's training texts, where that is so."""
+    from pathflip.text.known_words import UNKNOWN_WORDS
+
+    return [UNKNOWN_WORDS] if model.knows_no_word_of(text) else []
 
 
 def as_row(outcome: Any) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from pathflip.cli.app import (
     print_rows,
     progress_bar,
     say,
+    unknown_words,
     write_rows,
 )
 from pathflip.errors import ConfigError, PathFLIPError
@@ -80,7 +81,7 @@ def ask(
     views = _views(loaded, features)
     assert question is not None
     answer = answer_to(loaded, question, views, option or (), writing=writing)
-    row = _row(views[0].slide_id, answer, question=question)
+    row = _row(views[0].slide_id, answer, loaded.aligned, question=question)
     row["files"] = _write(answer, views, out, slide, slide_mpp, loaded)
     _write_answers(out, [row])
     print_rows([row], json, _answer_line)
@@ -112,7 +113,12 @@ def caption(
             try:
                 view = prepare_slide(loaded.aligned, read_features(path))
                 answer = describe(loaded, view, writing=writing)
-                rows.append({**_row(view.slide_id, answer), "files": _write(answer, [view], out, None, None, loaded)})
+                rows.append(
+                    {
+                        **_row(view.slide_id, answer, loaded.aligned),
+                        "files": _write(answer, [view], out, None, None, loaded),
+                    }
+                )
             except PathFLIPError as error:
                 rows.append({"slide_id": path.stem, "error": str(error)})
             advance(done, len(files))
@@ -144,7 +150,7 @@ def chat(
             say(f"pathflip: {error}")
             continue
         if json:
-            print_rows([_row(talk.slides[0].slide_id, answer, question=question)], json, _answer_line)
+            print_rows([_row(talk.slides[0].slide_id, answer, loaded.aligned, question=question)], json, _answer_line)
         else:
             print(_rest(answer), flush=True)
 
@@ -194,7 +200,7 @@ def _batch(loaded: Any, features: list[Path], questions: Path, options: Any, wri
                     views = [prepare_slide(loaded.aligned, read_features(file)) for file in wanted]
                     shown = wanted
                 answer = answer_to(loaded, one.question, views, one.options, writing=writing)
-                yield _row(one.slide_id, answer, question=one.question)
+                yield _row(one.slide_id, answer, loaded.aligned, question=one.question)
             except PathFLIPError as error:
                 yield {"slide_id": one.slide_id, "question": one.question, "error": str(error)}
             advance(done, len(known))
@@ -225,19 +231,19 @@ def _views(loaded: Any, features: list[Path]) -> list[Any]:
     return [prepare_slide(loaded.aligned, read_features(path)) for path in files_in(features, {".h5"})]
 
 
-def _row(slide_id: str, answer: Any, question: str | None = None) -> dict[str, Any]:
+def _row(slide_id: str, answer: Any, aligned: Any, question: str | None = None) -> dict[str, Any]:
     """An answer as JSON can hold it."""
     from pathflip.assistant import evidence_rows
 
     row: dict[str, Any] = {"slide_id": slide_id}
     if question is not None:
-        row["question"] = question
+        row |= {"question": question, "warnings": unknown_words(aligned, question)}
     row |= {"answer": answer.text, "abstained": answer.abstained, "generated": answer.generated}
     row["confidence"] = None if answer.confidence is None else round(answer.confidence, 4)
     if answer.options:
         row["options"] = list(answer.options)
         row["probabilities"] = [round(p, 4) for p in answer.probabilities]
-    return {**row, "evidence": evidence_rows(answer)}
+    return {**row, "evidence": evidence_rows(answer), "caution": aligned.note}
 
 
 def _write(

@@ -24,6 +24,7 @@ from pathflip.cli.app import (
     finish,
     print_rows,
     say,
+    unknown_words,
     write_rows,
 )
 from pathflip.errors import ConfigError
@@ -52,6 +53,7 @@ def zero_shot(
     from pathflip import inference
     from pathflip.evaluate.labels import read_labels
     from pathflip.inference.classification import TEMPLATES
+    from pathflip.text.known_words import UNKNOWN_WORDS
 
     check_table(out, "zero-shot")
     known = read_labels(labels, label_column) if labels is not None else []
@@ -65,7 +67,9 @@ def zero_shot(
     for slide in encoded_items(loaded, features, failures, cases):
         answer = inference.zero_shot(loaded, [slide], names, template or TEMPLATES)
         chances = {c: round(float(p), 6) for c, p in zip(answer.classes, answer.probabilities[0], strict=True)}
-        rows.append({"slide_id": slide.slide_id, "class": answer.best[0], "probabilities": chances} | slides_row(slide))
+        warnings = [f"class '{name}': {UNKNOWN_WORDS}" for name in answer.unknown]
+        row = {"slide_id": slide.slide_id, "class": answer.best[0], "probabilities": chances} | slides_row(slide)
+        rows.append(row | {"warnings": warnings, "caution": loaded.note})
     scores = _scored(rows, known, list(names), labels, resamples, seed) if labels is not None and rows else []
     if out is not None:
         write_rows(out, [*map(_flat, rows), *failures])
@@ -78,6 +82,7 @@ def zero_shot(
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     own = {key: value for key, value in row.items() if key != "probabilities"}
+    own["warnings"] = "; ".join(row["warnings"])
     return own | {f"p_{name}": p for name, p in row["probabilities"].items()}
 
 
@@ -168,13 +173,14 @@ def retrieve(
     retrieval = inference.retrieve(loaded, slides, queries)
     for column, query in enumerate(queries):
         ranked = [{"slide_id": s, "score": round(v, 4)} for s, v in retrieval.slides_for(column, k)]
-        rows.append({"slide_id": known[column].slide_id if known else "", "text": query, "slides": ranked})
+        row = {"slide_id": known[column].slide_id if known else "", "text": query, "slides": ranked}
+        rows.append(row | {"warnings": unknown_words(loaded, query), "caution": loaded.note})
     if captions:
         for place, slide_id in enumerate(retrieval.slide_ids):
             ranked = [
                 {"caption_of": known[i].slide_id, "score": round(v, 4)} for i, v in retrieval.captions_for(place, k)
             ]
-            rows.append({"slide_id": slide_id, "captions": ranked})
+            rows.append({"slide_id": slide_id, "captions": ranked, "caution": loaded.note})
     if out is not None:
         write_rows(out, list(_ranked(rows)))
     finish(rows, json, _retrieval_line)
@@ -186,9 +192,10 @@ def _ranked(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         if "error" in row:
             yield row
         for rank, hit in enumerate(row.get("slides", ()), start=1):
-            yield {"query": row["text"], "caption_of": row["slide_id"], "rank": rank} | hit
+            known = {"warnings": "; ".join(row["warnings"]), "caution": row["caution"]}
+            yield {"query": row["text"], "caption_of": row["slide_id"], "rank": rank} | hit | known
         for rank, hit in enumerate(row.get("captions", ()), start=1):
-            yield {"slide_id": row["slide_id"], "rank": rank} | hit
+            yield {"slide_id": row["slide_id"], "rank": rank} | hit | {"caution": row["caution"]}
 
 
 def slides_row(encoded: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathflip.data.align import TextSpec
 from pathflip.data.regions import RegionSpec
 from pathflip.features.devices import device_named
 from pathflip.models.cpu import accelerate_for_cpu
+from pathflip.text.known_words import holds_no_known_word
 from pathflip.text.pretrained import PretrainedText, open_pretrained_text
 from pathflip.types import AlignModel
 
@@ -35,6 +36,13 @@ class Aligned:
     def net(self) -> AlignModel:
         """The model itself."""
         return cast(AlignModel, self.checkpoint.model)
+
+    def knows_no_word_of(self, text: str) -> bool:
+        """Whether no word of the text stood in a training text. The score of such a text means nothing.
+
+        False for models whose training words are not known: released ones, and those trained before they were kept.
+        """
+        return holds_no_known_word(text, self.checkpoint.tokenizer.words)
 
     @property
     def note(self) -> str:

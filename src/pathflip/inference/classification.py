@@ -22,6 +22,10 @@ SIMILARITY_WEIGHT = 5.0
 """Weight of the whole-slide cosine beside the presence logit in zero-shot scores; chosen on val (docs/log.md)."""
 
 
+UNKNOWN_PENALTY = 1000.0
+"""How far below all others a class of unknown words scores."""
+
+
 @dataclass(frozen=True, eq=False)
 class ZeroShot:
     """Class scores of slides. ``probabilities`` are a softmax over the classes given, not calibrated frequencies."""
@@ -30,6 +34,9 @@ class ZeroShot:
     classes: tuple[str, ...]
     scores: Float[np.ndarray, "B C"]
     probabilities: Float[np.ndarray, "B C"]
+    unknown: tuple[str, ...] = ()
+    """Classes no name of which holds a word of the training texts: they come last, with probability 0, unless all are
+    unknown, where nothing can be told."""
 
     @property
     def best(self) -> tuple[str, ...]:
@@ -65,9 +72,18 @@ def zero_shot(
     per_prompt = np.stack([_class_scores(model, slide, code) for slide in encoded])
     ends = np.cumsum([0, *(len(texts) for texts in prompts.values())])
     scores = np.stack([per_prompt[:, a:b].mean(1) for a, b in pairwise(ends)], axis=1)
+    unknown = tuple(
+        name for name, names in classnames.items() if all(map(model.knows_no_word_of, as_texts(names, name)))
+    )
+    if len(unknown) < len(prompts):
+        scores[:, [name in unknown for name in prompts]] = scores.min() - UNKNOWN_PENALTY
     exponent = np.exp(scores - scores.max(1, keepdims=True))
     return ZeroShot(
-        tuple(slide.slide_id for slide in encoded), tuple(prompts), scores, exponent / exponent.sum(1, keepdims=True)
+        tuple(slide.slide_id for slide in encoded),
+        tuple(prompts),
+        scores,
+        exponent / exponent.sum(1, keepdims=True),
+        unknown,
     )
 
 

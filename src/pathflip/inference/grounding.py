@@ -17,6 +17,7 @@ from pathflip.io.files import path_inside
 from pathflip.io.slide_id import slide_id
 from pathflip.slide import open_slide
 from pathflip.slide.resolution_table import SlideResolution
+from pathflip.text.known_words import UNKNOWN_WORDS
 from pathflip.types import Heatmap, SlideFeatures
 
 __all__ = ["ground", "ground_to_files"]
@@ -59,7 +60,7 @@ def ground_to_files(
     hand, the heatmap over its thumbnail.
 
     Returns:
-        One row a phrase: text, slide_id, presence, negated, best tiles, files, note.
+        One row a phrase: text, slide_id, presence, negated, best tiles, files, note, warnings (no known word).
     """
     texts = as_texts(texts, "texts")
     thumbnail, note = None, model.note
@@ -82,7 +83,7 @@ def ground_to_files(
         plots.save_tiles_geojson(heatmap, files[1])
         if thumbnail is not None:
             files.append(f"{stem}.png")
-            plots.save_heatmap_png(heatmap, thumbnail, files[2], note=note, tiles=tiles)
+            plots.save_heatmap_png(heatmap, thumbnail, files[2], note=_note_on(model, text, note), tiles=tiles)
         best = [
             {"x": box.x, "y": box.y, "width": box.width, "height": box.height, "score": round(score, 4)}
             for box, score in plots.top_tiles(heatmap, tiles)
@@ -96,9 +97,14 @@ def ground_to_files(
                 "tiles": best,
                 "files": files,
                 "note": note,
+                "warnings": [UNKNOWN_WORDS] if model.knows_no_word_of(text) else [],
             }
         )
     return rows
+
+
+def _note_on(model: Aligned, text: str, note: str) -> str:
+    return f"{UNKNOWN_WORDS.capitalize()}. {note}" if model.knows_no_word_of(text) else note
 
 
 def _slug(text: str) -> str:

@@ -34,6 +34,8 @@ class Retrieval:
     whole: Float[np.ndarray, "B A"]
     sub_captions: Float[np.ndarray, "B A"]
     scores: Float[np.ndarray, "B A"]
+    unknown: tuple[bool, ...] = ()
+    """Which captions hold no word of the training texts: their scores mean nothing."""
 
     @property
     def gallery_normalised(self) -> Float[np.ndarray, "B A"]:
@@ -48,8 +50,9 @@ class Retrieval:
         return [(self.slide_ids[i], float(self.scores[i, caption])) for i in order]
 
     def captions_for(self, slide: int, k: int = 5) -> list[tuple[int, float]]:
-        """The k best captions (column numbers) for a slide."""
-        order = np.argsort(-self.scores[slide], kind="stable")[:k]
+        """The k best captions (column numbers) for a slide; those of unknown words come last."""
+        last = np.array(self.unknown or [False] * len(self.captions))
+        order = np.lexsort((-self.scores[slide], last))[:k]
         return [(int(i), float(self.scores[slide, i])) for i in order]
 
 
@@ -83,7 +86,12 @@ def retrieve(
         sub_captions.append([float(logits[rows].mean()) for rows in rows_of])
     whole_scores, sub_caption_scores = np.stack(whole), np.array(sub_captions)
     return Retrieval(
-        tuple(ids), captions, whole_scores, sub_caption_scores, retrieval_scores(whole_scores, sub_caption_scores)
+        tuple(ids),
+        captions,
+        whole_scores,
+        sub_caption_scores,
+        retrieval_scores(whole_scores, sub_caption_scores),
+        tuple(map(model.knows_no_word_of, captions)),
     )
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-__all__ = ["FRAME", "content_words", "unknown_fraction", "word_tokens"]
+__all__ = ["FRAME", "UNKNOWN_WORDS", "content_words", "holds_no_known_word", "unknown_fraction", "word_tokens"]
 
 _TOKEN = re.compile(r"[^\W_]+(?:[-'’./][^\W_]+)*|[^\w\s]")
 FRAME = frozenset(
@@ -15,6 +15,9 @@ FRAME = frozenset(
     involved features""".split()  # noqa: SIM905
 )
 """Words that surround a finding and are no part of it."""
+UNKNOWN_WORDS = (
+    "the model saw none of these words in training (another language, or another organ?): the score means nothing"
+)
 
 
 def word_tokens(text: str) -> list[str]:
@@ -36,3 +39,17 @@ def unknown_fraction(text: str, words: Iterable[str]) -> float:
     own = content_words(text)
     missing = [w for w in own if not ({w, w + "s", w.removesuffix("s"), w.removesuffix("es")} & known)]
     return len(missing) / len(own) if own else 1.0
+
+
+def holds_no_known_word(text: str, words: Iterable[str] | None) -> bool:
+    """Whether a text has no content word among ``words``; False where these are not known (None).
+
+    Words count as the tokenizer splits them, at hyphens and dots. Of a text of frame words alone ("tumour is seen")
+    one of these must be known.
+    """
+    if words is None:
+        return False
+    apart = re.sub(r"[-'’./]", " ", text)
+    if content_words(apart):
+        return unknown_fraction(apart, words) == 1
+    return not any(word in words for word in word_tokens(apart))
