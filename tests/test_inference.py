@@ -75,6 +75,20 @@ def test_a_word_of_no_training_text_says_nothing_to_the_scratch_tower(model):
     assert torch.equal(bare, more)
 
 
+def test_texts_of_unknown_words_are_marked_and_come_last(model, tmp_path):
+    slides, foreign = [slide("a"), slide("b", 1)], "Verhornung, Plattenepithel"
+    assert [model.knows_no_word_of(text) for text in (foreign, "Necrosis, Plattenepithel", "zzyzx")] == [1, 0, 1]
+    zero = pathflip.zero_shot(model, slides, {"odd": foreign, "plain": "necrosis"})
+    assert zero.unknown == ("odd",)
+    assert zero.best == ("plain", "plain")
+    assert pathflip.zero_shot(model, slides, {"odd": foreign, "odder": "zzyzx"}).unknown == ("odd", "odder")
+    retrieval = pathflip.retrieve(model, slides, [foreign, "Necrosis is seen."])
+    assert retrieval.unknown == (True, False)
+    assert [retrieval.captions_for(place)[-1][0] for place in range(2)] == [0, 0]
+    rows = pathflip.inference.ground_to_files(model, pathflip.encode_slide(model, slides[0]), [foreign, "Necrosis"], tmp_path)
+    assert [bool(row["warnings"]) for row in rows] == [True, False]
+
+
 def test_every_tile_knows_its_row(model):
     if model.net.reads_regions:
         encoded = pathflip.encode_slide(model, slide("a"))
@@ -256,6 +270,7 @@ LARGE = """
 import sys
 import numpy as np, torch
 from pathflip import inference, TileSpec, SlideInfo
+from pathflip.inference import ground_to_files
 from pathflip.types import SlideFeatures
 from pathflip.checkpoint import Checkpoint, InputContract
 from pathflip.data.align import TextSpec

@@ -84,7 +84,7 @@ def ask(
     row = _row(views[0].slide_id, answer, loaded.aligned, question=question)
     row["files"] = _write(answer, views, out, slide, slide_mpp, loaded)
     _write_answers(out, [row])
-    print_rows([row], json, _answer_line)
+    finish([row], json, _answer_line)
 
 
 @app.command()

@@ -216,7 +216,7 @@ def ground(
     loaded = load(model, device)
     encoded = encode_slide(loaded, read_features(features))
     rows = ground_to_files(loaded, encoded, text, out, slide_file=slide, slide_mpp=slide_mpp, tiles=tiles)
-    print_rows(
+    finish(
         rows,
         json,
         lambda r: f"“{r['text']}”: presence logit {r['presence']:.2f}; {', '.join(r['files'])}\n  {r['note']}",
