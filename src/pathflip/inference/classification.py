@@ -72,9 +72,7 @@ def zero_shot(
     per_prompt = np.stack([_class_scores(model, slide, code) for slide in encoded])
     ends = np.cumsum([0, *(len(texts) for texts in prompts.values())])
     scores = np.stack([per_prompt[:, a:b].mean(1) for a, b in pairwise(ends)], axis=1)
-    unknown = tuple(
-        name for name, names in classnames.items() if all(map(model.knows_no_word_of, as_texts(names, name)))
-    )
+    unknown = tuple(name for name, names in _names(classnames).items() if all(map(model.knows_no_word_of, names)))
     if len(unknown) < len(prompts):
         scores[:, [name in unknown for name in prompts]] = scores.min() - UNKNOWN_PENALTY
     exponent = np.exp(scores - scores.max(1, keepdims=True))
