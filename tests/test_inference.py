@@ -85,7 +85,9 @@ def test_texts_of_unknown_words_are_marked_and_come_last(model, tmp_path):
     retrieval = pathflip.retrieve(model, slides, [foreign, "Necrosis is seen."])
     assert retrieval.unknown == (True, False)
     assert [retrieval.captions_for(place)[-1][0] for place in range(2)] == [0, 0]
-    rows = pathflip.inference.ground_to_files(model, pathflip.encode_slide(model, slides[0]), [foreign, "Necrosis"], tmp_path)
+    rows = pathflip.inference.ground_to_files(
+        model, pathflip.encode_slide(model, slides[0]), [foreign, "Necrosis"], tmp_path
+    )
     assert [bool(row["warnings"]) for row in rows] == [True, False]
 
 

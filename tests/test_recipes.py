@@ -162,7 +162,6 @@ def test_a_model_with_a_pretrained_path_opens_with_its_encoder_and_only_with_it(
     before = ground(model, slide, "necrosis").scores
     known = model.checkpoint.model.pretrained_text
     assert float(known.vector_std.mean()) != 1.0  # of the training texts
-    assert 5 < int(known.known_tokens.sum()) < len(known.known_tokens)  # likewise
     with torch.no_grad():
         known.layers[0].weight.zero_()
     assert not np.allclose(before, ground(model, slide, "necrosis").scores)  # the path is used

@@ -85,7 +85,7 @@ BLOCK = (torch.arange(1, 2001).remainder(50).view(400, 5), torch.ones(400, 5, dt
 def paths(**settings):
     torch.manual_seed(1)
     path = PretrainedPath(width=8, **settings)
-    return TextEncoder(CONFIG), PretrainedHead(path, 16, 50), torch.randn(400, 8)
+    return TextEncoder(CONFIG), PretrainedHead(path, 16), torch.randn(400, 8)
 
 
 def test_in_use_both_paths_are_added():
@@ -94,28 +94,6 @@ def test_in_use_both_paths_are_added():
     both = text_vectors(scratch, head, BLOCK, vectors)
     alone = text_vectors(scratch, None, BLOCK, None) + text_vectors(None, head, BLOCK, vectors)
     torch.testing.assert_close(both, alone)
-
-
-def test_in_use_the_path_from_scratch_does_not_see_tokens_no_training_text_had():
-    scratch, head, vectors = paths(known_tokens=True)
-    ids, mask, vectors = BLOCK[0][:3].clone(), BLOCK[1][:3].clone(), vectors[:3]
-    ids[1, 4] = ids[2, 4] = 49  # unknown; in the third text it is mere padding
-    mask[2, 4] = False
-    shorter = mask.clone()
-    shorter[1, 4] = False
-    scratch.eval(), head.eval()
-    as_written = text_vectors(scratch, head, (ids, mask), vectors)
-    head.set_known_tokens(torch.cat([ids[0], ids[:, :4].flatten()]))
-    without = text_vectors(scratch, None, (ids, shorter), None) + head(vectors)
-    torch.testing.assert_close(text_vectors(scratch, head, (ids, mask), vectors), without)
-    torch.testing.assert_close(without[[0, 2]], as_written[[0, 2]])
-    assert not torch.allclose(without[1], as_written[1])
-    of_before = PretrainedHead(PretrainedPath(width=8), 16, 50).eval()
-    of_before.load_state_dict({name: value for name, value in head.state_dict().items() if name != "known_tokens"})
-    of_before.set_known_tokens(ids[0])
-    torch.testing.assert_close(text_vectors(scratch, of_before, (ids, mask), vectors), as_written)
-    head.train()
-    assert head.without_unknown((ids, mask))[1] is mask  # training sees every token
 
 
 def test_in_training_texts_lose_one_path_in_the_stated_fractions():

@@ -149,22 +149,6 @@ class AlignDataset:
         sub_captions = (sub_caption for item in self.items for sub_caption in item.caption.sub_captions)
         return sorted({text_to_encode(sub_caption, self.text)[0] for sub_caption in sub_captions})
 
-    def known_tokens(self, whole_captions: bool) -> Int[Tensor, " T"]:
-        """Every token of the texts that training may draw, each once: of whole captions, or of sub-captions."""
-        if whole_captions:
-            texts, limit = {item.caption.text for item in self.items}, self.text.caption_tokens
-        else:
-            drawn = [one for item in self.items for one in self._drawable(item.caption)]
-            texts, limit = {text_to_encode(one, self.text)[0] for one in drawn}, self.text.sub_caption_tokens
-        parts = (self.tokenizer.encode([text], limit).ids.unique() for text in sorted(texts))
-        return torch.cat([torch.zeros(0, dtype=torch.int64), *parts]).unique()
-
-    def _drawable(self, caption: Caption) -> list[SubCaption]:
-        """The sub-captions that training may draw: decided ones, and those a slide can show where there are any."""
-        decided = [one for one in caption.sub_captions if not one.undecided]
-        visual = [one for one in decided if one.visual] if self.text.visual_only else []
-        return visual or decided
-
     def batch(self, indices: Sequence[int], rng: np.random.Generator) -> AlignBatch:
         """One padded batch. The same indices and generator state give the same batch, whatever was asked before."""
         # Each slide draws from a generator of its own, so that its share of a batch does not depend on its company.
@@ -208,8 +192,9 @@ class AlignDataset:
                 _Drawn(parse_sub_caption(merge_sentences(texts, merge)), parts=tuple(sorted({keys[i] for i in merge})))
                 for merge in merges
             ]
-        usable = self._drawable(caption)
-        drawn = [_Drawn(usable[i]) for i in rng.permutation(len(usable))[: self.text.num_sub_captions]]
+        usable = [i for i, s in enumerate(sub_captions) if s.visual] if self.text.visual_only else []
+        order = rng.permutation(usable or len(sub_captions))[: self.text.num_sub_captions]
+        drawn = [_Drawn(sub_captions[i]) for i in order]
         flips: list[_Drawn] = []
         for i in rng.permutation(len(sub_captions)):
             if len(flips) == self.text.num_flips:

@@ -66,13 +66,14 @@ def zero_shot(
     slides = as_slides(slides)
     if not len(slides):
         raise ConfigError("zero_shot: got no slide, expected at least one")
-    prompts = _prompts(classnames, templates)
+    names = _names(classnames)
+    prompts = _prompts(names, templates)
     code = encode_text(model, [text for texts in prompts.values() for text in texts])
     encoded = list(encoded_slides(model, slides))
     per_prompt = np.stack([_class_scores(model, slide, code) for slide in encoded])
     ends = np.cumsum([0, *(len(texts) for texts in prompts.values())])
     scores = np.stack([per_prompt[:, a:b].mean(1) for a, b in pairwise(ends)], axis=1)
-    unknown = tuple(name for name, names in _names(classnames).items() if all(map(model.knows_no_word_of, names)))
+    unknown = tuple(name for name, own in names.items() if all(map(model.knows_no_word_of, own)))
     if len(unknown) < len(prompts):
         scores[:, [name in unknown for name in prompts]] = scores.min() - UNKNOWN_PENALTY
     exponent = np.exp(scores - scores.max(1, keepdims=True))
@@ -85,9 +86,8 @@ def zero_shot(
     )
 
 
-def _prompts(
-    classnames: Mapping[str, str | Sequence[str]] | Sequence[str], templates: str | Sequence[str]
-) -> dict[str, list[str]]:
+def _names(classnames: Mapping[str, str | Sequence[str]] | Sequence[str]) -> dict[str, list[str]]:
+    """The names of each class."""
     if isinstance(classnames, list | tuple) and all(isinstance(name, str) for name in classnames):
         if len(set(classnames)) < len(classnames):
             raise ConfigError(f"zero_shot: a class stands twice in {list(classnames)}; expected each once")
@@ -96,21 +96,22 @@ def _prompts(
         raise TypeError(
             f"zero_shot: got a {type(classnames).__name__} of classes, expected {{class: its names}} or a list of names"
         )
-    templates = as_texts(templates, "templates")
     if len(classnames) < 2:
         raise ConfigError(f"zero_shot: got {len(classnames)} class, expected at least two to choose from")
+    if empty := [name for name, names in classnames.items() if not names]:
+        raise ConfigError(f"zero_shot: class '{empty[0]}' has no names; expected at least one")
+    return {c: list(as_texts(names, f"class '{c}'")) for c, names in classnames.items()}
+
+
+def _prompts(names: Mapping[str, Sequence[str]], templates: str | Sequence[str]) -> dict[str, list[str]]:
+    templates = as_texts(templates, "templates")
     if bad := [t for t in templates if t.count("{}") != 1]:
         raise ConfigError(
             f"zero_shot: template {bad[0]!r} has no single '{{}}'; expected for example 'A slide of {{}}.'"
         )
-    if empty := [name for name, names in classnames.items() if not names]:
-        raise ConfigError(f"zero_shot: class '{empty[0]}' has no names; expected at least one")
     if not templates:
         raise ConfigError("zero_shot: got no template, expected at least one, for example 'A slide of {}.'")
-    return {
-        c: [t.format(name) for name in as_texts(names, f"class '{c}'") for t in templates]
-        for c, names in classnames.items()
-    }
+    return {name: [t.format(one) for one in own for t in templates] for name, own in names.items()}
 
 
 def _class_scores(model: Aligned, slide: EncodedSlide | EncodedCase, code: TextCode) -> np.ndarray:

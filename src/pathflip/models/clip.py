@@ -133,10 +133,8 @@ class SlideCLIP(nn.Module):
         self.stem.feature_mean.copy_(mean)
         self.stem.feature_std.copy_(std.clamp(min=1e-4))
 
-    def set_text_statistics(self, vectors: Float[Tensor, "C P"], tokens: Int[Tensor, " T"]) -> None:
-        """Standardise a pretrained encoder's vectors by those of the training texts, and keep which tokens those have
-        (in the checkpoint)."""
+    def set_text_statistics(self, vectors: Float[Tensor, "C P"]) -> None:
+        """Standardise a pretrained encoder's vectors by those of the training texts (kept in the checkpoint)."""
         if self.pretrained_text is None:
             raise ConfigError("set_text_statistics: this model has no pretrained path; expected pretrained.width > 0")
         self.pretrained_text.set_vector_statistics(vectors)
-        self.pretrained_text.set_known_tokens(tokens)

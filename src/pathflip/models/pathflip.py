@@ -74,7 +74,7 @@ class TowerConfig(BaseModel):
 
     def pretrained_head(self) -> PretrainedHead | None:
         """The head of the pretrained path, where there is one."""
-        return PretrainedHead(self.pretrained, self.text_width, self.vocab_size) if self.pretrained.width else None
+        return PretrainedHead(self.pretrained, self.text_width) if self.pretrained.width else None
 
     def text(self) -> TextConfig:
         """The sizes of the text tower: a small pre-norm Transformer over word pieces."""
@@ -308,13 +308,11 @@ class PathFLIP(nn.Module):
         self.stem.feature_mean.copy_(mean)
         self.stem.feature_std.copy_(std.clamp(min=1e-4))
 
-    def set_text_statistics(self, vectors: Float[Tensor, "C P"], tokens: Int[Tensor, " T"]) -> None:
-        """Standardise a pretrained encoder's vectors by those of the training texts, and keep which tokens those have
-        (in the checkpoint)."""
+    def set_text_statistics(self, vectors: Float[Tensor, "C P"]) -> None:
+        """Standardise a pretrained encoder's vectors by those of the training texts (kept in the checkpoint)."""
         if self.pretrained_text is None:
             raise ConfigError("set_text_statistics: this model has no pretrained path; expected pretrained.width > 0")
         self.pretrained_text.set_vector_statistics(vectors)
-        self.pretrained_text.set_known_tokens(tokens)
 
     def _sub_caption(
         self, pooled: Float[Tensor, "C W"]

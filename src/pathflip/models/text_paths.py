@@ -2,12 +2,11 @@
 
 The first learns the cohort's own words, the second knows words that no report of the cohort used. Their vectors are
 added. In training each text loses one of the two at times, so that neither can lean on the other, and the pretrained
-vector is blurred by noise, so that its head cannot learn the training sentences by heart (docs/method.md). In use, the
-first does not see tokens that no training text had: what it would make of them is a guess.
+vector is blurred by noise, so that its head cannot learn the training sentences by heart (docs/method.md).
 """
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
@@ -25,8 +24,6 @@ class PretrainedPath(BaseModel):
         scratch: also train a small Transformer from scratch; False leaves the pretrained path alone.
         only_scratch, only_pretrained: fractions of the texts that keep just that path in training, its vector doubled.
         noise: in training, standard deviations of the vector's own numbers.
-        known_tokens: keep which tokens the training texts had; in use, the path from scratch does not see others.
-            Training sets it (models of before lack it).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -36,7 +33,6 @@ class PretrainedPath(BaseModel):
     only_scratch: float = Field(0.3, ge=0, le=1)
     only_pretrained: float = Field(0.4, ge=0, le=1)
     noise: float = Field(0.5, ge=0)
-    known_tokens: bool = False
 
     @model_validator(mode="after")
     def _fractions_fit(self) -> "PretrainedPath":
@@ -50,22 +46,14 @@ class PretrainedPath(BaseModel):
 
 
 class PretrainedHead(nn.Module):
-    """A pretrained encoder's vectors, standardised and projected to the width of the text tower.
-
-    Args:
-        path: how the vectors enter. width: W of the text tower.
-        vocab_size: tokens of the tower from scratch; the head keeps which of them its training texts had.
-    """
+    """A pretrained encoder's vectors, standardised and projected to the width of the text tower."""
 
     vector_mean: Tensor
     vector_std: Tensor
-    known_tokens: Tensor
 
-    def __init__(self, path: PretrainedPath, width: int, vocab_size: int) -> None:
+    def __init__(self, path: PretrainedPath, width: int) -> None:
         super().__init__()
         self.path = path
-        if path.known_tokens:
-            self.register_buffer("known_tokens", torch.ones(vocab_size, dtype=torch.bool))
         self.register_buffer("vector_mean", torch.zeros(path.width))
         self.register_buffer("vector_std", torch.ones(path.width))
         self.layers = nn.Sequential(nn.Linear(path.width, width), nn.LayerNorm(width))
@@ -75,19 +63,6 @@ class PretrainedHead(nn.Module):
         """Standardise by the vectors of the training texts (kept in the checkpoint)."""
         self.vector_mean.copy_(vectors.mean(0))
         self.vector_std.copy_(vectors.std(0, correction=0).clamp(min=1e-4))
-
-    @torch.no_grad()
-    def set_known_tokens(self, tokens: Int[Tensor, " T"]) -> None:
-        """The tokens of the training texts (kept in the checkpoint); until this is called all count as known."""
-        if self.path.known_tokens:
-            self.known_tokens.zero_()
-            self.known_tokens[tokens] = True
-
-    def without_unknown(self, block: Block) -> Block:
-        """In use, the block without tokens that no training text had; as it is, in training or where these were not
-        kept."""
-        ids, mask = block
-        return block if self.training or not self.path.known_tokens else (ids, mask & self.known_tokens[ids])
 
     def forward(self, vectors: Float[Tensor, "C P"]) -> Float[Tensor, "C W"]:
         """One vector a text; in training blurred by ``noise`` standard deviations."""
@@ -106,8 +81,6 @@ def text_vectors(
 ) -> Float[Tensor, "C W"]:
     """One vector a text: from scratch (mean over its tokens), pretrained, or the sum of both.
 
-    In use beside a pretrained one, the path from scratch does not see tokens that no training text had.
-
     Args:
         scratch: the Transformer trained from scratch, where there is one.
         head: the pretrained path's head, where there is one.
@@ -117,8 +90,7 @@ def text_vectors(
     Raises:
         ConfigError: ``head`` has no vectors to work on.
     """
-    seen = block if head is None else head.without_unknown(block)
-    learned = None if scratch is None else scratch([seen], "mean")[0]
+    learned = None if scratch is None else scratch([block], "mean")[0]
     if head is None:
         if learned is None:
             raise ConfigError("text tower: no path; expected a Transformer from scratch or a pretrained encoder")

@@ -142,8 +142,7 @@ def train_align(
     mean, std = feature_statistics(data, recipe.train.seed)
     model.set_feature_statistics(torch.from_numpy(mean), torch.from_numpy(std))
     if pretrained is not None:
-        tokens = data.known_tokens(whole_captions=not model.captions_are_sub_captions)
-        model.set_text_statistics(pretrained.embed(data.encoded_texts()), tokens)
+        model.set_text_statistics(pretrained.embed(data.encoded_texts()))
     what_was_run = {**recipe.model_dump(mode="json"), "note": note, "num_slides": len(files)}
     what_was_run["trained_on"] = _trained_on(data.items)
 
@@ -217,7 +216,7 @@ def _with_text_encoder(recipe: AlignRecipe) -> tuple[AlignRecipe, PretrainedText
             f"{error}. Training goes on without: wording that no report uses will not be understood", stacklevel=3
         )
         return recipe.model_copy(update={"text": recipe.text.model_copy(update={"pretrained": ""})}), None
-    path = {"known_tokens": True, **recipe.model.get("pretrained", {}), "width": pretrained.width}
+    path = {**recipe.model.get("pretrained", {}), "width": pretrained.width}
     text = recipe.text.model_copy(update={"pretrained_digest": pretrained.digest})
     return recipe.model_copy(update={"model": {**recipe.model, "pretrained": path}, "text": text}), pretrained
 
