@@ -272,7 +272,6 @@ LARGE = """
 import sys
 import numpy as np, torch
 from pathflip import inference, TileSpec, SlideInfo
-from pathflip.inference import ground_to_files
 from pathflip.types import SlideFeatures
 from pathflip.checkpoint import Checkpoint, InputContract
 from pathflip.data.align import TextSpec
