@@ -41,12 +41,12 @@ def embed(
     loaded = load(model, device)
     failures: list[dict[str, Any]] = []
     with progress_bar("embedding") as advance:
-        found = embed_cohort(loaded, files, patches=patches, failures=failures, progress=advance)
+        embeddings = embed_cohort(loaded, files, patches=patches, failures=failures, progress=advance)
     if pool is not None:
-        found = pooled(found, groups)
+        embeddings = pooled(embeddings, groups)
     row = {
-        "rows": len(found), "width": found.vectors.shape[1],
-        "files": write_embeddings(out, found, note=loaded.note), "failed": len(failures),
+        "rows": len(embeddings), "width": embeddings.vectors.shape[1],
+        "files": write_embeddings(out, embeddings, note=loaded.note), "failed": len(failures),
     }  # fmt: skip
     print_rows([row], json, lambda r: f"{r['rows']} rows of {r['width']} numbers → {', '.join(r['files'])}")
     for failure in failures:

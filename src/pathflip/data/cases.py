@@ -109,8 +109,8 @@ def join_reports(files: Sequence[Path], captions: Sequence[Caption]) -> Joined:
     incomplete: list[str] = []
     for caption in captions:
         slides = slides_of(caption) or _slides_in_folder(caption, by_id)
-        found = [replace(one, slide_id=id_of.get(one.slide_id, one.slide_id)) for one in slides]
-        at_hand = [one for one in found if one.slide_id in by_id]
+        named = [replace(one, slide_id=id_of.get(one.slide_id, one.slide_id)) for one in slides]
+        at_hand = [one for one in named if one.slide_id in by_id]
         for one in at_hand:
             if (other := owner.setdefault(one.slide_id, caption.slide_id)) != caption.slide_id:
                 raise CaptionError(

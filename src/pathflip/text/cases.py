@@ -282,9 +282,9 @@ def findings_on(
 def parts_of_slide(slide: CaseSlide, parts: Sequence[str]) -> set[str]:
     """Which of the report's parts a slide is of: "A", "Part A", "A, B", and the block "A1" of part A."""
     labels = re.split(r"[\s,;/&+|]+", _PART_WORD.sub("", slide.part or "").strip().upper())
-    found = {label for label in labels if label in parts}
+    known = {label for label in labels if label in parts}
     blocks = (re.match(r"[A-Z](?=[\s.-]?\d{1,3}$)", label) for label in labels)
-    return found | {block.group() for block in blocks if block and block.group() in parts}
+    return known | {block.group() for block in blocks if block and block.group() in parts}
 
 
 def _why_unknown(slides: Sequence[CaseSlide], named: Sequence[set[str]], parts: Sequence[str]) -> str:
