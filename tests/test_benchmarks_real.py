@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark_files import save_features
+from benchmark_files import save_features, write_lines
 from pathflip.benchmarks import run_benchmark
 from pathflip.benchmarks.page import summary_rows
 from pathflip.benchmarks.protocol import Inputs
@@ -45,20 +45,28 @@ def unique(names):
     return list(dict.fromkeys(names))
 
 
-def test_slidebench_vqa_of_an_untrained_assistant_is_at_chance(tmp_path, real_data, assistant):
+def test_slidebench_vqa_answered_at_random_is_at_chance_and_says_so(tmp_path, real_data, rng):
     data = real_data / "slidebench" / "SlideBench-VQA-TCGA.csv"
-    stored = save_features(tmp_path / "f", unique(q.slide_id for q in read_questions(data)))
-    result = run_benchmark(
-        "slidebench-vqa-tcga", Inputs(data, assistant=assistant, features=(stored,), resamples=200), tmp_path / "out"
-    )
+    said = [{"id": q.question_id, "output": "ABCD"[rng.integers(4)]} for q in read_questions(data)]
+    inputs = Inputs(data, predictions=write_lines(tmp_path / "p.jsonl", said), resamples=200)
+    result = run_benchmark("slidebench-vqa-tcga", inputs, tmp_path / "out")
     assert (result["scored"], result["total"]) == (1489, 1489)
     assert "content verified" in result["test_set"]["set"]
-    likeliest = next(
-        s for s in result["scores"] if s["measure"] == "accuracy (likeliest option)" and s["group"] == "all"
-    )
-    assert likeliest["low"] <= likeliest["baselines"]["constant"]  # an untrained one has a letter it likes
-    assert summary_rows([result])[0]["verdict"] in ("at chance", "not above answering without the slide")
+    assert result["scores"][0]["baselines"]["constant"] == pytest.approx(616 / 1489)
+    assert summary_rows([result])[0]["verdict"] == "at chance"
     assert {"Microscopy", "Diagnosis", "Clinical"} <= {s["group"] for s in result["scores"]}
+
+
+def test_some_slidebench_questions_asked_of_an_untrained_assistant(tmp_path, real_data, assistant):
+    whole = (real_data / "slidebench" / "SlideBench-VQA-TCGA.csv").read_text(encoding="utf-8-sig").splitlines()
+    data = tmp_path / "some.csv"
+    data.write_text("\n".join(whole[:41]) + "\n", encoding="utf-8")
+    stored = save_features(tmp_path / "f", unique(q.slide_id for q in read_questions(data)))
+    inputs = Inputs(data, assistant=assistant, features=(stored,), other_set=True, resamples=50)
+    result = run_benchmark("slidebench-vqa-tcga", inputs, tmp_path / "out")
+    assert result["scored"] == 40
+    assert result["scores"][0]["note"].startswith("not read: ")  # an untrained language model names no option
+    assert summary_rows([result])[0]["verdict"]
 
 
 def test_slidebench_captions_of_a_constant_are_at_the_floor_and_retrieval_at_chance(tmp_path, real_data, model):
