@@ -1,10 +1,20 @@
-"""Shared fixtures. Tests marked ``real`` find their data through PATHFLIP_REAL_DATA or ../shared/data."""
+"""Shared fixtures, and the check of every annotation of pathflip in this process.
+
+Tests marked ``real`` find their data through PATHFLIP_REAL_DATA or ../shared/data."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from jaxtyping import install_import_hook
+
+from shape_check import unchecked
+
+# before anything imports pathflip; every worker of pytest-xdist reads this file. What a test starts in a process of its
+# own runs without.
+install_import_hook("pathflip", "shape_check.typechecked")
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +25,13 @@ def real_data() -> Path:
     if not (folder / "slides").is_dir():
         pytest.skip(f"real data absent: set PATHFLIP_REAL_DATA (looked in {folder})")
     return folder
+
+
+@pytest.fixture
+def annotations_off() -> Iterator[None]:
+    """For tests with a stand-in, or that pass something wrong to see our own line about it."""
+    with unchecked():
+        yield
 
 
 @pytest.fixture

@@ -51,6 +51,7 @@ def model(tmp_path):
     return pathflip.load(tmp_path / "model")
 
 
+@pytest.mark.usefixtures("annotations_off")
 def test_texts_and_paths_alone_are_lists_of_one():
     assert as_texts("necrosis", "texts") == ["necrosis"]
     assert as_texts(("a", "b"), "texts") == ["a", "b"]
@@ -91,6 +92,7 @@ def test_a_report_may_be_a_list_of_its_sentences(model):
     assert [j.sentence for j in by_sentence.judgements] == [j.sentence for j in whole.judgements] == WORDS
 
 
+@pytest.mark.usefixtures("annotations_off")
 def test_options_and_history_are_lists(tmp_path):
     assistant = assemble(tmp_path)
     view = prepare_slide(assistant.aligned, tiny_slide("a"))
@@ -124,6 +126,7 @@ def test_one_file_is_a_cohort_of_one(tmp_path):
     assert read_split(str(path), captions, None)["train"][0] == [path]
 
 
+@pytest.mark.usefixtures("annotations_off")
 def test_training_refuses_texts_for_captions(tmp_path):
     with pytest.raises(TypeError, match="captions: got the text"):
         pathflip.train_align(find_recipe("align_base"), [tmp_path / "a.h5"], "captions.csv", tmp_path / "out")
@@ -140,6 +143,7 @@ def test_settings_words_and_corpora():
     assert "keratin" in bag_of_words(WORDS[0])
 
 
+@pytest.mark.usefixtures("annotations_off")
 def test_a_path_is_no_heatmap():
     with pytest.raises(TypeError, match="heatmap: got the text"):
         pathflip.view("slide.svs", "heatmap.png")

@@ -33,6 +33,7 @@ def view(tmp_path):
     return prepare_slide(assemble(tmp_path).aligned, tiny_slide("a"))
 
 
+@pytest.mark.usefixtures("annotations_off")
 def test_deletion_sees_evidence_that_matters(view, monkeypatch):
     """A language model that likes an answer by how many of tiles 3, 4 and 5 it is shown."""
     counted = []
@@ -64,6 +65,7 @@ def test_deletion_weighs_the_letter_of_the_option_with_the_tiles_really_gone(tmp
     assert abs(lost.evidence) > 1e-6
 
 
+@pytest.mark.usefixtures("annotations_off")
 def test_no_evidence_no_deletion(view):
     assert delete_evidence(None, view, "?", (), Answer("x"), "p", np.random.default_rng(0)) is None
 
@@ -113,6 +115,7 @@ def calibrate_assistant_on(monkeypatch, refusing, chances, right, questions):
     return calibrate_assistant(None, questions, {}, "a test")
 
 
+@pytest.mark.usefixtures("annotations_off")
 def test_calibration_finds_the_temperature_and_tells_the_unanswerable(monkeypatch):
     """Confidences three times too sharp, and log-odds of refusing that overlap."""
     rng = np.random.default_rng(0)

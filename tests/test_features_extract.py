@@ -79,6 +79,7 @@ class Damaged:
         return self._slide.read_tile(x0, y0, spec)
 
 
+@pytest.mark.usefixtures("annotations_off")
 def test_unreadable_tiles_are_invalid_rows(folder):
     encoder = load_encoder("stain_texture", "cpu")
     with open_slide(folder / "s0.tif") as slide:

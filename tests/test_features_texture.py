@@ -154,6 +154,7 @@ def test_calibration_fits_the_descriptor():
     assert min(SPREAD) > 0
 
 
+@pytest.mark.usefixtures("annotations_off")
 def test_bad_tiles_are_refused():
     encoder = StainTexture("cpu")
     for bad in (

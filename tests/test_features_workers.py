@@ -65,6 +65,7 @@ def test_cluster_nodes_run_alike(slides, tmp_path):
         extract_on_cluster(slides, SPEC, "colour_histogram", tmp_path, ClusterSpec(), precision="float16")
 
 
+@pytest.mark.usefixtures("annotations_off")
 def test_each_worker_takes_the_next_gpu(monkeypatch):
     taken = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -80,6 +81,7 @@ def test_each_worker_takes_the_next_gpu(monkeypatch):
                      ("e", "cuda:1", "auto")]  # fmt: skip
 
 
+@pytest.mark.usefixtures("annotations_off")
 def test_as_many_workers_as_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     on_gpu, on_cpu = (SimpleNamespace(device=torch.device(name)) for name in ("cuda:0", "cpu"))

@@ -182,6 +182,7 @@ def test_one_text_is_one_caption_and_not_its_letters(model):
     np.testing.assert_array_equal(by_name.scores, by_list.scores)
 
 
+@pytest.mark.usefixtures("annotations_off")
 def test_a_heatmap_is_of_one_text(model):
     with pytest.raises(TypeError, match="expected one text"):
         pathflip.ground(model, slide("a"), WORDS[:2])

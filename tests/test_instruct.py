@@ -141,7 +141,7 @@ def test_a_conversation_without_question_or_answer_is_refused_before_training(tm
     for turns, who in (((Turn("assistant", "B"),), "asks"), ((Turn("user", "Q"),), "answers"), ((), "asks")):
         with pytest.raises(CaptionError, match=f"lonely: nobody {who}"):
             InstructDataset(
-                [InstructExample("lonely", ("slide-0",), turns)], None, assistant.template, InstructSpec(), 8
+                [InstructExample("lonely", ("slide-0",), turns)], pytest.fail, assistant.template, InstructSpec(), 8
             )
 
 

@@ -133,6 +133,7 @@ def test_ignored_pairs_reach_neither_loss_nor_gradient(generator: torch.Generato
     assert dirty.grad[1, 2] == 0
 
 
+@pytest.mark.usefixtures("annotations_off")
 def test_unknown_normalisation_is_refused() -> None:
     with pytest.raises((ConfigError, TypeError), match="normalize"):
         region_losses.pair_sigmoid(torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.long), "mean")  # type: ignore[arg-type]

@@ -227,6 +227,7 @@ def test_a_cohort_holds_all_items_of_every_patient_drawn_as_often_as_drawn():
         (lambda: bootstrap_interval(np.mean, [1, 2], patients=[1], rng=np.random.default_rng()), "patients"),
     ],
 )  # fmt: skip
+@pytest.mark.usefixtures("annotations_off")
 def test_refusals(call, message):
     with pytest.raises(PathFLIPError, match=message):
         call()

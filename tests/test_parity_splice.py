@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from parity import LOSS, assert_close, assert_gradients, encode, numbers, tensors
@@ -89,7 +90,7 @@ def greedy(llm: Qwen3ForCausalLM, x: Spliced, steps: int = 6) -> Tensor:
         token = run(llm, x, positions=True).logits[:, -1:].argmax(dim=-1)
         said.append(token)
         embeds = torch.cat([x.embeds, llm.get_input_embeddings()(token)], dim=1)
-        x = Spliced(embeds, torch.nn.functional.pad(x.mask, (0, 1), value=True), x.labels)
+        x = Spliced(embeds, pad(x.mask, (0, 1), value=True), pad(x.labels, (0, 1)))
     return torch.cat(said, dim=1)
 
 

@@ -418,6 +418,7 @@ def test_an_excerpt_ends_after_a_whole_word(tmp_path, content):
     assert re.findall("<q>(.*?)</q>", html) == ["Necrosis is …", "No necrosis."]
 
 
+@pytest.mark.usefixtures("annotations_off")
 def test_wrong_input_is_refused_in_one_line(content):
     example = content.groundings[0]
     with pytest.raises(ConfigError, match=r"thumbnail is float64 .* expected uint8"):

@@ -143,6 +143,7 @@ def test_unusable_files(tmp_path, name, content, message):
         read_captions(path)
 
 
+@pytest.mark.usefixtures("annotations_off")
 def test_absent_file_and_option(tmp_path):
     with pytest.raises(CaptionError, match="cannot be read"):
         read_captions(tmp_path / "none.jsonl")

@@ -11,10 +11,11 @@ from pathflip.text.sampling import merge_sentences, sample_merges, sample_publis
 TABLE = json.loads((Path(__file__).parent / "fixtures" / "sampling" / "subcaption_distribution.json").read_text())
 
 
-class Script:
+class Script(np.random.Generator):
     """A generator that answers ``integers`` from a script, so that every branch can be walked with its probability."""
 
     def __init__(self, answers):
+        super().__init__(np.random.PCG64(0))
         self.answers, self.asked, self.probability = list(answers), 0, 1.0
         self.widths = []
 

@@ -131,6 +131,7 @@ def test_precision_is_what_was_asked_one_model_after_another(tmp_path, precision
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("annotations_off")
 def test_a_compiled_model_trains_alike(tmp_path):
     """Traced by torch.compile and run without a C++ compiler, which a test machine may lack."""
 

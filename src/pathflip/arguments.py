@@ -4,7 +4,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["as_paths", "as_texts", "refuse_text"]
+__all__ = ["Paths", "as_paths", "as_texts", "refuse_text"]
+
+Paths = str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
+"""One path, or several."""
 
 
 def as_texts(texts: str | Iterable[str], what: str) -> list[str]:
@@ -22,7 +25,7 @@ def as_texts(texts: str | Iterable[str], what: str) -> list[str]:
     return listed
 
 
-def as_paths(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], what: str) -> list[Path]:
+def as_paths(paths: Paths, what: str) -> list[Path]:
     """Paths as a list; a path alone is one.
 
     Raises:

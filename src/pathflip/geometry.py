@@ -8,6 +8,7 @@ Conventions, everywhere in the project:
 """
 
 from dataclasses import dataclass, field
+from typing import SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,7 +164,7 @@ class TileGrid:
         """Column and row of every tile on the slide's stride lattice, (N, 2): neighbours differ by 1."""
         return lattice_cells(self.coords, self.spec.stride_px0(self.info))
 
-    def box(self, row: int) -> Box:
+    def box(self, row: SupportsIndex) -> Box:
         """The rectangle of one tile."""
         x, y = (int(v) for v in self.coords[row])
         return Box(x, y, self.tile_px0, self.tile_px0)

@@ -35,7 +35,9 @@ __all__ = [
 ]
 
 Gather = Callable[[Tensor], Tensor]
-Scalar = Float[Tensor, ""] | float
+Scalar = Float[Tensor, ""] | Float[Tensor, " 1"] | float
+"""A number, or a parameter that holds one."""
+
 # ---------------------------------------------------------------------------------------------- processes
 
 

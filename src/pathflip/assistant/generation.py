@@ -84,7 +84,7 @@ def build_prompt(
     options: Sequence[str] = (),
     *,
     history: Sequence[Turn] = (),
-    keep: Sequence[Bool[np.ndarray, " N"] | None] | None = None,
+    keep: Sequence[Bool[np.ndarray, " _"] | None] | None = None,
     system: str = "",
 ) -> Prompt:
     """Everything up to the answer.
@@ -162,7 +162,7 @@ def log_likelihood(
 
 
 @torch.no_grad()
-def option_probabilities(assistant: LoadedAssistant, prompts: Sequence[Prompt]) -> list[Float[np.ndarray, " O"]]:
+def option_probabilities(assistant: LoadedAssistant, prompts: Sequence[Prompt]) -> list[Float[np.ndarray, " _"]]:
     """For each multiple-choice prompt, a softmax over the likelihoods of its options' letters; many at a time.
 
     Raises:

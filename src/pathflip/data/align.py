@@ -261,7 +261,7 @@ def _some_of(count: int, most: int | None, rng: np.random.Generator) -> Int[np.n
     return np.sort(rng.choice(count, most, replace=False))
 
 
-def _draw_evenly(counts: Sequence[int], most: int | None, rng: np.random.Generator) -> list[Int[np.ndarray, " n"]]:
+def _draw_evenly(counts: Sequence[int], most: int | None, rng: np.random.Generator) -> list[Int[np.ndarray, " _"]]:
     """``most`` numbers in all, as evenly from below each of ``counts`` as these allow."""
     if len(counts) == 1:
         return [_some_of(counts[0], most, rng)]

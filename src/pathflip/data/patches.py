@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -147,6 +147,7 @@ class FeatureSums:
         return cls(len(rows), rows.sum(0), (rows**2).sum(0))
 
 
+@runtime_checkable
 class PatchReader(Protocol):
     """Where training gets patches from. Slides are named by their feature files, patches by their place in reading
     order (:func:`rows_in_reading_order`). Several threads may call it at once.
@@ -160,11 +161,11 @@ class PatchReader(Protocol):
         """Which places form which region; None where the reader was made without regions."""
         ...
 
-    def announce(self, wanted: Sequence[tuple[Path, Int[np.ndarray, " n"]]]) -> None:
+    def announce(self, wanted: Sequence[tuple[Path, Int[np.ndarray, " _"]]]) -> None:
         """Say what will be read in a moment, so that the disk can begin."""
         ...
 
-    def read(self, wanted: Sequence[tuple[Path, Int[np.ndarray, " n"]]], context: bool) -> list[PatchRows]:
+    def read(self, wanted: Sequence[tuple[Path, Int[np.ndarray, " _"]]], context: bool) -> list[PatchRows]:
         """Some patches of each of several slides.
 
         Args:

@@ -1,9 +1,9 @@
 """Which slide belongs to which split."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-from pathflip.arguments import as_paths
+from pathflip.arguments import Paths, as_paths
 from pathflip.data.cases import Joined, join_reports
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.io.slide_id import folder_of, join_ids, slide_id
@@ -79,7 +79,7 @@ def _slide(path: Path, number: int, row: dict[str, str]) -> str:
 
 
 def read_split(
-    files: Sequence[Path], captions: Path, splits: Path | None, options: TableOptions = PLAIN
+    files: Paths, captions: Path, splits: Path | None, options: TableOptions = PLAIN
 ) -> dict[str, tuple[list[Path], list[Caption]]]:
     """Feature files and captions by split; everything is "train" where no splits are given.
 

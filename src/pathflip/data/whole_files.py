@@ -109,10 +109,10 @@ class WholeFiles:
         """See :class:`~pathflip.data.patches.PatchReader`."""
         return self.slide(file).regions
 
-    def announce(self, wanted: Sequence[tuple[Path, Int[np.ndarray, " n"]]]) -> None:
+    def announce(self, wanted: Sequence[tuple[Path, Int[np.ndarray, " _"]]]) -> None:
         """See :class:`~pathflip.data.patches.PatchReader`; nothing to gain here."""
 
-    def read(self, wanted: Sequence[tuple[Path, Int[np.ndarray, " n"]]], context: bool) -> list[PatchRows]:
+    def read(self, wanted: Sequence[tuple[Path, Int[np.ndarray, " _"]]], context: bool) -> list[PatchRows]:
         """See :class:`~pathflip.data.patches.PatchReader`."""
         return [_rows_of(self.slide(file), places, context) for file, places in wanted]
 

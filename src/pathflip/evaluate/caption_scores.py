@@ -173,7 +173,7 @@ class CaptionScores:
         last = _BERT if self.bert is not None else ()
         return ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "METEOR exact+stem", *extra, "CIDEr", *last)
 
-    def of(self, name: str, samples: Sequence[Int[np.ndarray, " m"]]) -> list[float]:
+    def of(self, name: str, samples: Sequence[Int[np.ndarray, " _"]]) -> list[float]:
         """One measure of each sample of segments (row numbers)."""
         if name.startswith("BLEU"):
             return [float(bleu(self.bleu[rows])[int(name[-1]) - 1]) for rows in samples]

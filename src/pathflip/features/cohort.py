@@ -7,7 +7,7 @@ and skipped, and files made with other settings are never mixed in.
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import partial
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from pathflip.arguments import as_paths
+from pathflip.arguments import Paths, as_paths
 from pathflip.errors import ConfigError, FeatureError
 from pathflip.features.encoder_protocol import Encoder
 from pathflip.features.extraction import ExtractOutcome, SlideJob, output_error, run_job
@@ -44,7 +44,7 @@ _SETTINGS = ".settings.json"
 
 
 def extract_cohort(
-    paths: Iterable[str | Path],
+    paths: Paths,
     spec: TileSpec,
     encoder: str | Encoder,
     out: str | Path,
@@ -147,7 +147,7 @@ def _planned(slides: dict[str, Path], folder: Path, every: SlideJob) -> list[Sli
     return jobs
 
 
-def _unique_slides(paths: Iterable[str | Path], names: str) -> dict[str, Path]:
+def _unique_slides(paths: Paths, names: str) -> dict[str, Path]:
     if names not in ("auto", "stem", "folder"):
         raise ConfigError(f"names: got '{names}', expected 'auto', 'stem' or 'folder'")
     slides: dict[str, Path] = {}

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathflip import __version__
-from pathflip.arguments import as_paths
+from pathflip.arguments import Paths, as_paths
 from pathflip.errors import ConfigError, FeatureError
 from pathflip.geometry import Box, SlideInfo, TileSpec
 from pathflip.io.files import atomic_hdf5
@@ -383,7 +383,7 @@ def _read_shape(path: Path, file: h5py.File) -> tuple[int, int]:
     return int(shape[0]), int(shape[1])
 
 
-def check_cohort(files: Sequence[str | Path]) -> FeatureKind:
+def check_cohort(files: Paths) -> FeatureKind:
     """The one kind all these feature files are of.
 
     Raises:

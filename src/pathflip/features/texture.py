@@ -323,7 +323,7 @@ def _memberships(values: Float[Tensor, "n p"], low: float, high: float, bins: in
     return (1 - (place[:, None] - centres[:, None]).abs_()).clamp_(min=0)
 
 
-def _octaves(pyramid: list[Float[Tensor, "4 h w n"]]) -> dict[str, Float[Tensor, "_ n"]]:
+def _octaves(pyramid: list[Float[Tensor, "4 _ _ n"]]) -> dict[str, Float[Tensor, "_ n"]]:
     """Spread of each map after averaging over ever larger squares, and how much of it is solidly filled.
 
     The first is a power spectrum in octaves; the second tells a few large holes (or nests) from many small ones.
@@ -334,7 +334,7 @@ def _octaves(pyramid: list[Float[Tensor, "4 h w n"]]) -> dict[str, Float[Tensor,
     return {"spectrum": _log(torch.cat([_spread(values) for values in flat])), "filled": torch.cat(filled).sqrt_()}
 
 
-def _texture(pyramid: list[Float[Tensor, "2 h w n"]]) -> dict[str, Float[Tensor, "_ n"]]:
+def _texture(pyramid: list[Float[Tensor, "2 _ _ n"]]) -> dict[str, Float[Tensor, "_ n"]]:
     """Filter energies, direction and blobs of haematoxylin and eosin at each octave."""
     groups: dict[str, Tensor] = {}
     for level, stains in enumerate(pyramid):

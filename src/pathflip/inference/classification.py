@@ -11,8 +11,16 @@ from jaxtyping import Float
 from pathflip.arguments import as_texts
 from pathflip.errors import ConfigError
 from pathflip.inference.aligned import Aligned
-from pathflip.inference.encoding import EncodedCase, EncodedSlide, as_slides, encode_text, encoded_slides, presence_of
-from pathflip.types import SlideFeatures, TextCode
+from pathflip.inference.encoding import (
+    EncodedCase,
+    EncodedSlide,
+    Slides,
+    as_slides,
+    encode_text,
+    encoded_slides,
+    presence_of,
+)
+from pathflip.types import TextCode
 
 __all__ = ["ZeroShot", "zero_shot"]
 
@@ -47,7 +55,7 @@ class ZeroShot:
 @torch.no_grad()
 def zero_shot(
     model: Aligned,
-    slides: Sequence[SlideFeatures | EncodedSlide | EncodedCase],
+    slides: Slides,
     classnames: Mapping[str, str | Sequence[str]] | Sequence[str],
     templates: str | Sequence[str] = TEMPLATES,
 ) -> ZeroShot:

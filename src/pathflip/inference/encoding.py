@@ -20,7 +20,7 @@ from pathflip.inference.aligned import Aligned
 from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.types import PatchChunk, SlideChunks, SlideCode, SlideFeatures, TextCode
 
-__all__ = ["EncodedCase", "EncodedSlide", "encode_case", "encode_files", "encode_slide", "encode_text",
+__all__ = ["EncodedCase", "EncodedSlide", "Slides", "encode_case", "encode_files", "encode_slide", "encode_text",
            "presence_scores", "slides_in"]  # fmt: skip
 
 TEXTS_PER_CALL = 256
@@ -59,6 +59,10 @@ class EncodedCase:
     slide_id: str
     code: SlideCode
     slides: tuple[EncodedSlide, ...]
+
+
+Slides = SlideFeatures | EncodedSlide | EncodedCase | Sequence[SlideFeatures | EncodedSlide | EncodedCase]
+"""One slide or case, or several."""
 
 
 def slides_in(encoded: EncodedSlide | EncodedCase) -> tuple[EncodedSlide, ...]:
@@ -199,9 +203,7 @@ def encode_text(model: Aligned, texts: str | Sequence[str], *, sub_captions: boo
 
 
 @torch.no_grad()
-def presence_scores(
-    model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide | EncodedCase], texts: Sequence[str] | TextCode
-) -> Float[np.ndarray, "B C"]:
+def presence_scores(model: Aligned, slides: Slides, texts: str | Sequence[str] | TextCode) -> Float[np.ndarray, "B C"]:
     """A logit for every slide and sub-caption (texts, or encoded already): does the slide show it? 0 means the model
     cannot say.
 
@@ -228,9 +230,7 @@ def _some_texts(code: TextCode, start: int, stop: int) -> TextCode:
     return TextCode(code.texts[part], code.caption[part], code.local[part], code.negated[part], gate, margin)
 
 
-def as_slides(
-    slides: SlideFeatures | EncodedSlide | EncodedCase | Sequence[SlideFeatures | EncodedSlide | EncodedCase],
-) -> Sequence[Any]:
+def as_slides(slides: Slides) -> Sequence[Any]:
     """Slides as a sequence; one alone is a sequence of one."""
     return [slides] if isinstance(slides, SlideFeatures | EncodedSlide | EncodedCase) else slides
 

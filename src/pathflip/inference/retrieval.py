@@ -10,10 +10,16 @@ from jaxtyping import Float
 from pathflip.arguments import as_texts
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.inference.aligned import Aligned
-from pathflip.inference.encoding import EncodedCase, EncodedSlide, as_slides, encode_text, encoded_slides, presence_of
+from pathflip.inference.encoding import (
+    Slides,
+    as_slides,
+    encode_text,
+    encoded_slides,
+    presence_of,
+)
 from pathflip.text.sentences import split_sentences
 from pathflip.text.sub_captions import sub_captions_of
-from pathflip.types import SlideFeatures, TextCode
+from pathflip.types import TextCode
 
 __all__ = ["Retrieval", "encode_caption", "retrieval_scores", "retrieve"]
 
@@ -57,9 +63,7 @@ class Retrieval:
 
 
 @torch.no_grad()
-def retrieve(
-    model: Aligned, slides: Sequence[SlideFeatures | EncodedSlide | EncodedCase], captions: str | Sequence[str]
-) -> Retrieval:
+def retrieve(model: Aligned, slides: Slides, captions: str | Sequence[str]) -> Retrieval:
     """Score every slide against every caption, both ways at once.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any
 
 import h5py
 
-from pathflip.arguments import as_paths
+from pathflip.arguments import Paths, as_paths
 from pathflip.errors import ConfigError, FeatureError, PathFLIPError
 from pathflip.features.store import FORMAT, FeatureKind, read_features, write_features
 from pathflip.geometry import TileGrid
@@ -231,7 +231,7 @@ _OURS_BESIDE = ".excluded.csv"
 _SUFFIXES = (".h5", ".hdf5", ".pt", ".csv", ".geojson", ".zarr")
 
 
-def find_inputs(paths: Sequence[str | Path]) -> list[Path]:
+def find_inputs(paths: Paths) -> list[Path]:
     """Files as given; folders as the feature files in them (sorted, not recursive).
 
     Of a CLAM folder with ``h5_files`` and ``pt_files`` the former is taken: it holds the same and coordinates. Of a

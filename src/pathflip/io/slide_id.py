@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from pathflip.arguments import as_paths
+from pathflip.arguments import Paths, as_paths
 from pathflip.errors import CaptionError, FeatureError
 
 __all__ = ["check_name", "folder_of", "join_ids", "normal_name", "paths_by_id", "slide_id", "slide_names_in"]
@@ -164,7 +164,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "…" + text[-1]
 
 
-def paths_by_id(paths: Iterable[Path]) -> dict[str, Path]:
+def paths_by_id(paths: Paths) -> dict[str, Path]:
     """Files by slide id.
 
     Raises:

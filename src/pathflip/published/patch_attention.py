@@ -18,7 +18,7 @@ def _masked(scores: Float[Tensor, "*b S"], mask: Bool[Tensor, "... S"] | None) -
     return scores if mask is None else scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
 
 
-def _put_together(sums: Float[Tensor, "P *q E"], scores: Float[Tensor, "P *q"]) -> Float[Tensor, "*q E"]:
+def _put_together(sums: Float[Tensor, "P *q E"], scores: Float[Tensor, " P *q"]) -> Float[Tensor, "*q E"]:
     """What queries find in all parts, from what they find in each and its log-sum-exp."""
     return (scores.softmax(0).unsqueeze(-1) * sums).sum(0)
 

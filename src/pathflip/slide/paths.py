@@ -1,10 +1,10 @@
 """Which slides the user names: files, folders, or whole trees of folders; and what each is called."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pathflip.arguments import as_paths
+from pathflip.arguments import Paths, as_paths
 from pathflip.errors import ConfigError
 from pathflip.io.slide_id import normal_name, slide_id
 from pathflip.io.storage import as_url, list_folder, local_path
@@ -17,7 +17,7 @@ __all__ = ["SLIDE_SUFFIXES", "find_slides", "slide_names"]
 MAX_FOLDERS = 100_000
 
 
-def find_slides(paths: Iterable[str | Path], *, recursive: bool = False) -> list[Path]:
+def find_slides(paths: Paths, *, recursive: bool = False) -> list[Path]:
     """Files as given, and the slides in folders, sorted.
 
     A DICOM series is one slide: the path of its folder, or of its finest level where the folder holds other slides. An

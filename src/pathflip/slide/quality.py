@@ -7,7 +7,7 @@ import csv
 import io
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathflip.arguments import as_paths
+from pathflip.arguments import Paths, as_paths
 from pathflip.errors import ConfigError, PathFLIPError
 from pathflip.geometry import TileGrid, TileSpec
 from pathflip.io.files import write_text
@@ -264,7 +264,7 @@ class _Job:
 
 
 def check_cohort(
-    paths: Iterable[str | Path],
+    paths: Paths,
     out: str | Path,
     spec: TileSpec | None = None,
     *,

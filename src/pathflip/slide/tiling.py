@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathflip import __version__
-from pathflip.arguments import as_paths
+from pathflip.arguments import Paths, as_paths
 from pathflip.errors import FeatureError, PathFLIPError, SlideError
 from pathflip.geometry import Box, SlideInfo, TileGrid, TileSpec
 from pathflip.io.files import atomic_hdf5, atomic_path, write_text
@@ -239,7 +239,7 @@ def _tile_one(
     )
 
 
-def _distinct(paths: Iterable[str | Path]) -> list[Path]:
+def _distinct(paths: Paths) -> list[Path]:
     seen: dict[Path, Path] = {}
     for path in as_paths(paths, "paths"):
         seen.setdefault(Path(path).absolute(), path)

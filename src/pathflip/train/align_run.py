@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from pathflip.arguments import as_paths, refuse_text
+from pathflip.arguments import Paths, as_paths, refuse_text
 from pathflip.checkpoint import Checkpoint, InputContract, save_checkpoint
 from pathflip.data.align import AlignDataset, TextSpec
 from pathflip.data.cases import Item, name_digest, pair_reports, with_findings
@@ -76,11 +76,11 @@ class AlignRecipe(BaseModel):
 
 def train_align(
     recipe: AlignRecipe,
-    files: Sequence[Path],
+    files: Paths,
     captions: Sequence[Caption],
     out: Path,
     *,
-    val_files: Sequence[Path] = (),
+    val_files: Paths = (),
     val_captions: Sequence[Caption] = (),
     store: str | Path | None = None,
     store_dtype: DType | None = None,
@@ -122,13 +122,13 @@ def train_align(
     if model.reads_regions and recipe.regions is None:
         raise ConfigError(f"recipe {recipe.name}: this model reads regions, got none; expected --set regions.side=N")
     items = pair_reports(files, captions, allow_missing)  # what does not match is told before hours of packing
-    files, captions = [one for item in items for one in item.files], [item.caption for item in items]
+    slides, captions = [one for item in items for one in item.files], [item.caption for item in items]
     if line := identifier_note(caption.text for caption in captions):
         warnings.warn(line, stacklevel=2)
     context = store is not None or model.reads_context  # others that share a store may read it
-    reader = _packed(files, store or Path(out) / "packed", store_dtype, recipe.regions, context, on_pack)
+    reader = _packed(slides, store or Path(out) / "packed", store_dtype, recipe.regions, context, on_pack)
     data = AlignDataset(
-        files,
+        slides,
         captions,
         tokenizer,
         text=recipe.text,
@@ -143,7 +143,7 @@ def train_align(
     model.set_feature_statistics(torch.from_numpy(mean), torch.from_numpy(std))
     if pretrained is not None:
         model.set_text_statistics(pretrained.embed(data.encoded_texts()))
-    what_was_run = {**recipe.model_dump(mode="json"), "note": note, "num_slides": len(files)}
+    what_was_run = {**recipe.model_dump(mode="json"), "note": note, "num_slides": len(slides)}
     what_was_run["trained_on"] = _trained_on(data.items)
 
     def save(path: Path, numbers: Mapping[str, float]) -> None:
@@ -167,7 +167,7 @@ def train_align(
         data={
             "captions": digest_of([_identity(caption) for caption in captions]),
             "tokenizer": digest_of(tokenizer.backend.to_str()),
-            "feature files": digest_of(sorted(file.name for file in files)),
+            "feature files": digest_of(sorted(file.name for file in slides)),
             "contents of the feature files": reader.digest(),
         },
     )

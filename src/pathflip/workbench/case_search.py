@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,7 @@ class Match:
     size0: tuple[int, int]
 
 
+@runtime_checkable
 class CaseSearch(Protocol):
     """What the page asks of a collection of slides. Results are all slides, best first; ``allowed`` limits them."""
 

@@ -222,7 +222,7 @@ class PackedStore:
         grid = group_regions(features, self.region_spec)
         return replace(grid, index=np.where(grid.mask, order[grid.index], 0))
 
-    def announce(self, wanted: Sequence[tuple[Path, Int[np.ndarray, " n"]]]) -> None:
+    def announce(self, wanted: Sequence[tuple[Path, Int[np.ndarray, " _"]]]) -> None:
         """See :class:`~pathflip.data.patches.PatchReader`."""
         requests = []
         for file, places in wanted:
@@ -231,7 +231,7 @@ class PackedStore:
             requests += [slide.request(name, rows) for name in names]
         announce_rows(requests)
 
-    def read(self, wanted: Sequence[tuple[Path, Int[np.ndarray, " n"]]], context: bool) -> list[PatchRows]:
+    def read(self, wanted: Sequence[tuple[Path, Int[np.ndarray, " _"]]], context: bool) -> list[PatchRows]:
         """See :class:`~pathflip.data.patches.PatchReader`. Reads of all slides are under way at once."""
         slides = [self.slides[file] for file, _ in wanted]
         places = [np.unique(rows, return_inverse=True) for _, rows in wanted]
@@ -256,12 +256,12 @@ class PackedStore:
 
 
 def _neighbour_tables(
-    slides: Sequence[PackedSlide], places: Sequence[Int[np.ndarray, " n"]]
-) -> list[Int[np.ndarray, "n K"] | None]:
+    slides: Sequence[PackedSlide], places: Sequence[Int[np.ndarray, " _"]]
+) -> list[Int[np.ndarray, "_ K"] | None]:
     """Neighbours of the places of every slide that does not store their mean; None for the others."""
     lacking = [i for i, slide in enumerate(slides) if slide.parts == 1]
     data = read_rows([slides[i].request("neighbours", places[i]) for i in lacking])
-    tables: list[Int[np.ndarray, "n K"] | None] = [None] * len(slides)
+    tables: list[Int[np.ndarray, "_ K"] | None] = [None] * len(slides)
     for i, part in zip(lacking, data, strict=True):
         tables[i] = slides[i].array("neighbours", part)
     return tables

@@ -53,7 +53,7 @@ def finding_view(row: FindingRow) -> dict[str, Any]:
 
 
 def _below(value: float, limit: float) -> bool:
-    return math.isfinite(value) and value < limit
+    return bool(math.isfinite(value) and value < limit)
 
 
 def _cannot_point(row: FindingRow) -> bool:
