@@ -245,7 +245,7 @@ class AlignDataset:
         return out
 
 
-def _wanted(items: Sequence[Item], drawn: Sequence[Sequence[DrawnPatches]]) -> list[tuple[Path, Int[np.ndarray, " n"]]]:
+def _wanted(items: Sequence[Item], drawn: Sequence[Sequence[DrawnPatches]]) -> list[tuple[Path, Int[np.ndarray, " _"]]]:
     """What to read: (feature file, places) of every slide of every item."""
     return [
         (file, patches.rows)
