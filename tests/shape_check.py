@@ -5,7 +5,7 @@ A module of its own, because jaxtyping's import hook takes the decorator by its 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, BinaryIO, Self
 
 import jaxtyping
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 OVERRIDES: dict[Any, Any] = {
     NDArray[np.str_]: Annotated[np.ndarray, Is[lambda texts: texts.dtype.kind == "U"]],  # a text dtype has its length
     Self: Any,  # functions are decorated one by one, not with their class
+    BinaryIO: Annotated[Any, Is[lambda file: hasattr(file, "read")]],  # BytesIO has no mode
     typer.Context: Any,  # typer hands over the context of the click inside it
 }
 """Annotations that beartype alone would get wrong."""

@@ -145,6 +145,7 @@ def test_crops_as_feature_files(tmp_path, model, features):
     assert result["scored"] == 6
 
 
+@pytest.mark.usefixtures("annotations_off")
 def test_crops_as_pictures_are_cut_at_the_models_resolution(tmp_path, rng):
     """A model that reads stain_texture features gets crops encoded by that very encoder."""
     from types import SimpleNamespace

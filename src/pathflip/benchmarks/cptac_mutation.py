@@ -120,7 +120,7 @@ def run_zero_shot(inputs: Inputs) -> Outcome:
     model = open_model(inputs)
     genes = sorted({gene_of(task) for task in tasks})
 
-    def score(slides: list[Any]) -> NDArray[np.float64]:
+    def score(slides: list[Any]) -> NDArray[np.floating]:
         answers = [zero_shot(model, slides, mutation_prompts(gene), TEMPLATES_22) for gene in genes]
         return np.stack([answer.probabilities[:, 0] for answer in answers], axis=1)
 
@@ -216,7 +216,7 @@ def _patch_mean(file: Path) -> NDArray[Any]:
     return mean
 
 
-def _fold_aucs(rows: Sequence[_TaskRow], vectors: dict[str, NDArray[Any]], seed: int) -> NDArray[np.float64]:
+def _fold_aucs(rows: Sequence[_TaskRow], vectors: dict[str, NDArray[Any]], seed: int) -> NDArray[np.floating]:
     """Macro AUROC of every fold; nan where a class is missing in its training or test cases."""
     cases = list(dict.fromkeys(one.case for one in rows))
     pooled = np.stack([np.mean([vectors[one.slide] for one in rows if one.case == case], axis=0) for case in cases])
@@ -238,7 +238,7 @@ def _fold_aucs(rows: Sequence[_TaskRow], vectors: dict[str, NDArray[Any]], seed:
     return np.array(values)
 
 
-def _fold_score(task: str, ours: NDArray[np.float64], plain: NDArray[np.float64]) -> Score:
+def _fold_score(task: str, ours: NDArray[np.floating], plain: NDArray[np.floating]) -> Score:
     defined = np.isfinite(ours) & np.isfinite(plain)
     if not defined.any():
         raise CaptionError(f"task '{task}': no fold has every class in its training and its test cases")

@@ -61,7 +61,7 @@ def _read(path: Path) -> list[_Slide]:
 
 
 def nearest_votes(
-    similarity: NDArray[np.float64], patients: Sequence[str], diagnoses: Sequence[str], k: int
+    similarity: NDArray[np.floating], patients: Sequence[str], diagnoses: Sequence[str], k: int
 ) -> list[str]:
     """For each slide, the diagnosis most frequent among its k nearest of other patients; the nearest breaks ties."""
     names, answers = np.asarray(patients), []

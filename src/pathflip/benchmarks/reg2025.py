@@ -47,7 +47,7 @@ def _jaccard(first: frozenset[str], second: frozenset[str]) -> float:
     return len(first & second) / len(first | second) if first | second else 0.0
 
 
-def reg_scores(said: Sequence[str], truth: Sequence[str], encoder: PretrainedText) -> dict[str, NDArray[np.float64]]:
+def reg_scores(said: Sequence[str], truth: Sequence[str], encoder: PretrainedText) -> dict[str, NDArray[np.floating]]:
     """The parts of the score and the score itself ("REG"), report by report."""
     pairs = [(ptb_words(a), ptb_words(b)) for a, b in zip(said, truth, strict=True)]
     parts = {

@@ -20,7 +20,7 @@ def organ_level(organs: Sequence[str], k: int) -> float:
 
 
 def recall_scores(
-    matrix: NDArray[np.float64],
+    matrix: NDArray[np.floating],
     texts: Sequence[str],
     patients: Sequence[str],
     ks: Sequence[int],

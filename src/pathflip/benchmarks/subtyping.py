@@ -48,7 +48,7 @@ def run(task: _Task, inputs: Inputs) -> Outcome:
     rows = [(one.slide_id, one.label) for one in labels]
     test_set, published = recognise(inputs.data.name, rows, task.sets, inputs.other_set)
     files, skipped = feature_files(task.name, [one.slide_id for one in labels], inputs)
-    chances: dict[str, tuple[list[str], NDArray[np.float64]]] = {}
+    chances: dict[str, tuple[list[str], NDArray[np.floating]]] = {}
     if inputs.model is not None:
         names, scores = _by_templates(task, files, inputs, skipped)
         chances |= {way: (names, scores[:, place]) for place, way in enumerate(WAYS)}
@@ -94,11 +94,11 @@ def _named(task: _Task, one: SlideLabel) -> SlideLabel:
 
 def _by_templates(
     task: _Task, files: dict[str, Any], inputs: Inputs, skipped: list[Skipped]
-) -> tuple[list[str], NDArray[np.float64]]:
+) -> tuple[list[str], NDArray[np.floating]]:
     """Slide names, and probabilities (slides, ways, classes)."""
     model = open_model(inputs)
 
-    def score(slides: list[Any]) -> NDArray[np.float64]:
+    def score(slides: list[Any]) -> NDArray[np.floating]:
         return np.stack([zero_shot(model, slides, task.classes, way).probabilities for way in WAYS.values()], axis=1)
 
     return scores_of_slides(encode_each(task.name, model, files, inputs, skipped), score)
@@ -106,7 +106,7 @@ def _by_templates(
 
 def _by_dialogue(
     task: _Task, files: dict[str, Any], inputs: Inputs, skipped: list[Skipped]
-) -> tuple[list[str], NDArray[np.float64]]:
+) -> tuple[list[str], NDArray[np.floating]]:
     """Slide names, and the probability of "yes" to each class, made to sum to 1."""
     assert inputs.assistant is not None
     assistant = load_assistant(inputs.assistant, inputs.device, inputs.settings.get("language_model"))
@@ -132,7 +132,7 @@ def _by_dialogue(
 
 
 def _scores(
-    way: str, own: Sequence[SlideLabel], probabilities: NDArray[np.float64], classes: list[str], inputs: Inputs
+    way: str, own: Sequence[SlideLabel], probabilities: NDArray[np.floating], classes: list[str], inputs: Inputs
 ) -> list[Score]:
     truth = np.array([classes.index(one.label) for one in own])
     patients = [one.patient for one in own]
@@ -143,7 +143,7 @@ def _scores(
 
 
 def _confusion_table(
-    own: Sequence[SlideLabel], probabilities: NDArray[np.float64], classes: list[str]
+    own: Sequence[SlideLabel], probabilities: NDArray[np.floating], classes: list[str]
 ) -> tuple[tuple[str, ...], tuple[tuple[Any, ...], ...]]:
     truth = np.array([classes.index(one.label) for one in own])
     counts = confusion(truth, probabilities.argmax(1), len(classes))
