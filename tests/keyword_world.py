@@ -58,6 +58,12 @@ class KeywordNet(nn.Module):
     def patch_similarity(self, slides, texts):
         return torch.einsum("bme,ce->bcm", slides.patches, texts.local)
 
+    def losses(self, output, batch):
+        return {}  # there is nothing to learn
+
+    def set_feature_statistics(self, mean, std):
+        """Tiles are taken as they are."""
+
 
 def features_of(plan, noise: float = 0.2) -> SlideFeatures:
     """Tiles of a plan: every finding on its share of the tiles around the middle of its place."""
