@@ -174,7 +174,9 @@ def others(folder: Path, vectors: np.ndarray, queries: np.ndarray, exact: np.nda
     rows = {"numpy": timed(brute, queries[:10], exact[:10]), "plain_lancedb": timed(plain, queries[:5], exact[:5])}
     flat = faiss.IndexFlatIP(WIDTH)
     flat.add(vectors)
-    rows["faiss_flat"] = timed(lambda q, flat=flat: flat.search(q[None], CANDIDATES)[1][0].tolist(), queries[:10], exact[:10])
+    rows["faiss_flat"] = timed(
+        lambda q, flat=flat: flat.search(q[None], CANDIDATES)[1][0].tolist(), queries[:10], exact[:10]
+    )
     del flat
     partitions = round(len(vectors) ** 0.5)
     ivf = faiss.IndexIVFFlat(faiss.IndexFlatIP(WIDTH), WIDTH, partitions, faiss.METRIC_INNER_PRODUCT)

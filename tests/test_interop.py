@@ -576,6 +576,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert run(str(folder), "--to", "nonsense", "--out", out) == 2
 
 
+@pytest.mark.usefixtures("annotations_off")
 def test_a_file_that_kills_its_reader_is_one_row():
     separately = Separately(dies_of_bad)
     found = [separately(Path(f"{name}.h5")) for name in ("a", "bad", "b")]

@@ -67,7 +67,7 @@ class StoredSlides:
     row_ids: Int[np.ndarray, " n"]
     names: tuple[str, ...]
     code: SlideCode
-    boxes: tuple[Int[np.ndarray, "k 4"], ...]
+    boxes: tuple[Int[np.ndarray, "_ 4"], ...]
 
 
 @dataclass(frozen=True, eq=False)

@@ -67,12 +67,13 @@ app = typer.Typer(
 )
 
 
-def _print_version(value: bool) -> None:
+def _print_version(value: bool) -> bool:
     if value:
         from pathflip import __version__
 
         print(f"pathflip {__version__}")
         raise typer.Exit
+    return value
 
 
 @app.callback()
