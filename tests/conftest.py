@@ -17,8 +17,8 @@ from shape_check import unchecked
 # own runs without.
 install_import_hook("pathflip", "shape_check.typechecked")
 
-NOT_YET_CHECKED = {"test_verify_calibration"}
-"""Files whose tests run with annotations off: nobody has looked through them since the check began."""
+NOT_YET_CHECKED = {"test_cluster", "test_documented_commands", "test_language_recipes", "test_real_slides"}
+"""Files whose tests run with annotations off: their slow tests have not been run to their end with the check."""
 
 
 @pytest.hookimpl(wrapper=True)
