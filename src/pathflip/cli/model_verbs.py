@@ -22,6 +22,7 @@ from pathflip.cli.app import (
     app,
     as_row,
     files_in,
+    finish,
     numbers_line,
     print_rows,
     progress_bar,
