@@ -50,7 +50,7 @@ def fill(folder: Path, vectors: np.ndarray, rng: np.random.Generator) -> dict[st
     """Write the archive and its index; seconds of both."""
     import pyarrow as pa
 
-    from pathflip.archive.store import (
+    from pathflip.archive.vector_tables import (
         INDEX_FROM,
         TABLE,
         Archive,
@@ -158,7 +158,7 @@ def others(folder: Path, vectors: np.ndarray, queries: np.ndarray, exact: np.nda
     """Numpy brute force, FAISS exact and IVF, and a plain LanceDB query, all for the best thousand."""
     import faiss
 
-    from pathflip.archive.store import NUM_PROBES, TABLE, connect
+    from pathflip.archive.vector_tables import NUM_PROBES, TABLE, connect
 
     def brute(query: np.ndarray) -> list[int]:
         scores = vectors @ query

@@ -346,7 +346,7 @@ def test_a_folder_that_cannot_be_written_to(model, files, tmp_path):
 
 
 def test_the_index_is_made_and_answers_as_a_scan(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("pathflip.archive.store.INDEX_FROM", 64)
+    monkeypatch.setattr("pathflip.archive.vector_tables.INDEX_FROM", 64)
     files = [write_slide_features(tmp_path / "f", f"s{n:03d}", 4, seed=n) for n in range(80)]
     index_features(model, files, tmp_path / "a")
     archive = open_archive(tmp_path / "a")

@@ -6,8 +6,8 @@ import pytest
 
 from benchmark_files import save_features, write_lines
 from pathflip.benchmarks import run_benchmark
-from pathflip.benchmarks.page import summary_rows
 from pathflip.benchmarks.protocol import Inputs
+from pathflip.benchmarks.result_page import summary_rows
 from pathflip.data.question_files import read_questions
 from pathflip.evaluate.labels import read_labels
 from pathflip.text.captions import read_captions

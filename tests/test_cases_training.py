@@ -8,7 +8,7 @@ import torch
 
 from case_run import TEXTS, feature_file, trained_on_cases
 from pathflip.data.align import AlignDataset, TextSpec
-from pathflip.data.cases import cases_of_folders, join_reports, pair_reports, with_findings
+from pathflip.data.case_items import cases_of_folders, join_reports, pair_reports, with_findings
 from pathflip.data.regions import RegionSpec
 from pathflip.data.splits import read_split
 from pathflip.data.whole_files import WholeFiles
@@ -18,7 +18,7 @@ from pathflip.evaluate.alignment import evaluate_checkpoint
 from pathflip.features import read_features
 from pathflip.inference import encode_case, encode_slide, encode_text, load, presence_scores, retrieve, zero_shot
 from pathflip.text.captions import read_captions
-from pathflip.text.cases import slides_of
+from pathflip.text.case_tables import slides_of
 from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.text.tokenizer import train_tokenizer
 from pathflip.train import TrainConfig

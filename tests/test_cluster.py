@@ -16,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from cohort_run import write_slide
 from pathflip.data.packed import pack_features
-from pathflip.data.packed.cluster import pack_on_cluster
+from pathflip.data.packed.on_cluster import pack_on_cluster
 from pathflip.errors import ConfigError, MissingExtraError, OutputError
 from pathflip.features import ExtractOutcome, extract_cohort, read_features
 from pathflip.features.cluster import ClusterSpec, Dispatcher, _lost_slide, _work, extract_on_cluster
@@ -357,7 +357,7 @@ def pack_deadly(job):
     """Packing as a worker does it, but that one slide takes its process with it."""
     if job.slide_id == "s00":
         os._exit(139)
-    from pathflip.data.packed.cluster import _work
+    from pathflip.data.packed.on_cluster import _work
 
     return _work(job)
 
@@ -369,7 +369,7 @@ def test_packing_on_a_cluster_survives_a_lost_node(ray_cluster, tmp_path, monkey
     paths = [write_slide(tmp_path / "slides" / f"s{i:02d}.tif", seed=i) for i in range(8)]
     files = [outcome.path for outcome in run(paths, tmp_path / "features")]
     here = pack_features(files, tmp_path / "here")
-    monkeypatch.setattr("pathflip.data.packed.cluster._work", pack_deadly)
+    monkeypatch.setattr("pathflip.data.packed.on_cluster._work", pack_deadly)
     lost = []
 
     def progress(done, total):

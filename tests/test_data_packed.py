@@ -199,7 +199,7 @@ def test_copied_feature_files_are_recognised_by_their_bytes(files, tmp_path, mon
     for file in files:
         os.utime(file, ns=(5, 5))
     assert statuses(pack_features(files, store)) == ["skipped"] * 4
-    monkeypatch.setattr("pathflip.data.packed.store.sha256_of", lambda file: pytest.fail("read again"))
+    monkeypatch.setattr("pathflip.data.packed.packed_store.sha256_of", lambda file: pytest.fail("read again"))
     open_store(store, files)  # and what was found out is remembered
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pathflip.data.packed.store import PackedStore
+from pathflip.data.packed.packed_store import PackedStore
 from pathflip.data.whole_files import WholeFiles
 from pathflip.errors import CaptionError, FeatureError, TrainingError
 from pathflip.features import write_features

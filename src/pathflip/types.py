@@ -141,7 +141,7 @@ class CaseSlide:
 
 @dataclass(frozen=True)
 class Case(Caption):
-    """One report and its slides (none, where only their folder tells them: ``data/cases.py`` finds them).
+    """One report and its slides (none, where only their folder tells them: ``data/case_items.py`` finds them).
 
     ``slide_id`` is the name of results: the case's, or its only slide's. ``parts`` are those the report names.
     """

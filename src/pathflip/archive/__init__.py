@@ -5,6 +5,6 @@ Needs the extra ``archive`` (LanceDB, embedded: no server, no network).
 
 from pathflip.archive.indexing import IndexOutcome, index_features, read_facts
 from pathflip.archive.search import Hit, Place, Searcher
-from pathflip.archive.store import Archive, open_archive
+from pathflip.archive.vector_tables import Archive, open_archive
 
 __all__ = ["Archive", "Hit", "IndexOutcome", "Place", "Searcher", "index_features", "open_archive", "read_facts"]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathflip.archive.covering import cover, to_int8
-from pathflip.archive.store import Archive, create_or_open, in_condition
+from pathflip.archive.vector_tables import Archive, create_or_open, in_condition
 from pathflip.errors import CaptionError, ConfigError, FeatureError, PathFLIPError
 from pathflip.features import read_features
 from pathflip.inference import Aligned, EncodedSlide, encode_slide
@@ -20,7 +20,7 @@ from pathflip.io.slide_id import join_ids, paths_by_id, slide_id
 from pathflip.io.storage import shown, state
 from pathflip.io.tables import PLAIN, TableOptions, first_of, is_empty, read_table
 from pathflip.text.captions import read_captions
-from pathflip.text.cases import CASE_KEYS, slides_of
+from pathflip.text.case_tables import CASE_KEYS, slides_of
 
 __all__ = ["IndexOutcome", "SlideFacts", "index_features", "read_facts", "row_of", "tile_boxes"]
 

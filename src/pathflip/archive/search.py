@@ -17,9 +17,9 @@ from jaxtyping import Float, Int
 
 from pathflip.archive.covering import cover, from_int8
 from pathflip.archive.indexing import row_of
-from pathflip.archive.store import Archive, in_condition
+from pathflip.archive.query_words import check_words
+from pathflip.archive.vector_tables import Archive, in_condition
 from pathflip.archive.where import condition
-from pathflip.archive.words import check_words
 from pathflip.errors import ConfigError, FeatureError
 from pathflip.features import read_features
 from pathflip.geometry import Box

@@ -12,7 +12,7 @@ from pathflip.assistant.generation import (
     slide_tokens,
 )
 from pathflip.assistant.language_model import LanguageModelSpec, LoraSpec, build_language_model, open_language_model
-from pathflip.assistant.store import LoadedAssistant, load_assistant, save_assistant
+from pathflip.assistant.saved_assistant import LoadedAssistant, load_assistant, save_assistant
 from pathflip.assistant.visual_tokens import PreparedSlide, VisualTokenizer, prepare_slide
 
 __all__ = [

@@ -13,7 +13,7 @@ import torch
 from pathflip.assistant.calibration import AnswerCalibration
 from pathflip.assistant.evidence import option_evidence, text_evidence
 from pathflip.assistant.generation import Prompt, Slide, build_prompt, generate, log_likelihood, option_probabilities
-from pathflip.assistant.store import LoadedAssistant
+from pathflip.assistant.saved_assistant import LoadedAssistant
 from pathflip.assistant.visual_tokens import PreparedSlide, prepare_slide
 from pathflip.data.instruct import CAPTION_PROMPTS
 from pathflip.errors import CaptionError, ConfigError

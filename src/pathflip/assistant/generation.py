@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pathflip.arguments import as_texts, refuse_text
-from pathflip.assistant.store import LoadedAssistant
+from pathflip.assistant.saved_assistant import LoadedAssistant
 from pathflip.assistant.visual_tokens import PreparedSlide, prepare_slide
 from pathflip.data.instruct import Row, rows_to_batch, splice_row, with_slides
 from pathflip.errors import CaptionError, ConfigError

@@ -11,7 +11,7 @@ _WHERE = {
     "find_protocol": "registry",
     "run_benchmark": "runner",
     "read_result": "result",
-    "write_page": "page",
+    "write_page": "result_page",
 }
 
 __all__ = sorted(_WHERE)

@@ -9,7 +9,7 @@ import numpy as np
 
 from pathflip.assistant import load_assistant
 from pathflip.benchmarks.protocol import Inputs, Outcome, Score, Skipped
-from pathflip.benchmarks.slides import allow_missing_or_raise, feature_files
+from pathflip.benchmarks.slide_files import allow_missing_or_raise, feature_files
 from pathflip.data.question_files import VQAQuestion
 from pathflip.errors import CaptionError
 from pathflip.evaluate.answer_parsing import parse_answer

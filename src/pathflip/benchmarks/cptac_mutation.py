@@ -20,10 +20,10 @@ from sklearn.linear_model import LogisticRegression
 from pathflip.benchmarks.measured import metric_score
 from pathflip.benchmarks.prompts import TEMPLATES_22, mutation_prompts
 from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Published, Score, Skipped
-from pathflip.benchmarks.slides import encode_each, feature_files, open_model, scores_of_slides
+from pathflip.benchmarks.slide_files import encode_each, feature_files, open_model, scores_of_slides
 from pathflip.errors import CaptionError
 from pathflip.evaluate import metrics
-from pathflip.evaluate.classification import auroc_ovr
+from pathflip.evaluate.class_scores import auroc_ovr
 from pathflip.features import read_features
 from pathflip.inference import zero_shot
 from pathflip.io.slide_id import slide_id

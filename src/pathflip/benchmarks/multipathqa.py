@@ -20,7 +20,7 @@ from pathflip.assistant import build_prompt, generate, load_assistant, prepare_s
 from pathflip.benchmarks.choice_questions import answers_to, content_rows, match_answers, refuse_duplicates
 from pathflip.benchmarks.measured import metric_score
 from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Score
-from pathflip.benchmarks.slides import feature_files
+from pathflip.benchmarks.slide_files import feature_files
 from pathflip.benchmarks.test_sets import KnownSet, recognise
 from pathflip.data.question_files import VQAQuestion
 from pathflip.errors import CaptionError

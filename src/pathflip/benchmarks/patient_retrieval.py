@@ -17,7 +17,7 @@ from sklearn.metrics import f1_score
 
 from pathflip.benchmarks.measured import metric_score
 from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Published, Score, Skipped
-from pathflip.benchmarks.slides import encode_each, feature_files, open_model
+from pathflip.benchmarks.slide_files import encode_each, feature_files, open_model
 from pathflip.benchmarks.test_sets import content_hash
 from pathflip.errors import CaptionError
 from pathflip.features import read_features

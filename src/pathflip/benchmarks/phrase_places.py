@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pathflip.benchmarks.measured import mean_score
 from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Published, Skipped
-from pathflip.benchmarks.slides import allow_missing_or_raise, feature_files, open_model
+from pathflip.benchmarks.slide_files import allow_missing_or_raise, feature_files, open_model
 from pathflip.benchmarks.test_sets import content_hash
 from pathflip.errors import CaptionError, FeatureError
 from pathflip.features import read_features

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Published, Skipped
 from pathflip.benchmarks.retrieval_scores import recall_scores
-from pathflip.benchmarks.slides import allow_missing_or_raise, encode_each, feature_files, open_model
+from pathflip.benchmarks.slide_files import allow_missing_or_raise, encode_each, feature_files, open_model
 from pathflip.benchmarks.test_sets import content_hash
 from pathflip.errors import CaptionError, ConfigError, ContractError
 from pathflip.features import Encoder, load_encoder

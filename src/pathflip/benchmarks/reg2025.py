@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pathflip.benchmarks.measured import mean_score
 from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Skipped
-from pathflip.benchmarks.slides import allow_missing_or_raise
+from pathflip.benchmarks.slide_files import allow_missing_or_raise
 from pathflip.benchmarks.test_sets import content_hash
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.evaluate.caption_scores import bleu, bleu_counts, rouge_l

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from pathflip.benchmarks.page import write_page
 from pathflip.benchmarks.protocol import Inputs
 from pathflip.benchmarks.registry import find_protocol
 from pathflip.benchmarks.result import as_result, write_files
+from pathflip.benchmarks.result_page import write_page
 from pathflip.errors import ConfigError, OutputError
 from pathflip.io.files import atomic_directory, check_writable
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pathflip.assistant import build_prompt, generate, load_assistant, prepare_slide
 from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Published, Score, Skipped
-from pathflip.benchmarks.slides import allow_missing_or_raise, feature_files
+from pathflip.benchmarks.slide_files import allow_missing_or_raise, feature_files
 from pathflip.benchmarks.test_sets import KnownSet, recognise
 from pathflip.data.instruct import CAPTION_PROMPTS
 from pathflip.errors import CaptionError, FeatureError

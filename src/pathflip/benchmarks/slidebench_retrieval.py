@@ -9,8 +9,8 @@ import numpy as np
 
 from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Published, Skipped
 from pathflip.benchmarks.retrieval_scores import recall_scores
+from pathflip.benchmarks.slide_files import encode_each, feature_files, open_model
 from pathflip.benchmarks.slidebench_captioning import SETS, caption_rows, organs_of
-from pathflip.benchmarks.slides import encode_each, feature_files, open_model
 from pathflip.benchmarks.test_sets import recognise
 from pathflip.errors import FeatureError
 from pathflip.inference import retrieval_scores, retrieve

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from pathflip.assistant import build_prompt, load_assistant, option_probabilities, prepare_slide
 from pathflip.benchmarks.prompts import CLASS_NAMES, WAYS
 from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Published, Score, Skipped
-from pathflip.benchmarks.slides import encode_each, feature_files, open_model, scores_of_slides
+from pathflip.benchmarks.slide_files import encode_each, feature_files, open_model, scores_of_slides
 from pathflip.benchmarks.test_sets import KnownSet, recognise
 from pathflip.errors import CaptionError, FeatureError
-from pathflip.evaluate.classification import check_classes, class_scores, confusion
+from pathflip.evaluate.class_scores import check_classes, class_scores, confusion
 from pathflip.evaluate.labels import SlideLabel, read_labels
 from pathflip.features import read_features
 from pathflip.inference import zero_shot

@@ -365,8 +365,8 @@ def _files_of_items(files: list[Path], cases: str | None) -> list[tuple[str, tup
     """The files of every slide or case, and its name."""
     if cases is None:
         return [(file.stem, (file,)) for file in files]
-    from pathflip.data.cases import cases_of_folders, join_reports
-    from pathflip.text.cases import read_cases
+    from pathflip.data.case_items import cases_of_folders, join_reports
+    from pathflip.text.case_tables import read_cases
 
     known = cases_of_folders(files) if cases == "folders" else read_cases(Path(cases))
     joined = join_reports(files, known)

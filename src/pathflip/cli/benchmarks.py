@@ -56,8 +56,8 @@ def benchmark(
     if len(names) > 1:
         raise ConfigError(f"benchmark: got '{names[1]}' behind '{names[0]}'; expected one benchmark at a time")
     from pathflip.benchmarks import find_protocol, run_benchmark
-    from pathflip.benchmarks.page import summary_rows
     from pathflip.benchmarks.protocol import Inputs
+    from pathflip.benchmarks.result_page import summary_rows
 
     protocol = find_protocol(names[0])
     if data is None or out is None:
@@ -94,7 +94,7 @@ def _settings(pairs: list[str]) -> dict[str, str]:
 
 def _report(folders: list[Path], out: Path | None, json: bool) -> None:
     from pathflip.benchmarks import read_result, write_page
-    from pathflip.benchmarks.page import summary_rows
+    from pathflip.benchmarks.result_page import summary_rows
     from pathflip.io.files import check_target
 
     if not folders:

@@ -90,7 +90,7 @@ def _scored(
     rows: list[dict[str, Any]], known: Any, names: list[str], labels: Path | None, resamples: int, seed: int
 ) -> list[dict[str, Any]]:
     """Every measure of the answers, and the confusion; the labels go into the rows."""
-    from pathflip.evaluate.classification import check_classes, class_scores, confusion
+    from pathflip.evaluate.class_scores import check_classes, class_scores, confusion
     from pathflip.evaluate.labels import match_labels
 
     assert labels is not None

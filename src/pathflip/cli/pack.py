@@ -52,7 +52,7 @@ def pack(
         check_writable(out)
     run_jobs: RunPackJobs | None = None
     if cluster:
-        from pathflip.data.packed.cluster import pack_on_cluster
+        from pathflip.data.packed.on_cluster import pack_on_cluster
         from pathflip.features.cluster import ClusterSpec
 
         run_jobs = pack_on_cluster(ClusterSpec(cluster), say)

@@ -54,7 +54,7 @@ def calibrate(
     json: Json = False,
 ) -> None:
     """Fit the probabilities of `pathflip verify` on slides and reports the model has not seen."""
-    from pathflip.data.cases import pair_reports
+    from pathflip.data.case_items import pair_reports
     from pathflip.evaluate.verifier_calibration import calibrate as fit
     from pathflip.inference import encode_files, load
     from pathflip.io.tables import TableOptions
@@ -220,7 +220,7 @@ def _cases(
     model: "Aligned", files: list[Path], reports: "_Reports", failures: list[dict[str, Any]]
 ) -> "Iterator[tuple[EncodedSlide | EncodedCase, Path | None, str | Sequence[SubCaption]]]":
     """Every report of the table that has features among the files, with its slide or with all slides of its case."""
-    from pathflip.data.cases import join_reports
+    from pathflip.data.case_items import join_reports
     from pathflip.inference import encode_files
 
     joined = join_reports(files, reports.captions)
@@ -256,7 +256,7 @@ class _Reports:
     @property
     def holds_cases(self) -> bool:
         """Whether some report is of a case of several slides, or of one that only its folder tells."""
-        from pathflip.text.cases import slides_of
+        from pathflip.text.case_tables import slides_of
 
         return any(len(slides_of(caption)) != 1 for caption in self.captions)
 

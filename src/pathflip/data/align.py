@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from pathflip.data.cases import Item, pair_reports, with_findings
+from pathflip.data.case_items import Item, pair_reports, with_findings
 from pathflip.data.patches import DrawnPatches, PatchReader, PatchRows
 from pathflip.data.whole_files import WholeFiles
 from pathflip.errors import CaptionError, ConfigError
@@ -97,7 +97,7 @@ class AlignDataset:
 
     Args:
         files: one feature file a slide.
-        captions: captions and cases; matched to files by slide id (:mod:`pathflip.data.cases`).
+        captions: captions and cases; matched to files by slide id (:mod:`pathflip.data.case_items`).
         tokenizer: words to ids.
         text: how captions become sub-captions.
         max_patches: patches drawn an item and step, a seeded random subset; None takes all.

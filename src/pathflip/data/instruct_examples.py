@@ -8,7 +8,7 @@ from typing import Any
 from pathflip.errors import CaptionError
 from pathflip.io.tables import PLAIN, TableOptions, TableRow, first_of, read_rows, text_of
 from pathflip.text.captions import TEXT_KEYS, read_captions, slides_of_row
-from pathflip.text.cases import slides_of
+from pathflip.text.case_tables import slides_of
 from pathflip.text.chat import SLIDE_MARK, Role, Turn
 from pathflip.text.question_tables import QUESTION_KEYS, QUESTION_SLIDE_KEYS, QuestionRow, question_rows
 from pathflip.types import Caption

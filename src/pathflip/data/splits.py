@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pathflip.arguments import Paths, as_paths
-from pathflip.data.cases import Joined, join_reports
+from pathflip.data.case_items import Joined, join_reports
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.io.slide_id import folder_of, join_ids, slide_id
 from pathflip.io.tables import PLAIN, TableOptions, is_empty, read_table
 from pathflip.text.captions import read_captions
-from pathflip.text.cases import CASE_KEYS, slides_of
+from pathflip.text.case_tables import CASE_KEYS, slides_of
 from pathflip.types import Caption, Case
 
 __all__ = ["SPLITS", "read_split", "read_split_rows", "read_splits"]

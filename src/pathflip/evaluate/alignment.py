@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pathflip.data.cases import Item, name_digest, pair_reports, with_findings
+from pathflip.data.case_items import Item, name_digest, pair_reports, with_findings
 from pathflip.data.splits import SPLITS, read_split
 from pathflip.errors import ConfigError
 from pathflip.evaluate import metrics

@@ -1,8 +1,8 @@
 """Captions and reports from disk: JSON lines, JSON lists (SlideInstruct / SlideBench, HISTAI, REG), CSV, text files.
 
-One row a slide, or a case (:mod:`pathflip.text.cases`). Columns or keys (without regard to case, spaces and dashes):
-the slide (:data:`SLIDE_KEYS`), its text (:data:`TEXT_KEYS`, or a column a section: :data:`SECTION_KEYS`), the patient
-(:data:`PATIENT_KEYS`, optional) and ready-made sub-captions (:data:`SUBCAPTION_KEYS`, optional). Where there are none,
+One row a slide, or a case (:mod:`pathflip.text.case_tables`). Columns or keys (without regard to case, spaces and
+dashes): the slide (:data:`SLIDE_KEYS`), its text (:data:`TEXT_KEYS`, or a column a section: :data:`SECTION_KEYS`),
+the patient (:data:`PATIENT_KEYS`, optional) and ready-made sub-captions (:data:`SUBCAPTION_KEYS`, optional). Where there are none,
 the text is split into sentences and each is parsed into a sub-caption.
 """
 
@@ -19,7 +19,7 @@ from pathflip.errors import CaptionError
 from pathflip.geometry import Box
 from pathflip.io.files import write_text
 from pathflip.io.tables import PLAIN, TableOptions, TableRow, first_of, read_rows, read_utf8, text_of
-from pathflip.text.cases import (
+from pathflip.text.case_tables import (
     CASE_KEYS,
     SLIDE_KEYS,
     ReportGroup,

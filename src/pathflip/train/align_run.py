@@ -13,10 +13,10 @@ from torch import nn
 from pathflip.arguments import Paths, as_paths, refuse_text
 from pathflip.checkpoint import Checkpoint, InputContract, save_checkpoint
 from pathflip.data.align import AlignDataset, TextSpec
-from pathflip.data.cases import Item, name_digest, pair_reports, with_findings
+from pathflip.data.case_items import Item, name_digest, pair_reports, with_findings
 from pathflip.data.packed import PackedStore, open_store, pack_features
+from pathflip.data.packed.packed_store import StoreSettings
 from pathflip.data.packed.slide_file import DType
-from pathflip.data.packed.store import StoreSettings
 from pathflip.data.regions import RegionSpec
 from pathflip.data.splits import read_split
 from pathflip.errors import ConfigError, FeatureError, MissingExtraError

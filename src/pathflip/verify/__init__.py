@@ -2,7 +2,7 @@
 
 from pathflip.verify.calibration import VerifierCalibration, read_verifier_calibration, write_verifier_calibration
 from pathflip.verify.judge import Judgement, Omission, Verification, verify_report
-from pathflip.verify.page import slide_thumbnail, verification_view, write_verification
+from pathflip.verify.report_page import slide_thumbnail, verification_view, write_verification
 
 __all__ = [
     "Judgement",

@@ -6,7 +6,7 @@ The server is Starlette; the page is TypeScript (``workbench/`` at the top of th
 from importlib import import_module
 from typing import Any
 
-_WHERE = {"Library": "library", "Settings": "server", "create_app": "app", "open_workbench": "server"}
+_WHERE = {"Library": "library", "Settings": "web_server", "create_app": "web_app", "open_workbench": "web_server"}
 
 __all__ = ["Library", "Settings", "create_app", "open_workbench"]
 

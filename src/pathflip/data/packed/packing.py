@@ -13,8 +13,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from pathflip.data.packed.packed_store import StoreSettings, current_slides, packed_files, packed_name, sha256_of
 from pathflip.data.packed.slide_file import DType, PackedSlide, Source, read_packed_header, write_packed
-from pathflip.data.packed.store import StoreSettings, current_slides, packed_files, packed_name, sha256_of
 from pathflip.errors import ConfigError, FeatureError, OutputError, PathFLIPError
 from pathflip.features.extraction import output_error
 from pathflip.features.store import FeatureKind, check_cohort, read_features, read_kind

@@ -18,7 +18,7 @@ from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.types import Caption
 from pathflip.verify.calibration import VerifierCalibration, write_verifier_calibration
 from pathflip.verify.judge import Verification, verify_report
-from pathflip.verify.page import slide_thumbnail, verification_view, write_verification
+from pathflip.verify.report_page import slide_thumbnail, verification_view, write_verification
 
 __all__ = ["CohortVerification", "ErrorView", "VerifiedExample", "verified_examples", "verify_cohort"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pathflip.errors import CaptionError
 from pathflip.io.slide_id import join_ids, paths_by_id
-from pathflip.text.cases import case_with_slides, slides_of
+from pathflip.text.case_tables import case_with_slides, slides_of
 from pathflip.types import Caption, Case, CaseSlide
 
 __all__ = ["Item", "Joined", "cases_of_folders", "join_reports", "name_digest", "pair_reports", "with_findings"]
