@@ -2,8 +2,8 @@
 
 One row a slide, or a case (:mod:`pathflip.text.case_tables`). Columns or keys (without regard to case, spaces and
 dashes): the slide (:data:`SLIDE_KEYS`), its text (:data:`TEXT_KEYS`, or a column a section: :data:`SECTION_KEYS`),
-the patient (:data:`PATIENT_KEYS`, optional) and ready-made sub-captions (:data:`SUBCAPTION_KEYS`, optional). Where there are none,
-the text is split into sentences and each is parsed into a sub-caption.
+the patient (:data:`PATIENT_KEYS`, optional) and ready-made sub-captions (:data:`SUBCAPTION_KEYS`, optional). Where
+there are none, the text is split into sentences and each is parsed into a sub-caption.
 """
 
 import json
