@@ -23,3 +23,9 @@ def test_every_name_a_package_lists_is_there(package):
 def test_few_file_names_stand_twice():
     names = [file.name for file in SOURCE.rglob("*.py") if file.name != "__init__.py"]
     assert sum(names.count(name) > 1 for name in set(names)) <= 5
+
+
+def test_no_file_is_long_but_tables_of_data():
+    tables = {"phrases.py", "swatches.py"}
+    long = {file.name for file in SOURCE.rglob("*.py") if len(file.read_text(encoding="utf-8").splitlines()) > 450}
+    assert long <= tables

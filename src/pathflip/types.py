@@ -25,26 +25,10 @@ from pathflip.geometry import Box, SlideInfo, TileGrid, TileSpec
 from pathflip.io import tile_scores
 
 __all__ = [
-    "IGNORED",
-    "AlignBatch",
-    "AlignModel",
-    "AlignOutput",
-    "Answer",
-    "Caption",
-    "Case",
-    "CaseSlide",
-    "Evidence",
-    "Heatmap",
-    "InstructBatch",
-    "PatchChunk",
-    "RegionGrid",
-    "SlideChunks",
-    "SlideCode",
-    "SlideFeatures",
-    "SlideTokens",
-    "SubCaption",
-    "TextCode",
-]
+    "IGNORED", "AlignBatch", "AlignModel", "AlignOutput", "Answer", "Caption", "Case", "CaseSlide", "Evidence",
+    "Heatmap", "InstructBatch", "PatchChunk", "RegionGrid", "SlideChunks", "SlideCode", "SlideFeatures",
+    "SlideTokens", "SubCaption", "TextCode",
+]  # fmt: skip
 
 
 IGNORED = -100
