@@ -61,9 +61,9 @@ def answers_to(
     can = [q for q in questions if q.slide_id in files]
     lost = {one.item for one in missing}
     skipped = [Skipped(q.question_id, "its slide has no feature file") for q in questions if q.slide_id in lost]
-    asked = [_without_gaps(q) for q in can]
-    answers = answer_questions(assistant, asked, files)
-    return can, [_as_written(*one) for one in zip(can, asked, answers, strict=True)], skipped, 0
+    offered = [_without_gaps(q) for q in can]
+    answers = answer_questions(assistant, offered, files)
+    return can, [_as_written(*one) for one in zip(can, offered, answers, strict=True)], skipped, 0
 
 
 def match_answers(
@@ -88,14 +88,14 @@ def _without_gaps(question: VQAQuestion) -> VQAQuestion:
     return replace(question, options=tuple(option for option in question.options if option))
 
 
-def _as_written(question: VQAQuestion, asked: VQAQuestion, answer: VQAPrediction) -> VQAPrediction:
+def _as_written(question: VQAQuestion, offered: VQAQuestion, answer: VQAPrediction) -> VQAPrediction:
     """An answer in the letters of the file."""
-    if asked is question or answer.text is None:
+    if offered is question or answer.text is None:
         return answer
-    letter = parse_answer(answer.text, asked.options).letter
+    letter = parse_answer(answer.text, offered.options).letter
     if letter is None:
         return replace(answer, text="")
-    text = asked.options[ascii_uppercase.index(letter)]
+    text = offered.options[ascii_uppercase.index(letter)]
     return replace(answer, text=ascii_uppercase[question.options.index(text)])
 
 

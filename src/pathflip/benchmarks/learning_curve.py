@@ -186,8 +186,8 @@ def _recall(model: Aligned, part: Part) -> float:
     slides = [encode_slide(model, read_features(by_id[caption.slide_id])) for caption in captions]
     texts = [caption.text for caption in captions]
     same = metrics.positives_from_keys(texts, texts)
-    found = retrieve(model, slides, texts)
-    return (metrics.recall_at_k(found.scores, 1, same) + metrics.recall_at_k(found.scores.T, 1, same)) / 2
+    retrieval = retrieve(model, slides, texts)
+    return (metrics.recall_at_k(retrieval.scores, 1, same) + metrics.recall_at_k(retrieval.scores.T, 1, same)) / 2
 
 
 def _zero_shot(model: Aligned, data: CurveData) -> dict[str, Any]:

@@ -150,8 +150,8 @@ def run(inputs: Inputs) -> Outcome:
     for name, part in parts.items():
         own = [(q, a) for q, a in zip(scored, answers, strict=True) if q.category == name]
         if own:
-            found, rows = _part_scores(name, part, own, inputs)
-            scores += found
+            of_part, rows = _part_scores(name, part, own, inputs)
+            scores += of_part
             items += rows
     headline = [score.value for score in scores if score.group.endswith(", all")]
     mean = Score("mean of the parts", "all", float(np.mean(headline)), None, None, len(scored),

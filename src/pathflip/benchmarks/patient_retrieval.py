@@ -108,8 +108,8 @@ def run(inputs: Inputs) -> Outcome:
             )
             skipped += [Skipped(one.name, "its organ has one patient or one diagnosis") for one in own]
             continue
-        found, rows = _organ(organ, own, vectors, patches, inputs)
-        scores += found
+        of_organ, rows = _organ(organ, own, vectors, patches, inputs)
+        scores += of_organ
         items += rows
         scored += len(own)
     if not scores:

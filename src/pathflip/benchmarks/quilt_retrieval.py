@@ -47,13 +47,13 @@ def run(inputs: Inputs) -> Outcome:
     if len(scored) < 2:
         raise CaptionError(f"{NAME}: {len(scored)} crops can be scored; expected two at least")
     texts, patients = [text for _, _, text, _ in scored], [patient for *_, patient in scored]
-    found = retrieve(model, [encoded[name] for name, *_ in scored], texts)
+    retrieval = retrieve(model, [encoded[name] for name, *_ in scored], texts)
     scores = [
         score
         for what, matrix in (
-            ("combined", found.scores),
-            ("whole slide", found.whole),
-            ("sub-captions", found.sub_captions),
+            ("combined", retrieval.scores),
+            ("whole slide", retrieval.whole),
+            ("sub-captions", retrieval.sub_captions),
         )
         for score in recall_scores(np.asarray(matrix), texts, patients, KS, inputs, what=what, item="crop")
     ]

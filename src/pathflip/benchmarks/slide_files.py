@@ -36,16 +36,16 @@ def feature_files(name: str, wanted: Sequence[str], inputs: Inputs) -> tuple[dic
     by_id = paths_by_id(files)
     unique = list(dict.fromkeys(wanted))
     slide_of = join_ids(unique, by_id)
-    found = {one: by_id[slide_of[one]] for one in unique if one in slide_of}
-    missing = [Skipped(one, "no feature file") for one in unique if one not in found]
-    if not found:
+    file_of = {one: by_id[slide_of[one]] for one in unique if one in slide_of}
+    missing = [Skipped(one, "no feature file") for one in unique if one not in file_of]
+    if not file_of:
         example = f"'{next(iter(by_id))}'" if by_id else "nothing"
         raise ConfigError(
             f"{name}: none of its {len(unique)} slides has a feature file: slides are named '{unique[0]}' and the "
             f"like, features {example}; expected the same names"
         )
     allow_missing_or_raise(name, missing, len(unique), "slides", inputs)
-    return found, missing
+    return file_of, missing
 
 
 def allow_missing_or_raise(name: str, missing: Sequence[Skipped], total: int, what: str, inputs: Inputs) -> None:

@@ -91,7 +91,7 @@ def _scores(row: Mapping[str, Any]) -> list[Score]:
         measure=row["measure"], group="all", value=row["value"], low=row["low"], high=row["high"],
         number=row["captions"], chance=constant, baselines=known, text_only=row.get("text_only"),
         difference=row.get("difference"), difference_low=row.get("difference_low"),
-        difference_high=row.get("difference_high"), note="chance is the constant caption of the organ",
+        difference_high=row.get("difference_high"), note="chance is the constant caption of the organ or tumour type",
     )  # fmt: skip
     room = _MOST.get(row["measure"], 1.0) - constant
 
@@ -103,7 +103,7 @@ def _scores(row: Mapping[str, Any]) -> list[Score]:
     return [score, replace(
         score, measure=name, value=value, low=skill(row["low"]), high=skill(row["high"]), chance=0.0, baselines={},
         text_only=None, difference=None, difference_low=None, difference_high=None,
-        note="over the constant caption of the organ",
+        note="over the constant caption of the organ or tumour type",
     )]  # fmt: skip
 
 
@@ -114,16 +114,16 @@ def _captions(truth: Sequence[Caption], inputs: Inputs) -> tuple[dict[str, str],
     if inputs.predictions is None:
         said, skipped = _written(slides, inputs)
         return said, skipped, 0
-    found = _named_as(slides, read_generated(inputs.predictions))
-    said = {slide: text for slide, text in found.items() if slide in set(slides)}
+    predicted = _named_as(slides, read_generated(inputs.predictions))
+    said = {slide: text for slide, text in predicted.items() if slide in set(slides)}
     if not said:
         raise CaptionError(
             f"{inputs.predictions.name}: no slide of it stands in '{inputs.data.name}' (first "
-            f"'{next(iter(found), '')}' and '{slides[0]}'); expected captions of the same slides"
+            f"'{next(iter(predicted), '')}' and '{slides[0]}'); expected captions of the same slides"
         )
     skipped = [Skipped(slide, "no caption") for slide in slides if slide not in said]
     allow_missing_or_raise(NAME, skipped, len(slides), "slides", inputs)
-    return said, skipped, len(found) - len(said)
+    return said, skipped, len(predicted) - len(said)
 
 
 def _named_as(slides: Sequence[str], said: Mapping[str, str]) -> dict[str, str]:

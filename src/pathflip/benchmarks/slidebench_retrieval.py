@@ -35,13 +35,13 @@ def run(inputs: Inputs) -> Outcome:
     if len(scored) < 2:
         raise FeatureError(f"{NAME}: {len(scored)} slides can be scored; expected two at least")
     texts, patients = [c.text for c in scored], [c.patient for c in scored]
-    found = retrieve(model, [encoded[c.slide_id] for c in scored], texts)
+    retrieval = retrieve(model, [encoded[c.slide_id] for c in scored], texts)
     organ_of = organs_of(inputs.data)
     organs = [organ_of.get(c.slide_id, "") for c in scored]
-    matrices = {"combined": found.scores, "whole slide": found.whole, "sub-captions": found.sub_captions}
+    matrices = {"combined": retrieval.scores, "whole slide": retrieval.whole, "sub-captions": retrieval.sub_captions}
     if inputs.gallery_normalised:
         for name, axis in (("slides", 0), ("captions", 1)):
-            normalised = retrieval_scores(found.whole, found.sub_captions, axis=axis)
+            normalised = retrieval_scores(retrieval.whole, retrieval.sub_captions, axis=axis)
             matrices[f"gallery-normalised over {name}"] = normalised
     scores = [
         score

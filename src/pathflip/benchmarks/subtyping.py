@@ -55,14 +55,14 @@ def run(task: _Task, inputs: Inputs) -> Outcome:
     if inputs.assistant is not None:
         chances[DIALOGUE] = _by_dialogue(task, files, inputs, skipped)
     label_of = {one.slide_id: one for one in labels}
-    found: list[Score] = []
+    outcomes: list[Score] = []
     tables: dict[str, Any] = {}
     items: list[dict[str, Any]] = []
     notes: list[str] = []
     for way, (names, probabilities) in chances.items():
         own = [label_of[name] for name in names]
         notes += check_classes([one.label for one in own], list(task.classes))
-        found += _scores(way, own, probabilities, list(task.classes), inputs)
+        outcomes += _scores(way, own, probabilities, list(task.classes), inputs)
         tables[f"Confusion, {way} (rows: truth)"] = _confusion_table(own, probabilities, list(task.classes))
         items += [
             {"slide": one.slide_id, "patient": one.patient, "label": one.label, "way": way}
@@ -71,7 +71,7 @@ def run(task: _Task, inputs: Inputs) -> Outcome:
         ]
     scored = len({item["slide"] for item in items})
     return Outcome(
-        scores=tuple(found), scored=scored, total=len(labels), test_set=test_set, published_applies=published,
+        scores=tuple(outcomes), scored=scored, total=len(labels), test_set=test_set, published_applies=published,
         skipped=tuple(dict.fromkeys(skipped)), items=tuple(items), notes=tuple(dict.fromkeys(notes)), tables=tables,
     )  # fmt: skip
 
