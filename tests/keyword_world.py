@@ -16,10 +16,10 @@ from pathflip.data.align import TextSpec
 from pathflip.evaluate.simulated.planted_errors import SlideTruth
 from pathflip.geometry import SlideInfo, TileSpec
 from pathflip.inference import Aligned, encode_slide
-from pathflip.simulate.cases import as_planned, plan_cases
+from pathflip.simulate.cases import plan_cases
 from pathflip.simulate.phrases import NAMES
 from pathflip.simulate.report_writer import write_report
-from pathflip.simulate.world import FINDINGS, PLACES, World
+from pathflip.simulate.world import FINDINGS, PLACES, SCATTERED, CasePlan, Measured, World
 from pathflip.text.sentences import split_sentences
 from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.text.tokenizer import train_tokenizer
@@ -63,6 +63,19 @@ class KeywordNet(nn.Module):
 
     def set_feature_statistics(self, mean, std):
         """Tiles are taken as they are."""
+
+
+def as_planned(plan: CasePlan) -> dict[str, Measured]:
+    """What a perfect painter would leave to measure: concept -> :class:`Measured`, absent ones included."""
+    absent = Measured(0.0, SCATTERED, False)
+    measured = dict.fromkeys(FINDINGS, absent)
+    measured |= {f.name: Measured(f.fraction, f.place, True) for f in plan.findings}
+    inside = ("keratin_pearls", "tumour_infiltrating_lymphocytes", "vascular_invasion", "perineural_invasion")
+    tumour = plan.tumour_fraction + sum(measured[name].fraction for name in inside)
+    measured["tumour"] = Measured(tumour, "central", True) if plan.tumour else absent
+    rest = 1.0 - plan.tumour_fraction - sum(f.fraction for f in plan.findings)
+    measured["fibrous_stroma"] = Measured(rest, SCATTERED, rest > 0)
+    return measured
 
 
 def features_of(plan, noise: float = 0.2) -> SlideFeatures:

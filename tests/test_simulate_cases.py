@@ -8,8 +8,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from keyword_world import as_planned
 from pathflip.errors import ConfigError
-from pathflip.simulate.cases import HELD_OUT_COMBINATIONS, HELD_OUT_PAIRS, as_planned, plan_cases
+from pathflip.simulate.cases import HELD_OUT_COMBINATIONS, HELD_OUT_PAIRS, plan_cases
 from pathflip.simulate.phrases import (
     ABSENCE,
     AMOUNTS,

@@ -19,12 +19,11 @@ from pathflip.simulate.world import (
     TUMOUR_ONLY,
     TUMOUR_TYPES,
     CasePlan,
-    Measured,
     PlacedFinding,
     World,
 )
 
-__all__ = ["HELD_OUT_COMBINATIONS", "HELD_OUT_PAIRS", "as_planned", "plan_cases"]
+__all__ = ["HELD_OUT_COMBINATIONS", "HELD_OUT_PAIRS", "plan_cases"]
 
 HELD_OUT_COMBINATIONS = frozenset(
     {("adenocarcinoma", "single_files"), ("squamous_cell_carcinoma", "papillary"), ("melanoma", "glandular")}
@@ -189,16 +188,3 @@ def _place(names: Sequence[str], rng: np.random.Generator) -> tuple[PlacedFindin
         PlacedFinding(name, round(float(fraction), 4), str(place))
         for name, fraction, place in zip(names, fractions, places, strict=True)
     )
-
-
-def as_planned(plan: CasePlan) -> dict[str, Measured]:
-    """What a perfect painter would leave to measure: concept -> :class:`Measured`, absent ones included."""
-    absent = Measured(0.0, SCATTERED, False)
-    measured = dict.fromkeys(FINDINGS, absent)
-    measured |= {f.name: Measured(f.fraction, f.place, True) for f in plan.findings}
-    inside = ("keratin_pearls", "tumour_infiltrating_lymphocytes", "vascular_invasion", "perineural_invasion")
-    tumour = plan.tumour_fraction + sum(measured[name].fraction for name in inside)
-    measured["tumour"] = Measured(tumour, "central", True) if plan.tumour else absent
-    rest = 1.0 - plan.tumour_fraction - sum(f.fraction for f in plan.findings)
-    measured["fibrous_stroma"] = Measured(rest, SCATTERED, rest > 0)
-    return measured
