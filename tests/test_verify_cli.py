@@ -137,7 +137,7 @@ def test_the_same_from_a_table_with_other_columns_and_another_encoding(bench, ru
     assert ranked.stdout == run(*query, str(plain)).stdout
 
 
-def test_a_slide_is_cut_at_the_stride_the_model_was_trained_at(tmp_path):
+def test_a_slide_is_cut_at_the_stride_the_model_was_trained_at(tmp_path, annotations_off):
     """Its own tile size, stride and resolution, not the defaults of ``tile``: another stride means other neighbours."""
     path = write_pyramid(tmp_path / "s.tif", [smooth_picture(1024, 1280)], mpp=0.5)
     kind = {"encoder": "colour_histogram", "dim": load_encoder("colour_histogram").dim, "tile_px": 64, "mpp": 1.0}
