@@ -12,8 +12,9 @@ from shapely.geometry import shape
 
 from pathflip.errors import FeatureError, ResolutionError
 from pathflip.geometry import SlideInfo, TileSpec
+from pathflip.io.grid_attributes import magnification
 from pathflip.slide import TissueMask, open_slide, read_coords, tile_cohort, tile_slide
-from pathflip.slide.tiling import magnification, settings_hash, write_coords
+from pathflip.slide.tiling import settings_hash, write_coords
 from slide_files import write_pyramid
 
 INFO = SlideInfo("case", (1000, 800), 0.5, (1.0, 4.0), "aperio", "test")
@@ -101,6 +102,20 @@ def test_unreadable_coordinate_files_say_what_is_missing(tmp_path):
     ):
         with pytest.raises(FeatureError, match=word):
             read_coords(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("size0", "large"), ("size0", [1000]), ("mpp0", float("nan")), ("mpp0", -1), ("tile_px", 0), ("slide_id", "../x")],
+)
+def test_attributes_that_cannot_be_true_are_one_line(tmp_path, name, value):
+    path = tmp_path / "case.h5"
+    write_coords(path, tile_slide(INFO, mask_of(np.ones((80, 100))), TileSpec(128, 1.0)))
+    with h5py.File(path, "r+") as file:
+        file["coords"].attrs[name] = value
+    with pytest.raises(FeatureError, match=r"case\.h5") as error:
+        read_coords(path)
+    assert "\n" not in str(error.value)
 
 
 def test_settings_hash_changes_with_any_setting():

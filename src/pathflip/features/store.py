@@ -22,15 +22,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pathflip import __version__
 from pathflip.arguments import Paths, as_paths
-from pathflip.errors import ConfigError, FeatureError
-from pathflip.geometry import Box, SlideInfo, TileSpec
+from pathflip.errors import FeatureError
+from pathflip.geometry import SlideInfo, TileSpec
 from pathflip.io.files import atomic_hdf5
+from pathflip.io.grid_attributes import grid_attributes, read_grid_attributes, trident_attributes
 from pathflip.io.hdf5 import dataset, opened, plain_attributes, read_array
 from pathflip.io.slide_id import check_name, join_ids, slide_id
 from pathflip.io.storage import exists, shown
-from pathflip.slide.tiling import magnification
 from pathflip.types import SlideFeatures
 
 __all__ = [
@@ -46,7 +45,6 @@ __all__ = [
     "read_kind",
     "read_settings",
     "rows_named",
-    "trident_attributes",
     "write_features",
 ]
 
@@ -103,39 +101,7 @@ def _dataset(file: h5py.File, key: str, values: NDArray[Any]) -> None:
 
 def describe(info: SlideInfo, spec: TileSpec) -> dict[str, Any]:
     """Slide and tiles as attributes; plain values and lists, so that JSON can hold them too."""
-    attributes: dict[str, Any] = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "pathflip_version": __version__,
-        "slide_id": info.slide_id,
-        "tile_px": spec.tile_px,
-        "mpp": spec.mpp,
-        "stride_px": spec.stride_px,
-        "min_tissue": spec.min_tissue,
-        "mpp0": info.require_mpp(),
-        "size0": list(info.size0),
-        "downsamples": list(info.downsamples),
-        "vendor": info.vendor,
-        "reader": info.reader,
-    }
-    if (bounds := info.bounds0) is not None:
-        attributes["bounds0"] = [bounds.x, bounds.y, bounds.width, bounds.height]
-    return attributes
-
-
-def trident_attributes(info: SlideInfo, spec: TileSpec, folder: Path) -> dict[str, Any]:
-    """What TRIDENT writes on ``coords``. Magnifications are its buckets of mpp; nothing here reads them."""
-    return {
-        "patch_size": spec.tile_px,
-        "patch_size_level0": spec.tile_px0(info),
-        "level0_magnification": magnification(info.require_mpp()),
-        "target_magnification": magnification(spec.mpp),
-        "overlap": spec.tile_px - spec.stride_px,
-        "name": info.slide_id,
-        "savetodir": str(folder),
-        "level0_width": info.size0[0],
-        "level0_height": info.size0[1],
-    }
+    return {"format": FORMAT, "format_version": FORMAT_VERSION, **grid_attributes(info, spec)}
 
 
 def read_features(path: str | Path, *, drop_invalid: bool = False) -> SlideFeatures:
@@ -297,29 +263,9 @@ def read_description(path: Path, root: Mapping[str, Any]) -> tuple[SlideInfo, Ti
             f"{path}: format_version is '{version}', this PathFLIP reads {FORMAT_VERSION.split('.')[0]}.x; "
             "update PathFLIP or extract again"
         )
-    try:
-        bounds = Box(*(int(v) for v in root["bounds0"])) if "bounds0" in root else None
-        info = SlideInfo(
-            slide_id=check_name(str(root["slide_id"]), "slide_id", path),
-            size0=(int(root["size0"][0]), int(root["size0"][1])),
-            mpp0=float(root["mpp0"]),
-            downsamples=tuple(float(v) for v in root["downsamples"]),
-            vendor=str(root["vendor"]),
-            reader=str(root["reader"]),
-            bounds0=bounds,
-        )
-        spec = TileSpec(int(root["tile_px"]), float(root["mpp"]), int(root["stride_px"]), float(root["min_tissue"]))
-        str(root["encoder"])
-    except KeyError as error:
-        raise FeatureError(f"{path}: attribute {error} is missing; extract it again") from error
-    except (TypeError, ValueError, IndexError, OverflowError, ConfigError) as error:
-        raise FeatureError(f"{path}: its attributes describe no slide ({error}); extract it again") from error
-    if not (0 < (info.mpp0 or 0) < 1000 and min(info.size0) > 0 and all(0.5 < d < 1e6 for d in info.downsamples)):
-        raise FeatureError(
-            f"{path}: its attributes describe no slide: {info.size0} px, {info.mpp0} mpp, downsamples "
-            f"{info.downsamples}; extract it again"
-        )
-    return info, spec
+    if "encoder" not in root:
+        raise FeatureError(f"{path}: attribute 'encoder' is missing; extract it again")
+    return read_grid_attributes(path, root, "extract it again")
 
 
 _ALIKE = 0.02

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from pathflip.features.store import trident_attributes
 from pathflip.interop.own_attribute import OWN, own_attribute, read_own
 from pathflip.interop.tiles import ReadOptions, Stated, Tiles, encoder_of, join, numeric, settle
 from pathflip.io.files import atomic_hdf5, path_inside
+from pathflip.io.grid_attributes import magnification, trident_attributes
 from pathflip.io.hdf5 import File, whole
 from pathflip.io.slide_id import slide_id
-from pathflip.slide.tiling import magnification
 
 __all__ = ["read_trident", "slide_name", "write_trident"]
 

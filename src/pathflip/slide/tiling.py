@@ -18,14 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathflip import __version__
 from pathflip.arguments import Paths, as_paths
 from pathflip.errors import FeatureError, PathFLIPError, SlideError
-from pathflip.geometry import Box, SlideInfo, TileGrid, TileSpec
+from pathflip.geometry import SlideInfo, TileGrid, TileSpec
 from pathflip.io.files import atomic_hdf5, atomic_path, write_text
 from pathflip.io.geojson import feature, write_features
+from pathflip.io.grid_attributes import grid_attributes, read_grid_attributes, trident_attributes
 from pathflip.io.hdf5 import dataset, opened, plain_attributes, read_array
-from pathflip.io.slide_id import check_name
 from pathflip.slide.artefacts import KINDS, ArtefactMask, ArtefactSpec, find_artefacts
 from pathflip.slide.paths import slide_names
 from pathflip.slide.reader import Slide, open_slide
@@ -46,7 +45,6 @@ __all__ = [
 
 FORMAT_VERSION = 1
 _QC_PX = 1600
-_MAGNIFICATIONS = ((0.16, 80), (0.2, 60), (0.3, 40), (0.6, 20), (1.2, 10), (2.4, 5))
 
 
 def tile_slide(slide: Slide | SlideInfo, tissue: TissueMask, spec: TileSpec) -> TileGrid:
@@ -287,56 +285,23 @@ def write_coords(
     ``coords`` is int64 (N, 2), level-0 top-left corners. Its attributes are TRIDENT's nine, then ours; those with
     unit px0 are level-0 pixels.
     """
-
     info, spec, target = grid.info, grid.spec, Path(target)
-    mpp0 = info.require_mpp()
-    trident = {
-        "patch_size": spec.tile_px,
-        "patch_size_level0": grid.tile_px0,
-        "level0_magnification": magnification(mpp0),
-        "target_magnification": magnification(spec.mpp),
-        "overlap": spec.tile_px - spec.stride_px,
-        "name": info.slide_id,
-        "savetodir": str(target.parent),
-        "level0_width": info.size0[0],
-        "level0_height": info.size0[1],
-    }
+    excluding = () if exclude is None else (exclude,)
     ours = {
-        "pathflip_version": __version__,
+        **grid_attributes(info, spec),
         "format_version": FORMAT_VERSION,
-        "slide_id": info.slide_id,
-        "size0": np.array(info.size0, np.int64),
-        "mpp0": mpp0,
-        "downsamples": np.array(info.downsamples, np.float64),
-        "vendor": info.vendor,
-        "reader": info.reader,
-        "mpp": spec.mpp,
-        "tile_px": spec.tile_px,
-        "stride_px": spec.stride_px,
-        "min_tissue": spec.min_tissue,
-        "settings_hash": settings_hash(spec, tissue, mpp0, *(() if exclude is None else (exclude,))),
+        "settings_hash": settings_hash(spec, tissue, info.require_mpp(), *excluding),
     }
-    if info.bounds0 is not None:
-        b = info.bounds0
-        ours["bounds0"] = np.array([b.x, b.y, b.width, b.height], np.int64)
     with atomic_hdf5(target) as file:
         dataset = file.create_dataset("coords", data=grid.coords)
-        dataset.attrs.update({**trident, **ours})
-
-
-def magnification(mpp: float) -> int:
-    """The objective TRIDENT's bucketing gives a resolution (below 5×, the nearest whole number); labels only."""
-    for limit, power in _MAGNIFICATIONS:
-        if mpp < limit:
-            return power
-    return max(1, round(10 / mpp))
+        dataset.attrs.update({**trident_attributes(info, spec, target.parent), **ours})
 
 
 def read_coords(path: str | Path) -> TileGrid:
     """Read a coordinate file written by :func:`write_coords`.
 
     Raises:
-        FeatureError: not such a file; the message names the missing key.
+        FeatureError: not such a file; the message names what is missing or cannot be true.
     """
     path = Path(path)
     with opened(path) as file:
@@ -345,30 +310,8 @@ def read_coords(path: str | Path) -> TileGrid:
             raise FeatureError(f"'{path}': no dataset 'coords' of shape (N, 2) (found {sorted(file)})")
         attributes = plain_attributes(path, item)
         coords = read_array(path, file, "coords")
-        try:
-            info, spec = _info(attributes), _spec(attributes)
-        except KeyError as key:
-            raise FeatureError(
-                f"'{path}': attribute {key} of 'coords' is missing; was it written by pathflip?"
-            ) from None
-    check_name(info.slide_id, "slide_id", path)
+    info, spec = read_grid_attributes(path, attributes, "was it written by pathflip? Cut the slide into tiles again")
     return TileGrid(info, spec, coords.astype(np.int64))
-
-
-def _info(a: dict[str, Any]) -> SlideInfo:
-    return SlideInfo(
-        slide_id=str(a["slide_id"]),
-        size0=(int(a["size0"][0]), int(a["size0"][1])),
-        mpp0=float(a["mpp0"]),
-        downsamples=tuple(float(d) for d in a["downsamples"]),
-        vendor=str(a["vendor"]),
-        reader=str(a["reader"]),
-        bounds0=Box(*(int(v) for v in a["bounds0"])) if "bounds0" in a else None,
-    )
-
-
-def _spec(a: dict[str, Any]) -> TileSpec:
-    return TileSpec(int(a["tile_px"]), float(a["mpp"]), int(a["stride_px"]), float(a["min_tissue"]))
 
 
 def _write_tissue(target: Path, tissue: TissueMask) -> None:
