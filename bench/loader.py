@@ -159,7 +159,7 @@ def slide(name: str, patches: int, dim: int, seed: int) -> Any:
 
 
 def captions_of(files: Sequence[Path]) -> list[Any]:
-    """A report of eight statements a slide."""
+    """A report of eight sub-captions a slide."""
     from pathflip.text.sub_captions import parse_sub_caption
     from pathflip.types import Caption
 

@@ -1,8 +1,9 @@
 """Plans, reports, planted errors and questions of the synthetic cohort, against checks that share no code with them."""
 
+import json
 import re
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import combinations
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from keyword_world import as_planned
 from pathflip.errors import ConfigError
+from pathflip.evaluate.simulated.planted_errors import read_truth
 from pathflip.simulate.cases import HELD_OUT_COMBINATIONS, HELD_OUT_PAIRS, plan_cases
 from pathflip.simulate.phrases import (
     ABSENCE,
@@ -267,23 +269,23 @@ def _check(sentence, plan, measured):
         assert abs(int(number) - 100 * measured["tumour"].fraction) <= 2.51 or number == "5"
 
 
-def _statements(report):
-    return [*report.statements, *report.paraphrase_statements]
+def _sub_captions_of(report):
+    return [*report.sub_captions, *report.paraphrase_sub_captions]
 
 
 def test_every_visual_sentence_is_true(cases):
     checked = 0
     for plan, measured, report in cases:
-        for statement in _statements(report):
-            if statement.visual:
-                _check(statement.sentence, plan, measured)
+        for sub_caption in _sub_captions_of(report):
+            if sub_caption.visual:
+                _check(sub_caption.sentence, plan, measured)
                 checked += 1
     assert checked > 3000
 
 
-def test_statement_truth_is_what_the_sentence_says(cases):
+def test_the_truth_of_a_sub_caption_is_what_the_sentence_says(cases):
     for _, _, report in cases:
-        for s in _statements(report):
+        for s in _sub_captions_of(report):
             text = s.sentence.lower()
             if s.kind in ("finding", "absence") and s.concept in FINDINGS:
                 assert _read(FINDING_WORDS, text) == {s.concept, *s.others}, s
@@ -297,26 +299,42 @@ def test_statement_truth_is_what_the_sentence_says(cases):
                 assert _read(GRADE_WORDS, text) == ({s.grade} if s.grade else set()), s
 
 
+@pytest.mark.parametrize("name", ["sub_captions", "statements"])  # what truth/ID.json calls them now, and did before
+def test_truth_is_read_back_from_its_file(cases, tmp_path, name):
+    plan, measured, report = next(case for case in cases if any(s.others for s in case[2].sub_captions))
+    written = asdict(report)
+    written[name] = written.pop("sub_captions")
+    record = {"plan": asdict(plan), "measured": {k: asdict(v) for k, v in measured.items()}, "report": written}
+    (tmp_path / "truth").mkdir()
+    (tmp_path / "truth" / f"{plan.slide_id}.json").write_text(json.dumps(record), encoding="utf-8")
+    (truth,) = read_truth(tmp_path, [plan.slide_id])
+    assert (truth.plan, truth.measured) == (plan, measured)
+    assert truth.report.sub_captions == report.sub_captions
+
+
 def test_reports_are_complete_and_of_the_right_size(cases):
     for plan, measured, report in cases:
-        for text, statements in ((report.text, report.statements), (report.paraphrase, report.paraphrase_statements)):
-            if not statements:
+        for text, sub_captions in (
+            (report.text, report.sub_captions),
+            (report.paraphrase, report.paraphrase_sub_captions),
+        ):
+            if not sub_captions:
                 continue
-            assert 8 <= len(statements) <= 12
-            assert re.sub(r"\s", " ", text) == " ".join(s.sentence for s in statements)
-            told = sorted(s.concept for s in statements if s.kind == "finding")
+            assert 8 <= len(sub_captions) <= 12
+            assert re.sub(r"\s", " ", text) == " ".join(s.sentence for s in sub_captions)
+            told = sorted(s.concept for s in sub_captions if s.kind == "finding")
             assert told == sorted(name for name in FINDINGS if measured[name].present)
-            denied = [c for s in statements if s.kind == "absence" for c in (s.concept, *s.others)]
+            denied = [c for s in sub_captions if s.kind == "absence" for c in (s.concept, *s.others)]
             assert len(denied) == len(set(denied)) >= 2
             assert ("tumour" in denied) == (plan.tumour is None)
-            assert sum(not s.visual for s in statements) >= 2
+            assert sum(not s.visual for s in sub_captions) >= 2
         assert bool(report.paraphrase) == (plan.split == "test")
 
 
 def test_reports_of_different_cases_differ(cases):
-    visual = {" ".join(s.sentence for s in report.statements if s.visual) for _, _, report in cases}
+    visual = {" ".join(s.sentence for s in report.sub_captions if s.visual) for _, _, report in cases}
     assert len(visual) >= 0.95 * len(cases)
-    sentences = Counter(s.sentence for _, _, report in cases for s in report.statements if s.visual)
+    sentences = Counter(s.sentence for _, _, report in cases for s in report.sub_captions if s.visual)
     assert sum(n > 1 for n in sentences.values()) >= 100  # yet sentences are shared between slides
 
 
@@ -340,7 +358,7 @@ SYNONYMS = [
 
 
 def test_training_text_holds_no_held_out_wording(cases):
-    training = [s.sentence for plan, _, report in cases if plan.split != "test" for s in report.statements]
+    training = [s.sentence for plan, _, report in cases if plan.split != "test" for s in report.sub_captions]
     training_lower = "\n".join(training).lower()
     for template in (t for w in WORDINGS for t in w.held_out):
         pattern = "".join(
@@ -356,8 +374,8 @@ def test_paraphrases_use_only_held_out_wording(cases):
     held_out = {t for w in WORDINGS for t in w.held_out}
     assert not seen & held_out
     for _, _, report in cases:
-        assert {s.template for s in report.statements} <= seen
-        assert {s.template for s in report.paraphrase_statements} <= held_out
+        assert {s.template for s in report.sub_captions} <= seen
+        assert {s.template for s in report.paraphrase_sub_captions} <= held_out
     assert all(len(w.seen) >= 6 and len(w.held_out) >= 2 for w in (*DIAGNOSIS.values(), PRESENCE, ABSENCE))
     assert sum(bool(name.wording.held_out) for name in NAMES.values()) >= 10
 
@@ -384,9 +402,9 @@ def test_planted_errors_are_false_and_all_the_rest_stays_true(cases, kind):
     for plan, measured, report in cases[:200]:
         corrupted = corrupt_report(report, plan, measured, WORLD.rng("lie", plan.slide_id), [kind])
         lies = {error.sentence for error in corrupted.errors}
-        for statement in corrupted.statements:
-            if statement.visual and statement.sentence not in lies:
-                _check(statement.sentence, plan, measured)
+        for sub_caption in corrupted.sub_captions:
+            if sub_caption.visual and sub_caption.sentence not in lies:
+                _check(sub_caption.sentence, plan, measured)
         for error in corrupted.errors:
             planted += 1
             assert error.kind == kind
@@ -403,7 +421,7 @@ def test_planted_errors_are_false_and_all_the_rest_stays_true(cases, kind):
 
 
 def test_several_errors_hit_several_sentences(cases):
-    plan, measured, report = next(c for c in cases if sum(s.kind == "finding" for s in c[2].statements) >= 3)
+    plan, measured, report = next(c for c in cases if sum(s.kind == "finding" for s in c[2].sub_captions) >= 3)
     corrupted = corrupt_report(report, plan, measured, np.random.default_rng(0), ERROR_KINDS)
     assert [e.kind for e in corrupted.errors] == list(ERROR_KINDS)
     assert len({e.sentence for e in corrupted.errors}) == len({e.original for e in corrupted.errors}) == 4

@@ -96,7 +96,7 @@ def heatmap_line(heatmap: Any) -> str:
     """A heatmap in one line."""
     shown = heatmap.scores[np.isfinite(heatmap.scores)]
     highest = f"highest similarity {shown.max():.3f}" if len(shown) else "no valid tile"
-    denied = ", a statement of absence" if heatmap.negated else ""
+    denied = ", states an absence" if heatmap.negated else ""
     return (
         f"Heatmap({heatmap.text!r} on '{heatmap.grid.info.slide_id}': {len(heatmap.scores)} tiles, {highest}, "
         f"presence logit {heatmap.presence:.2f}{denied})"

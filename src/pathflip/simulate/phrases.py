@@ -297,7 +297,7 @@ DIAGNOSIS: dict[str, Wording] = {
         ("All this is embedded in {name}.", "Elsewhere one encounters {name}."),
     ),
 }
-"""Statement kind -> templates, findings and non-visual sentences apart."""
+"""Kind of sentence -> templates, findings and non-visual sentences apart."""
 
 PRESENCE = Wording(
     (

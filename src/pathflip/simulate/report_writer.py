@@ -40,11 +40,19 @@ from pathflip.simulate.world import (
     far_places,
 )
 
-__all__ = ["ERROR_KINDS", "CorruptedReport", "PlantedError", "Report", "Statement", "corrupt_report", "write_report"]
+__all__ = [
+    "ERROR_KINDS",
+    "CorruptedReport",
+    "PaintedSubCaption",
+    "PlantedError",
+    "Report",
+    "corrupt_report",
+    "write_report",
+]
 
 
 @dataclass(frozen=True)
-class Statement:
+class PaintedSubCaption:
     """One sentence of a report and what it states; a field is None where the sentence does not say.
 
     Attributes:
@@ -74,14 +82,17 @@ class Statement:
     template: str = ""
 
 
+_SubCaptions = list[PaintedSubCaption]
+
+
 @dataclass(frozen=True)
 class Report:
     """A report; on test slides also a second one of the same case, worded only in held-out ways ("" elsewhere)."""
 
     text: str
-    statements: tuple[Statement, ...]
+    sub_captions: tuple[PaintedSubCaption, ...]
     paraphrase: str = ""
-    paraphrase_statements: tuple[Statement, ...] = ()
+    paraphrase_sub_captions: tuple[PaintedSubCaption, ...] = ()
 
 
 def write_report(
@@ -96,38 +107,38 @@ def write_report(
     split = plan.split if split is None else split
     if split not in SPLITS:
         raise ConfigError(f"unknown split '{split}': expected one of {', '.join(SPLITS)}")
-    text, statements = _compose(_Scribe(plan, measured, rng, held_out=False))
+    text, sub_captions = _compose(_SentenceWriter(plan, measured, rng, held_out=False))
     if split != "test":
-        return Report(text, statements)
-    return Report(text, statements, *_compose(_Scribe(plan, measured, rng, held_out=True)))
+        return Report(text, sub_captions)
+    return Report(text, sub_captions, *_compose(_SentenceWriter(plan, measured, rng, held_out=True)))
 
 
-def _compose(scribe: "_Scribe") -> tuple[str, tuple[Statement, ...]]:
-    """Eight to twelve statements in the order pathologists use, and the text they make."""
-    rng = scribe.rng
-    plan, present = scribe.plan, scribe.present
+def _compose(writer: "_SentenceWriter") -> tuple[str, tuple[PaintedSubCaption, ...]]:
+    """Eight to twelve sub-captions in the order pathologists use, and the text they make."""
+    rng = writer.rng
+    plan, present = writer.plan, writer.present
     absent = [name for name in FINDINGS if name not in present]
     extras = ["split", "absence", "nonvisual", "nonvisual", "tumour_extent", "tumour_place", "nuclei", "background"]
     if plan.tumour is None:
         extras = ["absence", "absence", "nonvisual", "background"]
     wanted = int(rng.integers(8, 13)) - (1 + len(present) + 2 + 2)
     more = [extras[i] for i in rng.permutation(len(extras))][: max(wanted, 0)]
-    opening = scribe.diagnosis("split" in more)
-    opening += [scribe.about_tumour(kind) for kind in ("nuclei", "tumour_extent", "tumour_place") if kind in more]
-    body = [scribe.finding(present[i]) for i in rng.permutation(len(present))]
+    opening = writer.diagnosis("split" in more)
+    opening += [writer.about_tumour(kind) for kind in ("nuclei", "tumour_extent", "tumour_place") if kind in more]
+    body = [writer.finding(present[i]) for i in rng.permutation(len(present))]
     if "background" in more:
-        body.append(scribe.background())
-    denials = scribe.absences(absent, 2 + more.count("absence"))
-    unseen = scribe.non_visual(2 + more.count("nonvisual"))
+        body.append(writer.background())
+    denials = writer.absences(absent, 2 + more.count("absence"))
+    unseen = writer.non_visual(2 + more.count("nonvisual"))
     before = int(rng.integers(0, 2))
     sections = [unseen[:before], opening, body, denials, unseen[before:]]
     joiner = "\n" if rng.random() < 0.3 else " "
     text = joiner.join(" ".join(s.sentence for s in section) for section in sections if section)
-    return text, tuple(statement for section in sections for statement in section)
+    return text, tuple(sub_caption for section in sections for sub_caption in section)
 
 
-class _Scribe:
-    """Words single statements about one slide."""
+class _SentenceWriter:
+    """Writes single sentences about one slide, each with what it states."""
 
     def __init__(
         self, plan: CasePlan, measured: Mapping[str, Measured], rng: np.random.Generator, held_out: bool
@@ -135,57 +146,57 @@ class _Scribe:
         self.plan, self.measured, self.rng, self.held_out = plan, measured, rng, held_out
         self.present = [name for name in FINDINGS if name in measured and measured[name].present]
 
-    def diagnosis(self, split: bool) -> list[Statement]:
+    def diagnosis(self, split: bool) -> list[PaintedSubCaption]:
         """Type, grade and pattern in one sentence or two."""
         if self.plan.tumour is None:
-            return [self._speak(Statement("", "benign", "benign"), DIAGNOSIS["benign"])]
+            return [self._worded(PaintedSubCaption("", "benign", "benign"), DIAGNOSIS["benign"])]
         ways = (("type", "grade_pattern"), ("type_grade", "pattern"))
         kinds = ways[int(self.rng.integers(2))] if split else ("diagnosis",)
         return [self.about_tumour(kind) for kind in kinds]
 
-    def about_tumour(self, kind: str) -> Statement:
+    def about_tumour(self, kind: str) -> PaintedSubCaption:
         """One of the kinds of :data:`~pathflip.simulate.phrases.DIAGNOSIS`, true of the plan."""
         plan, tumour = self.plan, self.measured.get("tumour")
-        facts = Statement("", kind, "tumour", tumour=plan.tumour, grade=plan.grade, pattern=plan.pattern)
+        facts = PaintedSubCaption("", kind, "tumour", tumour=plan.tumour, grade=plan.grade, pattern=plan.pattern)
         if tumour is not None:
             facts = replace(facts, place=tumour.place, percent=_nearest_five(tumour.fraction))
-        return self._speak(facts, DIAGNOSIS[kind])
+        return self._worded(facts, DIAGNOSIS[kind])
 
-    def finding(self, name: str) -> Statement:
+    def finding(self, name: str) -> PaintedSubCaption:
         """A finding that is there, with its extent, its place or both."""
-        seen = self.measured[name]
-        percent = f"{100 * seen.fraction:.1f}"
-        facts = Statement("", "finding", name, place=seen.place, extent=extent_of(seen.fraction), percent=percent)
-        return self._speak(facts, PRESENCE)
+        measures = self.measured[name]
+        extent, percent = extent_of(measures.fraction), f"{100 * measures.fraction:.1f}"
+        facts = PaintedSubCaption("", "finding", name, place=measures.place, extent=extent, percent=percent)
+        return self._worded(facts, PRESENCE)
 
-    def background(self) -> Statement:
+    def background(self) -> PaintedSubCaption:
         """What lies between."""
-        return self._speak(Statement("", "background", "fibrous_stroma"), DIAGNOSIS["background"])
+        return self._worded(PaintedSubCaption("", "background", "fibrous_stroma"), DIAGNOSIS["background"])
 
-    def absences(self, absent: Sequence[str], number: int) -> list[Statement]:
+    def absences(self, absent: Sequence[str], number: int) -> list[PaintedSubCaption]:
         """``number`` sentences on things that are not there (on a benign slide, a tumour first)."""
         order = [absent[i] for i in self.rng.permutation(len(absent))]
         if self.plan.tumour is None:
             order = ["tumour", *order]
-        said: list[Statement] = []
-        while order and len(said) < number:
+        denials: list[PaintedSubCaption] = []
+        while order and len(denials) < number:
             concept, *order = order
-            facts = Statement("", "absence", concept, negated=True, others=tuple(order[:1]))
-            statement = self._speak(facts, ABSENCE)
-            order = [name for name in order if name not in statement.others]
-            said.append(statement)
-        return said
+            facts = PaintedSubCaption("", "absence", concept, negated=True, others=tuple(order[:1]))
+            sub_caption = self._worded(facts, ABSENCE)
+            order = [name for name in order if name not in sub_caption.others]
+            denials.append(sub_caption)
+        return denials
 
-    def non_visual(self, number: int) -> list[Statement]:
+    def non_visual(self, number: int) -> list[PaintedSubCaption]:
         """``number`` sentences of different topics that the slide cannot confirm."""
         topics = list(NON_VISUAL) if self.plan.tumour else ["history", "specimen", "administration"]
         chosen = [topics[i] for i in self.rng.permutation(len(topics))[:number]]
-        statements = (Statement("", topic, topic, visual=False) for topic in chosen)
-        return [self._speak(facts, NON_VISUAL[facts.kind]) for facts in statements]
+        sub_captions = (PaintedSubCaption("", topic, topic, visual=False) for topic in chosen)
+        return [self._worded(facts, NON_VISUAL[facts.kind]) for facts in sub_captions]
 
-    def _speak(self, facts: Statement, wording: Wording) -> Statement:
+    def _worded(self, facts: PaintedSubCaption, wording: Wording) -> PaintedSubCaption:
         templates = wording.of(self.held_out)
-        return _spoken(replace(facts, template=str(self.rng.choice(templates))), self.rng, self.held_out)
+        return _filled_in(replace(facts, template=str(self.rng.choice(templates))), self.rng, self.held_out)
 
 
 def _nearest_five(fraction: float) -> str:
@@ -206,8 +217,8 @@ _SLOTS_OF = {
 _ALL_CLEAR = ("margin is clear", "margins are clear", "margins are free", "0/", "negative")
 
 
-def _spoken(facts: Statement, rng: np.random.Generator, held_out: bool = False) -> Statement:
-    """Fill the statement's template, and forget the facts that it does not mention."""
+def _filled_in(facts: PaintedSubCaption, rng: np.random.Generator, held_out: bool = False) -> PaintedSubCaption:
+    """Fill the sub-caption's template, and forget the facts that it does not mention."""
     if not facts.visual:
         sentence = facts.template.format(**_particulars(rng))
         return replace(facts, sentence=sentence, negated=any(cue in sentence for cue in _ALL_CLEAR))
@@ -220,7 +231,7 @@ def _spoken(facts: Statement, rng: np.random.Generator, held_out: bool = False) 
     return replace(facts, sentence=sentence_case(facts.template.format(**_slots(facts, rng, held_out))))
 
 
-def _slots(facts: Statement, rng: np.random.Generator, held_out: bool) -> dict[str, str]:
+def _slots(facts: PaintedSubCaption, rng: np.random.Generator, held_out: bool) -> dict[str, str]:
     def pick(wording: Wording) -> str:
         return str(rng.choice(wording.of(held_out)))
 
@@ -297,10 +308,10 @@ class PlantedError:
 
 @dataclass(frozen=True)
 class CorruptedReport:
-    """A report with errors in it; ``statements`` hold what the false text states, not what is true."""
+    """A report with errors in it; ``sub_captions`` hold what the false text states, not what is true."""
 
     text: str
-    statements: tuple[Statement, ...]
+    sub_captions: tuple[PaintedSubCaption, ...]
     errors: tuple[PlantedError, ...]
 
 
@@ -320,47 +331,47 @@ def corrupt_report(
         kinds = [str(kind) for kind in rng.permutation(ERROR_KINDS)[: int(rng.integers(1, 3))]]
     if unknown := set(kinds) - set(ERROR_KINDS):
         raise ConfigError(f"unknown kinds of error {sorted(unknown)}: expected some of {', '.join(ERROR_KINDS)}")
-    statements = list(report.statements)
+    sub_captions = list(report.sub_captions)
     errors: list[PlantedError] = []
     for kind in kinds:
         touched = {error.sentence for error in errors}
-        free = [i for i, s in enumerate(statements) if s.visual and s.sentence not in touched]
-        error = _PLANTERS[kind](statements, free, measured, rng)
+        free = [i for i, s in enumerate(sub_captions) if s.visual and s.sentence not in touched]
+        error = _PLANTERS[kind](sub_captions, free, measured, rng)
         if error is not None:
             errors.append(error)
-    return CorruptedReport(" ".join(s.sentence for s in statements), tuple(statements), tuple(errors))
+    return CorruptedReport(" ".join(s.sentence for s in sub_captions), tuple(sub_captions), tuple(errors))
 
 
 def _swap_attribute(
-    statements: list[Statement], free: Sequence[int], measured: Mapping[str, Measured], rng: np.random.Generator
+    sub_captions: _SubCaptions, free: Sequence[int], measured: Mapping[str, Measured], rng: np.random.Generator
 ) -> PlantedError | None:
-    choices = [(i, field, values) for i in free for field, values in _wrong_values(statements[i]).items() if values]
+    choices = [(i, field, values) for i in free for field, values in _wrong_values(sub_captions[i]).items() if values]
     if not choices:
         return None
     where, field, values = choices[int(rng.integers(len(choices)))]
-    old = statements[where]
+    old = sub_captions[where]
     value = values[int(rng.integers(len(values)))]
-    statements[where] = new = _spoken(replace(old, **{field: value}), rng)  # type: ignore[arg-type]
+    sub_captions[where] = new = _filled_in(replace(old, **{field: value}), rng)  # type: ignore[arg-type]
     return PlantedError("attribute_swapped", old.concept, field, new.sentence, old.sentence)
 
 
-def _wrong_values(statement: Statement) -> dict[str, list[object]]:
-    """Values that would make each attribute a statement mentions false."""
+def _wrong_values(sub_caption: PaintedSubCaption) -> dict[str, list[object]]:
+    """Values that would make each attribute a sub-caption mentions false."""
     extents = {"focal": ["extensive"], "moderate": ["focal", "extensive"], "extensive": ["focal"]}
     return {
-        "tumour": [t for t in TUMOUR_TYPES if statement.tumour and t != statement.tumour],
-        "grade": [g for g in GRADES if statement.grade and g != statement.grade],
-        "pattern": [p for p in PATTERNS if statement.pattern and p != statement.pattern],
-        "place": [*far_places(statement.place)] if statement.place else [],
-        "extent": [*extents[statement.extent]] if statement.extent else [],
+        "tumour": [t for t in TUMOUR_TYPES if sub_caption.tumour and t != sub_caption.tumour],
+        "grade": [g for g in GRADES if sub_caption.grade and g != sub_caption.grade],
+        "pattern": [p for p in PATTERNS if sub_caption.pattern and p != sub_caption.pattern],
+        "place": [*far_places(sub_caption.place)] if sub_caption.place else [],
+        "extent": [*extents[sub_caption.extent]] if sub_caption.extent else [],
     }
 
 
 def _invent(
-    statements: list[Statement], free: Sequence[int], measured: Mapping[str, Measured], rng: np.random.Generator
+    sub_captions: _SubCaptions, free: Sequence[int], measured: Mapping[str, Measured], rng: np.random.Generator
 ) -> PlantedError | None:
-    spoken_of = {name for s in statements for name in (s.concept, *s.others)}
-    benign = any(s.kind == "benign" for s in statements)
+    spoken_of = {name for s in sub_captions for name in (s.concept, *s.others)}
+    benign = any(s.kind == "benign" for s in sub_captions)
     absent = [
         name
         for name in FINDINGS
@@ -372,43 +383,43 @@ def _invent(
     extent = str(rng.choice(("focal", "moderate", "extensive")))
     place = str(rng.choice(list(PLACES_SAID)))
     templates = [template for template in PRESENCE.seen if "{percent}" not in template]
-    facts = Statement("", "finding", str(rng.choice(absent)), place=place, extent=extent)
-    new = _spoken(replace(facts, template=str(rng.choice(templates))), rng)
-    after = [i for i, s in enumerate(statements) if s.kind == "finding"] or list(free) or [-1]
-    statements.insert(after[int(rng.integers(len(after)))] + 1, new)
+    facts = PaintedSubCaption("", "finding", str(rng.choice(absent)), place=place, extent=extent)
+    new = _filled_in(replace(facts, template=str(rng.choice(templates))), rng)
+    after = [i for i, s in enumerate(sub_captions) if s.kind == "finding"] or list(free) or [-1]
+    sub_captions.insert(after[int(rng.integers(len(after)))] + 1, new)
     return PlantedError("finding_invented", new.concept, None, new.sentence, None)
 
 
 def _omit(
-    statements: list[Statement], free: Sequence[int], measured: Mapping[str, Measured], rng: np.random.Generator
+    sub_captions: _SubCaptions, free: Sequence[int], measured: Mapping[str, Measured], rng: np.random.Generator
 ) -> PlantedError | None:
-    findings = [i for i in free if statements[i].kind == "finding" and measured[statements[i].concept].present]
+    findings = [i for i in free if sub_captions[i].kind == "finding" and measured[sub_captions[i].concept].present]
     if not findings:
         return None
-    old = statements.pop(findings[int(rng.integers(len(findings)))])
+    old = sub_captions.pop(findings[int(rng.integers(len(findings)))])
     return PlantedError("finding_omitted", old.concept, None, None, old.sentence)
 
 
 def _flip_negation(
-    statements: list[Statement], free: Sequence[int], measured: Mapping[str, Measured], rng: np.random.Generator
+    sub_captions: _SubCaptions, free: Sequence[int], measured: Mapping[str, Measured], rng: np.random.Generator
 ) -> PlantedError | None:
     choices = [
         i
         for i in free
-        if statements[i].kind in ("finding", "absence") and statements[i].concept in FINDINGS
-        if not statements[i].others
+        if sub_captions[i].kind in ("finding", "absence") and sub_captions[i].concept in FINDINGS
+        if not sub_captions[i].others
     ]
     if not choices:
         return None
     where = choices[int(rng.integers(len(choices)))]
-    old = statements[where]
+    old = sub_captions[where]
     denials = [template for template in ABSENCE.seen if "{other}" not in template]
     templates = PRESENCE_PLAIN.seen if old.negated else denials
     kind = "finding" if old.negated else "absence"
-    facts = Statement("", kind, old.concept, negated=not old.negated, template=str(rng.choice(templates)))
-    statements[where] = new = _spoken(facts, rng)
+    facts = PaintedSubCaption("", kind, old.concept, negated=not old.negated, template=str(rng.choice(templates)))
+    sub_captions[where] = new = _filled_in(facts, rng)
     return PlantedError("negation_flipped", old.concept, None, new.sentence, old.sentence)
 
 
-_Planter = Callable[[list[Statement], Sequence[int], Mapping[str, Measured], np.random.Generator], PlantedError | None]
+_Planter = Callable[[_SubCaptions, Sequence[int], Mapping[str, Measured], np.random.Generator], PlantedError | None]
 _PLANTERS: dict[str, _Planter] = dict(zip(ERROR_KINDS, (_swap_attribute, _invent, _omit, _flip_negation), strict=True))

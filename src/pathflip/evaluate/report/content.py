@@ -33,9 +33,9 @@ class GroundingExample:
         thumbnail: the whole of level 0, RGB, (h, w, 3).
         baseline: the map of the model named in ``ReportContent.baseline``, or None.
         truth: where the thing the phrase affirms or denies is, (h', w'), any size, spanning level 0; all False where
-            the slide has none of it. The page calls the statement true when this and ``negated`` say so.
+            the slide has none of it. The page calls the phrase true when this and ``negated`` say so.
         average_precision: of the model's tiles against the truth; NaN where the slide has none of it.
-        presence: logit that the statement is true of the slide.
+        presence: logit that what the phrase states is true of the slide.
     """
 
     slide_id: str

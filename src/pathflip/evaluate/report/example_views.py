@@ -47,7 +47,7 @@ def grounding_view(example: GroundingExample, content: ReportContent) -> dict[st
         "phrase": example.phrase,
         "negated": example.negated,
         "presence": format_signed(example.presence),
-        **_statement(example),
+        **_truth_of_phrase(example),
         "panels": panels,
         "path": mask_outline(example.truth, (width, height)) if example.truth.any() else "",
         "width": width,
@@ -69,12 +69,12 @@ def _map_panel(
     }
 
 
-def _statement(example: GroundingExample) -> dict[str, Any]:
-    """Whether the statement is true of the slide, and whether the model leans that way."""
+def _truth_of_phrase(example: GroundingExample) -> dict[str, Any]:
+    """Whether the phrase is true of the slide, and whether the model leans that way."""
     true = bool(example.truth.any()) != example.negated
     leans = None if not math.isfinite(example.presence) else example.presence > 0
     return {
-        "statement": "true" if true else "false",
+        "phrase_is": "true" if true else "false",
         "leans": "neither way" if leans is None else ("true" if leans else "false"),
         "right": leans is not None and leans == true,
     }

@@ -123,7 +123,7 @@ def _finding_limits(rows: Sequence[FindingRow]) -> list[tuple[str, str]]:
             [row for row in enough if _below(row.presence_auroc, NEAR_CHANCE)],
         ),
         (
-            "It misreads statements that these are absent.",
+            "It misreads sentences that say these are absent.",
             f"Absence AUROC below {NEAR_CHANCE:.2f}",
             [row for row in enough if _below(row.absence_auroc, NEAR_CHANCE)],
         ),

@@ -31,7 +31,7 @@ def thumbnail(folder: Path, slide_id: str, most_px: int) -> NDArray[np.uint8]:
 def grounding_examples(
     folder: Path, cohort: Cohort, scores: CohortScores, model: Aligned, baseline: Aligned, num: int = 6
 ) -> list[GroundingExample]:
-    """Phrases over the whole range of success, one a finding, and one statement of absence that is true.
+    """Phrases over the whole range of success, one a finding, and one phrase that denies a finding and is true.
 
     Pairs are taken at even steps of the model's average precision, best first, so that the page shows what is
     typical and what fails, not the best only.

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -22,7 +21,7 @@ from pathflip.evaluate import metrics
 from pathflip.evaluate.bootstrap import bootstrap_interval
 from pathflip.evaluate.metrics import Interval
 from pathflip.inference import Aligned, EncodedSlide
-from pathflip.simulate.report_writer import ERROR_KINDS, CorruptedReport, Report, Statement, corrupt_report
+from pathflip.simulate.report_writer import ERROR_KINDS, CorruptedReport, PaintedSubCaption, Report, corrupt_report
 from pathflip.simulate.world import CasePlan, Measured, PlacedFinding
 from pathflip.text.known_words import content_words
 from pathflip.text.sub_captions import parse_sub_caption
@@ -115,14 +114,12 @@ def read_truth(cohort: Path, slide_ids: Sequence[str]) -> list[SlideTruth]:
         plan = dict(record["plan"])
         plan["findings"] = tuple(PlacedFinding(**finding) for finding in plan["findings"])
         measured = {name: Measured(**values) for name, values in record["measured"].items()}
-        statements = tuple(_statement(values) for values in record["report"]["statements"])
-        report = Report(record["report"]["text"], statements)
-        truths.append(SlideTruth(slide_id, plan["patient"], CasePlan(**plan), measured, report))
+        report = record["report"]
+        rows = report["sub_captions"] if "sub_captions" in report else report["statements"]  # its name before
+        sub_captions = tuple(PaintedSubCaption(**{**row, "others": tuple(row["others"])}) for row in rows)
+        written = Report(report["text"], sub_captions)
+        truths.append(SlideTruth(slide_id, plan["patient"], CasePlan(**plan), measured, written))
     return truths
-
-
-def _statement(values: dict[str, Any]) -> Statement:
-    return Statement(**{**values, "others": tuple(values["others"])})
 
 
 def plant_errors(truths: Sequence[SlideTruth], seed: int = 0, draws: int = DRAWS) -> list[Planted]:
@@ -196,7 +193,7 @@ def study_verification(
     for kind in ERROR_KINDS:
         rows.append(completeness.row(rng, num) if kind == OMITTED else table.row(kind, None, rng, num))
     rows += [table.row("attribute_swapped", attribute, rng, num) for attribute in ATTRIBUTES]
-    truth = np.array([s.said is not None for s in sentences])
+    truth = np.array([s.stated is not None for s in sentences])
     raw = 0.5 * (1 + np.tanh(own.logit / 2))
     return VerificationStudy(
         rows=tuple(row for row in rows if row.errors),
@@ -212,11 +209,11 @@ def study_verification(
 
 @dataclass(frozen=True)
 class _Sentence:
-    """A visible sentence about a slide: a true one and what it states, or (``said`` None) a planted error."""
+    """A visible sentence about a slide: a true one and what it states, or (``stated`` None) a planted error."""
 
     slide: int
     sub_caption: SubCaption
-    said: Statement | None
+    stated: PaintedSubCaption | None
 
 
 @dataclass(frozen=True)
@@ -227,21 +224,21 @@ class _Judged:
 
 def _sentences(truths: Sequence[SlideTruth], planted: Sequence[Planted]) -> list[_Sentence]:
     """Every true visible sentence once, then every planted one."""
-    true = {(row, s.sentence): s for row, truth in enumerate(truths) for s in truth.report.statements if s.visual}
+    true = {(row, s.sentence): s for row, truth in enumerate(truths) for s in truth.report.sub_captions if s.visual}
     false = dict.fromkeys((p.slide, p.sentence) for p in planted if p.sentence)
-    out = [_Sentence(row, parse_sub_caption(text), said) for (row, text), said in true.items()]
+    out = [_Sentence(row, parse_sub_caption(text), stated) for (row, text), stated in true.items()]
     return out + [_Sentence(row, parse_sub_caption(text), None) for row, text in false]
 
 
-def _could_bear(said: Statement | None, kind: str, attribute: str | None) -> bool:
+def _could_bear(stated: PaintedSubCaption | None, kind: str, attribute: str | None) -> bool:
     """Whether a true sentence is of the kind that an error of this kind makes false."""
-    if said is None:
+    if stated is None:
         return False
     if kind == "attribute_swapped":
-        return any(getattr(said, name) is not None for name in ((attribute,) if attribute else ATTRIBUTES))
+        return any(getattr(stated, name) is not None for name in ((attribute,) if attribute else ATTRIBUTES))
     if kind == "finding_invented":
-        return said.kind == "finding"
-    return said.kind in ("finding", "absence") and not said.others
+        return stated.kind == "finding"
+    return stated.kind in ("finding", "absence") and not stated.others
 
 
 def _judged(
@@ -289,8 +286,8 @@ class _Table:
         calibration: VerifierCalibration,
     ) -> None:
         self.planted, self.own, self.other = planted, own, other
-        self.place = {(s.slide, s.sub_caption.text, s.said is not None): i for i, s in enumerate(sentences)}
-        self.said = [s.said for s in sentences]
+        self.place = {(s.slide, s.sub_caption.text, s.stated is not None): i for i, s in enumerate(sentences)}
+        self.stated = [s.stated for s in sentences]
         self.patient = np.array([truths[s.slide].patient for s in sentences])
         self.words = np.array([_mean_log([common[w] for w in _marked_words(s.sub_caption)]) for s in sentences])
         low = calibration.sub_captions.low
@@ -300,7 +297,7 @@ class _Table:
         """One kind of error against the true sentences that could have borne it."""
         errors = [p for p in self.planted if p.kind == kind and attribute in (None, p.attribute)]
         places = np.array(sorted({self.place[p.slide, p.sentence, False] for p in errors}), int)
-        true = np.array([i for i, said in enumerate(self.said) if _could_bear(said, kind, attribute)], int)
+        true = np.array([i for i, stated in enumerate(self.stated) if _could_bear(stated, kind, attribute)], int)
         rows = np.concatenate([true, places])
         false, patients = np.arange(len(rows)) >= len(true), self.patient[rows]
         if not len(places):
@@ -344,8 +341,8 @@ class _Completeness:
         calibration: VerifierCalibration,
     ) -> None:
         omitted = [p for p in planted if p.kind == OMITTED]
-        reports = [(row, [s.sentence for s in t.report.statements]) for row, t in enumerate(truths)]
-        reports += [(p.slide, [s.sentence for s in p.report.statements]) for p in omitted]
+        reports = [(row, [s.sentence for s in t.report.sub_captions]) for row, t in enumerate(truths)]
+        reports += [(p.slide, [s.sentence for s in p.report.sub_captions]) for p in omitted]
         parsed = [(row, [s for s in map(parse_sub_caption, texts) if s.visual]) for row, texts in reports]
         self.incomplete = np.arange(len(reports)) >= len(truths)
         self.patient = np.array([truths[row].patient for row, _ in reports])

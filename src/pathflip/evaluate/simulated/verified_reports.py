@@ -127,7 +127,7 @@ def verified_examples(
     for row, (slide, truth) in enumerate(zip(slides, truths, strict=True)):
         rng = np.random.default_rng([seed, row, 1])
         made = corrupt_report(truth.report, truth.plan, truth.measured, rng, ERROR_KINDS)
-        sub_captions = [parse_sub_caption(s.sentence) for s in made.statements]
+        sub_captions = [parse_sub_caption(s.sentence) for s in made.sub_captions]
         verification = verify_report(model, slide, sub_captions, calibration)
         errors = tuple(_outcome(error, verification) for error in made.errors)
         judged.append((-_success(errors), row, made, verification, errors))

@@ -27,9 +27,12 @@ class ReplySubCaption(BaseModel):
 
 
 class _Reply(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    """A whole answer. A language model reads ``statements``, a word it knows, for sub-captions (``prompt.txt``).
 
-    """``statements`` is what ``prompt.txt`` calls them: its words were measured, and are part of every cache key."""
+    The prompt is part of every cache key, so another word would have every report asked (and paid for) again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
     statements: list[ReplySubCaption] = Field(min_length=1, max_length=500)
 
