@@ -1,6 +1,6 @@
 """Open a trained alignment model: the network with the words and the features it understands."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -13,7 +13,7 @@ from pathflip.features.devices import device_named
 from pathflip.models.cpu import accelerate_for_cpu
 from pathflip.text.known_words import holds_no_known_word
 from pathflip.text.pretrained import PretrainedText, open_pretrained_text
-from pathflip.types import AlignModel
+from pathflip.types import AlignModel, TextCode
 
 __all__ = ["Aligned", "load"]
 
@@ -22,7 +22,8 @@ __all__ = ["Aligned", "load"]
 class Aligned:
     """A trained model with the words and features it understands.
 
-    ``pretrained`` is the text encoder beside the model's own, for models that have such a path.
+    ``pretrained`` is the text encoder beside the model's own, for models that have such a path. ``text_codes`` holds
+    the codes of lists of texts that every slide is compared with (:func:`pathflip.verify.heatmaps.encoded_once`).
     """
 
     checkpoint: Checkpoint
@@ -31,6 +32,7 @@ class Aligned:
     """How tiles form regions, for models that read these."""
     device: torch.device
     pretrained: PretrainedText | None = None
+    text_codes: dict[tuple[str, ...], TextCode] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def net(self) -> AlignModel:

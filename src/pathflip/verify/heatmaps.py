@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from threading import Lock
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -14,21 +13,18 @@ from pathflip.types import Heatmap, TextCode
 
 __all__ = ["encoded_once", "heatmaps", "tile_similarity"]
 
-
 _LISTS_KEPT = 2
 _lock = Lock()
-_codes: WeakKeyDictionary[Aligned, dict[tuple[str, ...], TextCode]] = WeakKeyDictionary()
-"""By model, the codes of the lists of texts it met last; gone with the model."""
 
 
 def encoded_once(model: Aligned, texts: tuple[str, ...]) -> TextCode:
-    """The code of a fixed list of texts, kept for the next slide (the last two lists of each model in use)."""
+    """The code of a fixed list of texts, kept with the model for its next slide (the last two lists it met)."""
+    codes = model.text_codes
     with _lock:
-        code = _codes.get(model, {}).get(texts)
+        code = codes.get(texts)
     if code is None:
         code = encode_text(model, texts)
     with _lock:
-        codes = _codes.setdefault(model, {})
         codes.pop(texts, None)
         codes[texts] = code  # the last used stands last
         while len(codes) > _LISTS_KEPT:

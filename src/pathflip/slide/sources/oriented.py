@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from pathflip.errors import SlideError
 from pathflip.geometry import Box
 from pathflip.slide.sources.source import Pixels, Source
 
@@ -52,7 +53,10 @@ class OrientedSource(Source):
             left, top, width, height = top, left, height, width
         pixels, dx, dy = self._source.read(level, left, top, width, height)
         if dx or dy:
-            raise NotImplementedError("sources that start between pixels are not turned")
+            raise SlideError(
+                f"slide '{self.info.slide_id}': level {level} starts between two pixels, and the orientation tag says "
+                f"{self._orientation}; expected 1 (upright) for such levels: write the slide upright, then read it again"
+            )
         # A level of rounded size covers a little more or less than the slide; mirrored, that lies before its corner.
         scale, size0 = self.info.downsamples[level], self.info.size0
         before = size0[0] / scale - full_w if self._mirror else 0.0, size0[1] / scale - full_h if self._flip else 0.0
