@@ -54,7 +54,6 @@ def align_batch(
         sub_caption_token_mask=subs[1].bool(),
         sub_caption_mask=~flag,
         sub_caption_negated=flag,
-        sub_caption_visual=~flag,
         sub_caption_false=flag,
         sub_caption_keys=torch.zeros(num_slides, num_subs, dtype=torch.long),
         caption_keys=torch.zeros(num_slides, 1, dtype=torch.long),

@@ -67,7 +67,6 @@ def make_batch(indices: list[int], rng: np.random.Generator) -> AlignBatch:
         sub_caption_token_mask=torch.ones_like(columns["sub_caption_ids"], dtype=torch.bool),
         sub_caption_mask=~flags,
         sub_caption_negated=flags,
-        sub_caption_visual=~flags,
         sub_caption_false=flags,
         sub_caption_keys=torch.ones(size, subs, dtype=torch.long),
         caption_keys=torch.ones(size, 2, dtype=torch.long),

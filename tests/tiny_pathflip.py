@@ -29,7 +29,6 @@ def make_batch(seed=0) -> AlignBatch:
         sub_caption_token_mask=token_mask,
         sub_caption_mask=sub_caption_mask,
         sub_caption_negated=torch.tensor([[0, 1, 0], [0, 0, 0], [1, 0, 0]], dtype=torch.bool),
-        sub_caption_visual=sub_caption_mask,
         sub_caption_false=torch.tensor([[0, 0, 1], [0, 0, 0], [0, 0, 0]], dtype=torch.bool),
         sub_caption_keys=torch.tensor([[1, 2, 3], [1, 5, 0], [6, 7, 8]]),
         caption_keys=torch.tensor([[1, 2, 0], [1, 5, 9], [6, 7, 8]]),

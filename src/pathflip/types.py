@@ -198,7 +198,6 @@ class AlignBatch(_Tensors):
     sub_caption_token_mask: Bool[Tensor, "B K U"]
     sub_caption_mask: Bool[Tensor, "B K"]
     sub_caption_negated: Bool[Tensor, "B K"]
-    sub_caption_visual: Bool[Tensor, "B K"]
     sub_caption_false: Bool[Tensor, "B K"]
     sub_caption_keys: Int[Tensor, "B K"]
     caption_keys: Int[Tensor, "B J"]

@@ -229,7 +229,6 @@ class AlignDataset:
             "sub_caption_keys": torch.tensor(keys, dtype=torch.int64),
             "sub_caption_mask": torch.ones(len(entries), dtype=torch.bool),
             "sub_caption_negated": torch.tensor([negated for _, negated in encoded], dtype=torch.bool),
-            "sub_caption_visual": torch.tensor([entry.sub_caption.visual for entry in entries], dtype=torch.bool),
             "sub_caption_false": torch.tensor([entry.made_false for entry in entries], dtype=torch.bool),
         }
         if self.pretrained is not None:

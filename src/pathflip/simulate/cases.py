@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from pathflip.simulate.world import (
-    BENIGN_SHARE,
+    BENIGN_FRACTION,
     FINDINGS,
     GRADES,
     PATTERNS,
@@ -45,14 +45,14 @@ HELD_OUT_PAIRS = frozenset(
 )
 """Pairs of findings that only test slides show together."""
 
-_SHARES = (("test", 0.20), ("val", 0.10))
+_FRACTIONS = (("test", 0.20), ("val", 0.10))
 _NUM_FINDINGS = (2, 3, 4, 5)
 _FRACTIONS = (0.01, 0.20)
 _MOST_FINDINGS = 0.45
-_SCATTERED_SHARE = 0.2
+_SCATTERED_FRACTION = 0.2
 _TUMOUR_FRACTIONS = (0.25, 0.50)
-_HELD_OUT_COMBINATION_SHARE = 0.25
-_HELD_OUT_PAIR_SHARE = 0.35
+_HELD_OUT_COMBINATION_FRACTION = 0.25
+_HELD_OUT_PAIR_FRACTION = 0.35
 
 _Diagnosis = tuple[str | None, int, str | None]
 
@@ -61,9 +61,9 @@ def plan_cases(world: World) -> list[CasePlan]:
     """Plan every slide of ``world``, in slide order; the same list for the same name, seed and number of cases.
 
     A fifth of the patients have two slides (one diagnosis, other findings), always in one split. Train and val never
-    hold :data:`HELD_OUT_COMBINATIONS` or :data:`HELD_OUT_PAIRS`; test has a good share of both.
+    hold :data:`HELD_OUT_COMBINATIONS` or :data:`HELD_OUT_PAIRS`; test has many of both.
     """
-    sizes = {name: round(share * world.num_cases) for name, share in _SHARES}
+    sizes = {name: round(fraction * world.num_cases) for name, fraction in _FRACTIONS}
     sizes["train"] = world.num_cases - sum(sizes.values())
     rng = world.rng("cases")
     drawn = [(split, *case) for split, size in sizes.items() for case in _plan_split(split, size, rng)]
@@ -116,9 +116,9 @@ def _plan_split(split: str, num_slides: int, rng: np.random.Generator) -> list[t
 def _draw_diagnoses(split: str, num_patients: int, rng: np.random.Generator) -> list[_Diagnosis]:
     """One diagnosis a patient: types in turn, and for each type its grades and patterns in turn."""
     seen = {(t, p) for t in TUMOUR_TYPES for p in PATTERNS} - HELD_OUT_COMBINATIONS
-    num_benign = round(BENIGN_SHARE * num_patients)
+    num_benign = round(BENIGN_FRACTION * num_patients)
     num_tumour = num_patients - num_benign
-    num_held_out = round(_HELD_OUT_COMBINATION_SHARE * num_tumour) if split == "test" else 0
+    num_held_out = round(_HELD_OUT_COMBINATION_FRACTION * num_tumour) if split == "test" else 0
     drawn: list[_Diagnosis] = [(None, 0, None)] * num_benign
     for kinds, number in ((seen, num_tumour - num_held_out), (HELD_OUT_COMBINATIONS, num_held_out)):
         types = _cycle(sorted({tumour for tumour, _ in kinds}), rng)
@@ -151,7 +151,7 @@ class _FindingDeck:
     def draw(self, tumour: bool) -> tuple[str, ...]:
         wanted = int(self._rng.choice(_NUM_FINDINGS))
         self._drawn += wanted / len(FINDINGS)
-        chosen = self._held_out_pair(tumour) if self._test and self._rng.random() < _HELD_OUT_PAIR_SHARE else []
+        chosen = self._held_out_pair(tumour) if self._test and self._rng.random() < _HELD_OUT_PAIR_FRACTION else []
         while len(chosen) < wanted:
             chosen.append(self._next(chosen, tumour))
         for name in chosen:
@@ -183,7 +183,7 @@ def _place(names: Sequence[str], rng: np.random.Generator) -> tuple[PlacedFindin
     while fractions.sum() > _MOST_FINDINGS:
         fractions = np.exp(rng.uniform(low, high, len(names)))
     cells = rng.permutation([place for place in PLACES if place != SCATTERED])[: len(names)]
-    places = np.where(rng.random(len(names)) < _SCATTERED_SHARE, SCATTERED, cells)
+    places = np.where(rng.random(len(names)) < _SCATTERED_FRACTION, SCATTERED, cells)
     return tuple(
         PlacedFinding(name, round(float(fraction), 4), str(place))
         for name, fraction, place in zip(names, fractions, places, strict=True)

@@ -17,7 +17,6 @@ __all__ = [
     "DIAGNOSIS",
     "GRADES_SAID",
     "GRADE_CLASSNAMES",
-    "MALIGNANCY_CLASSNAMES",
     "NAMES",
     "NON_VISUAL",
     "NUCLEAR",
@@ -429,10 +428,6 @@ GRADE_CLASSNAMES: dict[str, tuple[str, ...]] = {
 }
 PATTERN_CLASSNAMES: dict[str, tuple[str, ...]] = {
     name: tuple(f"tumour arranged in {said}" for said in wording.seen) for name, wording in ARRANGEMENTS.items()
-}
-MALIGNANCY_CLASSNAMES: dict[str, tuple[str, ...]] = {
-    "benign": ("benign tissue", "benign fibrous tissue"),
-    "malignant": tuple(said for wording in TYPES_SAID.values() for said in wording.seen),
 }
 TEMPLATES = ("Sections show {}.", "Diagnosis: {}.", "The appearances are those of {}.", "The slide shows {}.")
 """Zero-shot classification: every template with every classname of a class."""

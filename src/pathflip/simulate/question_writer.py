@@ -25,22 +25,7 @@ from pathflip.simulate.world import (
 )
 from pathflip.text.refusals import CANNOT_TELL
 
-__all__ = ["QUESTION_CATEGORIES", "PaintedQuestion", "write_questions"]
-
-QUESTION_CATEGORIES = (
-    "malignancy",
-    "type",
-    "grade",
-    "pattern",
-    "presence",
-    "absence",
-    "location",
-    "extent",
-    "largest",
-    "count",
-    "not visible",
-    "absent tissue",
-)
+__all__ = ["PaintedQuestion", "write_questions"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +35,8 @@ class PaintedQuestion:
     Attributes:
         options: four, to be shown as A to D.
         answer: the letter of the right one.
-        category: one of :data:`QUESTION_CATEGORIES`.
+        category: "malignancy", "type", "grade", "pattern", "presence", "absence", "location", "extent", "largest",
+            "count", "not visible" or "absent tissue".
         needs_slide: the right answer differs between slides (it does not where no slide could ever tell).
         answerable: False where the right answer is :data:`CANNOT_TELL`.
         evidence: the concept whose tissue shows the answer (a key of ``world.CONCEPTS``); None where none does.
@@ -99,7 +85,7 @@ _NOT_VISIBLE: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("What is the oestrogen receptor status?", ("negative", "weakly positive", "strongly positive")),
     ("How old is the patient?", ("34 years", "57 years", "81 years")),
 )
-_CANNOT_TELL_SHARE = 0.75
+_CANNOT_TELL_FRACTION = 0.75
 """Of answerable questions that offer CANNOT_TELL as a wrong option: makes it right about as often as any other."""
 
 
@@ -207,7 +193,7 @@ class _Asker:
     ) -> PaintedQuestion:
         """Shuffle the options; put CANNOT_TELL in a wrong one's stead often enough."""
         options = [right, *wrong]
-        if offer_cannot_tell and CANNOT_TELL not in options and self.rng.random() < _CANNOT_TELL_SHARE:
+        if offer_cannot_tell and CANNOT_TELL not in options and self.rng.random() < _CANNOT_TELL_FRACTION:
             options[-1] = CANNOT_TELL
         order = [int(i) for i in self.rng.permutation(4)]
         a, b, c, d = (options[i] for i in order)

@@ -1,7 +1,7 @@
 """What a painted slide really shows, from its label map: extents, places, polygons, labels of tiles, evidence.
 
-A label map holds one class id (``LABELS``) for every ``label_px`` × ``label_px`` level-0 pixels. Shares of the tissue
-leave out glass and tissue that an artefact hides.
+A label map holds one class id (``LABELS``) for every ``label_px`` × ``label_px`` level-0 pixels. Fractions of the
+tissue leave out glass and tissue that an artefact hides.
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,13 @@ from pathflip.simulate.world import CONCEPTS, LABELS, SCATTERED, Measured, compa
 
 __all__ = [
     "concept_extents",
+    "concept_fractions",
     "concept_mask",
-    "concept_shares",
     "evidence_boxes",
     "measure",
     "polygons",
     "read_labels",
     "tile_fractions",
-    "tile_labels",
     "tissue_mask",
     "write_labels",
     "write_polygons",
@@ -83,7 +82,7 @@ def _ids(concept: str) -> list[int]:
 
 
 def concept_extents(labels: Labels, concepts: Sequence[str]) -> NDArray[np.float64]:
-    """Share of the tissue each concept covers, (len(concepts),)."""
+    """Fraction of the tissue each concept covers, (len(concepts),)."""
     area = max(1, int(tissue_mask(labels).sum()))
     return np.array([concept_mask(labels, concept).sum() / area for concept in concepts])
 
@@ -105,10 +104,10 @@ def _place(mask: NDArray[np.bool_], box: Sequence[int]) -> str:
     ys, xs = np.nonzero(mask)
     x, y, width, height = box
     u, v = (xs + 0.5 - x) / width, (ys + 0.5 - y) / height
-    spread = float(np.sqrt(u.var() + v.var()))
+    deviation = float(np.sqrt(u.var() + v.var()))
     disc = float(np.sqrt(len(xs) / (2 * np.pi)))
     scatter = float(np.sqrt(xs.var() + ys.var())) / disc
-    if spread > 0.22 and scatter > 1.9:
+    if deviation > 0.22 and scatter > 1.9:
         return SCATTERED
     return compass(float(u.mean()), float(v.mean()))
 
@@ -116,7 +115,7 @@ def _place(mask: NDArray[np.bool_], box: Sequence[int]) -> str:
 def tile_fractions(
     labels: Labels, coords: NDArray[np.int64], tile_px0: int, size0: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Share of every tile that each label covers.
+    """Fraction of every tile that each label covers.
 
     Args:
         coords: top-left corners, level-0 pixels, (N, 2).
@@ -132,16 +131,16 @@ def tile_fractions(
     top = np.clip(coords[:, 1] / size0[1] * rows, 0, rows)
     bottom = np.clip((coords[:, 1] + tile_px0) / size0[1] * rows, 0, rows)
     whole = (tile_px0 / size0[0] * columns) * (tile_px0 / size0[1] * rows)
-    shares = np.zeros((len(coords), len(LABELS)))
+    fractions = np.zeros((len(coords), len(LABELS)))
     for label in range(1, len(LABELS)):
         here = labels == label
         if here.any():
             area = np.zeros((rows + 1, columns + 1))
             area[1:, 1:] = here.cumsum(0).cumsum(1)
             total = _at(area, right, bottom) - _at(area, left, bottom) - _at(area, right, top) + _at(area, left, top)
-            shares[:, label] = total / whole
-    shares[:, 0] = 1 - shares[:, 1:].sum(1)
-    return np.clip(shares, 0, 1).astype(np.float32)
+            fractions[:, label] = total / whole
+    fractions[:, 0] = 1 - fractions[:, 1:].sum(1)
+    return np.clip(fractions, 0, 1).astype(np.float32)
 
 
 def _at(area: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -154,22 +153,10 @@ def _at(area: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64
     return upper * (1 - fy) + lower * fy
 
 
-def concept_shares(labels: Labels, grid: TileGrid, concepts: Sequence[str]) -> NDArray[np.float32]:
-    """Share of every tile of ``grid`` that each concept covers, (N, len(concepts))."""
-    shares = tile_fractions(labels, grid.coords, grid.tile_px0, grid.info.size0)
-    return np.stack([shares[:, _ids(concept)].sum(1) for concept in concepts], axis=1)
-
-
-def tile_labels(
-    labels: Labels,
-    coords: NDArray[np.int64],
-    tile_px0: int,
-    size0: tuple[int, int],
-    concept: str,
-    threshold: float = 0.25,
-) -> NDArray[np.bool_]:
-    """Which tiles show a concept on at least ``threshold`` of their area, (N,)."""
-    return tile_fractions(labels, coords, tile_px0, size0)[:, _ids(concept)].sum(1) >= threshold
+def concept_fractions(labels: Labels, grid: TileGrid, concepts: Sequence[str]) -> NDArray[np.float32]:
+    """Fraction of every tile of ``grid`` that each concept covers, (N, len(concepts))."""
+    fractions = tile_fractions(labels, grid.coords, grid.tile_px0, grid.info.size0)
+    return np.stack([fractions[:, _ids(concept)].sum(1) for concept in concepts], axis=1)
 
 
 def polygons(labels: Labels, concept: str, label_px: int) -> list[list[NDArray[np.int64]]]:

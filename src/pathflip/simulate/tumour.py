@@ -27,9 +27,9 @@ class Cytology:
         hollow: vesicular nuclei: how much paler the centre is.
         haematoxylin, eosin: of the cytoplasm.
         membrane: eosin added at cell borders (negative: pale borders with bridges).
-        vacuoles: share of cells with a clear vacuole.
-        nucleoli: share of nuclei with a prominent nucleolus.
-        pigment: share of cells with brown pigment.
+        vacuoles: fraction of cells with a clear vacuole.
+        nucleoli: fraction of nuclei with a prominent nucleolus.
+        pigment: fraction of cells with brown pigment.
         spread: pleomorphism: relative deviation of nuclear size.
     """
 

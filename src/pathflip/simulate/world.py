@@ -11,7 +11,7 @@ import numpy as np
 from pathflip.errors import ConfigError
 
 __all__ = [
-    "BENIGN_SHARE",
+    "BENIGN_FRACTION",
     "CONCEPTS",
     "EXTENTS",
     "FINDINGS",
@@ -91,7 +91,7 @@ CONCEPTS: dict[str, tuple[str, ...]] = {
 """What a report can speak of -> the labels that count as it. Tumour cells also stand in vessels, around nerves, …"""
 
 SPLITS = ("train", "val", "test")
-BENIGN_SHARE = 0.15
+BENIGN_FRACTION = 0.15
 SCATTERED = "scattered"
 PLACES = (
     "upper left",
@@ -180,7 +180,7 @@ class World:
                 f"  slides    {self.slide_px} × {self.slide_px} px at {self.mpp} mpp ({side_mm:.1f} mm square), "
                 f"{lattice} × {lattice} tiles of {self.tile_px} px",
                 f"  tumours   {len(TUMOUR_TYPES)} types × {len(GRADES)} grades × {len(PATTERNS)} patterns, "
-                f"and {BENIGN_SHARE:.0%} benign slides",
+                f"and {BENIGN_FRACTION:.0%} benign slides",
                 f"  findings  {len(FINDINGS)}, two to five a slide, each on 1–20 % of the tissue",
                 "  reports   8–12 sentences: what is there, how much and where, what is absent, "
                 "and what no slide can show",
@@ -192,7 +192,7 @@ class World:
 
 @dataclass(frozen=True)
 class PlacedFinding:
-    """A finding to paint: its share of the tissue (0 to 1) and one of :data:`PLACES`."""
+    """A finding to paint: its fraction of the tissue (0 to 1) and one of :data:`PLACES`."""
 
     name: str
     fraction: float
@@ -203,7 +203,7 @@ class PlacedFinding:
 class CasePlan:
     """What one slide shall show. ``tumour`` and ``pattern`` are None and ``grade`` is 0 on benign slides.
 
-    ``tumour_fraction`` is the share of the tissue that the label ``tumour`` shall cover (findings take theirs beside
+    ``tumour_fraction`` is the fraction of the tissue that the label ``tumour`` shall cover (findings take theirs beside
     it). ``seed`` drives whatever the painter draws at random for this slide, stain shift included.
     """
 
@@ -223,7 +223,7 @@ class Measured:
     """What a concept really covers on the painted slide, measured on the label map.
 
     Attributes:
-        fraction: share of the tissue.
+        fraction: of the tissue.
         place: one of :data:`PLACES`.
         present: whether it is there at all (the painter may fail to fit a small finding).
     """

@@ -57,7 +57,7 @@ def explain_answers(
                 deletions.append(lost)
             concept = evidence.get(one.question_id)
             if concept is not None:
-                fractions = slide_truth.concept_shares(labels, view.features.grid, [concept])[:, 0]
+                fractions = slide_truth.concept_fractions(labels, view.features.grid, [concept])[:, 0]
                 hit = point_at(said, view, fractions, one.patient)
                 pointings += [hit] if hit is not None else []
     return Faithfulness(tuple(deletions), tuple(pointings), tuple(answers))

@@ -112,7 +112,7 @@ def read_cohort(folder: Path, features: Path, split: str) -> Cohort:
     for row in rows:
         slide_features = read_features(features / f"{row['slide']}.h5")
         painted = slide_truth.read_labels(folder / "truth" / f"{row['slide']}.png")
-        fractions = slide_truth.concept_shares(painted, slide_features.grid, FINDINGS)
+        fractions = slide_truth.concept_fractions(painted, slide_features.grid, FINDINGS)
         caption = captions[row["slide"]]
         extents = slide_truth.concept_extents(painted, FINDINGS)
         slides.append(

@@ -55,7 +55,7 @@ class OrientedSource(Source):
         if dx or dy:
             raise SlideError(
                 f"slide '{self.info.slide_id}': level {level} starts between two pixels, and the orientation tag says "
-                f"{self._orientation}; expected 1 (upright) for such levels: write the slide upright, then read it again"
+                f"{self._orientation}; expected 1 (upright) for such levels: save the slide upright"
             )
         # A level of rounded size covers a little more or less than the slide; mirrored, that lies before its corner.
         scale, size0 = self.info.downsamples[level], self.info.size0
