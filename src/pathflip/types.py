@@ -52,7 +52,7 @@ class SlideFeatures:
 
     @property
     def grid(self) -> TileGrid:
-        """The geometry of the rows."""
+        """The tiles of the rows: their geometry."""
         return TileGrid(self.info, self.spec, self.coords)
 
     __repr__ = tile_scores.features_line

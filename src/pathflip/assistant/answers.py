@@ -180,7 +180,7 @@ class Conversation:
 
     @classmethod
     def about(cls, assistant: LoadedAssistant, slides: Slide | Sequence[Slide]) -> "Conversation":
-        """Begin one."""
+        """A new conversation about these slides."""
         return cls(assistant, prepared_slides(assistant, slides))
 
     def say(self, question: str, *, writing: Writing = GREEDY, stream: Callable[[str], None] | None = None) -> Answer:

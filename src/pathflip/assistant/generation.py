@@ -45,7 +45,7 @@ class Prompt:
 
     @property
     def num_visual(self) -> int:
-        """Visual tokens in it."""
+        """How many visual tokens the prompt holds."""
         return sum(len(one.kind) for one in self.slides)
 
 

@@ -75,7 +75,7 @@ class LoadedAssistant:
 
     @property
     def device(self) -> torch.device:
-        """Where the language model is."""
+        """The device that the language model is on."""
         device: torch.device = next(self.model.parameters()).device
         return device
 

@@ -52,7 +52,7 @@ class PreparedSlide:
 
     @property
     def slide_id(self) -> str:
-        """Of the slide."""
+        """The slide's id."""
         return self.encoded.slide_id
 
 

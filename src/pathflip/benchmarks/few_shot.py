@@ -35,7 +35,7 @@ MODEL, BASELINE = "model", "encoder features"
 
 @dataclass(frozen=True)
 class FewShotSpec:
-    """How it is measured.
+    """How few-shot classification is measured.
 
     Attributes:
         shots: labelled slides a class. seeds: draws of these slides. classifiers: of :data:`CLASSIFIERS`.

@@ -37,7 +37,7 @@ class Item:
 
     @property
     def name(self) -> str:
-        """What results call it: the slide, or the case."""
+        """The name of this item in results: the slide's, or the case's."""
         return self.caption.slide_id
 
 
@@ -70,7 +70,7 @@ class Joined:
 
 
 def some(names: Sequence[str]) -> str:
-    """How many, and the first of them."""
+    """How many there are, and the first of them."""
     return f"{len(names)} ({', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''})" if names else "0"
 
 

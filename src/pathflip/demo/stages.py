@@ -84,7 +84,7 @@ class Demo:
 
     @property
     def speaks(self) -> bool:
-        """Whether an assistant is part of it."""
+        """Whether an assistant is part of the demo."""
         return self.assistant_steps != 0
 
     def files(self) -> dict[str, Path]:
@@ -96,7 +96,7 @@ class Demo:
         return self.out / "runs" / (name if stage == 2 else f"{name}_stage{stage}")
 
     def recipes(self) -> dict[str, AlignRecipe]:
-        """The model and what it must beat."""
+        """The recipes of PathFLIP and of the models it must beat."""
         made = dict(zip(DESCRIPTIONS, (align_base(), clip_mean(), clip_abmil(), align_published_small()), strict=True))
         settings = [f"train.seed={self.seed}"]
         if self.steps is not None:

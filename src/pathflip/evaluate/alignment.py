@@ -34,7 +34,7 @@ def evaluate_checkpoint(
     splits: Path | None = None,
     allow_missing: bool = False,
 ) -> list[dict[str, Any]]:
-    """Measure a checkpoint.
+    """Measure an alignment checkpoint.
 
     Args:
         model: checkpoint directory.

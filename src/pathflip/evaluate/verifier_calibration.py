@@ -77,7 +77,7 @@ def calibrate(
     seed: int = 0,
     safe: float = 0.8,
 ) -> VerifierCalibration:
-    """Fit a calibration.
+    """Fit a verifier's calibration.
 
     Args:
         model: with a directory of its own. slides: not used in training. captions: theirs, in the same order.

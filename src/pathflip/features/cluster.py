@@ -104,7 +104,7 @@ def extract_on_cluster(
 
 
 def connected(address: str) -> Any:
-    """Ray, connected to a cluster.
+    """The module Ray, connected to a cluster.
 
     Raises:
         MissingExtraError: it is not installed. ConfigError: no cluster answers.
@@ -169,7 +169,7 @@ class Dispatcher:
         self._waiting_since: float | None = None
 
     def work(self, jobs: Sequence[Any]) -> None:
-        """Do all jobs."""
+        """Do all jobs on the cluster."""
         left = list(reversed(jobs))
         try:
             while left or self._tasks:

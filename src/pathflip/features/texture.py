@@ -129,7 +129,7 @@ class StainTexture:
         return estimate_stains(sample)
 
     def encode(self, tiles: NDArray[np.uint8] | Tensor, state: StainState | None = None) -> NDArray[np.float32]:
-        """Describe tiles.
+        """Features of tiles.
 
         Args:
             tiles: uint8 (n, px, px, 3), px at least 32.

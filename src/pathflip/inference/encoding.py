@@ -37,7 +37,7 @@ PAIRS_PER_CALL = 2**24
 
 @dataclass(frozen=True, eq=False)
 class EncodedSlide:
-    """A slide in the shared space.
+    """An encoded slide: its embeddings in the shared space.
 
     ``row_of_tile``: which row of ``code.patches`` stands for a tile (several share one where the model reads regions);
     -1 where the tile is invalid.

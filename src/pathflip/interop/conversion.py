@@ -37,7 +37,7 @@ __all__ = ["TARGETS", "Converted", "Separately", "all_foreign", "convert", "dete
 
 @dataclass(frozen=True)
 class Converted:
-    """What became of one file.
+    """What became of one converted file.
 
     Attributes:
         slide_id: the slide.
@@ -407,7 +407,7 @@ class _Cohort:
             )
 
     def joined_by(self, row: Converted) -> "_Cohort":
-        """With one file more."""
+        """The same join with one file more."""
         kind = FeatureKind(row.encoder, row.dim, row.tile_px, row.mpp, row.stride_px)
         first = self.first or ((kind, row.source) if row.dim else None)
         return _Cohort(first, {**self.sources, row.slide_id: row.source})

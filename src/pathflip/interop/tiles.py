@@ -122,7 +122,7 @@ class Tiles:
 
     @property
     def slide_id(self) -> str:
-        """Of the slide."""
+        """The slide's id."""
         return self.grid.info.slide_id
 
     def with_features(self, wanted_by: str) -> tuple[NDArray[np.float32], str]:
@@ -139,7 +139,7 @@ class Tiles:
         return self.features, self.encoder
 
     def slide_features(self) -> SlideFeatures:
-        """As the rest of PathFLIP takes them."""
+        """The tiles as :class:`~pathflip.types.SlideFeatures`, which the rest of PathFLIP takes."""
         features, encoder = self.with_features("a PathFLIP feature file")
         grid, valid = self.grid, np.ones(len(features), bool)
         return SlideFeatures(self.slide_id, features, grid.coords, valid, grid.info, grid.spec, encoder)

@@ -57,12 +57,12 @@ class _Rows:
     """Records of tensors with a row a text: taken by row and joined."""
 
     def rows(self, index: slice | Sequence[int]) -> Self:
-        """Some of the rows."""
+        """The same record of some of its rows."""
         return type(self)(**{f.name: _rows_of(getattr(self, f.name), index) for f in fields(self)})
 
     @classmethod
     def cat(cls, parts: Sequence[Self]) -> Self:
-        """Rows of several, in order."""
+        """Join records row by row, in order."""
         return cls(**{f.name: _joined([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
 

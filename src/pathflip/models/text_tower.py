@@ -218,7 +218,7 @@ class FeedForward(_Block):
         self.up, self.down = nn.Linear(width, ffn_width), nn.Linear(ffn_width, width)
 
     def forward(self, x: Float[Tensor, "*b W"]) -> Float[Tensor, "*b W"]:
-        """Row by row."""
+        """Self-attention of padded texts, row by row."""
         return self._close(x, self.down(F.gelu(self.up(self._open(x)))))
 
 

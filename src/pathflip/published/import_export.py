@@ -40,7 +40,7 @@ _ASSISTANT = ("llm.", "llm_model.", "path_proj_llm.", "image_proj_llm")
 
 @dataclass(frozen=True)
 class Imported:
-    """What came in, and what had to be assumed.
+    """An imported checkpoint, and what had to be assumed.
 
     Attributes:
         out: the checkpoint directory. source: the released file.
@@ -67,7 +67,7 @@ class Imported:
 
 @dataclass(frozen=True)
 class Exported:
-    """What went out: the file, its number of tensors, and where the authors' code will differ from the model."""
+    """An exported file: its path, its number of tensors, and where the authors' code will differ from the model."""
 
     out: str
     kind: str

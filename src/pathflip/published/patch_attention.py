@@ -81,7 +81,7 @@ class ChunkReader:
 
     @property
     def rows(self) -> tuple[int, int]:
-        """B, and one row."""
+        """Number of slides, and one row each."""
         return len(self.x), 1
 
     def read(self, u: Float[Tensor, "b 1 M E"]) -> Float[Tensor, "B 1 M E"]:

@@ -123,7 +123,7 @@ class QFormerLayer(TextLayer):
     def forward(
         self, h: Float[Tensor, "B R Q W"], x: Float[Tensor, "B L S E"], mask: Bool[Tensor, "B L S"] | None
     ) -> Float[Tensor, "B R Q W"]:
-        """The query path."""
+        """Read patches with the queries."""
         return self.after_self(self.self_attention(h), x, mask)
 
     def after_self(

@@ -33,7 +33,7 @@ FORMAT = 1
 
 @runtime_checkable
 class Progress(Protocol):
-    """Told after every slide how many are done."""
+    """A function that is called after every slide with how many are done."""
 
     def __call__(self, done: int, total: int, /) -> None:
         """``done`` of ``total`` slides are complete."""

@@ -170,7 +170,7 @@ class _SentenceWriter:
         return self._worded(facts, PRESENCE)
 
     def background(self) -> PaintedSubCaption:
-        """What lies between."""
+        """The sentence about the stroma between the tumour."""
         return self._worded(PaintedSubCaption("", "background", "fibrous_stroma"), DIAGNOSIS["background"])
 
     def absences(self, absent: Sequence[str], number: int) -> list[PaintedSubCaption]:
@@ -289,7 +289,7 @@ ERROR_KINDS = ("attribute_swapped", "finding_invented", "finding_omitted", "nega
 
 @dataclass(frozen=True)
 class PlantedError:
-    """One lie put into a report.
+    """One false sentence put into a report, or a true one left out.
 
     Attributes:
         kind: one of :data:`ERROR_KINDS`.

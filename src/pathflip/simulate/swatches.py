@@ -105,7 +105,7 @@ class Brush:
     def swatch(
         self, objects: NDArray | None = None, whole: bool = False, insert: NDArray[np.bool_] | None = None
     ) -> Swatch:
-        """What was painted, as a :class:`Swatch`."""
+        """The painted tissue as a :class:`Swatch`."""
         stains = np.clip(self.stains * 100, 0, 255).astype(np.uint8)
         ids = None if objects is None else objects.astype(np.int32)
         return Swatch(stains, ids, whole, insert)

@@ -121,7 +121,7 @@ class Prefetcher:
         self._waiting: deque[Future[Any]] = deque()
 
     def take(self) -> Any:
-        """The next batch."""
+        """Take the next batch."""
         if self._pool is None:
             self._next += 1
             return self._make(self._next - 1)

@@ -79,7 +79,7 @@ class PendingStep:
 
 @dataclass
 class Run:
-    """A run under way."""
+    """A training run under way."""
 
     accelerator: Accelerator
     config: TrainConfig

@@ -50,7 +50,7 @@ class MetricsLog:
         self._held = {**self._held, **clean}
 
     def flush(self) -> None:
-        """Write the line, if there is one."""
+        """Write the line that is held, if there is one."""
         held, self._held = self._held, {}
         if held and self._file is not None:
             self._file.write(json.dumps(held) + "\n")

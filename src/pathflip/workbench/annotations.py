@@ -51,7 +51,7 @@ class Region:
     version: int = 1
 
     def row(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """The region as JSON holds it."""
         return asdict(self)
 
 

@@ -56,7 +56,7 @@ class CaseSearch(Protocol):
         ...
 
     def begin(self) -> None:
-        """Make it ready, beside the caller."""
+        """Make the search ready in a thread of its own."""
         ...
 
     def by_text(self, text: str, allowed: set[str] | None) -> list[Match]:

@@ -162,7 +162,7 @@ class ByteCache:
         self._entries: OrderedDict[tuple[object, ...], bytes] = OrderedDict()
 
     def get(self, key: tuple[object, ...]) -> bytes | None:
-        """The bytes, or None."""
+        """The cached bytes of a tile, or None."""
         with self._lock:
             if key in self._entries:
                 self._entries.move_to_end(key)

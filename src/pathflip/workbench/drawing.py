@@ -38,7 +38,7 @@ class Drawn(Body):
     version: int = 1
 
     def region(self, identity: str = "") -> Region:
-        """Checked and mended."""
+        """The region, its outline checked and mended."""
         geometry = valid_geometry(self.geometry, self.name or "region")
         return Region(identity, geometry, self.name, self.classification, self.color, self.version)
 

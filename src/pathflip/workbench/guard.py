@@ -34,7 +34,7 @@ class UploadTooLargeError(Exception):
 
 @dataclass(eq=False)
 class Access:
-    """Who is let in.
+    """Who may talk to the server.
 
     Attributes:
         host: address the server listens on.

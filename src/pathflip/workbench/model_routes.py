@@ -22,19 +22,19 @@ __all__ = ["question_routes"]
 
 
 class Phrase(Body):
-    """Where is this?"""
+    """A request: where on the slide is this phrase?"""
 
     text: str
 
 
 class ReportBody(Body):
-    """Is this so?"""
+    """A request: is this report true of the slide?"""
 
     text: str
 
 
 class QuestionBody(Body):
-    """What is to be said about some slides? Without a question: describe them."""
+    """A request: a question about some slides; without one they are described."""
 
     slides: list[str] = Field(min_length=1, max_length=8)
     question: str = ""

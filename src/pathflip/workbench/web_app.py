@@ -44,7 +44,7 @@ _FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 
 @dataclass(eq=False)
 class Workbench:
-    """What the routes work on."""
+    """The state that the routes work on."""
 
     library: Library
     access: Access

@@ -29,7 +29,7 @@ MOST_CONNECTIONS = 2000
 
 @dataclass(frozen=True)
 class Settings:
-    """What to show, and to whom.
+    """What the workbench shows, and to whom.
 
     Attributes:
         slides: files and folders.
@@ -73,7 +73,7 @@ class Running:
         threading.Thread(target=self._serve, name="pathflip-view", daemon=True).start()
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the server."""
         self._stop()
 
 

@@ -96,7 +96,7 @@ class StoreSettings:
             ) from None
 
     def write(self, store: Path) -> None:
-        """Put them into a store."""
+        """Write these settings into a store."""
         kind = asdict(self.kind)
         words = {"dtype": self.dtype, "context": self.context, "kind": kind}
         put_json(store / _SETTINGS, {"format": FORMAT, "format_version": FORMAT_VERSION, **words})
@@ -126,7 +126,7 @@ def packed_files(store: Path, slides: Iterable[str]) -> list[Path]:
 
 
 def sha256_of(file: Path) -> str:
-    """Of a feature file's bytes."""
+    """SHA-256 of a feature file's bytes."""
     with local_copy(file) as local, open(local, "rb") as handle:
         return file_digest(handle, "sha256").hexdigest()
 

@@ -85,7 +85,7 @@ class PackedSlide:
         return data.view(dtype).reshape(len(data), *shape[1:])
 
     def whole(self, *names: str) -> list[NDArray[Any]]:
-        """Tensors, whole."""
+        """Read tensors, whole."""
         tensors = _tensors(self.rows, self.dim, self.parts, self.most_neighbours, self.dtype)
         data = read_rows([self.request(name, np.arange(tensors[name][1][0])) for name in names])
         return [self.array(name, part) for name, part in zip(names, data, strict=True)]

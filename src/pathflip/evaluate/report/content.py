@@ -131,7 +131,7 @@ class ModelNote:
 
 @dataclass(frozen=True, eq=False)
 class ReportContent:
-    """Everything the page tells.
+    """Everything the report page shows.
 
     Attributes:
         world: what the cohort holds, some lines of plain text.

@@ -78,7 +78,7 @@ class Cohort:
 
 @dataclass(frozen=True)
 class CohortScores:
-    """What a model said about a cohort; everything the measures and the report need."""
+    """A model's scores of a cohort; everything the measures and the report need."""
 
     name: str
     retrieval: Retrieval
@@ -131,7 +131,7 @@ def read_cohort(folder: Path, features: Path, split: str) -> Cohort:
 
 
 def score_model(name: str, model: Aligned, cohort: Cohort) -> CohortScores:
-    """Ask a model everything, once."""
+    """Score a whole cohort with a model, once."""
     encoded = [encode_slide(model, slide.features) for slide in cohort.slides]
     wordings = {"seen": "train", "held out": "test"}
     present, absent = {}, {}

@@ -50,7 +50,7 @@ class _Layout:
 
     @property
     def number(self) -> str:
-        """How many entries follow."""
+        """Read how many entries follow."""
         return self.order + ("Q" if self.big else "H")
 
 

@@ -39,7 +39,7 @@ class Picture:
 
     @property
     def is_tiled(self) -> bool:
-        """In tiles rather than strips."""
+        """Whether the page is stored in tiles rather than strips."""
         return all(page.is_tiled for page in self.pages)
 
     @property
@@ -49,7 +49,7 @@ class Picture:
 
     @property
     def area(self) -> int:
-        """Pixels."""
+        """Number of pixels."""
         return self.size[0] * self.size[1]
 
 

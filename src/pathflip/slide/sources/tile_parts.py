@@ -79,7 +79,7 @@ class BatchNeeds:
 
     @property
     def keys(self) -> Iterable[TileKey]:
-        """The tiles needed."""
+        """The tiles that the rectangles of the batch need."""
         return self._reads
 
     def done_with(self, key: TileKey) -> bool:

@@ -45,7 +45,7 @@ class ReplyCache:
         text: str,
         sub_captions: Sequence[ReplySubCaption],
     ) -> None:
-        """Keep an answer (atomically)."""
+        """Store an answer (atomically)."""
         entry = {
             "prompt_version": prompt().version,
             "model": model,

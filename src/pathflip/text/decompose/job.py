@@ -75,7 +75,7 @@ class DecomposedSubCaption:
     place: tuple[int, int] | None = None
 
     def row(self) -> dict[str, Any]:
-        """As it stands in the file."""
+        """The sub-caption as it stands in the file."""
         row: dict[str, Any] = {"text": self.text, "content": self.content}
         row |= {"concept": self.concept} if self.concept else {}
         polarity = "undecided" if self.undecided else "denied" if self.negated else "affirmed"

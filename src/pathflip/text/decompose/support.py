@@ -168,7 +168,7 @@ class Source:
 
     @cached_property
     def vocabulary(self) -> frozenset[str]:
-        """All content stems."""
+        """All content stems of the report."""
         return frozenset(word for sentence in self.sentences for word in sentence)
 
     def problems(self, sub_caption: str) -> tuple[str, ...]:
