@@ -12,11 +12,11 @@ __all__ = [
     "view", "words",
 ]  # fmt: skip
 
-ROAD = (
+VERB_ORDER = (
     "demo", "view", "simulate", "info", "qc", "tile", "encoders", "extract", "convert", "pack", "decompose", "train",
     "import", "export", "benchmark", "curve", "few-shot", "embed", "zero-shot", "retrieve", "index", "search",
     "ground", "calibrate", "verify", "ask", "caption", "chat",
 )  # fmt: skip
 """The order of the verbs in ``--help``."""
 
-app.registered_commands.sort(key=lambda verb: ROAD.index(verb.name or getattr(verb.callback, "__name__", "")))
+app.registered_commands.sort(key=lambda verb: VERB_ORDER.index(verb.name or getattr(verb.callback, "__name__", "")))
