@@ -28,15 +28,15 @@ DENIAL_WORDS = re.compile(
 
 def ours(text: str, finding: str) -> str:
     """What the rules say of a finding in a sentence; "unseen" where no visible sub-caption holds it."""
-    said = {s.polarity for s in sub_captions_of(text) if s.visual and finding.lower() in s.text.lower()}
-    return said.pop() if len(said) == 1 else "mixed" if said else "unseen"
+    polarities = {s.polarity for s in sub_captions_of(text) if s.visual and finding.lower() in s.text.lower()}
+    return polarities.pop() if len(polarities) == 1 else "mixed" if polarities else "unseen"
 
 
-def table(rows: list[dict], said: dict[str, list[str]]) -> None:
+def table(rows: list[dict], answers_of: dict[str, list[str]]) -> None:
     """Rows: finding by finding. Right, undecided or nothing said, and the opposite, by system and language."""
     for language in dict.fromkeys(row["language"] for row in rows):
         places = [i for i, row in enumerate(rows) if row["language"] == language]
-        for system, answers in said.items():
+        for system, answers in answers_of.items():
             pairs = [(rows[i]["polarity"], answers[i]) for i in places if answers[i] != "unsupported"]
             if not pairs:
                 continue
@@ -135,10 +135,10 @@ def main() -> None:
             {"text": e["text"], "language": e["language"], "finding": f["finding"], "polarity": MEANS[f["polarity"]]}
             for e in examples if e["visible"] for f in e["findings"]
         ]  # fmt: skip
-        said = {"pathflip": [ours(row["text"], row["finding"]) for row in rows]}
-        said |= ask_others(arguments.others, rows) if arguments.others else {}
+        answers_of = {"pathflip": [ours(row["text"], row["finding"]) for row in rows]}
+        answers_of |= ask_others(arguments.others, rows) if arguments.others else {}
         print(path.name)
-        table(rows, said)
+        table(rows, answers_of)
         english = [e for e in examples if e["language"] == "en"]
         right = sum(any(s.visual for s in sub_captions_of(e["text"])) == e["visible"] for e in english)
         print(f"en    visible right {right} of {len(english)}")
@@ -154,11 +154,11 @@ def main() -> None:
                 {"text": row["text"], "language": "en", "finding": phrase, "polarity": polarity}
                 for row in rows for polarity, phrase in row["first"] or ()
             ]  # fmt: skip
-            said = {"pathflip": [ours(row["text"], row["finding"]) for row in findings]} | ask_others(
+            answers_of = {"pathflip": [ours(row["text"], row["finding"]) for row in findings]} | ask_others(
                 arguments.others, findings
             )
             print("the 180 sentences, finding by finding")
-            table(findings, said)
+            table(findings, answers_of)
         kept_denials(captions)
 
 

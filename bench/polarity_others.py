@@ -70,10 +70,10 @@ def _mark(doc: Any, row: dict) -> None:
 
 if __name__ == "__main__":
     findings = [json.loads(line) for line in sys.stdin if line.strip()]
-    said = {}
+    answers_of = {}
     for name, ask in (("medspacy", medspacy_answers), ("negspacy", negspacy_answers)):
         try:
-            said[name] = ask(findings)
+            answers_of[name] = ask(findings)
         except Exception as error:
             print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
-    print(json.dumps(said))
+    print(json.dumps(answers_of))

@@ -82,7 +82,7 @@ def _tasks_of(file: Path) -> dict[str, list[_TaskRow]]:
     for number, row in enumerate(rows, 1):
         slides = slides_of_row(row)
         case = str(first_of(row, PATIENT_KEYS) or slides[0])
-        said = tuple(str(row.get(name) or "").strip().lower() for name in folds)
+        fold_values = tuple(str(row.get(name) or "").strip().lower() for name in folds)
         if long:
             labels = {str(first_of(row, ("task", "gene"))): first_of(row, ("label",))}
         else:
@@ -93,7 +93,7 @@ def _tasks_of(file: Path) -> dict[str, list[_TaskRow]]:
             if not re.fullmatch(r"[\w .+-]{1,40}", str(label)):
                 raise CaptionError(f"{file.name}: row {number}: label {str(label)[:40]!r} of '{task}' is no class")
             tasks.setdefault(task, []).extend(
-                _TaskRow(slide_id(one), case, str(label).strip().lower(), said) for one in slides
+                _TaskRow(slide_id(one), case, str(label).strip().lower(), fold_values) for one in slides
             )
     tasks = {task: rows for task, rows in tasks.items() if 2 <= len({one.label for one in rows}) <= 20}
     if not tasks:

@@ -224,12 +224,14 @@ def _part_scores(
     patients = [question.patient for question, _ in own]
     read = np.flatnonzero(guess >= 0)
     classes = [question.options[int(question.answer)] for question, _ in own]
-    said = np.array([question.options[g] if g >= 0 else "" for (question, _), g in zip(own, guess, strict=True)])
+    guessed_options = np.array(
+        [question.options[g] if g >= 0 else "" for (question, _), g in zip(own, guess, strict=True)]
+    )
     keys = np.array(classes)
 
     def metric(rows: np.ndarray) -> float:
         if part.balanced:
-            return metrics.balanced_accuracy(keys[rows], said[rows])
+            return metrics.balanced_accuracy(keys[rows], guessed_options[rows])
         return float((truth[rows] == guess[rows]).mean())
 
     chance = float(np.mean([1 / len(question.options) for question, _ in own]))
@@ -249,7 +251,7 @@ def _part_scores(
         )  # fmt: skip
     rows = [
         {"question_id": q.question_id, "slide": q.slide_id, "key": k, "read_as": s, "answer": (a.text or "")[:200]}
-        for (q, a), k, s in zip(own, classes, said, strict=True)
+        for (q, a), k, s in zip(own, classes, guessed_options, strict=True)
     ]
     return scores, rows
 

@@ -46,17 +46,17 @@ def _read(path: Path) -> list[_Slide]:
     slides: dict[str, _Slide] = {}
     for number, row in enumerate(read_table(path, expected="a table slide, patient, organ, diagnosis"), 1):
         name = slide_of_row(row)
-        said = first_of(row, ("diagnosis", "label", "subtype", "class"))
+        diagnosis = first_of(row, ("diagnosis", "label", "subtype", "class"))
         organ = first_of(row, ("organ", "site", "tissue", "tumor"))
-        if said is None or organ is None:
-            lacking = "diagnosis" if said is None else "organ"
+        if diagnosis is None or organ is None:
+            lacking = "diagnosis" if diagnosis is None else "organ"
             raise CaptionError(
                 f"{path.name}: row {number}: no {lacking}; expected the columns slide, patient, organ, diagnosis"
             )
         if name in slides:
             raise CaptionError(f"{path.name}: row {number}: slide '{name}' stands there already; expected each once")
         patient = str(first_of(row, PATIENT_KEYS) or patient_of(name))
-        slides[name] = _Slide(name, patient, str(organ).strip(), str(said).strip())
+        slides[name] = _Slide(name, patient, str(organ).strip(), str(diagnosis).strip())
     return list(slides.values())
 
 
@@ -154,15 +154,15 @@ def _organ(
     everyone = np.arange(len(own))
     baselines = {"patch votes": macro(voted)(everyone), "largest class": macro(largest)(everyone)}
     chance = float(np.mean([2 * f / len(classes) / (f + 1 / len(classes)) for f in _fractions(truth, classes)]))
-    scores, said = [], {}
+    scores, votes_of = [], {}
     for k in VOTES:
         answers = np.array(nearest_votes(matrix @ matrix.T, patients, list(truth), k))
-        said[k] = answers
+        votes_of[k] = answers
         measure = "macro F1, nearest slide" if k == 1 else f"macro F1, majority of {k}"
         scores.append(metric_score(measure, organ, macro(answers), patients, chance, inputs, baselines=baselines))
     rows = [
-        {"slide": one.name, "organ": organ, "diagnosis": one.diagnosis, "nearest": said[1][i],
-         "majority_of_5": said[5][i], "patch_votes": voted[i]}
+        {"slide": one.name, "organ": organ, "diagnosis": one.diagnosis, "nearest": votes_of[1][i],
+         "majority_of_5": votes_of[5][i], "patch_votes": voted[i]}
         for i, one in enumerate(own)
     ]  # fmt: skip
     return scores, rows

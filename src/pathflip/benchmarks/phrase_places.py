@@ -93,8 +93,8 @@ def read_phrases(path: Path, masks: bool) -> list[_Phrase]:
 def _phrase(path: Path, row: TableRow, masks: bool) -> _Phrase:
     fields = row.fields
     image = slide_id(first_of(fields, ("image_id", "image", "slide", "slide_id")) or "")
-    said = first_of(fields, ("expression", "phrase", "text"))
-    text = str(said[0] if isinstance(said, list) and said else said or "").strip()
+    phrase = first_of(fields, ("expression", "phrase", "text"))
+    text = str(phrase[0] if isinstance(phrase, list) and phrase else phrase or "").strip()
     if not text or text == "[]":
         raise CaptionError("no expression; expected the phrase in words")
     key = _key(row)

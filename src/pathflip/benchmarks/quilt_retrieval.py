@@ -109,13 +109,13 @@ def _encoded_pictures(
 
 
 def _crop_mpp(inputs: Inputs, default: float) -> float:
-    said = inputs.settings.get("crop_mpp")
+    crop_mpp = inputs.settings.get("crop_mpp")
     try:
-        mpp = default if said is None else float(said)
+        mpp = default if crop_mpp is None else float(crop_mpp)
     except ValueError:
         mpp = 0.0
     if not 0.05 <= mpp <= 20:
-        raise ConfigError(f"--set crop_mpp: got {said!r}, expected the crops' µm per pixel, for example 0.5")
+        raise ConfigError(f"--set crop_mpp: got {crop_mpp!r}, expected the crops' µm per pixel, for example 0.5")
     return mpp
 
 

@@ -47,17 +47,19 @@ def _jaccard(first: frozenset[str], second: frozenset[str]) -> float:
     return len(first & second) / len(first | second) if first | second else 0.0
 
 
-def reg_scores(said: Sequence[str], truth: Sequence[str], encoder: PretrainedText) -> dict[str, NDArray[np.floating]]:
+def reg_scores(
+    generated: Sequence[str], truth: Sequence[str], encoder: PretrainedText
+) -> dict[str, NDArray[np.floating]]:
     """The parts of the score and the score itself ("REG"), report by report."""
-    pairs = [(ptb_words(a), ptb_words(b)) for a, b in zip(said, truth, strict=True)]
+    pairs = [(ptb_words(a), ptb_words(b)) for a, b in zip(generated, truth, strict=True)]
     parts = {
         "ROUGE": np.array([rouge_l(a, [b]) if a else 0.0 for a, b in pairs]),
         "BLEU": np.array([float(bleu(bleu_counts(a, [b])[None])[3]) if a else 0.0 for a, b in pairs]),
-        "KEY": np.array([_jaccard(keywords(a), keywords(b)) for a, b in zip(said, truth, strict=True)]),
+        "KEY": np.array([_jaccard(keywords(a), keywords(b)) for a, b in zip(generated, truth, strict=True)]),
     }
-    ours, theirs = encoder.embed([text or "." for text in said]), encoder.embed(list(truth))
+    ours, theirs = encoder.embed([text or "." for text in generated]), encoder.embed(list(truth))
     cosine = (ours * theirs).sum(1).clamp(min=0).double().numpy()
-    parts["EMB"] = np.where([bool(text) for text in said], cosine, 0.0)
+    parts["EMB"] = np.where([bool(text) for text in generated], cosine, 0.0)
     parts["REG"] = np.sum([WEIGHTS[name] * parts[name] for name in WEIGHTS], axis=0)
     return parts
 
@@ -84,24 +86,24 @@ def run(inputs: Inputs) -> Outcome:
     """Score the reports of ``inputs.predictions`` against those of ``inputs.data``."""
     inputs.require(NAME, "predictions")
     assert inputs.predictions is not None
-    truth, said = _reports(inputs.data), _reports(inputs.predictions)
+    truth, generated = _reports(inputs.data), _reports(inputs.predictions)
     if empty := [name for name, text in truth.items() if not ptb_words(text)]:
         raise CaptionError(f"{inputs.data.name}: the report of '{empty[0]}' is empty; expected one with words")
-    if not truth.keys() & said.keys():
+    if not truth.keys() & generated.keys():
         raise CaptionError(
-            f"{inputs.predictions.name}: no id of it stands in '{inputs.data.name}' ('{next(iter(said))}' and "
+            f"{inputs.predictions.name}: no id of it stands in '{inputs.data.name}' ('{next(iter(generated))}' and "
             f"'{next(iter(truth))}'); expected reports of the same slides"
         )
-    missing = [Skipped(name, "no report written") for name in truth if name not in said]
+    missing = [Skipped(name, "no report written") for name in truth if name not in generated]
     allow_missing_or_raise(NAME, missing, len(truth), "slides", inputs)
-    names = [name for name in truth if name in said]
+    names = [name for name in truth if name in generated]
     true = [truth[name] for name in names]
     source = str(inputs.settings.get("sentence_model") or SENTENCE_MODEL)
     try:
         encoder = open_pretrained_text(source)
     except ConfigError as error:
         raise ConfigError(f"--set sentence_model: {error}") from None
-    parts = reg_scores([said[name] for name in names], true, encoder)
+    parts = reg_scores([generated[name] for name in names], true, encoder)
     floors = {name: reg_scores(texts, true, encoder) for name, texts in _floors(truth, names).items()}
     patients = [patient_of(name) for name in names]
     scores = [
@@ -112,7 +114,7 @@ def run(inputs: Inputs) -> Outcome:
         )
         for part in ("REG", *WEIGHTS)
     ]  # fmt: skip
-    strays = len(said.keys() - truth.keys())
+    strays = len(generated.keys() - truth.keys())
     return Outcome(
         scores=tuple(scores), scored=len(names), total=len(truth),
         test_set=f"{len(truth):,} reports (content hash {content_hash(list(truth.items()))})",

@@ -49,13 +49,13 @@ def run(inputs: Inputs) -> Outcome:
     truth = read_captions(inputs.data)
     test_set, published = recognise(inputs.data.name, caption_rows(inputs.data), SETS, inputs.other_set)
     organ_of = organs_of(inputs.data)
-    said, skipped, strays = _captions(truth, inputs)
-    scored = [caption for caption in truth if caption.slide_id in said]
+    generated, skipped, strays = _captions(truth, inputs)
+    scored = [caption for caption in truth if caption.slide_id in generated]
     text_only = _text_only([caption.slide_id for caption in scored], inputs)
     organs = [organ_of.get(caption.slide_id, "") for caption in scored]
     jar = inputs.settings.get("meteor_jar")
     rows = caption_measures(
-        [said[caption.slide_id] for caption in scored],
+        [generated[caption.slide_id] for caption in scored],
         scored,
         text_only=text_only,
         train=[c.text for c in read_captions(inputs.settings["train"])] if inputs.settings.get("train") else None,
@@ -78,7 +78,7 @@ def run(inputs: Inputs) -> Outcome:
         test_set=test_set,
         published_applies=published,
         skipped=tuple(skipped),
-        items=tuple({"slide": c.slide_id, "caption": said[c.slide_id], "reference": c.text} for c in scored),
+        items=tuple({"slide": c.slide_id, "caption": generated[c.slide_id], "reference": c.text} for c in scored),
         notes=tuple(notes),
     )
 
@@ -112,23 +112,23 @@ def _captions(truth: Sequence[Caption], inputs: Inputs) -> tuple[dict[str, str],
     inputs.require(NAME, "predictions", "assistant")
     slides = [caption.slide_id for caption in truth]
     if inputs.predictions is None:
-        said, skipped = _written(slides, inputs)
-        return said, skipped, 0
+        generated, skipped = _written(slides, inputs)
+        return generated, skipped, 0
     predicted = _named_as(slides, read_generated(inputs.predictions))
-    said = {slide: text for slide, text in predicted.items() if slide in set(slides)}
-    if not said:
+    generated = {slide: text for slide, text in predicted.items() if slide in set(slides)}
+    if not generated:
         raise CaptionError(
             f"{inputs.predictions.name}: no slide of it stands in '{inputs.data.name}' (first "
             f"'{next(iter(predicted), '')}' and '{slides[0]}'); expected captions of the same slides"
         )
-    skipped = [Skipped(slide, "no caption") for slide in slides if slide not in said]
+    skipped = [Skipped(slide, "no caption") for slide in slides if slide not in generated]
     allow_missing_or_raise(NAME, skipped, len(slides), "slides", inputs)
-    return said, skipped, len(predicted) - len(said)
+    return generated, skipped, len(predicted) - len(generated)
 
 
-def _named_as(slides: Sequence[str], said: Mapping[str, str]) -> dict[str, str]:
-    slide_of = join_ids(said, slides)
-    return {slide_of.get(name, name): text for name, text in said.items()}
+def _named_as(slides: Sequence[str], generated: Mapping[str, str]) -> dict[str, str]:
+    slide_of = join_ids(generated, slides)
+    return {slide_of.get(name, name): text for name, text in generated.items()}
 
 
 def _text_only(slides: Sequence[str], inputs: Inputs) -> list[str] | None:
@@ -136,10 +136,10 @@ def _text_only(slides: Sequence[str], inputs: Inputs) -> list[str] | None:
         return None
     if inputs.text_only.is_dir():
         twin = replace(inputs, assistant=inputs.text_only, predictions=None)
-        said = _written(slides, twin)[0]
+        generated = _written(slides, twin)[0]
     else:
-        said = _named_as(slides, read_generated(inputs.text_only))
-    return [said.get(slide, "") for slide in slides]
+        generated = _named_as(slides, read_generated(inputs.text_only))
+    return [generated.get(slide, "") for slide in slides]
 
 
 def _written(slides: Sequence[str], inputs: Inputs) -> tuple[dict[str, str], list[Skipped]]:
@@ -148,7 +148,7 @@ def _written(slides: Sequence[str], inputs: Inputs) -> tuple[dict[str, str], lis
     files, skipped = feature_files(NAME, slides, inputs)
     prompts = {slide_of_row(row): str(row.get("question") or CAPTION_PROMPTS[1]) for row in read_table(inputs.data)}
     assistant = load_assistant(inputs.assistant, inputs.device, inputs.settings.get("language_model"))
-    said: dict[str, str] = {}
+    generated: dict[str, str] = {}
     for done, (slide, file) in enumerate(files.items(), start=1):
         try:
             prompt = build_prompt(assistant, prompts[slide], prepare_slide(assistant.aligned, read_features(file)))
@@ -157,9 +157,9 @@ def _written(slides: Sequence[str], inputs: Inputs) -> tuple[dict[str, str], lis
                 raise FeatureError(f"{NAME}: {error}; or give --allow-missing to score the other slides") from None
             skipped.append(Skipped(slide, "its feature file cannot be read"))
             continue
-        said[slide] = generate(assistant, prompt, max_new_tokens=LONGEST)
+        generated[slide] = generate(assistant, prompt, max_new_tokens=LONGEST)
         inputs.progress(done, len(files), slide)
-    return said, skipped
+    return generated, skipped
 
 
 PROTOCOL = Protocol(

@@ -65,8 +65,8 @@ class Joined:
         ]
         if not any(names for names, _ in parts):
             return ""
-        said = [f"{some(names)} {what}" for names, what in parts if names or what != parts[2][1]]
-        return ", ".join(said)
+        counted = [f"{some(names)} {what}" for names, what in parts if names or what != parts[2][1]]
+        return ", ".join(counted)
 
 
 def some(names: Sequence[str]) -> str:

@@ -166,11 +166,11 @@ def _llava_turns(conversation: Sequence[Any], where: str) -> tuple[Turn, ...]:
         if not isinstance(text, str):
             raise CaptionError(f"{where}: a turn of {speaker} holds a {type(text).__name__}, expected text")
         turns.append(Turn(_ROLES[speaker], text.replace("<image>", SLIDE_MARK)))
-    said = [turn.role for turn in turns if turn.role != "system"]
-    if "user" not in said:
+    roles = [turn.role for turn in turns if turn.role != "system"]
+    if "user" not in roles:
         raise CaptionError(f"{where}: nobody asks; expected a turn from human")
-    if "assistant" not in said:
+    if "assistant" not in roles:
         raise CaptionError(f"{where}: nobody answers; expected a turn from gpt")
-    if said[0] != "user":
+    if roles[0] != "user":
         raise CaptionError(f"{where}: the first turn is an answer; expected a turn from human first")
     return tuple(turns)

@@ -77,15 +77,15 @@ def parse_answer(answer: str, options: Sequence[str]) -> ParsedAnswer:
     if len(exact) == 1:
         return ParsedAnswer(exact[0], "text")
     named = _letters(text, letters)
-    said = _texts(text, options, letters)
+    by_text = _texts(text, options, letters)
     if len(named) > 1:
         return ParsedAnswer(None, "ambiguous")
     if named:
         letter = next(iter(named))
-        return ParsedAnswer(None, "conflict") if said and letter not in said else ParsedAnswer(letter, "letter")
-    if len(said) == 1:
-        return ParsedAnswer(next(iter(said)), "text")
-    if said:
+        return ParsedAnswer(None, "conflict") if by_text and letter not in by_text else ParsedAnswer(letter, "letter")
+    if len(by_text) == 1:
+        return ParsedAnswer(next(iter(by_text)), "text")
+    if by_text:
         return ParsedAnswer(None, "ambiguous")
     return ParsedAnswer(None, "declined" if _DECLINES.search(text) else "none")
 
@@ -157,7 +157,7 @@ def _refused(text: str, letter: str) -> bool:
 
 def _texts(text: str, options: Sequence[str], letters: str) -> set[str]:
     """Options whose text the answer holds; one inside a longer option's text counts only where it stands alone."""
-    said = f" {_norm(text)} "
+    normalised = f" {_norm(text)} "
     order = sorted(range(len(options)), key=lambda i: -len(_norm(options[i])))
     named = set()
     for i in order:
@@ -165,10 +165,10 @@ def _texts(text: str, options: Sequence[str], letters: str) -> set[str]:
         if len(wanted) < 2 and not wanted.isdigit():
             continue
         hit = False
-        for match in re.finditer(rf"(?<= ){re.escape(wanted)}(?= )", said):
-            before = said[: match.start()]
-            hit |= not (_DENIED.search(before) or _DENIED_AFTER.search(said[match.end() :]))
+        for match in re.finditer(rf"(?<= ){re.escape(wanted)}(?= )", normalised):
+            before = normalised[: match.start()]
+            hit |= not (_DENIED.search(before) or _DENIED_AFTER.search(normalised[match.end() :]))
         if hit:
             named.add(letters[i])
-        said = re.sub(rf"(?<= ){re.escape(wanted)}(?= )", "\0", said)
+        normalised = re.sub(rf"(?<= ){re.escape(wanted)}(?= )", "\0", normalised)
     return named

@@ -20,22 +20,22 @@ _BYTES = ("gpt2", "roberta")
 
 
 def greedy_matching(
-    said: Float[Tensor, "n W"],
+    generated: Float[Tensor, "n W"],
     truth: Float[Tensor, "m W"],
-    said_counts: Sequence[bool],
+    generated_counts: Sequence[bool],
     truth_counts: Sequence[bool],
 ) -> tuple[float, float, float]:
     """Precision, recall and F of two texts' token vectors, without inverse document frequency.
 
-    Each token of ``said`` that counts is worth its best cosine to any token of ``truth``; precision is the mean.
+    Each token of ``generated`` that counts is worth its best cosine to any token of ``truth``; precision is the mean.
     Recall is the same with the two exchanged. As in the authors' program, begin and end marks do not count but may be
     what another token is nearest to, and a text without a token that counts scores 0.
     """
-    ours, theirs = torch.tensor(said_counts, dtype=torch.bool), torch.tensor(truth_counts, dtype=torch.bool)
+    ours, theirs = torch.tensor(generated_counts, dtype=torch.bool), torch.tensor(truth_counts, dtype=torch.bool)
     if not ours.any() or not theirs.any():
         return 0.0, 0.0, 0.0
     unit = torch.nn.functional.normalize
-    cosines = unit(said.double(), dim=1) @ unit(truth.double(), dim=1).T
+    cosines = unit(generated.double(), dim=1) @ unit(truth.double(), dim=1).T
     precision = float(cosines.max(dim=1).values[ours].mean())
     recall = float(cosines.max(dim=0).values[theirs].mean())
     both = precision + recall
@@ -69,7 +69,7 @@ class BertScorer:
             raise ConfigError(f"BERTScore layer: got {layer}, expected 1 to {self.num_layers} ('{folder}')")
         self.max_tokens = _longest(self.tokenizer, model.config)
         self._truncated: set[str] = set()
-        self._kept: dict[str, tuple[Tensor, list[bool]]] = {}
+        self._vectors_of: dict[str, tuple[Tensor, list[bool]]] = {}
         self._room = _CACHE_BYTES
 
     @property
@@ -89,8 +89,8 @@ class BertScorer:
     @torch.inference_mode()
     def _vectors(self, text: str) -> tuple[Float[Tensor, "n W"], list[bool]]:
         """Hidden states of a text's tokens, begin and end marks included, and which tokens count."""
-        if text in self._kept:
-            return self._kept[text]
+        if text in self._vectors_of:
+            return self._vectors_of[text]
         coded = self._coded(text)
         states = self.model(
             input_ids=torch.tensor([coded["input_ids"]], device=self.device),
@@ -100,7 +100,7 @@ class BertScorer:
         vectors = states[self.layer][0].float().cpu(), [not special for special in coded["special_tokens_mask"]]
         self._room -= vectors[0].nbytes
         if self._room > 0:
-            self._kept[text] = vectors
+            self._vectors_of[text] = vectors
         return vectors
 
     def _coded(self, text: str) -> Any:

@@ -33,7 +33,7 @@ def read_generated(path: Path, options: TableOptions = PLAIN) -> dict[str, str]:
     Raises:
         CaptionError: the file cannot be read, a row names no slide or no text, or a slide stands twice.
     """
-    said: dict[str, str] = {}
+    generated: dict[str, str] = {}
     for number, row in enumerate(read_table(path, options), 1):
         key = next((key for key in _SAID_KEYS if key in row), None)
         if key is None:
@@ -41,12 +41,12 @@ def read_generated(path: Path, options: TableOptions = PLAIN) -> dict[str, str]:
                 f"{path.name}: row {number} holds no caption; expected one of {', '.join(_SAID_KEYS[:8])}"
             )
         slide_id = slide_of_row(row)
-        if slide_id in said:
+        if slide_id in generated:
             raise CaptionError(
                 f"{path.name}: row {number}: slide '{slide_id}' stands there already; expected one caption"
             )
-        said[slide_id] = str(row[key] or "").strip()
-    return said
+        generated[slide_id] = str(row[key] or "").strip()
+    return generated
 
 
 def evaluate_captions(
@@ -81,16 +81,16 @@ def evaluate_captions(
         raise ConfigError("BERTScore layer: there is no model it is a layer of; give --bertscore FOLDER, too")
     truth = read_captions(references, options=options)
     known = [caption.slide_id for caption in truth]
-    said = _named_as(known, read_generated(predictions, options.of_answers))
+    generated = _named_as(known, read_generated(predictions, options.of_answers))
     unaware = _named_as(known, read_generated(text_only, options.of_answers)) if text_only else None
-    if not set(known) & set(said):
+    if not set(known) & set(generated):
         raise CaptionError(
-            f"no slide of '{predictions.name}' (first '{next(iter(said))}') stands in '{references.name}' "
+            f"no slide of '{predictions.name}' (first '{next(iter(generated))}') stands in '{references.name}' "
             f"(first '{known[0]}'); expected captions of the same slides"
         )
     scorer = BertScorer(bertscore, bertscore_layer) if bertscore else None
     rows = caption_measures(
-        [said.get(slide, "") for slide in known],
+        [generated.get(slide, "") for slide in known],
         truth,
         text_only=[unaware.get(slide, "") for slide in known] if unaware is not None else None,
         train=[caption.text for caption in read_captions(train, options=options)] if train else None,
@@ -100,14 +100,14 @@ def evaluate_captions(
         num=num,
         seed=seed,
     )
-    counts = {"missing": len(set(known) - set(said)), "strays": len(set(said) - set(known))}
+    counts = {"missing": len(set(known) - set(generated)), "strays": len(set(generated) - set(known))}
     return [row | counts | (_read_by(scorer) if "BERTScore" in row["measure"] else {}) for row in rows]
 
 
-def _named_as(known: Sequence[str], said: Mapping[str, str]) -> dict[str, str]:
+def _named_as(known: Sequence[str], generated: Mapping[str, str]) -> dict[str, str]:
     """Generated captions under the names that the references have for their slides."""
-    slide_of = join_ids(said, known)
-    return {slide_of.get(name, name): text for name, text in said.items()}
+    slide_of = join_ids(generated, known)
+    return {slide_of.get(name, name): text for name, text in generated.items()}
 
 
 def _read_by(scorer: BertScorer | None) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def _groups(path: Path, known: Sequence[str], column: str, options: TableOptions
 
 
 def caption_measures(
-    said: Sequence[str],
+    generated: Sequence[str],
     truth: Sequence[Caption],
     *,
     text_only: Sequence[str] | None = None,
@@ -138,7 +138,7 @@ def caption_measures(
     """Every captioning measure, a row each.
 
     Args:
-        said: a caption for each of ``truth`` (empty where there is none).
+        generated: a caption for each of ``truth`` (empty where there is none).
         text_only: the same language model's captions without the slide.
         train: captions the baselines are made of; without them, those of ``truth``, which flatters the baselines.
         groups: of each slide (its organ), for a baseline that knows the group.
@@ -150,7 +150,7 @@ def caption_measures(
         ``difference``, ``difference_low``, ``difference_high``.
     """
     references = [[caption.text] for caption in truth]
-    ours = caption_scores(said, references, meteor_jar=meteor_jar, bert=bert)
+    ours = caption_scores(generated, references, meteor_jar=meteor_jar, bert=bert)
     twin = caption_scores(text_only, references, meteor_jar=meteor_jar, bert=bert) if text_only is not None else None
     baselines = {
         name: caption_scores(texts, references, meteor_jar=meteor_jar, bert=bert)

@@ -66,13 +66,13 @@ def delete_evidence(
     count = int(evidence.sum())
     if count == 0 or len(others) < count:
         return None
-    said = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[options.index(answer.text)] if options else answer.text
+    answer_words = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[options.index(answer.text)] if options else answer.text
 
     def likely(removed: NDArray[np.int64]) -> float:
         keep = np.ones(len(evidence), bool)
         keep[removed] = False
         return float(
-            log_likelihood(assistant, build_prompt(assistant, question, view, options, keep=[keep]), [said])[0]
+            log_likelihood(assistant, build_prompt(assistant, question, view, options, keep=[keep]), [answer_words])[0]
         )
 
     whole = likely(np.zeros(0, np.int64))

@@ -197,6 +197,6 @@ def _java(jar: Path, lines: Sequence[str], num_answers: int) -> list[str]:
         ) from None
     answers = done.stdout.splitlines()
     if len(answers) < num_answers:
-        said = " ".join((done.stderr or done.stdout).split())[:200]
-        raise ConfigError(f"'{jar.name}' gave {len(answers)} of {num_answers} answers: {said}")
+        message = " ".join((done.stderr or done.stdout).split())[:200]
+        raise ConfigError(f"'{jar.name}' gave {len(answers)} of {num_answers} answers: {message}")
     return answers[:num_answers]

@@ -291,8 +291,8 @@ def _spoken_truth(captions: Sequence[Caption], lexicon: Lexicon) -> Int[np.ndarr
     for row, caption in enumerate(captions):
         visual = [s for s in caption.sub_captions if s.decided]
         denied = {place[p] for s in visual if s.negated for p in denied_phrases(s) if p in place}
-        said = [set(content_words(s.content)) for s in visual if not s.negated]
-        affirmed = {i for i, name in enumerate(names) if name and any(name <= words for words in said)}
+        affirmed_words = [set(content_words(s.content)) for s in visual if not s.negated]
+        affirmed = {i for i, name in enumerate(names) if name and any(name <= words for words in affirmed_words)}
         truth[row, sorted(affirmed - denied)] = 1
         truth[row, sorted(denied - affirmed)] = 0
     return truth

@@ -386,11 +386,11 @@ def _abstention_rows(
             ]
         )
 
-    said, text_only = abstained(answers), abstained(twin) if twin else None
+    abstentions, text_only = abstained(answers), abstained(twin) if twin else None
     rows = []
     for measure, chosen in (("abstained, rightly", unanswerable), ("abstained, wrongly", answerable)):
         row = {"measure": measure, "how": how, "category": "cannot tell is offered"}
-        rows.append(row | _fraction_row(said, text_only, chosen, resampled))
+        rows.append(row | _fraction_row(abstentions, text_only, chosen, resampled))
     if how == "likelihood":
         rows.append(_abstention_auroc(questions, predictions, np.concatenate([unanswerable, answerable]), resampled))
     return rows

@@ -31,8 +31,8 @@ def read_clam(file: File, options: ReadOptions) -> Tiles:
     stated = Stated(slide_id(file.path), own=own, step_tells_side=True, tile_px0=_side0(patches) if patches else None)
     tiles = settle(file.path, stated, options, file.array("coords"))
     features = numeric(file.path, "features", file.array("features"))
-    said = str(file.attributes.get("features", {}).get("encoder", "None"))
-    return join(file.path, tiles, features, encoder_of(file.path, options, encoder, said), options)
+    encoder_in_file = str(file.attributes.get("features", {}).get("encoder", "None"))
+    return join(file.path, tiles, features, encoder_of(file.path, options, encoder, encoder_in_file), options)
 
 
 def read_clam_coords(file: File, options: ReadOptions) -> Tiles:

@@ -45,10 +45,12 @@ def read_trident(file: File, options: ReadOptions) -> Tiles:
     tiles = Tiles(tiles.grid, warnings=tiles.warnings + note)
     if "features" not in file.arrays:
         return tiles
-    said = str(file.attributes.get("features", {}).get("encoder", "None"))
+    encoder_in_file = str(file.attributes.get("features", {}).get("encoder", "None"))
     folder = file.path.parent.name
     by_folder = folder.removeprefix("features_") if folder.startswith("features_") else None
-    encoder = encoder_of(file.path, options, own_encoder, said, by_folder if said == "None" else None)
+    encoder = encoder_of(
+        file.path, options, own_encoder, encoder_in_file, by_folder if encoder_in_file == "None" else None
+    )
     if by_folder not in (None, encoder):
         line = f"the file says its encoder is '{encoder}', its folder '{folder}'; the file's is used"
         tiles = Tiles(tiles.grid, warnings=(*tiles.warnings, line))

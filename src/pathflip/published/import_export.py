@@ -20,7 +20,7 @@ from pathflip.errors import CheckpointError, ConfigError
 from pathflip.io.files import atomic_path
 from pathflip.models import build_model
 from pathflip.published.parameter_names import UNUSED, from_published, published_name, to_published
-from pathflip.published.released_adapters import merge_found, merge_lora
+from pathflip.published.released_adapters import merge_adapters, merge_lora
 from pathflip.published.released_files import digest, load_tensors, named, plain_names, read_released
 from pathflip.published.released_settings import (
     KINDS,
@@ -108,7 +108,7 @@ def import_released(
     source, assumed, chosen = Path(source), list[str](), read_settings(settings)
     tensors = plain_names(source, read_released(source))
     kind = kind_of(source, tensors, kind)
-    tensors, merged = merge_found(source, tensors, kind, lora_alpha, assumed)
+    tensors, merged = merge_adapters(source, tensors, kind, lora_alpha, assumed)
     config = configuration(kind, tensors, chosen["model"], assumed)
     with torch.device("meta"):  # names and sizes only: a huge or hostile file costs nothing here
         model: nn.Module = build_model(config)
@@ -165,7 +165,7 @@ def export_released(model: str | Path, out: str | Path) -> Exported:
         notes.append("logit scales are written exponentiated: the released code uses them as they are")
     for name, dtype in record.get("dtypes", {}).items():
         tensors[name] = tensors[name].to(getattr(torch, dtype))
-    tensors |= _kept(checkpoint.path or Path(model), record.get("ignored", []))
+    tensors |= _unused_tensors(checkpoint.path or Path(model), record.get("ignored", []))
     if kind == "published" and not any(name.startswith("Qformer.cls.") for name in tensors):
         notes.append(
             "without the masked-language head Qformer.cls.*, which has no part in alignment: load strict=False"
@@ -176,7 +176,7 @@ def export_released(model: str | Path, out: str | Path) -> Exported:
     return Exported(str(out), kind, len(plain), notes)
 
 
-def _kept(folder: Path, names: Sequence[str]) -> dict[str, Tensor]:
+def _unused_tensors(folder: Path, names: Sequence[str]) -> dict[str, Tensor]:
     file = folder / "released.safetensors"
     if not names:
         return {}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pathflip.errors import CheckpointError, ConfigError
 
-__all__ = ["merge_found", "merge_lora"]
+__all__ = ["merge_adapters", "merge_lora"]
 
 _LORA = re.compile(r"^(?P<layer>.+)\.lora_(?P<side>[AB])(?:\.(?P<adapter>\w+))?\.weight$")
 _PUBLISHED_LORA = (16, 64.0)
@@ -52,7 +52,7 @@ def merge_lora(tensors: Mapping[str, Tensor], scale: Callable[[int], float]) -> 
     return merged, sorted(pairs)
 
 
-def merge_found(
+def merge_adapters(
     source: Path, tensors: dict[str, Tensor], kind: str, alpha: float | None, assumed: list[str]
 ) -> tuple[dict[str, Tensor], int]:
     """The parameters with any LoRA merged, and of how many layers; what was used for alpha joins ``assumed``."""

@@ -424,10 +424,10 @@ NON_VISUAL: dict[str, Wording] = {
 
 TYPE_CLASSNAMES: dict[str, tuple[str, ...]] = {name: wording.seen for name, wording in TYPES_SAID.items()}
 GRADE_CLASSNAMES: dict[str, tuple[str, ...]] = {
-    str(grade): tuple(f"{said} tumour" for said in wording.seen) for grade, wording in GRADES_SAID.items()
+    str(grade): tuple(f"{phrase} tumour" for phrase in wording.seen) for grade, wording in GRADES_SAID.items()
 }
 PATTERN_CLASSNAMES: dict[str, tuple[str, ...]] = {
-    name: tuple(f"tumour arranged in {said}" for said in wording.seen) for name, wording in ARRANGEMENTS.items()
+    name: tuple(f"tumour arranged in {phrase}" for phrase in wording.seen) for name, wording in ARRANGEMENTS.items()
 }
 TEMPLATES = ("Sections show {}.", "Diagnosis: {}.", "The appearances are those of {}.", "The slide shows {}.")
 """Zero-shot classification: every template with every classname of a class."""

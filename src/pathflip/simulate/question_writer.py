@@ -116,10 +116,10 @@ class _Asker:
         return self._ask(question, right, others, "type", "tumour")
 
     def grade(self) -> PaintedQuestion:
-        said = [f"grade {grade}" for grade in GRADES_SAID]
-        right = said.pop(self.plan.grade - 1)
+        grades = [f"grade {grade}" for grade in GRADES_SAID]
+        right = grades.pop(self.plan.grade - 1)
         question = self._pick(("What is the grade of the tumour?", "How is the tumour graded?"))
-        return self._ask(question, right, [*said, CANNOT_TELL], "grade", "tumour")
+        return self._ask(question, right, [*grades, CANNOT_TELL], "grade", "tumour")
 
     def pattern(self) -> PaintedQuestion:
         right = ARRANGEMENTS[str(self.plan.pattern)].seen[0]

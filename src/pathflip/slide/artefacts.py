@@ -117,12 +117,12 @@ class ArtefactMask:
         return float((self.mask(kind) & tissue.mask).sum()) / area if area else 0.0
 
     @cached_property
-    def _found(self) -> tuple[str, ...]:
+    def _kinds_found(self) -> tuple[str, ...]:
         return tuple(KINDS[i] for i in np.unique(self.kinds) if i)
 
     def shares(self, corners: NDArray[np.int64], side0: int) -> dict[str, NDArray[np.float64]]:
         """Share of squares of ``side0`` level-0 pixels at ``corners`` (N, 2) that each kind on the slide covers."""
-        return {kind: area_shares(self.mask(kind), self.downsample, corners, side0) for kind in self._found}
+        return {kind: area_shares(self.mask(kind), self.downsample, corners, side0) for kind in self._kinds_found}
 
 
 def find_artefacts(slide: Slide, tissue: TissueMask, spec: ArtefactSpec | None = None) -> ArtefactMask:

@@ -116,9 +116,9 @@ class ChatTemplate:
             if not between.startswith(opening):
                 opening = between
             pieces, slides = self._split(context + opening, slides)
-            said = between[len(opening) :] + self._defused(turn.text.replace(SLIDE_MARK, "slide"))
+            wording = between[len(opening) :] + self._defused(turn.text.replace(SLIDE_MARK, "slide"))
             end, between = self._cut_end(markup[i + 1])
-            out += [*pieces, ChatPiece(self._ids(said + end), learned=True)]
+            out += [*pieces, ChatPiece(self._ids(wording + end), learned=True)]
             context = ""
         if roles[-1] != "assistant":
             out += self._split(context + between, slides)[0]

@@ -82,12 +82,12 @@ def _before(text: str, boxes: list[tuple[int, int, bool]]) -> list[CheckedLine]:
     options: list[Option] = []
     for place, (start, stop, ticked) in enumerate(boxes):
         end = boxes[place + 1][0] if place + 1 < len(boxes) else len(text)
-        said, next_label, cut = _split_label(text[stop:end]) if place + 1 < len(boxes) else (text[stop:end], "", 0)
-        said_end = stop + cut if next_label else end
-        options.append(Option(_clean(said), ticked, start, said_end))
+        choice, next_label, cut = _split_label(text[stop:end]) if place + 1 < len(boxes) else (text[stop:end], "", 0)
+        choice_end = stop + cut if next_label else end
+        options.append(Option(_clean(choice), ticked, start, choice_end))
         if next_label:
-            lines.append(CheckedLine(label, tuple(options), label_start, said_end))
-            label, label_start, options = next_label, said_end, []
+            lines.append(CheckedLine(label, tuple(options), label_start, choice_end))
+            label, label_start, options = next_label, choice_end, []
     lines.append(CheckedLine(label, tuple(options), label_start, len(text)))
     return [line for line in lines if line.options]
 

@@ -157,17 +157,17 @@ def _answer(clause: str, language: str) -> Polarity | None:
     line = _VALUE.match(clause.strip())
     if line is None:
         return None
-    said = value_polarity(line["value"], language)
-    if said is None:  # answers of one word are met in the wrong language ("Necrosis: nein")
-        said = next((other for name in LANGUAGES if (other := value_polarity(line["value"], name))), None)
-    if said in (None, "blank"):
-        return "undecided" if said else None
+    stated = value_polarity(line["value"], language)
+    if stated is None:  # answers of one word are met in the wrong language ("Necrosis: nein")
+        stated = next((other for name in LANGUAGES if (other := value_polarity(line["value"], name))), None)
+    if stated in (None, "blank"):
+        return "undecided" if stated else None
     label = _compiled(language)
-    if said == "affirmed" and label.denial.search(label.pseudo.sub(_blank, line["label"])):
+    if stated == "affirmed" and label.denial.search(label.pseudo.sub(_blank, line["label"])):
         return "denied" if re.match(r"no\b|not\b|absen", line["label"], re.IGNORECASE) else "undecided"
-    if said == "denied" and label.denial.search(label.pseudo.sub(_blank, line["label"])):
+    if stated == "denied" and label.denial.search(label.pseudo.sub(_blank, line["label"])):
         return "undecided"  # "Absence of necrosis: no"
-    return said  # type: ignore[return-value]
+    return stated  # type: ignore[return-value]
 
 
 def only_looks_denied(text: str, language: str = "en") -> bool:

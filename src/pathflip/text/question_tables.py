@@ -94,7 +94,7 @@ def _question(row: TableRow, first: int | None) -> QuestionRow:
     if not question:
         raise CaptionError(f"no question; expected one of the fields {', '.join(QUESTION_KEYS)}")
     options = _options(fields)
-    said = _key(fields, options)
+    answer_key = _key(fields, options)
     return QuestionRow(
         number=row.number,
         question_id="" if (name := first_of(fields, ID_KEYS)) is None else str(name).strip(),
@@ -102,8 +102,8 @@ def _question(row: TableRow, first: int | None) -> QuestionRow:
         patient=str(first_of(fields, PATIENT_KEYS) or "").strip(),
         question=question,
         options=options,
-        answer=-1 if said is None or not options else _place(said, options, first),
-        answer_text="" if said is None or options else str(said).strip(),
+        answer=-1 if answer_key is None or not options else _place(answer_key, options, first),
+        answer_text="" if answer_key is None or options else str(answer_key).strip(),
         category=str(first_of(fields, ("category", "broad_category")) or ""),
         subcategory=str(first_of(fields, ("narrow_category", "subcategory")) or ""),
         answerable=_flag(fields, "answerable"),
@@ -113,8 +113,12 @@ def _question(row: TableRow, first: int | None) -> QuestionRow:
 
 def _key(fields: Mapping[str, Any], options: Sequence[str]) -> Any:
     """The key as written; None where there is none. "None" and "N/A" may be the text of an option."""
-    said = next((fields[key] for key in ANSWER_KEYS if key in fields), None)
-    return said if not is_empty(said) or _plain(str(said)) in map(_plain, filter(None, options)) else None
+    answer_key = next((fields[key] for key in ANSWER_KEYS if key in fields), None)
+    return (
+        answer_key
+        if not is_empty(answer_key) or _plain(str(answer_key)) in map(_plain, filter(None, options))
+        else None
+    )
 
 
 def _flag(fields: Mapping[str, Any], name: str) -> bool:
@@ -216,10 +220,10 @@ def _numbers_count_from(rows: Sequence[TableRow]) -> int | None:
     """1 or 0, where all keys of a file are numbers and one of them tells what they count from; else None."""
     keys = []
     for row in rows:
-        said = first_of(row.fields, ANSWER_KEYS)
-        if said is None:
+        answer_key = first_of(row.fields, ANSWER_KEYS)
+        if answer_key is None:
             continue
-        number = _number(said)
+        number = _number(answer_key)
         try:
             count = len(_options(row.fields))
         except CaptionError:
@@ -231,18 +235,18 @@ def _numbers_count_from(rows: Sequence[TableRow]) -> int | None:
     return None if last == none else int(last)
 
 
-def _place(said: Any, options: Sequence[str], first: int | None) -> int:
+def _place(answer_key: Any, options: Sequence[str], first: int | None) -> int:
     """The option a key means.
 
     Args:
-        said: the key. options: by letter. first: what numbers count from, where the file tells.
+        answer_key: the right answer. options: by letter. first: what numbers count from, where the file tells.
 
     Raises:
         CaptionError: none, a letter without an option, a contradiction, or a number that may count from 0 or 1.
     """
-    text = str(said).strip()
+    text = str(answer_key).strip()
     by_text = [place for place, option in enumerate(options) if option and _plain(option) == _plain(text)]
-    number = _number(said)
+    number = _number(answer_key)
     if number is not None:
         if first is None:
             raise CaptionError(

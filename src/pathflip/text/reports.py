@@ -131,8 +131,8 @@ def undecided_note(captions: Iterable[Caption]) -> str | None:
     )
     if not reasons:
         return None
-    said = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common(6))
-    return f"{sum(reasons.values())} sentences are undecided and will not train ({said})"
+    counts = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common(6))
+    return f"{sum(reasons.values())} sentences are undecided and will not train ({counts})"
 
 
 # --- Lines -----------------------------------------------------------------------------------------------------------

@@ -237,16 +237,16 @@ def _form_line(sentence: str, line: CheckedLine, language: str) -> list[SubCapti
 
 def _answer(label: str, option: str, language: str) -> SubCaption:
     """What a label with its ticked option states."""
-    said = value_polarity(option, language) or value_polarity(option, "en")
+    stated = value_polarity(option, language) or value_polarity(option, "en")
     one = _prose(f"{label}: {option}", language)
     first = min(one, key=lambda s: (not s.visual, _ORDER.index(s.polarity)))
     if len({s.polarity for s in one}) > 1:
         first = replace(first, negated=False, undecided=True, reason="doubt")
-    if said == "blank":
+    if stated == "blank":
         return replace(first, visual=False, negated=False, undecided=True, reason="no information")
-    if said is None or first.undecided:
+    if stated is None or first.undecided:
         return first
-    return replace(first, negated=said == "denied", undecided=said == "undecided", reason=first.reason)
+    return replace(first, negated=stated == "denied", undecided=stated == "undecided", reason=first.reason)
 
 
 def _box(sentence: str, option: Option, language: str) -> SubCaption:

@@ -28,7 +28,7 @@ def configure(settings: dict[str, Any], batch: int, accumulation: int, clip: flo
     Raises:
         ConfigError: it asks for what the loop does itself, or for ZeRO-3.
     """
-    if taken := [name for name in ("optimizer", "scheduler", "fp16", "bf16") if _asked(settings.get(name))]:
+    if taken := [name for name in ("optimizer", "scheduler", "fp16", "bf16") if _is_set(settings.get(name))]:
         raise ConfigError(
             f"DeepSpeed configuration: got a section '{taken[0]}', expected none; remove it: optim.* and precision of "
             "the recipe decide"
@@ -53,7 +53,7 @@ def configure(settings: dict[str, Any], batch: int, accumulation: int, clip: flo
         settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
 
 
-def _asked(section: Any) -> bool:
+def _is_set(section: Any) -> bool:
     return bool(section) and section.get("enabled", True) not in (False, "auto")
 
 

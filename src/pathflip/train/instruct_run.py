@@ -319,8 +319,8 @@ def _texts_of_slides(visual_tokenizer: VisualTokenizer, examples: Sequence[Instr
     """Every text that the examples will have looked for on each slide."""
     out: dict[str, list[str]] = {}
     for example in examples:
-        said = [turn.text.replace(SLIDE_MARK, " ") for turn in example.turns if turn.role == "user"]
-        questions = [example.question] if example.question else [text for text in said if text.strip()]
+        user_texts = [turn.text.replace(SLIDE_MARK, " ") for turn in example.turns if turn.role == "user"]
+        questions = [example.question] if example.question else [text for text in user_texts if text.strip()]
         texts = [one.text for question in questions for one in visual_tokenizer.queries(question, example.options)]
         texts += [one.text for request in CAPTION_PROMPTS if not questions for one in visual_tokenizer.queries(request)]
         for slide_id in example.slide_ids:

@@ -196,9 +196,9 @@ def finding_scores(
 
 def mentioned_findings(sub_captions: Sequence[SubCaption], knowledge: Knowledge) -> Bool[np.ndarray, " F"]:
     """Which findings the visible sentences of a report speak of, affirming or denying, by any of their names."""
-    said = [set(content_words(s.content)) for s in sub_captions]
+    word_sets = [set(content_words(s.content)) for s in sub_captions]
     findings = knowledge.lexicon.findings
-    literal = [any(set(content_words(f.name)) <= own for own in said) for f in findings]
+    literal = [any(set(content_words(f.name)) <= own for own in word_sets) for f in findings]
     spoken = {group for group, there in zip(knowledge.groups, literal, strict=True) if there}
     return np.array([group in spoken for group in knowledge.groups], bool)
 

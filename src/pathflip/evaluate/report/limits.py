@@ -37,8 +37,8 @@ def finding_view(row: FindingRow) -> dict[str, Any]:
         "absence": _below(row.absence_auroc, NEAR_CHANCE),
         "where": _cannot_point(row),
     }
-    said = {"presence": "presence near chance", "absence": "absence near chance", "where": "does not show where"}
-    verdict = [said[key] for key, failed in failures.items() if failed]
+    wordings = {"presence": "presence near chance", "absence": "absence near chance", "where": "does not show where"}
+    verdict = [wordings[key] for key, failed in failures.items() if failed]
     return {
         "finding": format_name(row.finding),
         "present": row.present,
@@ -138,7 +138,7 @@ def _finding_limits(rows: Sequence[FindingRow]) -> list[tuple[str, str]]:
 
 
 def _class_limits(tables: Sequence[Confusion]) -> list[tuple[str, str]]:
-    said = []
+    wordings = []
     for table in tables:
         for place, counts in enumerate(table.counts):
             total = int(counts.sum())
@@ -148,8 +148,12 @@ def _class_limits(tables: Sequence[Confusion]) -> list[tuple[str, str]]:
             taken = format_name(table.classes[int(others.argmax())])
             fraction = format_percent(counts[place] / total)
             name = format_name(table.classes[place])
-            said.append(f"{table.task} {name} ({fraction} of {total} slides, most often taken for {taken})")
-    return [("It recognises these classes on fewer than half of their slides.", f"{join_list(said)}.")] if said else []
+            wordings.append(f"{table.task} {name} ({fraction} of {total} slides, most often taken for {taken})")
+    return (
+        [("It recognises these classes on fewer than half of their slides.", f"{join_list(wordings)}.")]
+        if wordings
+        else []
+    )
 
 
 def _comparison_limits(content: ReportContent) -> list[tuple[str, str]]:

@@ -127,9 +127,9 @@ def study_assistant(
         **_estimates(deletion_measures(explained.deletions), [one.patient for one in explained.deletions], num),
         **_estimates(pointing_measures(explained.pointings), [one.patient for one in explained.pointings], num),
     }
-    said = {one.question_id: one for one in text_only}
+    text_only_answers = {one.question_id: one for one in text_only}
     shown = _even_steps(explained.answers, num_examples)
-    examples = [_example(cohort, question, answer, lines, said) for question, answer in shown]
+    examples = [_example(cohort, question, answer, lines, text_only_answers) for question, answer in shown]
     return AssistantStudy(rows, faithful, calibration, examples, captions)
 
 
@@ -141,8 +141,8 @@ def caption_examples(
     examples = []
     for slide_id in slide_ids:
         view = prepare_slide(assistant.aligned, read_features(files[slide_id]))
-        said = caption(assistant, view, most_evidence=1)
-        examples.append(CaptionExample(slide_id, said, reports[slide_id], *_picture(cohort, slide_id)))
+        written = caption(assistant, view, most_evidence=1)
+        examples.append(CaptionExample(slide_id, written, reports[slide_id], *_picture(cohort, slide_id)))
     return examples
 
 

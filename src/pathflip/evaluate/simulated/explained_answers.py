@@ -48,16 +48,16 @@ def explain_answers(
         labels = slide_truth.read_labels(cohort / "truth" / f"{view.slide_id}.png")
         for one in own:
             prompt = build_prompt(assistant, one.question, view, one.options)
-            said = answer(
+            reply = answer(
                 assistant, prompt, (view,), refusal_logit(assistant, build_prompt(assistant, one.question, view))
             )
-            answers.append((one, said))
-            lost = delete_evidence(assistant, view, one.question, one.options, said, one.patient, rng)
+            answers.append((one, reply))
+            lost = delete_evidence(assistant, view, one.question, one.options, reply, one.patient, rng)
             if lost is not None:
                 deletions.append(lost)
             concept = evidence.get(one.question_id)
             if concept is not None:
                 fractions = slide_truth.concept_fractions(labels, view.features.grid, [concept])[:, 0]
-                hit = point_at(said, view, fractions, one.patient)
+                hit = point_at(reply, view, fractions, one.patient)
                 pointings += [hit] if hit is not None else []
     return Faithfulness(tuple(deletions), tuple(pointings), tuple(answers))

@@ -151,7 +151,7 @@ def decompose_reports(
     guard(reports, spec)
     texts = [_sent(report.text, spec) for report in reports]
     outcomes: dict[int, list[ReplySubCaption] | str] = {}
-    cached = _kept(texts, spec)
+    cached = _cached_replies(texts, spec)
     outcomes.update(cached)
     if spec.by is not None:
         _ask(texts, spec, outcomes, usage or Usage(), progress)
@@ -186,7 +186,7 @@ def guard(reports: Sequence[Caption], spec: DecomposeSpec) -> int:
 def pending_reports(reports: Sequence[Caption], spec: DecomposeSpec) -> list[str]:
     """The texts that would be sent: those without an answer in the cache."""
     texts = [_sent(report.text, spec) for report in reports]
-    cached = _kept(texts, spec)
+    cached = _cached_replies(texts, spec)
     return [text for place, text in enumerate(texts) if place not in cached]
 
 
@@ -202,7 +202,7 @@ def _model_name(spec: DecomposeSpec) -> str:
     return spec.by.model if spec.by else "rules"
 
 
-def _kept(texts: Sequence[str], spec: DecomposeSpec) -> dict[int, list[ReplySubCaption]]:
+def _cached_replies(texts: Sequence[str], spec: DecomposeSpec) -> dict[int, list[ReplySubCaption]]:
     if spec.by is None or spec.cache is None:
         return {}
     cache, name = ReplyCache(spec.cache), _model_name(spec)
@@ -255,7 +255,7 @@ def _decomposed(
         sub_captions = tuple(_by_rules(one, spec) for one in _own_sub_captions(report))
         return Decomposed(**{**vars(whole), "sub_captions": sub_captions, "covered": 1.0})
     source = Source(text)
-    sub_captions = tuple(_checked(said, source) for said in outcome or ())
+    sub_captions = tuple(_checked(one, source) for one in outcome or ())
     covered = source.coverage(sub_caption.text for sub_caption in sub_captions if not sub_caption.unsupported)
     return Decomposed(**{**vars(whole), "sub_captions": sub_captions, "covered": round(covered, 3)})
 
@@ -302,20 +302,20 @@ def _caption_text(item: Decomposed) -> str:
     return " ".join(dict.fromkeys(shown)) or item.text
 
 
-def _checked(said: ReplySubCaption, source: Source) -> DecomposedSubCaption:
+def _checked(reply: ReplySubCaption, source: Source) -> DecomposedSubCaption:
     """A model's sub-caption with the rules' reading of its words, and what is wrong with it.
 
     Whether it denies is read from its words by the rules that training and inference share; where the model says
     otherwise, one of the two is wrong and the sub-caption is flagged.
     """
-    parsed = parse_sub_caption(said.text)
-    problems = list(source.problems(said.text))
-    if parsed.negated != (said.polarity == "absent"):
+    parsed = parse_sub_caption(reply.text)
+    problems = list(source.problems(reply.text))
+    if parsed.negated != (reply.polarity == "absent"):
         problems.append(
-            f"polarity: the words say {'absent' if parsed.negated else 'present'}, the model {said.polarity}"
+            f"polarity: the words say {'absent' if parsed.negated else 'present'}, the model {reply.polarity}"
         )
-    concept = " ".join(said.concept.split()) or None
-    return DecomposedSubCaption(said.text, parsed.content, said.visual, parsed.negated, concept, tuple(problems))
+    concept = " ".join(reply.concept.split()) or None
+    return DecomposedSubCaption(reply.text, parsed.content, reply.visual, parsed.negated, concept, tuple(problems))
 
 
 def failures_beside(path: Path) -> Path:

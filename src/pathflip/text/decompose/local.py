@@ -54,12 +54,12 @@ def ask_local(
         failed: tuple[str, str] | None = None
         outcome: list[ReplySubCaption] | str = ""
         for _ in range(2):
-            said = answer(messages(text, failed))
+            reply = answer(messages(text, failed))
             try:
-                outcome = read_reply(said)
+                outcome = read_reply(reply)
                 break
             except ReplyError as error:
-                outcome, failed = f"the answer cannot be used: {error} (2 tries)", (said, str(error))
+                outcome, failed = f"the answer cannot be used: {error} (2 tries)", (reply, str(error))
         on_reply(place, outcome)
 
 

@@ -296,8 +296,8 @@ class _Asker:
         except (httpx.TimeoutException, TimeoutError):
             raise _TryAgainError(f"no answer within {self.spec.timeout_s:g} s from {self.spec.endpoint}") from None
         except httpx.HTTPError as error:
-            said = str(error) or type(error).__name__
-            raise _TryAgainError(f"no answer from {self.spec.endpoint} ({said})") from None
+            message = str(error) or type(error).__name__
+            raise _TryAgainError(f"no answer from {self.spec.endpoint} ({message})") from None
         self._check_status(response)
         return self._content(response)
 

@@ -191,8 +191,12 @@ class Source:
 
     def coverage(self, sub_captions: Iterable[str]) -> float:
         """Share of the report's content words that some sub-caption holds."""
-        said = {word for sub_caption in sub_captions for word in _contents(sub_caption)}
-        known = [word for word in self.vocabulary if word in said or any(_akin(word, other) for other in said)]
+        covered_words = {word for sub_caption in sub_captions for word in _contents(sub_caption)}
+        known = [
+            word
+            for word in self.vocabulary
+            if word in covered_words or any(_akin(word, other) for other in covered_words)
+        ]
         return len(known) / len(self.vocabulary) if self.vocabulary else 1.0
 
     def _forms(self, word: str) -> frozenset[str]:
