@@ -68,8 +68,8 @@ def pathflip_losses(rank: int, world: int) -> dict[str, torch.Tensor]:
     )
     parts = model.losses(model(batch), batch)
     sum(parts.values()).backward()
-    found = {name: loss.detach() for name, loss in parts.items()}
-    return found | {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    values = {name: loss.detach() for name, loss in parts.items()}
+    return values | {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
 class Flat(TinyAlign):
@@ -129,12 +129,12 @@ def main(out: Path) -> None:
     grads = gradients(dist.get_rank(), dist.get_world_size())
     if dist.get_rank() == 0:
         torch.save(grads, out / "gradients.pt")
-    found = pathflip_losses(dist.get_rank(), dist.get_world_size())
-    for value in found.values():
+    losses = pathflip_losses(dist.get_rank(), dist.get_world_size())
+    for value in losses.values():
         dist.all_reduce(value)
         value /= dist.get_world_size()
     if dist.get_rank() == 0:
-        torch.save(found, out / "pathflip.pt")
+        torch.save(losses, out / "pathflip.pt")
     try:
         fit(AlignStep(TinyAlign()), killed_at(5), config=CONFIG, out=out / "killed", save=save)
     except KilledError:

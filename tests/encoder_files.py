@@ -56,8 +56,8 @@ def hf_vit_as_timm(model: nn.Module) -> dict[str, Tensor]:
             parts = [old[f"{layer}attention.attention.{part}.{kind}"] for part in ("query", "key", "value")]
             new[f"{block}attn.qkv.{kind}"] = torch.cat(parts)
             for ours, theirs in names.items():
-                (found,) = [old[key] for name in theirs if (key := f"{layer}{name}.{kind}") in old]
-                new[f"{block}{ours}.{kind}"] = found
+                (value,) = [old[key] for name in theirs if (key := f"{layer}{name}.{kind}") in old]
+                new[f"{block}{ours}.{kind}"] = value
         for which in "12":
             if f"{layer}layer_scale{which}.lambda1" in old:
                 new[f"{block}ls{which}.gamma"] = old[f"{layer}layer_scale{which}.lambda1"]

@@ -59,15 +59,15 @@ def read_pixels(path):
 
 def reference_pixels(path):
     """The same corner by OpenSlide and by tifffile, where they read it without a word; nothing of ours takes part."""
-    found = {}
+    pixels_of = {}
     for name, read in (("openslide", _by_openslide), ("tifffile", _by_tifffile)):
         try:
             for size, pixels in read(path):
-                np.save(f"{path}.{name}.{len(found)}.npy", pixels)
-                found[f"{name}.{len(found)}"] = list(size)
+                np.save(f"{path}.{name}.{len(pixels_of)}.npy", pixels)
+                pixels_of[f"{name}.{len(pixels_of)}"] = list(size)
         except Exception as error:
-            found.setdefault("errors", []).append(f"{name}: {type(error).__name__}: {str(error)[:100]}")
-    return {"pictures": found}
+            pixels_of.setdefault("errors", []).append(f"{name}: {type(error).__name__}: {str(error)[:100]}")
+    return {"pictures": pixels_of}
 
 
 def _by_openslide(path):
@@ -136,12 +136,12 @@ def read_feature_file(path):
 
 def read_foreign_file(path):
     """Everything that conversion does with a feature file, but for writing."""
-    for asked in (
+    for options in (
         ReadOptions(mpp=0.5, tile_px=256),
         ReadOptions(mpp=0.5, slide_mpp=0.25, encoder="e", drop_invalid=True),
     ):
         try:
-            read_tiles(path, asked)
+            read_tiles(path, options)
         except PathFLIPError:
             continue
     read_feature_file(path)
@@ -182,12 +182,12 @@ def answer(line):
     try:
         more = READ[kind](path) or {}
     except PathFLIPError as error:
-        found = {"verdict": "refused", "message": str(error)}
+        verdict = {"verdict": "refused", "message": str(error)}
     except BaseException as error:
-        found = {"verdict": "escaped", "message": repr(error), "trace": traceback.format_exc()}
+        verdict = {"verdict": "escaped", "message": repr(error), "trace": traceback.format_exc()}
     else:
-        found = {"verdict": "ok", **more}
-    return {**found, "peak_mb": peak_kb() / 1024}
+        verdict = {"verdict": "ok", **more}
+    return {**verdict, "peak_mb": peak_kb() / 1024}
 
 
 def main():

@@ -44,8 +44,8 @@ class KeywordNet(nn.Module):
     def encode_texts(self, texts, ids, mask, negated, vectors=None):
         local = torch.zeros(len(texts), len(AXES))
         for row, text in enumerate(texts):
-            found = max((name for name in NAMES_OF if name in text.lower()), key=len, default="")
-            local[row, AXES.index(NAMES_OF.get(found, "other"))] = 1
+            finding = max((name for name in NAMES_OF if name in text.lower()), key=len, default="")
+            local[row, AXES.index(NAMES_OF.get(finding, "other"))] = 1
         return TextCode(texts, local, local, negated)
 
     def similarity(self, slides, texts):

@@ -50,42 +50,42 @@ def double_flip(sentence: str, rng: np.random.Generator) -> str | None:
 def true_sub_captions(report: str, rng: np.random.Generator) -> dict[str, list[str]]:
     """Sub-captions the report holds: as written, reworded, flipped twice, parts of a list."""
     sentences = split_sentences(report)
-    found: dict[str, list[str]] = {"as written": sentences, "reworded": [], "flipped twice": [], "shortened": []}
+    texts_of: dict[str, list[str]] = {"as written": sentences, "reworded": [], "flipped twice": [], "shortened": []}
     for sentence in sentences:
-        found["reworded"] += [text] if (text := reworded(sentence)) else []
-        found["flipped twice"] += [text] if (text := double_flip(sentence, rng)) else []
+        texts_of["reworded"] += [text] if (text := reworded(sentence)) else []
+        texts_of["flipped twice"] += [text] if (text := double_flip(sentence, rng)) else []
         head = re.split(r", (?:measuring|which|as well as|indicating)\b", sentence)[0]
         if head != sentence and len(head.split()) >= 5 and ", " not in head:
-            found["shortened"].append(head + ".")
-    return found
+            texts_of["shortened"].append(head + ".")
+    return texts_of
 
 
 def planted(report: str, others: Sequence[str], rng: np.random.Generator) -> dict[str, list[str]]:
     """Sub-captions untrue of the report, by kind. ``others``: reports of other patients."""
     sentences = split_sentences(report)
-    found: dict[str, list[str]] = {
+    texts_of: dict[str, list[str]] = {
         k: [] for k in ("invented", "foreign", "denial", "attribute", "number", "recombined")
     }
     low = report.lower()
     invented = INVENTIONS[int(rng.integers(len(INVENTIONS)))]
     if not any(word in low for word in re.findall(r"[a-z]{6,}", invented.lower())[:2]):
-        found["invented"].append(invented)
+        texts_of["invented"].append(invented)
     foreign = split_sentences(others[int(rng.integers(len(others)))])
     picked = foreign[int(rng.integers(len(foreign)))]
     if picked not in report and parse_sub_caption(picked).visual:
-        found["foreign"].append(picked)
+        texts_of["foreign"].append(picked)
     for sentence in sentences:
-        found["denial"] += [text] if (text := flip_sub_caption(sentence, rng)) else []
+        texts_of["denial"] += [text] if (text := flip_sub_caption(sentence, rng)) else []
         for one, other in _SWAPS:
             for old, new in ((one, other), (other, one)):
                 if re.search(rf"\b{old}\b", sentence) and not re.search(rf"\b{new}\b", sentence):
-                    found["attribute"].append(re.sub(rf"\b{old}\b", new, sentence))
+                    texts_of["attribute"].append(re.sub(rf"\b{old}\b", new, sentence))
         if number := re.search(r"(?<![\w.])(\d+\.\d|\d{1,2})(?= ?(?:cm|mm|%|lymph))", sentence):
             value = float(number.group()) * 2 + 1
             text = f"{value:g}"
             if text not in report:
-                found["number"].append(sentence[: number.start()] + text + sentence[number.end() :])
+                texts_of["number"].append(sentence[: number.start()] + text + sentence[number.end() :])
     if len(sentences) >= 4:
         a, b = sentences[0].rstrip(".").split(), sentences[-2].rstrip(".").split()
-        found["recombined"].append(" ".join(a[: len(a) // 2] + b[len(b) // 2 :]) + ".")
-    return found
+        texts_of["recombined"].append(" ".join(a[: len(a) // 2] + b[len(b) // 2 :]) + ".")
+    return texts_of

@@ -75,30 +75,30 @@ def test_refusals_are_recognised(text, refused):
 def test_a_choice_is_the_likeliest_letter_at_the_calibrated_temperature(assistant):
     assistant = calibrated(assistant, temperature=2.5, refuse_above=1.0)
     view = prepare_slide(assistant.aligned, tiny_slide("a"))
-    given = ask(assistant, QUESTION, view, OPTIONS)
+    answer = ask(assistant, QUESTION, view, OPTIONS)
     letters = log_likelihood(assistant, build_prompt(assistant, QUESTION, view, OPTIONS), ["A", "B", "C"], ended=False)
     expected = (letters / 2.5).softmax(0).numpy()
-    np.testing.assert_allclose(given.probabilities, expected, atol=1e-4)
-    assert given.text == OPTIONS[int(expected.argmax())]
-    assert given.confidence == pytest.approx(expected.max(), abs=1e-4)
-    assert not given.abstained
+    np.testing.assert_allclose(answer.probabilities, expected, atol=1e-4)
+    assert answer.text == OPTIONS[int(expected.argmax())]
+    assert answer.confidence == pytest.approx(expected.max(), abs=1e-4)
+    assert not answer.abstained
 
 
 def test_evidence_of_a_choice_is_what_was_shown_for_it(assistant):
     assistant = calibrated(assistant, refuse_above=1.0)
     view = prepare_slide(assistant.aligned, tiny_slide("a"))
-    asked = build_prompt(assistant, QUESTION, view, OPTIONS)
-    given = answer(assistant, asked, (view,), refusal=0.0, most_evidence=4)
-    slot = 1 + OPTIONS.index(given.text)
-    tokens = asked.slides[0]
+    prompt = build_prompt(assistant, QUESTION, view, OPTIONS)
+    reply = answer(assistant, prompt, (view,), refusal=0.0, most_evidence=4)
+    slot = 1 + OPTIONS.index(reply.text)
+    tokens = prompt.slides[0]
     shown = {
         t for s, tiles in zip(tokens.slot.tolist(), tokens.tiles, strict=True) if s == slot for t in tiles.tolist()
     }
-    chosen = set(np.flatnonzero(tiles_of(given, view)))
+    chosen = set(np.flatnonzero(tiles_of(reply, view)))
     assert chosen
     assert chosen <= shown
-    assert [e.score for e in given.evidence] == sorted((e.score for e in given.evidence), reverse=True)
-    corners = np.array([(e.box.x, e.box.y) for e in given.evidence])
+    assert [e.score for e in reply.evidence] == sorted((e.score for e in reply.evidence), reverse=True)
+    corners = np.array([(e.box.x, e.box.y) for e in reply.evidence])
     gaps = np.abs(corners[:, None] - corners[None]).max(-1) + 10**9 * np.eye(len(corners))
     assert gaps.min() >= 1.5 * view.features.grid.tile_px0
 
@@ -116,41 +116,43 @@ def test_an_open_question_is_refused_from_the_threshold_on(assistant, monkeypatc
     assert refused.confidence == pytest.approx(chance)
     assistant = calibrated(assistant, **soft, refuse_above=chance + 1e-6)
     monkeypatch.setattr(answers_module, "generate", lambda *_, **__: "upper left")
-    told = ask(assistant, QUESTION, view)
-    assert (told.text, told.abstained) == ("upper left", False)
-    assert {e.text for e in told.evidence} == {"necrosis upper left"}
+    answer = ask(assistant, QUESTION, view)
+    assert (answer.text, answer.abstained) == ("upper left", False)
+    assert {e.text for e in answer.evidence} == {"necrosis upper left"}
 
 
 def test_the_log_odds_of_refusing_are_those_of_the_words(assistant):
-    asked = build_prompt(assistant, QUESTION, tiny_slide("a"))
-    chance = math.exp(float(log_likelihood(assistant, asked, [CANNOT_TELL])[0]))
-    assert refusal_logit(assistant, asked) == pytest.approx(math.log(chance) - math.log1p(-chance), rel=1e-5)
+    prompt = build_prompt(assistant, QUESTION, tiny_slide("a"))
+    chance = math.exp(float(log_likelihood(assistant, prompt, [CANNOT_TELL])[0]))
+    assert refusal_logit(assistant, prompt) == pytest.approx(math.log(chance) - math.log1p(-chance), rel=1e-5)
 
 
 def test_where_refusing_is_an_option_the_options_decide(assistant):
     assistant = calibrated(assistant, refuse_above=0.0)  # would refuse everything
     view = prepare_slide(assistant.aligned, tiny_slide("a"))
-    given = ask(assistant, QUESTION, view, (*OPTIONS, CANNOT_TELL))
+    answer = ask(assistant, QUESTION, view, (*OPTIONS, CANNOT_TELL))
     chances = option_probabilities(assistant, [build_prompt(assistant, QUESTION, view, (*OPTIONS, CANNOT_TELL))])[0]
-    assert given.text == (*OPTIONS, CANNOT_TELL)[int(chances.argmax())]
-    assert given.abstained == (given.text == CANNOT_TELL)
+    assert answer.text == (*OPTIONS, CANNOT_TELL)[int(chances.argmax())]
+    assert answer.abstained == (answer.text == CANNOT_TELL)
 
 
 def test_every_sentence_of_a_caption_names_its_places(assistant, monkeypatch):
     said = "Keratin pearls are seen in the upper left. No necrosis is identified."
     monkeypatch.setattr(answers_module, "generate", lambda *_, **__: said)
     view = prepare_slide(assistant.aligned, tiny_slide("a"))
-    given = caption(assistant, view, most_evidence=2)
-    assert given.text == said
-    assert {e.text for e in given.evidence} == {"Keratin pearls are seen in the upper left."}
-    best = np.nanargmax(ground(assistant.aligned, view.encoded, given.evidence[0].text).scores)
-    assert (given.evidence[0].box.x, given.evidence[0].box.y) == tuple(view.features.coords[best])
+    answer = caption(assistant, view, most_evidence=2)
+    assert answer.text == said
+    assert {e.text for e in answer.evidence} == {"Keratin pearls are seen in the upper left."}
+    best = np.nanargmax(ground(assistant.aligned, view.encoded, answer.evidence[0].text).scores)
+    assert (answer.evidence[0].box.x, answer.evidence[0].box.y) == tuple(view.features.coords[best])
 
 
 def test_a_conversation_remembers_and_forgets(assistant, monkeypatch):
     heard = []
     assistant = calibrated(assistant, refuse_above=1.0)
-    monkeypatch.setattr(answers_module, "generate", lambda _, asked, **__: heard.append(asked) or f"reply {len(heard)}")
+    monkeypatch.setattr(
+        answers_module, "generate", lambda _, prompt, **__: heard.append(prompt) or f"reply {len(heard)}"
+    )
     talk = replace(Conversation.about(assistant, tiny_slide("a")), most_turns=2)
     for question in ("One?", "Two?", "Three?", "Four?"):
         talk.say(question)
@@ -163,9 +165,9 @@ def test_evidence_goes_to_qupath_in_the_coordinates_of_the_scanned_bounds(assist
     features = replace(features, info=replace(features.info, bounds0=Box(100, 40, 5000, 5000)))
     view = prepare_slide(assistant.aligned, features)
     box = view.features.grid.box(3)
-    given = Answer("yes", (Evidence(box, 0.5, "yes", "a"), Evidence(box, 0.4, "other slide", "b")))
+    answer = Answer("yes", (Evidence(box, 0.5, "yes", "a"), Evidence(box, 0.4, "other slide", "b")))
     picture = np.full((300, 400, 3), 250, np.uint8)
-    files = evidence_to_files(given, view, tmp_path / "a", thumbnail=picture, note="Not a medical device.")
+    files = evidence_to_files(answer, view, tmp_path / "a", thumbnail=picture, note="Not a medical device.")
     (feature,) = json.loads((tmp_path / "a.evidence.geojson").read_text())["features"]
     assert feature["geometry"]["coordinates"][0][0] == [box.x - 100, box.y - 40]
     assert feature["properties"]["measurements"] == {"similarity": 0.5}
@@ -185,8 +187,8 @@ def test_bad_questions_and_calibrations_get_one_line(assistant, saved):
 
 def test_a_calibration_is_read_beside_the_weights(saved):
     AnswerCalibration(refuse_above=0.0, fitted_on="a test").write(saved)
-    given = ask(package.load_assistant(saved), QUESTION, tiny_slide("a"))
-    assert given.abstained
+    answer = ask(package.load_assistant(saved), QUESTION, tiny_slide("a"))
+    assert answer.abstained
 
 
 def test_the_calibration_is_read_once_and_not_for_each_answer(saved):
@@ -237,8 +239,8 @@ def test_ask_prints_answer_and_evidence_and_writes_them(saved, features, tmp_pat
 
 
 def test_a_file_of_questions_goes_on_after_a_bad_one(saved, features, tmp_path):
-    asked = [{"slide": slide, "question": QUESTION, "options": list(OPTIONS), "answer": "A"} for slide in "axb"]
-    (tmp_path / "q.jsonl").write_text("".join(json.dumps(one) + "\n" for one in asked))
+    questions = [{"slide": slide, "question": QUESTION, "options": list(OPTIONS), "answer": "A"} for slide in "axb"]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(one) + "\n" for one in questions))
     words = ["ask", "--assistant", saved, "--features", features, "--questions", tmp_path / "q.jsonl", "--json"]
     status, rows = rows_of(*words)
     assert status == 1

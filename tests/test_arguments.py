@@ -96,7 +96,7 @@ def test_a_report_may_be_a_list_of_its_sentences(model):
 def test_options_and_history_are_lists(tmp_path):
     assistant = assemble(tmp_path)
     view = prepare_slide(assistant.aligned, tiny_slide("a"))
-    for asked in (
+    for call in (
         lambda: ask(assistant, "Which grade?", view, "AB"),
         lambda: ask(assistant, "Which grade?", view, options="AB"),
         lambda: build_prompt(assistant, "Which grade?", view, options="AB"),
@@ -105,7 +105,7 @@ def test_options_and_history_are_lists(tmp_path):
         lambda: parse_answer("B", "high, low"),
     ):
         with pytest.raises(TypeError, match=r"options: got the text"):
-            asked()
+            call()
     with pytest.raises(TypeError, match="history: got the text"):
         ask(assistant, "Which grade?", view, history="What is it?")
     prompt = build_prompt(assistant, "Which grade?", view)

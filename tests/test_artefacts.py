@@ -77,17 +77,17 @@ def scores(painted):
     for path, truth in painted:
         with open_slide(path) as slide:
             tissue = find_tissue(slide)
-            found = find_artefacts(slide, tissue)
+            artefacts = find_artefacts(slide, tissue)
         spoilt = np.zeros(tissue.mask.shape, bool)
         for name, kind in names.items():
             size = tissue.mask.shape[::-1]
             true = cv2.resize(truth[name].astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.5
             true &= tissue.mask if kind in ("fold", "blur") else True
             spoilt |= true
-            near, mask = cv2.dilate(true.astype(np.uint8), np.ones((11, 11))) > 0, found.mask(kind)
+            near, mask = cv2.dilate(true.astype(np.uint8), np.ones((11, 11))) > 0, artefacts.mask(kind)
             counts[kind] += (true & mask).sum(), true.sum(), (near & mask).sum(), mask.sum()
         sound = tissue.mask & ~(cv2.dilate(spoilt.astype(np.uint8), np.ones((11, 11))) > 0)
-        clean += (found.mask("any") & sound).sum(), sound.sum()
+        clean += (artefacts.mask("any") & sound).sum(), sound.sum()
     return {kind: (a / b, c / d) for kind, (a, b, c, d) in counts.items()}, clean[0] / clean[1]
 
 
@@ -95,9 +95,9 @@ def scores(painted):
     ("kind", "recall", "precision"), [("fold", 0.6, 0.9), ("blur", 0.4, 0.6), ("pen", 0.55, 0.9), ("bubble", 0.7, 0.9)]
 )
 def test_painted_artefacts_are_found(scores, kind, recall, precision):
-    found = scores[0][kind]
-    assert found[0] > recall, f"{kind}: {found}"
-    assert found[1] > precision, f"{kind}: {found}"
+    score = scores[0][kind]
+    assert score[0] > recall, f"{kind}: {score}"
+    assert score[1] > precision, f"{kind}: {score}"
 
 
 def test_sound_painted_tissue_is_left_alone(scores):
@@ -119,8 +119,8 @@ def test_what_lies_on_the_glass_is_told_apart(tmp_path):
     cv2.circle(picture, (150, 300), 9, (90, 92, 95), -1)  # dust
     path = write_pyramid(tmp_path / "drawn.tif", [picture], mpp=2.0)
     with open_slide(path) as slide:
-        found = find_artefacts(slide, find_tissue(slide))
-    at = {point: KINDS[found.kinds[int(y / found.downsample), int(x / found.downsample)]] for point in (
+        artefacts = find_artefacts(slide, find_tissue(slide))
+    at = {point: KINDS[artefacts.kinds[int(y / artefacts.downsample), int(x / artefacts.downsample)]] for point in (
         (500, 20), (300, 850), (750, 850), (800, 300), (150, 300), (500, 500), (500, 200)
     ) for x, y in [point]}  # fmt: skip
     assert at == {
@@ -143,9 +143,9 @@ def test_epidermis_and_portal_tracts_are_no_folds(real_data, name, folded):
 def test_a_fluorescence_slide_is_left_alone(tmp_path):
     path = write_pyramid(tmp_path / "dark.tif", [np.zeros((400, 400, 3), np.uint8)], mpp=1.0)
     with open_slide(path) as slide:
-        found = find_artefacts(slide, find_tissue(slide))
-    assert not found.mask("any").any()
-    assert "brightfield" in found.warnings[0]
+        artefacts = find_artefacts(slide, find_tissue(slide))
+    assert not artefacts.mask("any").any()
+    assert "brightfield" in artefacts.warnings[0]
 
 
 def test_excluded_tiles_and_their_reasons(painted):
@@ -153,17 +153,17 @@ def test_excluded_tiles_and_their_reasons(painted):
     with open_slide(path) as slide:
         tissue = find_tissue(slide)
         grid = tile_slide(slide, tissue, TileSpec(32, 2.0))
-        found = find_artefacts(slide, tissue)
-    kept, out = exclude_artefacts(grid, tissue, found, 0.5)
-    together = {tuple(c) for c in kept.coords.tolist()} | {tuple(c) for c in out.coords.tolist()}
-    assert len(kept) + len(out.coords) == len(grid)
+        artefacts = find_artefacts(slide, tissue)
+    clean, out = exclude_artefacts(grid, tissue, artefacts, 0.5)
+    together = {tuple(c) for c in clean.coords.tolist()} | {tuple(c) for c in out.coords.tolist()}
+    assert len(clean) + len(out.coords) == len(grid)
     assert together == {tuple(c) for c in grid.coords.tolist()}
     assert sum(out.counts.values()) == len(out.reasons) > 0
-    step = found.downsample
+    step = artefacts.downsample
     for (x, y), reason, share in zip(out.coords.tolist(), out.reasons, out.shares, strict=True):
         rows, columns = (slice(round(v / step), round((v + 32) / step)) for v in (y, x))  # whole mask pixels here
-        bad = found.kinds[rows, columns] > KINDS.index("dust")
-        counts = np.bincount(found.kinds[rows, columns].ravel(), minlength=len(KINDS))
+        bad = artefacts.kinds[rows, columns] > KINDS.index("dust")
+        counts = np.bincount(artefacts.kinds[rows, columns].ravel(), minlength=len(KINDS))
         counts[: KINDS.index("dust") + 1] = 0
         assert counts[KINDS.index(reason)] == counts.max()
         assert share == pytest.approx(bad.sum() / (bad | tissue.mask[rows, columns]).sum())
@@ -178,10 +178,10 @@ def test_nothing_to_exclude(painted):
     path, _ = painted[0]
     with open_slide(path) as slide:
         tissue = find_tissue(slide)
-        found = find_artefacts(slide, tissue)
+        artefacts = find_artefacts(slide, tissue)
         empty = TileGrid(slide.info, TileSpec(32, 2.0), np.zeros((0, 2), np.int64))
-    kept, out = exclude_artefacts(empty, tissue, found)
-    assert len(kept) == 0
+    clean, out = exclude_artefacts(empty, tissue, artefacts)
+    assert len(clean) == 0
     assert out.counts == {}
     with pytest.raises(ConfigError, match="max_share"):
         ArtefactSpec(max_share=1.0)
@@ -200,10 +200,10 @@ def test_real_tissue_is_kept_and_blur_planted_in_it_found(real_data, tmp_path, n
     path = write_pyramid(tmp_path / "half.tif", [np.ascontiguousarray(picture)], mpp=mpp, compression="deflate")
     with open_slide(path) as slide:
         tissue = find_tissue(slide)
-        found = find_artefacts(slide, tissue)
-    blur = found.mask("blur")
-    border = round(half / found.downsample)
+        artefacts = find_artefacts(slide, tissue)
+    blur = artefacts.mask("blur")
+    border = round(half / artefacts.downsample)
     sharp, soft = tissue.mask[: border - 12], tissue.mask[border + 12 :]
     assert blur[: border - 12][sharp].mean() < 0.01
-    assert found.kinds[: border - 12][sharp].astype(bool).mean() < 0.01
+    assert artefacts.kinds[: border - 12][sharp].astype(bool).mean() < 0.01
     assert blur[border + 12 :][soft].mean() > 0.9

@@ -169,19 +169,19 @@ def test_a_slide_of_200_000_patches_costs_400_tokens_at_most(tmp_path):
     info = replace(small.info, size0=(400_000, 400_000))
     features = np.random.default_rng(0).normal(size=(len(cells), 5)).astype(np.float16)
     big = SlideFeatures("big", features, coords, np.ones(len(cells), bool), info, small.spec, "test")
-    asked = build_prompt(assistant, QUESTION_TEXT, big, OPTIONS)
-    assert 300 < asked.num_visual <= 400
-    assert np.isfinite(option_probabilities(assistant, [asked])[0]).all()
+    prompt = build_prompt(assistant, QUESTION_TEXT, big, OPTIONS)
+    assert 300 < prompt.num_visual <= 400
+    assert np.isfinite(option_probabilities(assistant, [prompt])[0]).all()
 
 
 def test_several_slides_share_the_tokens_and_too_many_are_refused(assistant):
     config = assistant.model.config.model_copy(update={"max_tokens": 24, "num_patches": 100})
     assistant = replace(assistant, visual_tokenizer=VisualTokenizer(assistant.aligned, config))
     slides = [tiny_slide(name, seed=i) for i, name in enumerate("abc")]
-    asked = build_prompt(assistant, QUESTION_TEXT, slides, OPTIONS)
-    assert asked.slide_ids == ("a", "b", "c")
-    assert 20 < asked.num_visual <= 24
-    assert asked.turns[0].text.endswith("C. everywhere\nSlide 1: <slide>\nSlide 2: <slide>\nSlide 3: <slide>")
+    prompt = build_prompt(assistant, QUESTION_TEXT, slides, OPTIONS)
+    assert prompt.slide_ids == ("a", "b", "c")
+    assert 20 < prompt.num_visual <= 24
+    assert prompt.turns[0].text.endswith("C. everywhere\nSlide 1: <slide>\nSlide 2: <slide>\nSlide 3: <slide>")
     with pytest.raises(ConfigError, match="got 13 slides, expected at most 12"):
         build_prompt(assistant, QUESTION_TEXT, slides * 4 + slides[:1])
     with pytest.raises(ConfigError, match="got no slide"):
@@ -259,14 +259,14 @@ def test_texts_asked_for():
 
 
 @torch.no_grad()
-def naive_logits(assistant, asked, more=()):
+def naive_logits(assistant, prompt, more=()):
     """The whole sequence put together by hand: words, and projected tokens at the slide's mark."""
     table, parts = assistant.model.lm.get_input_embeddings(), []
-    for piece in asked.pieces:
+    for piece in prompt.pieces:
         if piece.slide is None:
             parts.append(table(torch.tensor(piece.ids)))
         else:
-            one = asked.slides[piece.slide]
+            one = prompt.slides[piece.slide]
             parts.append(assistant.model.projector(one.vectors, one.text_vectors, one.numbers, one.kind))
             for row, slot in enumerate(one.slot.tolist()):
                 if slot:  # its letter
@@ -280,14 +280,14 @@ def naive_logits(assistant, asked, more=()):
 @pytest.mark.parametrize("template", ["chatml", "mistral", "none"])
 def test_likelihood_equals_a_loop_over_tokens(tmp_path, template):
     assistant = assemble(tmp_path, template=template)
-    asked = build_prompt(assistant, QUESTION_TEXT, tiny_slide("a"), OPTIONS)
+    prompt = build_prompt(assistant, QUESTION_TEXT, tiny_slide("a"), OPTIONS)
     answers = ["A", "lower right", "It is focal."]
-    got = log_likelihood(assistant, asked, answers)
-    per_token = log_likelihood(assistant, asked, answers, per_token=True)
+    got = log_likelihood(assistant, prompt, answers)
+    per_token = log_likelihood(assistant, prompt, answers, per_token=True)
     for i, answer in enumerate(answers):
         ids = assistant.template.answer_ids(answer)
         expected = sum(
-            float(naive_logits(assistant, asked, ids[:n])[-1].log_softmax(-1)[token]) for n, token in enumerate(ids)
+            float(naive_logits(assistant, prompt, ids[:n])[-1].log_softmax(-1)[token]) for n, token in enumerate(ids)
         )
         assert float(got[i]) == pytest.approx(expected, rel=1e-4)
         assert float(per_token[i]) == pytest.approx(expected / len(ids), rel=1e-4)
@@ -301,41 +301,41 @@ def test_option_probabilities_are_a_softmax_over_the_likelihood_of_letters(tmp_p
         build_prompt(assistant, QUESTION_TEXT, slides[0], OPTIONS),
         build_prompt(assistant, "Which?", slides[1], ("x", "y")),
     ]
-    for asked, got in zip(prompts, option_probabilities(assistant, prompts), strict=True):
-        letters = "ABC"[: len(asked.options)]
-        expected = log_likelihood(assistant, asked, list(letters), ended=False).softmax(0)
+    for prompt, got in zip(prompts, option_probabilities(assistant, prompts), strict=True):
+        letters = "ABC"[: len(prompt.options)]
+        expected = log_likelihood(assistant, prompt, list(letters), ended=False).softmax(0)
         np.testing.assert_allclose(got, expected, rtol=1e-4)
     with pytest.raises(ConfigError, match="without options"):
         option_probabilities(assistant, [build_prompt(assistant, "Which?", slides[0])])
 
 
 def test_greedy_writing_equals_a_loop_and_streams_what_it_returns(assistant):
-    asked = build_prompt(assistant, QUESTION_TEXT, tiny_slide("a"), OPTIONS)
+    prompt = build_prompt(assistant, QUESTION_TEXT, tiny_slide("a"), OPTIONS)
     ids: list[int] = []
     while len(ids) < 12 and not (ids and ids[-1] in assistant.template.end_ids):
-        ids.append(int(naive_logits(assistant, asked, ids)[-1].argmax()))
-    told: list[str] = []
-    said = generate(assistant, asked, max_new_tokens=12, stream=told.append)
+        ids.append(int(naive_logits(assistant, prompt, ids)[-1].argmax()))
+    streamed: list[str] = []
+    said = generate(assistant, prompt, max_new_tokens=12, stream=streamed.append)
     assert said == assistant.template.tokenizer.decode(ids, skip_special_tokens=True).strip()
-    assert "".join(told).strip() == said
+    assert "".join(streamed).strip() == said
 
 
 def test_drawing_is_seeded_and_leaves_the_generator_alone(assistant):
-    asked = build_prompt(assistant, QUESTION_TEXT, tiny_slide("a"))
+    prompt = build_prompt(assistant, QUESTION_TEXT, tiny_slide("a"))
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    one, two, other = (generate(assistant, asked, max_new_tokens=20, temperature=2.0, seed=s) for s in (1, 1, 2))
+    one, two, other = (generate(assistant, prompt, max_new_tokens=20, temperature=2.0, seed=s) for s in (1, 1, 2))
     assert one == two != other
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_a_conversation_goes_on_about_the_same_slide(assistant):
     history = [Turn("user", "Describe this slide."), Turn("assistant", "It is focal.")]
-    asked = build_prompt(assistant, "How extensive is it?", tiny_slide("a"), history=history, system="Be brief.")
-    text = assistant.template.tokenizer.decode([t for piece in asked.pieces for t in piece.ids])
+    prompt = build_prompt(assistant, "How extensive is it?", tiny_slide("a"), history=history, system="Be brief.")
+    text = assistant.template.tokenizer.decode([t for piece in prompt.pieces for t in piece.ids])
     assert text.index("Be brief.") < text.index("Describe") < text.index("It is focal.") < text.index("How extensive")
-    assert [piece.slide for piece in asked.pieces if piece.slide is not None] == [0]
-    assert isinstance(generate(assistant, asked, max_new_tokens=3), str)
+    assert [piece.slide for piece in prompt.pieces if piece.slide is not None] == [0]
+    assert isinstance(generate(assistant, prompt, max_new_tokens=3), str)
 
 
 def test_bad_questions_and_foreign_features_are_one_clear_line(assistant):
@@ -343,9 +343,9 @@ def test_bad_questions_and_foreign_features_are_one_clear_line(assistant):
         build_prompt(assistant, "  ", tiny_slide("a"))
     with pytest.raises(ContractError, match="encoder"):
         build_prompt(assistant, QUESTION_TEXT, replace(tiny_slide("a"), encoder="other"))
-    asked = build_prompt(assistant, QUESTION_TEXT, tiny_slide("a"))
+    prompt = build_prompt(assistant, QUESTION_TEXT, tiny_slide("a"))
     with pytest.raises(CaptionError, match="none of them empty"):
-        log_likelihood(assistant, asked, ["A", ""])
+        log_likelihood(assistant, prompt, ["A", ""])
     with pytest.raises(ConfigError, match="2 masks for 1 slides"):
         build_prompt(assistant, QUESTION_TEXT, tiny_slide("a"), keep=[None, None])
 
@@ -367,9 +367,9 @@ def test_what_is_saved_comes_back(tmp_path, train):
     if train == "full":
         (tmp_path / "lm").rename(tmp_path / "gone")  # nothing but the checkpoint is needed
     back = load_assistant(out)
-    asked = build_prompt(assistant, QUESTION_TEXT, tiny_slide("a"), OPTIONS)
+    prompt = build_prompt(assistant, QUESTION_TEXT, tiny_slide("a"), OPTIONS)
     again = build_prompt(back, QUESTION_TEXT, tiny_slide("a"), OPTIONS)
-    assert torch.equal(naive_logits(assistant, asked), naive_logits(back, again))
+    assert torch.equal(naive_logits(assistant, prompt), naive_logits(back, again))
     size = (out / "assistant.safetensors").stat().st_size
     whole = sum(p.numel() * 4 for p in assistant.model.parameters())
     assert (size > 0.9 * whole) if train == "full" else (size < 0.8 * whole)

@@ -14,8 +14,8 @@ MODELS = [f"align_base{SHORT}", f"clip_mean{SHORT}"]
 
 
 def run(out):
-    asked = ["--seeds", "1", "--world", "quick", "--models", ",".join(MODELS), "--out", str(out), "--json"]
-    return subprocess.run([sys.executable, str(BENCH), *asked], capture_output=True, text=True, check=True)
+    words = ["--seeds", "1", "--world", "quick", "--models", ",".join(MODELS), "--out", str(out), "--json"]
+    return subprocess.run([sys.executable, str(BENCH), *words], capture_output=True, text=True, check=True)
 
 
 @pytest.mark.slow

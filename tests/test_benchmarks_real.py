@@ -83,14 +83,14 @@ def test_slidebench_captions_of_a_constant_are_at_the_floor_and_retrieval_at_cha
     assert bleu["baselines"]["bag of words"] == pytest.approx(0.489, abs=0.002)
     assert next(s for s in result["scores"] if s["measure"] == "skill in BLEU-1")["value"] < 0
     stored = save_features(tmp_path / "f", [c.slide_id for c in captions])
-    found = run_benchmark(
+    outcome = run_benchmark(
         "slidebench-retrieval", Inputs(data, model=model, features=(stored,), resamples=100), tmp_path / "retrieval"
     )
-    first = found["scores"][0]
+    first = outcome["scores"][0]
     assert first["chance"] == pytest.approx(1 / 732)
     assert 0.010 < first["baselines"]["knowing the organ"] < 0.025
     assert first["low"] <= first["chance"] * 2
-    assert found["total"] == 732
+    assert outcome["total"] == 732
 
 
 @pytest.mark.parametrize("name", SPLITS)

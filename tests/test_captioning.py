@@ -58,8 +58,8 @@ def test_hand_written_cases_equal_pycocoevalcap():
     assert scores.of("CIDEr", everyone)[0] == pytest.approx(stored["cider"]["corpus"], abs=1e-6)
     each = [meteor.meteor_exact_stem(scores.meteor[i : i + 1]) for i in range(len(CASES))]
     np.testing.assert_allclose(each, stored["meteor_exact_stem"]["each"], atol=0.012)
-    found = scores.of("METEOR exact+stem", everyone)[0]
-    assert found == pytest.approx(stored["meteor_exact_stem"]["corpus"], abs=0.002)
+    score = scores.of("METEOR exact+stem", everyone)[0]
+    assert score == pytest.approx(stored["meteor_exact_stem"]["corpus"], abs=0.002)
 
 
 @pytest.mark.real
@@ -111,11 +111,11 @@ def test_meteor_alignments_are_the_best_there_are(rng):
     for _ in range(150):
         hypothesis = [words[i] for i in rng.integers(len(words), size=rng.integers(1, 7))]
         reference = [words[i] for i in rng.integers(len(words), size=rng.integers(1, 7))]
-        found = meteor.meteor_counts(hypothesis, [reference])
+        counts = meteor.meteor_counts(hypothesis, [reference])
         exact, stem, chunks = brute_force(hypothesis, reference)
         if chunks == 1 and exact + stem == len(hypothesis) == len(reference):
             chunks = 0  # a whole match is in no pieces
-        assert (found.exact, found.stem, found.chunks) == (exact, stem, chunks), (hypothesis, reference)
+        assert (counts.exact, counts.stem, counts.chunks) == (exact, stem, chunks), (hypothesis, reference)
 
 
 def naive_subsequence(a, b):

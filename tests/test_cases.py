@@ -142,12 +142,12 @@ def test_folders_with_a_report_each(tmp_path):
         (tmp_path / name / "report.txt").write_text(text)
     (tmp_path / "s9.txt").write_text("Solid nests.")
     (tmp_path / "s8.txt").write_text(" ")
-    found = read_caption_table(tmp_path)
-    assert sorted((c.slide_id, c.text) for c in found.captions) == [
+    captions = read_caption_table(tmp_path)
+    assert sorted((c.slide_id, c.text) for c in captions.captions) == [
         ("case_1", "Necrosis is present."), ("case_2", "No necrosis."), ("s9", "Solid nests."),
     ]  # fmt: skip
-    assert len(found.problems) == 1
-    assert "s8.txt: is empty" in found.problems[0]
+    assert len(captions.problems) == 1
+    assert "s8.txt: is empty" in captions.problems[0]
 
 
 # --- Parts -----------------------------------------------------------------------------------------------------------
@@ -171,12 +171,12 @@ THREE_PARTS = TWO_PARTS + "\nC. Scar: Fibrosis is present."
 )
 def test_findings_are_of_the_parts_that_have_slides(tmp_path, slides, parts, expected, note):
     rows = [{"case": "K", "slides": slides, "part": parts, "text": THREE_PARTS}]
-    found = read_caption_table(table(tmp_path / "t.csv", rows))
-    assert found.problems == []
-    (case,) = found.captions
+    captions = read_caption_table(table(tmp_path / "t.csv", rows))
+    assert captions.problems == []
+    (case,) = captions.captions
     assert decided(case) == expected
     note = note.replace(": K", ": a") if "; " not in slides else note
-    kinds = [line.removeprefix("1 reports: ") for line in found.notes]
+    kinds = [line.removeprefix("1 reports: ") for line in captions.notes]
     assert len(kinds) == bool(note)
     if note:
         kind, _, which = note.partition(": ")
@@ -197,16 +197,16 @@ def test_what_cannot_be_used_is_named_and_the_rest_goes_on(tmp_path):
         {"case": "C7", "patient": "P7", "slide": "i", "report": "Necrosis is present."},
         {"case": "", "patient": "P8", "slide": "", "report": "Nobody's."},
     ]
-    found = read_caption_table(table(tmp_path / "t.csv", rows))
-    assert [(c.slide_id, c.patient) for c in found.captions] == [("c", "P3"), ("d", "P4"), ("i", "P7")]
-    assert [c.case_id for c in found.captions] == ["P3__1", "P4__1", "C7"]
-    assert found.notes == ["case '1' stands with 2 patients ('P3', 'P4'): taken as a case of each"]
+    captions = read_caption_table(table(tmp_path / "t.csv", rows))
+    assert [(c.slide_id, c.patient) for c in captions.captions] == [("c", "P3"), ("d", "P4"), ("i", "P7")]
+    assert [c.case_id for c in captions.captions] == ["P3__1", "P4__1", "C7"]
+    assert captions.notes == ["case '1' stands with 2 patients ('P3', 'P4'): taken as a case of each"]
     expected = [
         (1, "case 'C1' stands with 2 patients"), (2, "case 'C1' stands"), (5, "case 'C5' has an empty caption"),
         (6, "3 parts for 2 slides"), (8, "no slide named"),
     ]  # fmt: skip
-    assert len(found.problems) == len(expected)
-    for problem, (row, words) in zip(found.problems, expected, strict=True):
+    assert len(captions.problems) == len(expected)
+    for problem, (row, words) in zip(captions.problems, expected, strict=True):
         assert problem.startswith(f"row {row}: ")
         assert words in problem
 

@@ -162,8 +162,8 @@ def dataset(tmp_path, sizes, max_patches, **kwargs):
 def test_patches_come_evenly_from_all_slides_of_a_case(tmp_path, sizes, most, expected):
     data, files = dataset(tmp_path, sizes, most)
     batch = data.batch([0], np.random.default_rng(3))
-    found = batch.patches[0][batch.patch_mask[0]].numpy()
-    counts = [int((np.round(found.mean(1) / 100) == i).sum()) for i in range(len(sizes))]
+    patches = batch.patches[0][batch.patch_mask[0]].numpy()
+    counts = [int((np.round(patches.mean(1) / 100) == i).sum()) for i in range(len(sizes))]
     available = [int(read_features(file).valid.sum()) for file in files]
     if expected is None and most is None:
         expected = available
@@ -172,8 +172,8 @@ def test_patches_come_evenly_from_all_slides_of_a_case(tmp_path, sizes, most, ex
         assert sorted([counts[0], counts[2]]) == [rest // 2, rest - rest // 2]
         expected = [counts[0], available[1], counts[2]]
     assert (sorted(counts) if most == 2 else counts) == expected
-    again = data.batch([1, 0], np.random.default_rng(3)).patches[1, : len(found)]
-    assert torch.equal(again, batch.patches[0, : len(found)])
+    again = data.batch([1, 0], np.random.default_rng(3)).patches[1, : len(patches)]
+    assert torch.equal(again, batch.patches[0, : len(patches)])
 
 
 def test_neighbours_and_places_are_those_of_each_slide(tmp_path):

@@ -41,15 +41,15 @@ def build(config: dict) -> Tied:
 
 
 def features(**changes) -> SlideFeatures:
-    given = {"encoder": "texture", "dim": 6, "tile_px": 256, "mpp": 0.5, **changes}
+    values = {"encoder": "texture", "dim": 6, "tile_px": 256, "mpp": 0.5, **changes}
     return SlideFeatures(
         slide_id="case-7",
-        features=np.zeros((2, given["dim"]), np.float32),
+        features=np.zeros((2, values["dim"]), np.float32),
         coords=np.zeros((2, 2), np.int64),
         valid=np.ones(2, bool),
         info=SlideInfo("case-7", (4096, 4096), 0.25),
-        spec=TileSpec(given["tile_px"], given["mpp"], given.get("stride_px", 0)),
-        encoder=given["encoder"],
+        spec=TileSpec(values["tile_px"], values["mpp"], values.get("stride_px", 0)),
+        encoder=values["encoder"],
     )
 
 

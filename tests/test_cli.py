@@ -83,21 +83,21 @@ def rows(done: subprocess.CompletedProcess[str]) -> dict[str, dict]:
 def test_info_goes_on_after_a_broken_slide(slides):
     done = run("info", str(slides), "--json")
     assert done.returncode == 1
-    found = rows(done)
-    assert found["a case"]["mpp0"] == pytest.approx(2.0, rel=1e-3)
-    assert found["a case"]["size0"] == [800, 600]
-    assert found["unknown"]["mpp0"] is None
-    assert any("error" in row for row in found.values())
+    by_row = rows(done)
+    assert by_row["a case"]["mpp0"] == pytest.approx(2.0, rel=1e-3)
+    assert by_row["a case"]["size0"] == [800, 600]
+    assert by_row["unknown"]["mpp0"] is None
+    assert any("error" in row for row in by_row.values())
     assert "Traceback" not in done.stderr
 
 
 def test_tile_refuses_what_it_must_and_does_the_rest(slides, tmp_path):
     done = run("tile", str(slides), "--tile-px", "64", "--mpp", "2", "--out", str(tmp_path / "out"), "--json")
-    found = rows(done)
+    by_row = rows(done)
     assert done.returncode == 1
-    assert found["a case"]["num_tiles"] > 10
-    assert "--slide-mpp" in found["unknown"]["error"]
-    assert found["broken"]["error"]
+    assert by_row["a case"]["num_tiles"] > 10
+    assert "--slide-mpp" in by_row["unknown"]["error"]
+    assert by_row["broken"]["error"]
     failures = [json.loads(line) for line in (tmp_path / "out" / "failures.jsonl").read_text().splitlines()]
     assert {row["slide_id"] for row in failures} == {"broken", "unknown"}
 

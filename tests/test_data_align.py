@@ -117,7 +117,7 @@ def test_whole_regions_are_drawn_for_models_that_read_them(cohort):
         make(cohort, max_regions=3)
 
 
-def test_equal_statements_have_equal_keys_and_negation_counts(cohort):
+def test_equal_sub_captions_have_equal_keys_and_negation_counts(cohort):
     spec = TextSpec()
     necrosis = sub_caption_key(*text_to_encode(parse_sub_caption("No necrosis is identified."), spec))
     again = sub_caption_key(*text_to_encode(parse_sub_caption("no  necrosis is IDENTIFIED."), spec))

@@ -261,8 +261,8 @@ HOSPITAL = (
 
 def test_a_hospital_report_by_rules(tmp_path):
     (tmp_path / "r.jsonl").write_text(json.dumps({"slide": "s", "part": "A", "text": HOSPITAL}))
-    found, _ = read_reports(tmp_path / "r.jsonl")
-    count = write_decomposed(tmp_path / "o.jsonl", decompose_reports(found, DecomposeSpec()))
+    reports, _ = read_reports(tmp_path / "r.jsonl")
+    count = write_decomposed(tmp_path / "o.jsonl", decompose_reports(reports, DecomposeSpec()))
     row = json.loads((tmp_path / "o.jsonl").read_text())
     assert row["report"] == HOSPITAL.strip()
     by_text = {s["text"]: s for s in row["subcaptions"]}
@@ -280,8 +280,8 @@ def test_a_hospital_report_by_rules(tmp_path):
 
 def test_redaction_reaches_the_rules_sub_captions(tmp_path):
     (tmp_path / "r.jsonl").write_text(json.dumps({"slide": "s", "text": "Necrosis, seen by Dr. Quillfeather."}))
-    found, _ = read_reports(tmp_path / "r.jsonl")
-    write_decomposed(tmp_path / "o.jsonl", decompose_reports(found, DecomposeSpec(identifiers="redact")))
+    reports, _ = read_reports(tmp_path / "r.jsonl")
+    write_decomposed(tmp_path / "o.jsonl", decompose_reports(reports, DecomposeSpec(identifiers="redact")))
     assert "uillfeather" not in (tmp_path / "o.jsonl").read_text()
 
 
@@ -375,7 +375,7 @@ def local_model(tmp_path_factory):
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
-    asked = messages("Necrosis is seen.")
+    conversation = messages("Necrosis is seen.")
     special = ["<|im_start|>", "<|im_end|>"]
     trainer = trainers.BpeTrainer(
         vocab_size=400,
@@ -383,11 +383,11 @@ def local_model(tmp_path_factory):
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    inner.train_from_iterator([GOOD, *(message["content"] for message in asked)], trainer)
+    inner.train_from_iterator([GOOD, *(message["content"] for message in conversation)], trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=special[1], pad_token=special[1])
     turn = "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
     tokenizer.chat_template = f"{{% for m in messages %}}{turn}{{% endfor %}}<|im_start|>assistant\n"
-    prompt = tokenizer.apply_chat_template(asked, tokenize=False)
+    prompt = tokenizer.apply_chat_template(conversation, tokenize=False)
     ids = tokenizer(prompt + GOOD + special[1], return_tensors="pt", add_special_tokens=False)["input_ids"]
     start = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"].shape[1]
     config = Qwen3Config(

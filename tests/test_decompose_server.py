@@ -44,7 +44,7 @@ def texts_of(done):
 WANTED = [[sub_caption["text"] for sub_caption in sub_captions_of(text)] for text in TEXTS]
 
 
-def test_a_faithful_server_gives_every_statement_unicode_and_all(tmp_path):
+def test_a_faithful_server_gives_every_sub_caption_unicode_and_all(tmp_path):
     with ChatServer() as server:
         done = decompose_reports(reports(), spec(server))
         request = server.requests[0]

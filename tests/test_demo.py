@@ -44,8 +44,8 @@ def test_the_demo_leaves_a_report_and_numbers(demo):
     assert set(results["measures"]["grounding AP"]) == {
         "PathFLIP", "mean-pool CLIP", "ABMIL CLIP", "published PathFLIP",
     }  # fmt: skip
-    for name, found in results["measures"].items():
-        for entry in found.values():
+    for name, by_model in results["measures"].items():
+        for entry in by_model.values():
             assert 0 <= entry["low"] <= entry["value"] <= entry["high"] <= 1, name  # none is missing
             assert 0 < entry["chance"] < 1
     assert results["upper_bounds"]["grounding AP"] > 0.3
@@ -61,15 +61,15 @@ def test_pathflip_shows_where_and_mean_pool_clip_does_not(demo):
         recipe = with_settings(trained.recipes()[name], ["train.eval_every=200", "train.save_every=200"])
         train_align(recipe, *parts["train"], demo / "two_hundred_steps" / recipe.name)
         model = load(demo / "two_hundred_steps" / recipe.name)
-        found = []
+        precisions = []
         for slide in cohort.slides:
             encoded, valid = encode_slide(model, slide.features), slide.features.valid
             for finding in np.flatnonzero(slide.present):
                 truth = slide.fractions[valid, finding] >= TILE_FRACTION
                 if truth.any() and not truth.all():
                     heatmap = ground(model, encoded, prompts(FINDINGS[finding], "train")[0][0])
-                    found.append(average_precision_score(truth, heatmap.scores[valid]))
-        precision[name] = np.mean(found)
+                    precisions.append(average_precision_score(truth, heatmap.scores[valid]))
+        precision[name] = np.mean(precisions)
     assert precision[REFERENCE] > precision[BASELINE]
 
 
@@ -96,8 +96,8 @@ def test_every_verb_works_on_what_the_demo_left(demo, tmp_path):
     two = [word for file in files for word in ("--features", file)]
     answer = run("zero-shot", "--model", str(model), *two, "--classname", "melanoma", "--classname", "adenocarcinoma")
     assert all(sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-3) for row in answer)
-    found = run("retrieve", "--model", str(model), "--features", str(features), "--text", "There is necrosis.")
-    assert len(found[0]["slides"]) == 5
+    retrieved = run("retrieve", "--model", str(model), "--features", str(features), "--text", "There is necrosis.")
+    assert len(retrieved[0]["slides"]) == 5
     command = ["ground", "--model", str(model), "--features", files[0], "--slide", str(slides[0])]
     (ground,) = run(*command, "--text", "necrosis", "--out", str(tmp_path / "heat"))
     assert all(Path(file).stat().st_size > 200 for file in ground["files"])
@@ -146,9 +146,9 @@ def test_the_assistant_and_the_verifier_stand_on_the_page(demo):
     from pathflip.demo import Demo, play
     from pathflip.simulate import World
 
-    told: list[str] = []
+    messages: list[str] = []
     speaking = Demo(demo, steps=30, assistant_steps=12, resamples=50)
-    result = play(speaking, World.named("quick", 0), "a test", [], told.append, lambda *_, **__: None)
+    result = play(speaking, World.named("quick", 0), "a test", [], messages.append, lambda *_, **__: None)
     by_category = {(row["measure"], row["how"], row["category"]): row for row in result["questions"]}
     accuracy = by_category["accuracy", "likelihood", "all"]
     assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1

@@ -134,9 +134,9 @@ def run(command: str, folder: Path) -> None:
     """One command, in the folder; what may fail, fails in one line."""
     words = []
     for word in shlex.split(command, comments=True)[1:]:
-        found = sorted(glob.glob(word)) if "*" in word else [word]
-        assert found, f"nothing is called {word}"
-        words += [str(folder / "language_model") if one == LANGUAGE_MODEL else one for one in found]
+        paths = sorted(glob.glob(word)) if "*" in word else [word]
+        assert paths, f"nothing is called {word}"
+        words += [str(folder / "language_model") if one == LANGUAGE_MODEL else one for one in paths]
     if words[0] == "train":
         words += SHORT + (["--set", "epochs=0"] if words[1].startswith("instruct_stage") else [])
     done = CliRunner().invoke(app, words, input="\n")

@@ -75,10 +75,10 @@ def test_a_patient_is_the_mean_of_its_slides(tmp_path, model, features):
     table = write_csv(tmp_path / "t.csv", [{"slide": n, "patient": f"p{i // 2}"} for i, n in enumerate(NAMES)])
     done = cli("embed", "--model", model, "--features", features, "--pool", table, "--out", tmp_path / "e.npy")
     assert done.exit_code == 0, done.output
-    found, each = np.load(tmp_path / "e.npy"), embeddings(model, features)
+    vectors, each = np.load(tmp_path / "e.npy"), embeddings(model, features)
     mean = (each[0] + each[1]) / 2
-    np.testing.assert_allclose(found[0], mean, atol=1e-5)
-    assert len(found) == 2
+    np.testing.assert_allclose(vectors[0], mean, atol=1e-5)
+    assert len(vectors) == 2
 
 
 def test_the_mean_of_unit_vectors_is_one():
@@ -224,8 +224,8 @@ def test_a_curve_is_trained_measured_and_goes_on(tmp_path):
     assert again.exit_code == 0, again.output
     assert again.stdout == done.stdout
     assert stop.is_file()
-    kept = [p for p in before if p.name == "point.json" and p != stop]
-    assert all(p.stat().st_mtime_ns == before[p] for p in kept)
+    points = [p for p in before if p.name == "point.json" and p != stop]
+    assert all(p.stat().st_mtime_ns == before[p] for p in points)
     other = cli(*words, "--set", "train.steps=3")
     assert isinstance(other.exception, ConfigError)
     assert "other settings or data" in str(other.exception)

@@ -156,7 +156,7 @@ def test_merged_sentences_of_an_equal_report_are_true_of_it(batch_of, blocks):
     assert (met_in_global_batch(output, apart, index, False, False)[1][1, :8] == -1).all()
 
 
-def test_the_order_of_merged_sentences_makes_no_other_statement(batch_of):
+def test_the_order_of_merged_sentences_makes_no_other_sub_caption(batch_of):
     batch = batch_of("a", sampler="published", polarity=False, visual_only=False, num_sub_captions=64)
     by_parts = {}
     for key, parts in zip(batch.sub_caption_keys[0].tolist(), batch.sub_caption_part_keys[0].tolist(), strict=True):
@@ -172,7 +172,7 @@ def test_without_equal_reports_nothing_changes(batch_of):
         model = build_model(settings).eval()
         output = random_output(batch)
         losses_with, losses_without = [], []
-        for found, one in ((losses_with, batch), (losses_without, replace(batch, caption_key=None))):
+        for values, one in ((losses_with, batch), (losses_without, replace(batch, caption_key=None))):
             torch.manual_seed(3)
-            found += [value.item() for value in model.losses(output, one).values()]
+            values += [value.item() for value in model.losses(output, one).values()]
         assert losses_with == losses_without

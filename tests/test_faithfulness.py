@@ -58,8 +58,8 @@ def test_deletion_weighs_the_letter_of_the_option_with_the_tiles_really_gone(tmp
     def likely(removed):
         keep = np.ones(len(view.features.valid), bool)
         keep[removed] = False
-        asked = faithfulness.build_prompt(assistant, "Where?", view.features, options, keep=[keep])
-        return float(faithfulness.log_likelihood(assistant, asked, ["B"])[0])
+        prompt = faithfulness.build_prompt(assistant, "Where?", view.features, options, keep=[keep])
+        return float(faithfulness.log_likelihood(assistant, prompt, ["B"])[0])
 
     assert lost.evidence == pytest.approx(likely([]) - likely(rows), abs=1e-5)
     assert abs(lost.evidence) > 1e-6
@@ -74,11 +74,11 @@ def test_pointing_and_overlap_by_hand(view):
     fractions = np.zeros(len(view.features.valid))
     fractions[[3, 4, 8, 20]] = 0.5
     fractions[2] = 0.9  # not readable (see tiny_slide): it does not count
-    found = point_at(answer_at(view, [4, 3, 30]), view, fractions, "p")
-    assert found.hit == 1
-    assert found.overlap == pytest.approx(2 / 5)
+    pointing = point_at(answer_at(view, [4, 3, 30]), view, fractions, "p")
+    assert pointing.hit == 1
+    assert pointing.overlap == pytest.approx(2 / 5)
     valid = int(view.features.valid.sum())
-    assert found.chance == pytest.approx(4 / valid)
+    assert pointing.chance == pytest.approx(4 / valid)
     assert point_at(answer_at(view, [30, 3]), view, fractions, "p").hit == 0
     assert point_at(answer_at(view, [3]), view, np.zeros_like(fractions), "p") is None
 
@@ -94,9 +94,9 @@ def test_the_overlap_floor_is_what_random_tiles_get(view):
 
 
 def test_measures_go_through_the_bootstrap_over_patients():
-    found = [Deletion(f"p{i % 5}", 1.0 + i / 20, 0.5) for i in range(20)]
-    patients = np.array([one.patient for one in found])
-    estimates = estimate_all({"x": deletion_measures(found)}, patients, "x", num=100)
+    deletions = [Deletion(f"p{i % 5}", 1.0 + i / 20, 0.5) for i in range(20)]
+    patients = np.array([one.patient for one in deletions])
+    estimates = estimate_all({"x": deletion_measures(deletions)}, patients, "x", num=100)
     gain = estimates["deletion: nats lost beyond random tiles"]["x"]
     assert gain.value == pytest.approx(0.5 + 19 / 40)
     assert gain.low < gain.value < gain.high
@@ -127,15 +127,17 @@ def test_calibration_finds_the_temperature_and_tells_the_unanswerable(monkeypatc
     refusing = np.where(lost, 2.0, -4.0) + rng.normal(0, 1.5, 600)
     questions = [question(i, "ABC"[t], not gone) for i, (t, gone) in enumerate(zip(truth, lost, strict=True))]
     right = sharp.argmax(1) == truth
-    found = calibrate_assistant_on(monkeypatch, refusing, sharp, right, questions)
-    assert found.temperature == pytest.approx(3, rel=0.15)
-    assert found.measured["calibration_error_after"] < 0.4 * found.measured["calibration_error_before"]
-    assert found.measured["withheld_of_unanswerable"] > 0.9
-    assert found.measured["withheld_of_answerable"] < 0.1
+    calibration = calibrate_assistant_on(monkeypatch, refusing, sharp, right, questions)
+    assert calibration.temperature == pytest.approx(3, rel=0.15)
+    assert calibration.measured["calibration_error_after"] < 0.4 * calibration.measured["calibration_error_before"]
+    assert calibration.measured["withheld_of_unanswerable"] > 0.9
+    assert calibration.measured["withheld_of_answerable"] < 0.1
     muddled = calibrate_assistant_on(monkeypatch, rng.normal(0, 1, 600) + lost, sharp, right, questions)
     assert muddled.measured["withheld_of_answerable"] <= 0.1 + 1 / (~lost).sum()
     assert muddled.refuse_above > 0.5
-    assert -found.refusal_intercept / found.refusal_slope == pytest.approx(-1, abs=0.4)  # midway between the kinds
+    assert -calibration.refusal_intercept / calibration.refusal_slope == pytest.approx(
+        -1, abs=0.4
+    )  # midway between the kinds
 
 
 def test_answers_come_in_the_order_of_the_questions_with_both_ways(tmp_path):
@@ -144,11 +146,11 @@ def test_answers_come_in_the_order_of_the_questions_with_both_ways(tmp_path):
     for name in "ab":
         files[name] = tmp_path / f"{name}.h5"
         write_features(files[name], tiny_slide(name, seed=ord(name)))
-    asked = [question(i, "A", slide="ba"[i % 2]) for i in range(4)]
-    given = answer_questions(assistant, asked, files)
-    assert [one.question_id for one in given] == ["q0", "q1", "q2", "q3"]
-    assert given[0].probabilities != given[1].probabilities
-    assert given[0].probabilities == given[2].probabilities
-    assert all(sum(one.probabilities) == pytest.approx(1, abs=1e-5) and one.text is not None for one in given)
+    questions = [question(i, "A", slide="ba"[i % 2]) for i in range(4)]
+    predictions = answer_questions(assistant, questions, files)
+    assert [one.question_id for one in predictions] == ["q0", "q1", "q2", "q3"]
+    assert predictions[0].probabilities != predictions[1].probabilities
+    assert predictions[0].probabilities == predictions[2].probabilities
+    assert all(sum(one.probabilities) == pytest.approx(1, abs=1e-5) and one.text is not None for one in predictions)
     with pytest.raises(assistant_module.CaptionError, match="no feature file"):
-        answer_questions(assistant, [replace(asked[0], slide_id="z")], files)
+        answer_questions(assistant, [replace(questions[0], slide_id="z")], files)

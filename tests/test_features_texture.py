@@ -141,9 +141,9 @@ def test_stain_vectors_are_recovered_and_nonsense_falls_back(rng):
     eosin = np.array([0.36, 0.88, 0.31])  # a real scanner's: more red than Ruifrok's
     sample = tissue_like(rng, 8, 64, eosin=tuple(eosin))
     unmix = np.linalg.inv(estimate_stains(sample, shrink=0.0).unmix.numpy())
-    found = unmix[:2] / np.linalg.norm(unmix[:2], axis=1, keepdims=True)
-    assert found[0] @ [0.65, 0.70, 0.29] > 0.97
-    assert found[1] @ eosin > 0.98
+    vectors = unmix[:2] / np.linalg.norm(unmix[:2], axis=1, keepdims=True)
+    assert vectors[0] @ [0.65, 0.70, 0.29] > 0.97
+    assert vectors[1] @ eosin > 0.98
     for odd in (np.full((4, 32, 32, 3), 255, np.uint8), np.zeros((4, 32, 32, 3), np.uint8), np.zeros((0, 32, 32, 3))):
         assert torch.isfinite(estimate_stains(odd.astype(np.uint8)).unmix).all()
 

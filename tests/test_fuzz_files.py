@@ -66,8 +66,8 @@ def test_tables_of_every_dialect_say_what_was_meant(tmp_path_factory, table):
         meant = None  # what could not be written in its encoding, or is text in two encodings, only must not crash
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = one_line_or(lambda: [plain(row) for row in read_table(path)])
-    assert meant is None or found is None or found == meant
+        read = one_line_or(lambda: [plain(row) for row in read_table(path)])
+    assert meant is None or read is None or read == meant
 
 
 def _is_another(data):

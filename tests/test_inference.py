@@ -55,8 +55,8 @@ def model(request, tmp_path):
 
 
 def slide(name: str, seed: int = 0, **changes):
-    found = make_features(scattered_cells(np.random.default_rng(seed), 60), seed=seed, invalid=(2, 9))
-    return replace(found, slide_id=name, **changes)
+    features = make_features(scattered_cells(np.random.default_rng(seed), 60), seed=seed, invalid=(2, 9))
+    return replace(features, slide_id=name, **changes)
 
 
 def test_heatmap_has_a_score_for_every_valid_tile_and_none_for_others(model):
@@ -66,7 +66,7 @@ def test_heatmap_has_a_score_for_every_valid_tile_and_none_for_others(model):
     assert not heatmap.negated
 
 
-def test_a_statement_of_absence_says_so(model):
+def test_a_text_of_absence_says_so(model):
     assert pathflip.ground(model, slide("a"), "No necrosis is identified.").negated
 
 
@@ -100,14 +100,14 @@ def test_every_tile_knows_its_row(model):
         for row in np.unique(encoded.row_of_tile[shown]):
             assert len(np.unique(cells[encoded.row_of_tile[shown] == row], axis=0)) == 1
         return
-    found = slide("a")
-    encoded = pathflip.encode_slide(model, found)
+    features = slide("a")
+    encoded = pathflip.encode_slide(model, features)
     net, row = model.net, 5
-    place = relative_positions(found.coords, found.valid, found.grid.tile_px0)
+    place = relative_positions(features.coords, features.valid, features.grid.tile_px0)
     alone = net.encode_slides(
-        torch.from_numpy(found.features[row][None, None]),
+        torch.from_numpy(features.features[row][None, None]),
         torch.ones(1, 1, dtype=torch.bool),
-        torch.from_numpy(neighbour_means(found)[row][None, None]),
+        torch.from_numpy(neighbour_means(features)[row][None, None]),
         torch.from_numpy(place[row][None, None]),
     )
     own = encoded.code.patches[0, encoded.row_of_tile[row]]
@@ -143,16 +143,16 @@ def test_presence_of_many_equals_presence_of_each(model):
             np.testing.assert_allclose(together[row, column], alone, atol=1e-4)
 
 
-def test_retrieval_is_whole_slide_plus_mean_of_statements(model):
+def test_retrieval_is_whole_slide_plus_mean_of_sub_captions(model):
     slides, reports = [slide("a", 0), slide("b", 1), slide("c", 2)], [" ".join(WORDS[:2]), WORDS[2]]
-    found = pathflip.retrieve(model, slides, reports)
+    retrieved = pathflip.retrieve(model, slides, reports)
     presence = inference.presence_scores(model, slides, WORDS)
-    np.testing.assert_allclose(found.sub_captions[:, 0], presence[:, :2].mean(1), atol=1e-4)
-    np.testing.assert_allclose(found.sub_captions[:, 1], presence[:, 2], atol=1e-4)
-    z = [(m - m.mean()) / m.std() if m.std() > 1e-9 else 0 * m for m in (found.whole, found.sub_captions)]
-    np.testing.assert_allclose(found.scores, z[0] + 2 * z[1], atol=1e-4)
-    assert found.slides_for(0, 2)[0][1] == found.scores[:, 0].max()
-    assert [i for i, _ in found.captions_for(1, 2)] == list(np.argsort(-found.scores[1]))
+    np.testing.assert_allclose(retrieved.sub_captions[:, 0], presence[:, :2].mean(1), atol=1e-4)
+    np.testing.assert_allclose(retrieved.sub_captions[:, 1], presence[:, 2], atol=1e-4)
+    z = [(m - m.mean()) / m.std() if m.std() > 1e-9 else 0 * m for m in (retrieved.whole, retrieved.sub_captions)]
+    np.testing.assert_allclose(retrieved.scores, z[0] + 2 * z[1], atol=1e-4)
+    assert retrieved.slides_for(0, 2)[0][1] == retrieved.scores[:, 0].max()
+    assert [i for i, _ in retrieved.captions_for(1, 2)] == list(np.argsort(-retrieved.scores[1]))
 
 
 def test_zero_shot_averages_prompts_and_sums_to_one(model):
@@ -224,14 +224,14 @@ def test_files_of_a_grounded_phrase(model, tmp_path):
 
 
 def test_a_heatmap_on_another_slide_says_so(model, tmp_path, monkeypatch):
-    found = slide("a")
+    features = slide("a")
 
     @contextmanager
     def opened(path, slide_mpp=None):
-        yield SimpleNamespace(info=found.info, thumbnail=lambda most: np.full((40, 40, 3), 250, np.uint8))
+        yield SimpleNamespace(info=features.info, thumbnail=lambda most: np.full((40, 40, 3), 250, np.uint8))
 
     monkeypatch.setattr(inference.grounding, "open_slide", opened)
-    encoded = pathflip.encode_slide(model, found)
+    encoded = pathflip.encode_slide(model, features)
 
     def note(name):
         (row,) = inference.ground_to_files(model, encoded, ["pearls"], tmp_path, slide_file=tmp_path / f"{name}.svs")
@@ -243,11 +243,11 @@ def test_a_heatmap_on_another_slide_says_so(model, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 def test_chunked_equals_whole(model, chunk, monkeypatch):
-    found = slide("a")
+    features = slide("a")
     monkeypatch.setattr(inference.encoding, "PATCHES_A_CHUNK", chunk)
     monkeypatch.setattr(inference.encoding, "REGION_PATCHES_A_CHUNK", chunk)
-    streamed = pathflip.encode_slide(model, found)
-    whole = _whole(model, found)
+    streamed = pathflip.encode_slide(model, features)
+    whole = _whole(model, features)
     torch.testing.assert_close(streamed.code.slide, whole.slide, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(streamed.code.patches, whole.patches, atol=1e-5, rtol=1e-5)
     monkeypatch.setattr(inference.encoding, "PAIRS_PER_CALL", 1)
@@ -256,13 +256,13 @@ def test_chunked_equals_whole(model, chunk, monkeypatch):
     np.testing.assert_allclose(few, inference.presence_scores(model, [streamed], WORDS), atol=1e-5)
 
 
-def _whole(model, found):
-    rows = np.flatnonzero(found.valid)
-    place = relative_positions(found.coords, found.valid, found.grid.tile_px0)
-    patches, context, place = (torch.from_numpy(v)[None] for v in (found.features, neighbour_means(found), place))
+def _whole(model, features):
+    rows = np.flatnonzero(features.valid)
+    place = relative_positions(features.coords, features.valid, features.grid.tile_px0)
+    patches, context, place = (torch.from_numpy(v)[None] for v in (features.features, neighbour_means(features), place))
     with torch.no_grad():
         if model.net.reads_regions:
-            grid = group_regions(found, model.regions)
+            grid = group_regions(features, model.regions)
             regions = torch.from_numpy(np.where(grid.mask, grid.index, -1))[None]
             return model.net.encode_slides(patches, torch.ones(patches.shape[:2], dtype=torch.bool), regions)
         everything = torch.ones(1, len(rows), dtype=torch.bool)

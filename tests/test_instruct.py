@@ -288,9 +288,9 @@ def test_both_published_stages_end_to_end_on_a_shrunk_qwen3_4b(tmp_path, cohort)
         assert torch.equal(adapted[name], value.bfloat16()), name
     assert not torch.equal(stage1.model.projector.vector.weight, stage2.model.projector.vector.weight)
     assert stage2.model.lm.model.layers[0].self_attn.q_proj.r["default"] == 64
-    asked = build_prompt(stage2, "Where is the necrosis?", read_features(files[0]), ("upper left", "lower right"))
-    assert isinstance(generate(stage2, asked, max_new_tokens=4), str)
-    assert option_probabilities(stage2, [asked])[0].sum() == pytest.approx(1)
+    prompt = build_prompt(stage2, "Where is the necrosis?", read_features(files[0]), ("upper left", "lower right"))
+    assert isinstance(generate(stage2, prompt, max_new_tokens=4), str)
+    assert option_probabilities(stage2, [prompt])[0].sum() == pytest.approx(1)
     assert json.loads((two / "last" / "config.json").read_text())["recipe"]["name"] == "instruct_stage2"
     assert not list((two / "last").rglob("*.bin"))
 
@@ -395,18 +395,18 @@ def test_key_phrases_are_frequent_whole_and_without_grammar():
 
 
 def test_splits_keep_patients_apart(tmp_path):
-    found = [InstructExample("e", (f"s{i}",), (Turn("user", "Q"), Turn("assistant", "B"))) for i in range(4)]
+    examples = [InstructExample("e", (f"s{i}",), (Turn("user", "Q"), Turn("assistant", "B"))) for i in range(4)]
     splits = tmp_path / "splits.csv"
     splits.write_text("slide,patient,split\ns0,p,train\ns1,q,val\ns2,r,test\n")
-    parts = split_examples(found, splits)
+    parts = split_examples(examples, splits)
     assert {name: [e.slide_ids[0] for e in part] for name, part in parts.items()} == {
         "train": ["s0"], "val": ["s1"], "test": ["s2"],
     }  # fmt: skip
     with pytest.raises(ConfigError, match="its slides are in different splits"):
-        split_examples([replace(found[0], slide_ids=("s0", "s1"))], splits)
+        split_examples([replace(examples[0], slide_ids=("s0", "s1"))], splits)
     splits.write_text("slide,patient,split\ns0,p,train\ns1,p,val\n")
     with pytest.raises(ConfigError, match="patient 'p' has slides in train and val"):
-        split_examples(found, splits)
+        split_examples(examples, splits)
 
 
 @pytest.mark.slow

@@ -58,10 +58,10 @@ def test_only_answers_and_their_end_are_learned_token_by_token(template):
 
 
 def test_a_prompt_is_what_training_saw_before_the_answer(template):
-    asked = flat(template.pieces(TALK[:3], answer_next=True))
+    prompt = flat(template.pieces(TALK[:3], answer_next=True))
     trained = flat(template.pieces(TALK))
-    assert [t for t, _ in asked] == [t for t, _ in trained[: len(asked)]]
-    answer = [token for token, _ in trained[len(asked) :]]
+    assert [t for t, _ in prompt] == [t for t, _ in trained[: len(prompt)]]
+    answer = [token for token, _ in trained[len(prompt) :]]
     assert tuple(answer) == template.answer_ids(TALK[3].text)
     assert answer[-1] in template.end_ids
 

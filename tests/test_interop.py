@@ -27,10 +27,10 @@ from slide_files import smooth_picture, write_pyramid
 @pytest.fixture
 def ours(tmp_path):
     """A feature file of ours, and what it holds."""
-    found = sample(512, "conch_v1")
+    features = sample(512, "conch_v1")
     path = tmp_path / "ours" / "features_conch_v1" / f"{CASE}.h5"
-    write_features(path, found)
-    return path, found
+    write_features(path, features)
+    return path, features
 
 
 @pytest.mark.parametrize("target", ["trident", "clam", "stamp", "slidechat"])
@@ -60,12 +60,12 @@ def test_there_and_back_by_their_layout_alone(ours, tmp_path):
         "clam": ReadOptions(mpp=0.5, tile_px=256, encoder="conch_v1"),
         "stamp": ReadOptions(slide_mpp=MPP0),
     }
-    for target, asked in facts.items():
+    for target, options in facts.items():
         row = only(convert([path], target, tmp_path / target))
         strip_own(tmp_path / target)
         source = [f for f in row.files if "patches" not in f]
         for number, file in enumerate(source):
-            got = read_features(only(convert([file], "pathflip", tmp_path / f"{target}{number}", asked)).files[0])
+            got = read_features(only(convert([file], "pathflip", tmp_path / f"{target}{number}", options)).files[0])
             expected = want if target == "trident" else replace(want, spec=replace(want.spec, stride_px=256))
             same(got, expected, half=target == "stamp")
             assert got.info.mpp0 == pytest.approx(MPP0, rel=2e-3)
@@ -206,13 +206,13 @@ def clam_files(folder: Path, coords, features, patches: bool = True, **changes) 
 def test_clam_by_hand(tmp_path, rng):
     features = rng.normal(size=(5, 8)).astype(np.float32)
     folder = clam_files(tmp_path / "clam", CELLS, features)
-    asked = ReadOptions(mpp=0.5, tile_px=224, encoder="resnet50")
+    options = ReadOptions(mpp=0.5, tile_px=224, encoder="resnet50")
     for name, kind in (("h5_files/s1.h5", "clam"), ("pt_files/s1.pt", "clam pt")):
         with pytest.raises(FeatureError, match=r"give --tile-px \(.*\), --mpp \("):
             read_tiles(folder / name)
         with pytest.raises(FeatureError, match="give --encoder NAME"):
             read_tiles(folder / name, ReadOptions(mpp=0.5, tile_px=224))
-        got_kind, got = read_tiles(folder / name, asked)
+        got_kind, got = read_tiles(folder / name, options)
         assert got_kind == kind
         assert got.grid.tile_px0 == 512  # 256 pixels of a level twice as coarse
         assert got.grid.info.mpp0 == pytest.approx(0.5 * 224 / 512)
@@ -244,24 +244,24 @@ class Bomb:
 def test_pt_files_are_tensors_or_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = clam_files(tmp_path / "clam", CELLS, np.ones((5, 3)))
-    path, asked = folder / "pt_files/s1.pt", ReadOptions(mpp=0.5, tile_px=256, encoder="x")
+    path, options = folder / "pt_files/s1.pt", ReadOptions(mpp=0.5, tile_px=256, encoder="x")
     torch.save(Bomb(), path)
     with pytest.raises(FeatureError, match="holds pickled objects, which could run code when read; refused"):
-        read_tiles(path, asked)
+        read_tiles(path, options)
     path.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(FeatureError, match="refused"):
-        read_tiles(path, asked)
+        read_tiles(path, options)
     assert not Path("exploded").exists()
     torch.save({"features": torch.ones(5, 3)}, path)
     with pytest.raises(FeatureError, match=r"holds a dict of \['features'\], expected a bare tensor"):
-        read_tiles(path, asked)
+        read_tiles(path, options)
     torch.save(torch.ones(4, 3), path)
     with pytest.raises(FeatureError, match="4 feature rows, but 5 coordinates"):
-        read_tiles(path, asked)
+        read_tiles(path, options)
     torch.save(torch.ones(5, 3), path)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(FeatureError, match=r"not a readable .pt file|refused"):
-        read_tiles(path, asked)
+        read_tiles(path, options)
 
 
 def test_clam_out_is_their_layout(ours, tmp_path):
@@ -579,10 +579,10 @@ def test_command_line(tmp_path, monkeypatch, capsys):
 @pytest.mark.usefixtures("annotations_off")
 def test_a_file_that_kills_its_reader_is_one_row():
     separately = Separately(dies_of_bad)
-    found = [separately(Path(f"{name}.h5")) for name in ("a", "bad", "b")]
+    outcomes = [separately(Path(f"{name}.h5")) for name in ("a", "bad", "b")]
     separately.close()
-    assert (found[0], found[2]) == ("a", "b")
-    assert "bad.h5: the process reading it died (a damaged file, or out of memory)" in found[1].error
+    assert (outcomes[0], outcomes[2]) == ("a", "b")
+    assert "bad.h5: the process reading it died (a damaged file, or out of memory)" in outcomes[1].error
 
 
 def test_nothing_but_clear_lines_from_random_damage(tmp_path):

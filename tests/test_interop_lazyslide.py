@@ -77,9 +77,9 @@ def test_rows_are_joined_by_tile_id(store, tmp_path):
     folder, coords, features, _ = store
     order = np.random.default_rng(1).permutation(len(coords))
     for name, rows in (("shuffled", order), ("short", order[:-1])):
-        found = spatialdata.read_zarr(folder / "case.zarr")
-        found.tables["uni_tiles"] = found.tables["uni_tiles"][rows].copy()
-        found.write(tmp_path / f"{name}.zarr")
+        read_back = spatialdata.read_zarr(folder / "case.zarr")
+        read_back.tables["uni_tiles"] = read_back.tables["uni_tiles"][rows].copy()
+        read_back.write(tmp_path / f"{name}.zarr")
     _, got = read_tiles(tmp_path / "shuffled.zarr")
     np.testing.assert_array_equal(got.features, features)
     with pytest.raises(FeatureError, match="20 tiles and 19 feature rows whose tile_id do not match"):
@@ -102,9 +102,9 @@ def test_several_tables_and_damage(store, tmp_path):
     import spatialdata
 
     folder = store[0]
-    found = spatialdata.read_zarr(folder / "case.zarr")
-    found.tables["conch_tiles"] = found.tables["uni_tiles"].copy()
-    found.write(tmp_path / "two.zarr")
+    read_back = spatialdata.read_zarr(folder / "case.zarr")
+    read_back.tables["conch_tiles"] = read_back.tables["uni_tiles"].copy()
+    read_back.write(tmp_path / "two.zarr")
     with pytest.raises(FeatureError, match=r"features of \['conch', 'uni'\]; give --encoder"):
         read_tiles(tmp_path / "two.zarr")
     assert read_tiles(tmp_path / "two.zarr", ReadOptions(encoder="conch"))[1].encoder == "conch"
@@ -139,14 +139,14 @@ def test_a_real_slide_there_and_back(real_data, tmp_path):
     extract_cohort([slide_file], spec, "stain_texture", tmp_path / "ours", num_workers=1)
     path = tmp_path / "ours" / "features_stain_texture" / "cmu-1-small-region.h5"
     want = read_features(path)
-    asked = {"slides": real_data / "slides", "encoder": "stain_texture"}
+    options = {"slides": real_data / "slides", "encoder": "stain_texture"}
     needs = {"trident": {}, "stamp": {}, "clam": {"mpp": 1.0, "tile_px": 128}, "qupath": {"mpp": 1.0, "tile_px": 128}}
     for target, more in needs.items():
         row = only(convert([path], target, tmp_path / target))
         if target != "qupath":
             strip_own(tmp_path / target)
         for file in row.files:
-            _, got = read_tiles(file, ReadOptions(**asked, **more))
+            _, got = read_tiles(file, ReadOptions(**options, **more))
             np.testing.assert_array_equal(got.grid.coords, want.coords)
             assert got.grid.tile_px0 == want.grid.tile_px0
             assert got.grid.info == want.info

@@ -96,10 +96,10 @@ def test_a_compression_that_is_not_here_is_named(monkeypatch):
     monkeypatch.setattr(hdf5, "_load_plugins", lambda: False)
     with pytest.raises(
         FeatureError, match=r"blosc \(HDF5 filter 32001\).*pip install 'pathflip\[hdf5\]'.*hdf5plugin"
-    ) as told:
+    ) as error:
         read_tiles(path, KNOWN)
-    assert "damaged" not in str(told.value)
-    assert "not readable" not in str(told.value)
+    assert "damaged" not in str(error.value)
+    assert "not readable" not in str(error.value)
 
 
 def test_blosc_is_read_with_its_plugin():
@@ -129,9 +129,9 @@ def test_rows_that_are_not_finite(tmp_path):
     (row,) = convert([path], "pathflip", tmp_path / "o", ReadOptions(mpp=0.5, drop_invalid=True))
     assert row.error is None
     assert "left out, not finite: 2 rows (3, 7) of 12" in row.warnings
-    got, kept = read_features(row.files[0]), [i for i in range(12) if i not in (3, 7)]
-    np.testing.assert_array_equal(got.features, plain().features[kept])
-    np.testing.assert_array_equal(got.coords, plain().grid.coords[kept])
+    got, finite = read_features(row.files[0]), [i for i in range(12) if i not in (3, 7)]
+    np.testing.assert_array_equal(got.features, plain().features[finite])
+    np.testing.assert_array_equal(got.coords, plain().grid.coords[finite])
 
 
 def test_our_own_rows_that_are_not_finite(ours, tmp_path):
@@ -205,9 +205,9 @@ def test_names_inside_files_cannot_lead_out(ours, tmp_path, attribute, name):
     with h5py.File(ours, "a") as file:
         file.attrs[attribute] = name
     for read in (read_features, read_kind) if attribute == "encoder" else (read_features,):
-        with pytest.raises(FeatureError, match=f"its {attribute} ") as told:
+        with pytest.raises(FeatureError, match=f"its {attribute} ") as error:
             read(ours)
-        assert str(told.value).isprintable()
+        assert str(error.value).isprintable()
     out = tmp_path / "deep" / "er" / "out"
     before = files_of(tmp_path)
     for target in TARGETS:
@@ -255,10 +255,10 @@ def test_a_renamed_file_is_of_the_slide_it_is_named_after(ours, tmp_path):
     renamed = ours.rename(tmp_path / "patient-17.h5")
     with pytest.warns(
         UserWarning, match=r"patient-17.h5: .*of another slide than its name.*'patient-17' is used"
-    ) as told:
+    ) as warned:
         got = read_features(renamed)
     assert (got.slide_id, got.info.slide_id, got.grid.info.slide_id) == ("patient-17",) * 3
-    assert len(told) == 1
+    assert len(warned) == 1
     (row,) = convert([renamed], "trident", tmp_path / "t")
     assert row.slide_id == "patient-17"
     assert "of another slide" in row.warnings[0]
@@ -398,9 +398,9 @@ def test_objects_without_a_geometry_are_skipped():
 
 @pytest.mark.parametrize("name", ["ring_with_nan", "ring_of_two_points"])
 def test_broken_rings_name_their_object(name):
-    with pytest.raises(FeatureError, match=r"object 1 \('broken'\) has a ") as told:
+    with pytest.raises(FeatureError, match=r"object 1 \('broken'\) has a ") as error:
         read_regions(CASES / "geojson" / f"{name}.geojson")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -420,7 +420,7 @@ def test_broken_rings_name_their_object(name):
 def test_other_broken_geometries(tmp_path, geometry):
     path = tmp_path / "s.geojson"
     path.write_text(f'[{{"type": "Feature", "geometry": {geometry}, "properties": {{"name": "broken"}}}}]')
-    with pytest.raises(FeatureError, match=r"object 0 \('broken'\)|nested too deeply") as told:
+    with pytest.raises(FeatureError, match=r"object 0 \('broken'\)|nested too deeply") as error:
         read_regions(path)
-    assert "\n" not in str(told.value)
-    assert re.search(r"Traceback", str(told.value)) is None
+    assert "\n" not in str(error.value)
+    assert re.search(r"Traceback", str(error.value)) is None

@@ -106,11 +106,11 @@ def test_tiles_of_annotations(slides, tmp_path):
     inside = shapely.contains(shape, points)
     share = inside.reshape(16, 32, 16, 32).mean((1, 3))
     clear = np.abs(share - 0.25) > 0.01  # the raster cannot tell closer calls
-    kept = np.zeros((16, 16), bool)
-    kept[got.grid.coords[:, 1] // 128, got.grid.coords[:, 0] // 128] = True
-    np.testing.assert_array_equal(kept[clear], share[clear] >= 0.25)
+    covered = np.zeros((16, 16), bool)
+    covered[got.grid.coords[:, 1] // 128, got.grid.coords[:, 0] // 128] = True
+    np.testing.assert_array_equal(covered[clear], share[clear] >= 0.25)
     assert clear.sum() > 250
-    assert kept.sum() == len(got.grid) > 10
+    assert covered.sum() == len(got.grid) > 10
     row = convert([path], "pathflip", tmp_path / "out", ReadOptions(mpp=0.5, tile_px=64, slides=slides))[0]
     np.testing.assert_array_equal(read_coords(row.files[0]).coords, got.grid.coords)
     export(path, [qupath_object({"type": "Polygon", "coordinates": [box(5, 5, 9, 9)]})])

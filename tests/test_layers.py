@@ -38,15 +38,15 @@ def imports_of(path: Path) -> list[tuple[str, int, bool]]:
     """(module, line, at module level?) of every import in a file."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     top = {id(node) for node in tree.body}
-    found = []
+    imports = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [(alias.name, node.lineno, id(node) in top) for alias in node.names]
+            imports += [(alias.name, node.lineno, id(node) in top) for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             assert node.level == 0, f"{path}:{node.lineno}: relative import"
             names = [f"pathflip.{a.name}" for a in node.names] if node.module == "pathflip" else [node.module]
-            found += [(name, node.lineno, id(node) in top) for name in names]
-    return found
+            imports += [(name, node.lineno, id(node) in top) for name in names]
+    return imports
 
 
 def level(unit: str) -> int:
@@ -55,13 +55,13 @@ def level(unit: str) -> int:
 
 def violations(source: Path) -> list[str]:
     """Every import that goes up or sideways, with its place."""
-    found = []
+    lines = []
     for path in sorted(source.rglob("*.py")):
         unit = path.relative_to(source).parts[0].removesuffix(".py")
         if unit == "__init__":
             continue
         if level(unit) < 0:
-            found.append(f"{path.name}: '{unit}' stands on no layer; add it to LAYERS")
+            lines.append(f"{path.name}: '{unit}' stands on no layer; add it to LAYERS")
         for module, line, _ in imports_of(path):
             if not module.startswith("pathflip."):
                 continue
@@ -70,8 +70,8 @@ def violations(source: Path) -> list[str]:
             if level(unit) == level(other) == 0 and other != unit:
                 below = FIRST.index(other) < FIRST.index(unit)
             if not below:
-                found.append(f"{path.relative_to(source)}:{line}: {unit} imports {other}")
-    return found
+                lines.append(f"{path.relative_to(source)}:{line}: {unit} imports {other}")
+    return lines
 
 
 def test_modules_import_only_from_layers_below():
@@ -81,13 +81,13 @@ def test_modules_import_only_from_layers_below():
 def test_no_test_imports_from_another_test():
     """What two tests need stands in a module of its own: a test can be run, moved and deleted alone."""
     tests = Path(__file__).parent
-    found = {
+    imports = {
         (path.name, module)
         for path in sorted(tests.glob("*.py"))
         for module, _, _ in imports_of(path)
         if module.split(".")[0].startswith("test_")
     }
-    assert found == set()
+    assert imports == set()
 
 
 def test_the_layer_test_sees_a_planted_violation(tmp_path):

@@ -188,7 +188,7 @@ def test_candidates_of_the_released_code(variant: str) -> None:
         assert torch.equal(candidate_labels(index, 4), expected["fg_labels"].long())
 
 
-def test_statement_labels_equal_loops(generator: torch.Generator) -> None:
+def test_sub_caption_labels_equal_loops(generator: torch.Generator) -> None:
     captions = torch.randint(0, 9, (3, 5), generator=generator)
     keys = torch.randint(0, 9, (4, 3), generator=generator)
     mask = torch.rand(4, 3, generator=generator) < 0.8

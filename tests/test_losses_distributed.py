@@ -37,7 +37,7 @@ def test_gathering_sends_every_gradient_home(ranks: Ranks) -> None:
         product = gloo_losses.probe(rank) @ x.T
         product.backward(torch.arange(float(product.numel())).view_as(product))
     assert x.grad is not None
-    assert_close(torch.cat([found["gathered.grad"] for found in ranks]), x.grad, 1e-3)
+    assert_close(torch.cat([values["gathered.grad"] for values in ranks]), x.grad, 1e-3)
 
 
 @pytest.mark.slow
@@ -45,8 +45,8 @@ def test_released_losses_and_gradients_of_every_rank(ranks: Ranks) -> None:
     for variant in ("pf1", "pf2"):
         for name, expected in tensors("losses_distributed", f"{variant}_ws{len(ranks)}").items():
             if name.startswith("out."):
-                for rank, found in enumerate(ranks):
-                    actual = found[f"{variant}.{name}"]
+                for rank, values in enumerate(ranks):
+                    actual = values[f"{variant}.{name}"]
                     if "grad" in name:
                         assert_close(actual, expected[rank], 1e-5, f"{name} of rank {rank}")
                     else:
@@ -60,7 +60,7 @@ def test_our_losses_equal_one_process(ranks: Ranks, name: str) -> None:
     world_size, model = len(ranks), gloo_losses.ours()[name]
     whole = gloo_losses.our_losses(model, world_size, slice(0, world_size * gloo_losses.SLIDES))
     for key, expected in whole.items():
-        parts = [found[f"ours.{name}.{key}"] for found in ranks]
+        parts = [values[f"ours.{name}.{key}"] for values in ranks]
         if key.startswith("grad."):
             assert_close(torch.cat(parts) / world_size, expected, 1e-6, key)
         else:

@@ -32,12 +32,12 @@ def naive_rank(scores, right):
 
 
 def naive_average_precision(truth, scores):
-    found = []
+    precisions = []
     for order in itertools.permutations(range(len(scores))):
         if all(scores[a] >= scores[b] for a, b in itertools.pairwise(order)):
             labels = truth[list(order)]
-            found.append(np.mean([labels[: i + 1].mean() for i in np.flatnonzero(labels)]))
-    return np.mean(found)
+            precisions.append(np.mean([labels[: i + 1].mean() for i in np.flatnonzero(labels)]))
+    return np.mean(precisions)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -157,8 +157,8 @@ def test_calibration_against_a_loop(rng):
 
 def test_wilson_against_scipy_and_the_published_numbers():
     """335 of the 389 SlideBench Microscopy questions: 82.3 to 89.2 %."""
-    found = metrics.wilson_interval(335, 389)
-    assert (round(100 * found.low, 1), round(100 * found.high, 1)) == (82.3, 89.2)
+    interval = metrics.wilson_interval(335, 389)
+    assert (round(100 * interval.low, 1), round(100 * interval.high, 1)) == (82.3, 89.2)
     for successes, total in [(0, 10), (10, 10), (3, 7), (50, 100)]:
         theirs = stats.binomtest(successes, total).proportion_ci(method="wilson")
         ours = metrics.wilson_interval(successes, total)
@@ -167,11 +167,11 @@ def test_wilson_against_scipy_and_the_published_numbers():
 
 def test_bootstrap_of_a_mean_has_the_width_of_theory(rng):
     values = rng.normal(size=400)
-    found = bootstrap_interval(np.mean, values, rng=rng, num=2000)
+    interval = bootstrap_interval(np.mean, values, rng=rng, num=2000)
     half = 1.96 * values.std() / 20
-    assert found.value == pytest.approx(values.mean())
-    assert found.low == pytest.approx(values.mean() - half, abs=0.2 * half)
-    assert found.high == pytest.approx(values.mean() + half, abs=0.2 * half)
+    assert interval.value == pytest.approx(values.mean())
+    assert interval.low == pytest.approx(values.mean() - half, abs=0.2 * half)
+    assert interval.high == pytest.approx(values.mean() + half, abs=0.2 * half)
 
 
 def test_bootstrap_draws_patients(rng):
@@ -188,8 +188,8 @@ def test_bootstrap_draws_patients(rng):
 
 def test_bootstrap_of_two_arrays_leaves_out_undefined_resamples(rng):
     truth = np.array([1, 0, 0, 0, 0, 0])
-    found = bootstrap_interval(metrics.auroc, truth, np.array([0.9, 0.1, 0.2, 0.3, 0.4, 0.5]), rng=rng, num=200)
-    assert found == (1, 1, 1)
+    interval = bootstrap_interval(metrics.auroc, truth, np.array([0.9, 0.1, 0.2, 0.3, 0.4, 0.5]), rng=rng, num=200)
+    assert interval == (1, 1, 1)
 
 
 def test_a_cohort_holds_all_items_of_every_patient_drawn_as_often_as_drawn():

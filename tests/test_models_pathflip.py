@@ -145,14 +145,14 @@ def test_caption_scores_and_contrast_equal_naive_loops():
     got = caption_scores(logits, counted)
     for b in range(B):
         for c in range(B):
-            kept = [logits[b, c * K + k] for k in range(K) if counted[c, k]]
-            torch.testing.assert_close(got[b, c], sum(kept) / len(kept))
+            counted_logits = [logits[b, c * K + k] for k in range(K) if counted[c, k]]
+            torch.testing.assert_close(got[b, c], sum(counted_logits) / len(counted_logits))
     rows = -torch.stack([torch.log_softmax(got[i], 0)[i] for i in range(B)]).mean()
     columns = -torch.stack([torch.log_softmax(got[:, i], 0)[i] for i in range(B)]).mean()
     torch.testing.assert_close(matrix_nce(got, slice(0, B)), (rows + columns) / 2)
 
 
-def test_statement_contrast_equals_a_naive_loop():
+def test_sub_caption_contrast_equals_a_naive_loop():
     g = torch.Generator().manual_seed(2)
     logits = torch.randn(4, 6, generator=g)
     truth = torch.tensor([[1, 1, -1, 1, 0, -1], [-1, 1, -1, 1, 1, -1], [-1, -1, -1, 1, -1, -1], [-1, 1, 1, 1, 0, -1]])

@@ -95,9 +95,9 @@ VERBS = [
 def test_an_out_that_cannot_be_written_is_one_line_before_the_work(tmp_path, monkeypatch, capsys, verb):
     (tmp_path / "file").write_text("x")
     assert run(monkeypatch, *verb, "--out", tmp_path / "file" / "x") == 1
-    told = capsys.readouterr().err
-    assert told.startswith("pathflip: cannot write to '")
-    assert told.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith("pathflip: cannot write to '")
+    assert message.count("\n") == 1
 
 
 def test_decompose_into_a_folder_or_nowhere(tmp_path, monkeypatch, capsys):

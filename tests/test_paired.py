@@ -29,10 +29,10 @@ def test_mcnemar_is_the_exact_binomial_test_of_the_discordant_items():
 def test_a_paired_interval_is_narrower_than_two_apart(rng):
     skill = rng.normal(size=200)
     first, second = skill + 0.1, skill
-    found = compare_paired(lambda v: float(v.mean()), [first], [second], np.arange(200))
-    assert found.difference == pytest.approx(0.1)
-    assert found.high - found.low < 1e-9
-    assert found.p_value is None
+    comparison = compare_paired(lambda v: float(v.mean()), [first], [second], np.arange(200))
+    assert comparison.difference == pytest.approx(0.1)
+    assert comparison.high - comparison.low < 1e-9
+    assert comparison.p_value is None
 
 
 def test_whole_patients_are_drawn(rng):

@@ -136,8 +136,8 @@ def test_fused_and_explicit_attention_agree(generator: torch.Generator) -> None:
     mask[..., 0] = True
     explicit = ((q @ k.mT / 8**0.5).masked_fill(~mask, float("-inf")).softmax(-1)) @ v
     assert_close(attend(q, k, v, mask), explicit, 1e-6)
-    kept = torch.stack([attend(q, k, v, mask, drop=0.2) for _ in range(500)]).mean(0)
-    assert_close(kept, explicit, 0.3)
+    mean = torch.stack([attend(q, k, v, mask, drop=0.2) for _ in range(500)]).mean(0)
+    assert_close(mean, explicit, 0.3)
 
 
 def test_attention_without_any_key_is_finite(generator: torch.Generator) -> None:

@@ -130,8 +130,8 @@ def test_global_similarity_and_raw_sum(batch: AlignBatch) -> None:
     output = load()(batch)
     similarity = losses.cosine(output.slide, output.caption)
     logits = 6.5 * similarity - 3.2
-    found = [similarity, logits]
-    assert min((x - EXPECTED["sim_global_cls"]).abs().max().item() for x in found) < 5e-5
+    values = [similarity, logits]
+    assert min((x - EXPECTED["sim_global_cls"]).abs().max().item() for x in values) < 5e-5
     labels = 2 * torch.eye(3, dtype=torch.long) - 1
     total = region_losses.pair_sigmoid(logits, labels) * 9
     torch.testing.assert_close(total, EXPECTED["siglip_sum_one_direction_cls"], rtol=LOSS, atol=0)
@@ -143,10 +143,10 @@ def test_text_conditioned_head(batch: AlignBatch) -> None:
     output = model(batch)
     texts, index = output.sub_captions, EXPECTED["caption_indices"]
     assert model.region_head is not None
-    found = model.region_head(texts.flatten(0, 1)[index], output.patches, output.patch_mask)
-    unit = torch.nn.functional.normalize(found, dim=-1)
+    rows = model.region_head(texts.flatten(0, 1)[index], output.patches, output.patch_mask)
+    unit = torch.nn.functional.normalize(rows, dim=-1)
     assert_close(unit, EXPECTED["flair_local_image_normalised_cls"], name="normalised")
-    logits = 7.5 * torch.cosine_similarity(found, texts.flatten(0, 1)[index], dim=-1) - 2.4
+    logits = 7.5 * torch.cosine_similarity(rows, texts.flatten(0, 1)[index], dim=-1) - 2.4
     assert_close(logits, EXPECTED["flair_logits_cls"], name="flair_logits")
     own = model.region_head(texts, output.patches, output.patch_mask)
     assert_close(own, EXPECTED["fg_head_out_own_cls"], name="fg_head_out_own")
@@ -180,8 +180,8 @@ def test_soft_top_k(batch: AlignBatch) -> None:
     pooled, weights = region_losses.soft_top_k_pool(output.sub_captions, output.patches, output.patch_mask, 6)
     assert_close(weights, EXPECTED["softtopk_selection_weights_cls"])
     assert_close(weights, EXPECTED["softtopk_ret_weights_cls"])
-    kept = weights.topk(6).indices.sort().values
-    assert torch.equal(kept, EXPECTED["softtopk_indices_cls"].sort().values)
+    largest = weights.topk(6).indices.sort().values
+    assert torch.equal(largest, EXPECTED["softtopk_indices_cls"].sort().values)
     assert_close(pooled, EXPECTED["softtopk_local_features_cls"])
 
 

@@ -59,8 +59,8 @@ def recorded(module: nn.Module, run: Callable[[], object]) -> tuple[list[Tensor]
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
 
-    def keep(_: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
-        inputs.append(given[0])
+    def keep(_: nn.Module, arguments: tuple[Tensor, ...], out: Tensor) -> None:
+        inputs.append(arguments[0])
         outputs.append(out)
 
     handle = module.register_forward_hook(keep)
@@ -224,7 +224,7 @@ def test_released_region_loss_grows_with_the_batch(num_slides: int) -> None:
 
 
 @torch.no_grad()
-def test_repeated_statement_is_not_a_negative(batch: AlignBatch) -> None:
+def test_repeated_sub_caption_is_not_a_negative(batch: AlignBatch) -> None:
     """Slide 1 holds, in its caption, a sub-caption sampled for slide 0: released code calls it false of slide 1."""
     keys = torch.zeros(3, 4, dtype=torch.long)
     keys[0, 2] = 7

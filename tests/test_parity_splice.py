@@ -301,10 +301,10 @@ def test_variant_2_selection(assistant: Assistant, tag: str) -> None:
     assert_close(latents, OUT2["latents"], name="latents")
     scores = assistant.scores(tag, query, patches)
     assert_close(scores, OUT2[f"scores.{tag}"], name="scores")
-    selected, index, kept = select_patches(patches, scores, 5)
+    selected, index, real = select_patches(patches, scores, 5)
     assert torch.equal(index, OUT2[f"topk_indices.{tag}"])
     assert_close(selected, OUT2[f"selected.{tag}"], name="selected")
-    assert kept.all()
+    assert real.all()
 
 
 @torch.no_grad()
@@ -342,8 +342,8 @@ def test_variant_2_row_without_image(assistant: Assistant) -> None:
     assert torch.equal(spliced.mask.long(), OUT2["noimg.attention_mask"])
     assert torch.equal(spliced.labels, OUT2["noimg.labels"])
     assert torch.equal(spliced.position_ids, OUT2["noimg.position_ids"])
-    plain, told = (run(assistant.llm, spliced, positions=p).logits[spliced.mask] for p in (False, True))
-    assert_close(told, plain, 1e-5, "with and without position ids")
+    plain, with_positions = (run(assistant.llm, spliced, positions=p).logits[spliced.mask] for p in (False, True))
+    assert_close(with_positions, plain, 1e-5, "with and without position ids")
 
 
 @torch.no_grad()
@@ -388,11 +388,11 @@ def test_selection_of_short_slides_and_padding() -> None:
     patches.requires_grad_()
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
     scores = torch.tensor([[0.1, 0.4, 0.3, 0.2], [0.5, 0.6, 9.0, 8.0]], requires_grad=True)
-    rows, index, kept = select_patches(patches, scores, 10, mask)
+    rows, index, chosen_real = select_patches(patches, scores, 10, mask)
     assert index.tolist()[0] == [1, 2, 3, 0]
-    assert kept.sum(dim=1).tolist() == [4, 2]
+    assert chosen_real.sum(dim=1).tolist() == [4, 2]
     prefix = LatentPrefix(1, 4)
-    visual, real = prefix(rows, torch.ones(2, 2, 1)), torch.nn.functional.pad(kept, (0, 2), value=True)
+    visual, real = prefix(rows, torch.ones(2, 2, 1)), torch.nn.functional.pad(chosen_real, (0, 2), value=True)
     ids = torch.tensor([[1, 9], [9, 1]])
     spliced = splice_visual(visual, ids, torch.ones_like(ids).bool(), 9, nn.Embedding(5, 4), visual_mask=real)
     assert spliced.mask.sum(dim=1).tolist() == [7, 5]

@@ -15,8 +15,8 @@ CLI = "from pathflip.cli import main; main()"
 
 
 def children_of(process: int) -> list[int]:
-    found = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True, check=False)
-    return [int(child) for child in found.stdout.split()]
+    listing = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True, check=False)
+    return [int(child) for child in listing.stdout.split()]
 
 
 def alive(process: int) -> bool:
@@ -77,7 +77,7 @@ def test_kept_memory_is_not_mapped_anew():
         pass
     if not known:
         pytest.skip("this C library keeps memory its own way")
-    (_, usual), (kept, reused) = faults(False), faults(True)
-    assert kept == 1
+    (_, usual), (with_memory, reused) = faults(False), faults(True)
+    assert with_memory == 1
     assert usual > 100  # pages of 2 MiB at the largest
     assert reused < usual / 10

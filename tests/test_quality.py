@@ -158,10 +158,10 @@ def test_stains_are_recovered():
     amounts = rng.gamma(1.2, 0.4, (40_000, 2)) + 0.02
     amounts[:400] = 0
     pixels = np.clip(245 * np.exp(-amounts @ vectors), 0, 255).round().astype(np.uint8)
-    found = measure_stains(pixels)
-    angles = np.degrees(np.arccos(np.clip((found.vectors * vectors).sum(axis=1), -1, 1)))
+    stains = measure_stains(pixels)
+    angles = np.degrees(np.arccos(np.clip((stains.vectors * vectors).sum(axis=1), -1, 1)))
     assert angles.max() < 6
-    assert found.amounts == pytest.approx(tuple(amounts.mean(axis=0)), rel=0.25)
+    assert stains.amounts == pytest.approx(tuple(amounts.mean(axis=0)), rel=0.25)
     assert measure_stains(np.full((1000, 3), 244, np.uint8)) is None
     assert measure_stains(np.zeros((0, 3), np.uint8)) is None
 

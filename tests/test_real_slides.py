@@ -37,8 +37,10 @@ def extracted(slides, tmp_path_factory):
     out = tmp_path_factory.mktemp("real")
     known = [path for name, path in slides.items() if name not in NO_MPP]
     rows = extract_cohort(known, SPEC, "stain_texture", out, num_workers=1)
-    given = extract_cohort([slides[name] for name in NO_MPP], SPEC, "stain_texture", out, slide_mpp=0.5, num_workers=1)
-    return out, {row.slide_id: row for row in rows + given}
+    with_mpp = extract_cohort(
+        [slides[name] for name in NO_MPP], SPEC, "stain_texture", out, slide_mpp=0.5, num_workers=1
+    )
+    return out, {row.slide_id: row for row in rows + with_mpp}
 
 
 def test_info_reads_every_slide_but_the_broken_one(slides):
@@ -74,8 +76,8 @@ def test_extraction_does_what_can_be_done(extracted):
 
 def test_features_of_real_tissue_are_finite_and_tell_slides_apart(extracted):
     _, rows = extracted
-    found = {name: pathflip.read_features(rows[name].path) for name in GOOD | NO_MPP}
-    for features in found.values():
+    features_of = {name: pathflip.read_features(rows[name].path) for name in GOOD | NO_MPP}
+    for features in features_of.values():
         assert features.valid.mean() > 0.99
         assert np.isfinite(features.features).all()
         assert features.features[features.valid].std(0).mean() > 0.01

@@ -121,11 +121,11 @@ def check_outputs_of_variant_two(model: Any, pooling: str = "mean") -> None:
     torch.testing.assert_close(sum(losses.values()), expected[f"loss.siglip_flair_{pooling}"], rtol=LOSS, atol=0)
 
 
-def assert_same(found: Weights, expected: Weights) -> None:
-    assert found.keys() == expected.keys()
+def assert_same(weights: Weights, expected: Weights) -> None:
+    assert weights.keys() == expected.keys()
     for name, value in expected.items():
-        assert found[name].dtype == value.dtype, name
-        assert torch.equal(found[name], value), name
+        assert weights[name].dtype == value.dtype, name
+        assert torch.equal(weights[name], value), name
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -178,8 +178,8 @@ def test_published_sizes_need_no_options(tmp_path: Path) -> None:
     out = export_released(tmp_path / "native", tmp_path / "w.bin")
     assert [note.split()[0] for note in out.notes] == ["logit", "without"]
     done = import_released(tmp_path / "w.bin", tmp_path / "run", **FEATURES)
-    told = {**config, **{k: v for k, v in sizes.items() if k != "bias"}}
-    assert {key: done.model[key] for key in told} == told
+    settings = {**config, **{k: v for k, v in sizes.items() if k != "bias"}}
+    assert {key: done.model[key] for key in settings} == settings
     assert any(text.startswith("num_heads 2") for text in done.assumed)
     again = load_checkpoint(tmp_path / "run").model
     scale, bias = again._scaling()
@@ -216,18 +216,20 @@ def with_lora(weights: Weights, rank: int, scale: float) -> Weights:
     return split
 
 
-@pytest.mark.parametrize("told", ["published", "option", "file", "rslora"])
-def test_lora_is_merged(told: str, tmp_path: Path) -> None:
-    rank, alpha = (16, 64.0) if told == "published" else (4, 6.0)
-    scale = alpha / (rank**0.5 if told == "rslora" else rank)
+@pytest.mark.parametrize("alpha_from", ["published", "option", "file", "rslora"])
+def test_lora_is_merged(alpha_from: str, tmp_path: Path) -> None:
+    rank, alpha = (16, 64.0) if alpha_from == "published" else (4, 6.0)
+    scale = alpha / (rank**0.5 if alpha_from == "rslora" else rank)
     file = prefixed("model.")(with_lora(TWO, rank, scale), tmp_path)
-    if told in ("file", "rslora"):
-        config = {"lora_alpha": alpha, "r": rank, "use_rslora": told == "rslora"}
+    if alpha_from in ("file", "rslora"):
+        config = {"lora_alpha": alpha, "r": rank, "use_rslora": alpha_from == "rslora"}
         (tmp_path / "adapter_config.json").write_text(json.dumps(config))
-    done = bring(file, tmp_path / "run", "perceiver", lora_alpha=alpha if told == "option" else None)
+    done = bring(file, tmp_path / "run", "perceiver", lora_alpha=alpha if alpha_from == "option" else None)
     assert done.merged_lora == 12
     assert done.ignored == ["text_encoder.pooler.dense.bias", "text_encoder.pooler.dense.weight"]
-    source = {"published": "assumed", "option": "given", "file": "adapter_config", "rslora": "adapter_config"}[told]
+    source = {"published": "assumed", "option": "given", "file": "adapter_config", "rslora": "adapter_config"}[
+        alpha_from
+    ]
     assert any(f"alpha {alpha:g}" in text and source in text for text in done.assumed)
     check_outputs_of_variant_two(load_checkpoint(tmp_path / "run").model)
     export_released(tmp_path / "run", tmp_path / "back.bin")

@@ -192,8 +192,10 @@ class Page(HTMLParser):
 
     def pictures(self, alt: str) -> list[np.ndarray]:
         """Decoded images whose alternative text holds ``alt``."""
-        found = [a["src"] for tag, a in self.tags if tag == "img" and alt in a["alt"]]
-        return [np.asarray(Image.open(io.BytesIO(base64.b64decode(s.split(",", 1)[1]))).convert("RGB")) for s in found]
+        sources = [a["src"] for tag, a in self.tags if tag == "img" and alt in a["alt"]]
+        return [
+            np.asarray(Image.open(io.BytesIO(base64.b64decode(s.split(",", 1)[1]))).convert("RGB")) for s in sources
+        ]
 
 
 def written(tmp_path: Path, content: ReportContent) -> tuple[str, Page]:
@@ -339,11 +341,11 @@ def test_a_single_hot_tile_lights_its_own_place(tmp_path, bare, column, row):
     info = SlideInfo("wide", (columns * 128, rows * 64), 2.0)
     coords = np.stack(np.meshgrid(np.arange(columns) * 128, np.arange(rows) * 64), axis=-1).reshape(-1, 2)
     hot = (coords == (column * 128, row * 64)).all(1)
-    found = Heatmap(TileGrid(info, TileSpec(64, 2.0), coords), hot.astype(np.float32) * 3, "spot", 1.0)
+    heatmap = Heatmap(TileGrid(info, TileSpec(64, 2.0), coords), hot.astype(np.float32) * 3, "spot", 1.0)
     truth = np.zeros((rows, columns), bool)
     truth[row, column] = True
     slide = np.full((400, 800, 3), 230, np.uint8)
-    example = GroundingExample("wide", "spot", False, slide, found, None, truth, 1.0, 1.0)
+    example = GroundingExample("wide", "spot", False, slide, heatmap, None, truth, 1.0, 1.0)
     _, page = written(tmp_path, replace(bare, groundings=[example]))
     (picture,) = page.pictures("Heatmap of PathFLIP")
     assert picture.shape == (280, 560, 3)
@@ -412,9 +414,9 @@ def test_paired_differences_are_marked_by_their_interval(tmp_path, bare):
 
 
 def test_an_excerpt_ends_after_a_whole_word(tmp_path, content):
-    found = content.retrievals[0]
-    ranked = [replace(found.ranked[0], excerpt=text) for text in ("Necrosis is pres", "No necrosis.")]
-    html, _ = written(tmp_path, replace(content, groundings=[], retrievals=[replace(found, ranked=ranked)]))
+    example = content.retrievals[0]
+    ranked = [replace(example.ranked[0], excerpt=text) for text in ("Necrosis is pres", "No necrosis.")]
+    html, _ = written(tmp_path, replace(content, groundings=[], retrievals=[replace(example, ranked=ranked)]))
     assert re.findall("<q>(.*?)</q>", html) == ["Necrosis is …", "No necrosis."]
 
 

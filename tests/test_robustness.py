@@ -64,10 +64,10 @@ def expected(slides, tmp_path):
 
 def assert_complete(out, expected):
     """All slides, each equal to the undisturbed run, and nothing half-written beside them."""
-    found = {path.stem: read_features(path).features for path in feature_files(out)}
-    assert sorted(found) == sorted(expected)
+    features = {path.stem: read_features(path).features for path in feature_files(out)}
+    assert sorted(features) == sorted(expected)
     for name, rows in expected.items():
-        np.testing.assert_array_equal(found[name], rows)
+        np.testing.assert_array_equal(features[name], rows)
     assert leftovers(out) == []
     assert failures(out) == []
 
@@ -337,13 +337,13 @@ def test_overwriting_never_leaves_two_kinds(slides, tmp_path):
 def test_every_output_carries_the_hash_of_its_settings(slides, tmp_path):
     import h5py
 
-    found = set()
+    hashes = set()
     for spec in (SPEC, replace(SPEC, stride_px=32), replace(SPEC, min_tissue=0.5)):
-        (outcome,) = run(slides[:1], tmp_path / str(len(found)), spec)
+        (outcome,) = run(slides[:1], tmp_path / str(len(hashes)), spec)
         with h5py.File(outcome.path) as file:
             assert json.loads(file.attrs["settings"])["slide_bytes"] == slides[0].stat().st_size
-            found.add(file.attrs["settings_hash"])
-    assert len(found) == 3
+            hashes.add(file.attrs["settings_hash"])
+    assert len(hashes) == 3
 
 
 # ---------------------------------------------------------------- slides
@@ -418,11 +418,11 @@ def test_tiles_that_do_not_decode_are_invalid_rows(tmp_path, compression):
     reference = read_features(good.path)
     rows = reference.coords // 64
     for outcome, damaged in ((one, (rows == 5).all(axis=1)), (half, rows[:, 1] >= 5)):
-        found = read_features(outcome.path)
+        features = read_features(outcome.path)
         assert (outcome.status, outcome.invalid) == ("done", damaged.sum())
         assert outcome.message == f"{damaged.sum()} tiles could not be read"
-        np.testing.assert_array_equal(~found.valid, damaged)
-        np.testing.assert_array_equal(found.features[~damaged], reference.features[~damaged])
+        np.testing.assert_array_equal(~features.valid, damaged)
+        np.testing.assert_array_equal(features.features[~damaged], reference.features[~damaged])
     (tmp_path / "half.tif").write_bytes(path.read_bytes() + b"tail")  # copied again: said, not silently skipped
     with pytest.raises(ConfigError, match=r"half.h5.*slide_bytes was"):
         run([path, tmp_path / "one.tif", tmp_path / "half.tif"], tmp_path / "o")

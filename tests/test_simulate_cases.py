@@ -239,14 +239,14 @@ def _read(words, text):
 def _check(sentence, plan, measured):
     """Complain if a visual sentence is not true of the slide. Uses nothing but the sentence."""
     text = sentence.lower()
-    found = _read(FINDING_WORDS, text)
+    findings = _read(FINDING_WORDS, text)
     denied = re.search(DENIAL, text) is not None
-    if found:
-        assert len(found) <= 2 if denied else len(found) == 1
-        for name in found:
+    if findings:
+        assert len(findings) <= 2 if denied else len(findings) == 1
+        for name in findings:
             assert measured[name].present != denied, sentence
         if not denied:
-            seen = measured[found.pop()]
+            seen = measured[findings.pop()]
             assert _places_said(text) <= {seen.place}, (sentence, seen)
             assert _read(EXTENT_WORDS, text) <= {extent_of(seen.fraction)}, (sentence, seen)
             for number in re.findall(r"([\d.]+) %", text):
@@ -322,8 +322,8 @@ def test_reports_are_complete_and_of_the_right_size(cases):
                 continue
             assert 8 <= len(sub_captions) <= 12
             assert re.sub(r"\s", " ", text) == " ".join(s.sentence for s in sub_captions)
-            told = sorted(s.concept for s in sub_captions if s.kind == "finding")
-            assert told == sorted(name for name in FINDINGS if measured[name].present)
+            concepts = sorted(s.concept for s in sub_captions if s.kind == "finding")
+            assert concepts == sorted(name for name in FINDINGS if measured[name].present)
             denied = [c for s in sub_captions if s.kind == "absence" for c in (s.concept, *s.others)]
             assert len(denied) == len(set(denied)) >= 2
             assert ("tumour" in denied) == (plan.tumour is None)
@@ -468,15 +468,15 @@ def _truth(question, plan, measured):
 def test_answers_are_right_and_nothing_gives_them_away(cases):
     questions = []
     for plan, measured, _ in cases:
-        asked = write_questions(plan, measured, WORLD.rng("questions", plan.slide_id))
-        assert asked == write_questions(plan, measured, WORLD.rng("questions", plan.slide_id))
-        for q in asked:
+        of_slide = write_questions(plan, measured, WORLD.rng("questions", plan.slide_id))
+        assert of_slide == write_questions(plan, measured, WORLD.rng("questions", plan.slide_id))
+        for q in of_slide:
             assert len(set(q.options)) == 4
             truth = _truth(q, plan, measured)
             assert q.answer_text == (truth or CANNOT_TELL), q
             assert q.answerable == (truth is not None)
             assert q.evidence is None or measured[q.evidence].present
-        questions += asked
+        questions += of_slide
     letters = Counter(q.answer for q in questions)
     assert all(letters[x] / len(questions) == pytest.approx(0.25, abs=0.03) for x in "ABCD")
     offered = [q for q in questions if CANNOT_TELL in q.options]

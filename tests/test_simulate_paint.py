@@ -64,14 +64,14 @@ def test_noise_is_standardised_and_seamless(rng: np.random.Generator) -> None:
 
 
 def test_cells_match_a_naive_nearest_point_search(rng: np.random.Generator) -> None:
-    found = cells(rng, 120, 24)
-    columns, rows = found.x.astype(int), found.y.astype(int)
+    tessellation = cells(rng, 120, 24)
+    columns, rows = tessellation.x.astype(int), tessellation.y.astype(int)
     for y, x in rng.integers(0, 120, (60, 2)):
         dx = np.minimum(np.abs(columns - x), 120 - np.abs(columns - x))
         dy = np.minimum(np.abs(rows - y), 120 - np.abs(rows - y))
         distance = np.hypot(dx, dy)
-        assert found.reach[y, x] == pytest.approx(distance.min(), rel=0.05, abs=0.5)  # OpenCV's 5×5 chamfer
-        assert distance[found.ids[y, x] - 1] <= distance.min() * 1.05 + 0.5
+        assert tessellation.reach[y, x] == pytest.approx(distance.min(), rel=0.05, abs=0.5)  # OpenCV's 5×5 chamfer
+        assert distance[tessellation.ids[y, x] - 1] <= distance.min() * 1.05 + 0.5
 
 
 def test_stamped_ellipses_have_their_area_and_wrap(rng: np.random.Generator) -> None:
@@ -104,18 +104,18 @@ def test_findings_have_their_planned_share_and_place(seed: int) -> None:
     )
     world = replace(SMALL, slide_px=1536)
     labels = paint(case(planned, seed), world).labels
-    found = measure(labels)
+    measured = measure(labels)
     tissue = tissue_mask(labels).sum()
     for finding in planned:
         share = (labels == LABELS.index(finding.name)).sum() / tissue
         assert share == pytest.approx(finding.fraction, rel=0.1, abs=0.002)
-        assert found[finding.name].present
-        assert found[finding.name].fraction == pytest.approx(share, abs=1e-4)
-    agree = [found[finding.name].place == finding.place for finding in planned]
+        assert measured[finding.name].present
+        assert measured[finding.name].fraction == pytest.approx(share, abs=1e-4)
+    agree = [measured[finding.name].place == finding.place for finding in planned]
     assert sum(agree) >= 2  # tissue need not reach into the cell a plan names
-    assert found["tumour"].fraction == pytest.approx(0.35 + found["keratin_pearls"].fraction, rel=0.15)
-    assert not found["necrosis"].present
-    assert set(found) == set(CONCEPTS)
+    assert measured["tumour"].fraction == pytest.approx(0.35 + measured["keratin_pearls"].fraction, rel=0.15)
+    assert not measured["necrosis"].present
+    assert set(measured) == set(CONCEPTS)
 
 
 def test_scattered_findings_are_measured_as_scattered() -> None:
@@ -248,11 +248,11 @@ def test_evidence_boxes_hold_the_largest_pieces(labels: np.ndarray) -> None:
 
 @pytest.mark.slow
 def test_two_workers_write_the_same_bytes_as_one(cohort: Path, tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-    simulate(SMALL, tmp_path, num_workers=2, progress=lambda done, total: told.append((done, total)))
+    progress: list[tuple[int, int]] = []
+    simulate(SMALL, tmp_path, num_workers=2, progress=lambda done, total: progress.append((done, total)))
     assert digests(tmp_path) == digests(cohort)
-    assert told[0] == (0, 4)
-    assert told[-1] == (4, 4)
+    assert progress[0] == (0, 4)
+    assert progress[-1] == (4, 4)
 
 
 def test_cohort_tables_agree_with_the_truth(cohort: Path) -> None:
@@ -265,9 +265,9 @@ def test_cohort_tables_agree_with_the_truth(cohort: Path) -> None:
         record = json.loads((cohort / "truth" / f"{row['slide']}.json").read_text())
         assert (row["patient"], row["split"]) == (plans[row["slide"]].patient, plans[row["slide"]].split)
         for finding in FINDINGS:
-            found = measure(labels)[finding]
-            assert row[finding] == str(int(found.present))
-            assert record["measured"][finding]["fraction"] == found.fraction
+            measures = measure(labels)[finding]
+            assert row[finding] == str(int(measures.present))
+            assert record["measured"][finding]["fraction"] == measures.fraction
         outlines = json.loads((cohort / "truth" / f"{row['slide']}.geojson").read_text())
         named = {feature["properties"]["classification"]["name"] for feature in outlines["features"]}
         assert named >= {name for name in FINDINGS if row[name] == "1"}
@@ -283,11 +283,11 @@ def test_an_interrupted_cohort_is_continued_and_another_world_refused(cohort: Pa
     before = digests(cohort)
     first, second = sorted((cohort / "truth").glob("*.json"))[:2]
     first.unlink()
-    kept = second.stat().st_mtime_ns
-    told: list[int] = []
-    simulate(SMALL, cohort, num_workers=1, progress=lambda done, total: told.append(done))
-    assert told == [3, 4]
-    assert second.stat().st_mtime_ns == kept
+    stamp = second.stat().st_mtime_ns
+    counts: list[int] = []
+    simulate(SMALL, cohort, num_workers=1, progress=lambda done, total: counts.append(done))
+    assert counts == [3, 4]
+    assert second.stat().st_mtime_ns == stamp
     assert digests(cohort) == before
     with pytest.raises(ConfigError, match=r"another world: seed 3 \(asked: 4\)"):
         simulate(replace(SMALL, seed=4), cohort)

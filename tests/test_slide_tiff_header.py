@@ -15,11 +15,11 @@ BASES = tiff_bases()
 def entry(data, tag, page=0):
     """Where an entry of a page lies."""
     big = data[2] == 43
-    fields, found = [at for at, width in tiff_fields(data) if width == 2], []
+    fields, entries = [at for at, width in tiff_fields(data) if width == 2], []
     for at in fields:
         if struct.unpack_from("<H", data, at)[0] == tag and struct.unpack_from("<H", data, at + 2)[0] in (3, 4, 16):
-            found.append(at)
-    return found[page], (12 if big else 8)
+            entries.append(at)
+    return entries[page], (12 if big else 8)
 
 
 def changed(data, tag, value, page=0, width=4):

@@ -350,18 +350,18 @@ def drawn(name, mask, um):
 @pytest.mark.parametrize("name", sorted(path.stem for path in OUTLINED.glob("*.geojson")))
 def test_outlines_drawn_by_hand(real_data, name):
     with open_slide(real_data / "slides_tissue" / f"{name}.tif") as slide:
-        found = find_tissue(slide)
-    um = found.downsample * found.info.mpp0
-    tissue, fat = drawn(name, found.mask, um)
-    assert 2 * (tissue & found.mask).sum() / (tissue.sum() + found.mask.sum()) > 0.92
+        found_tissue = find_tissue(slide)
+    um = found_tissue.downsample * found_tissue.info.mpp0
+    tissue, fat = drawn(name, found_tissue.mask, um)
+    assert 2 * (tissue & found_tissue.mask).sum() / (tissue.sum() + found_tissue.mask.sum()) > 0.92
     if fat.any():
-        assert (fat & ~found.mask).sum() / fat.sum() < 0.06
+        assert (fat & ~found_tissue.mask).sum() / fat.sum() < 0.06
     if name in ("celiac-disease_HE", "erosion_HE", "kidneyoncocytoma_HE", "BS3_HE"):
         before = json.loads((OUTLINED / "before.json").read_text(encoding="utf-8"))[name]
-        assert found.area_mm2 == pytest.approx(before, rel=0.05)
+        assert found_tissue.area_mm2 == pytest.approx(before, rel=0.05)
     if name in ("parasite_HE", "BS17_HE"):
         smears = {"parasite_HE": [(1080, 2030), (30, 685), (180, 105), (85, 1953)], "BS17_HE": [(94, 120), (463, 20)]}
-        assert not any(found.mask[int(y * 8 / um), int(x * 8 / um)] for x, y in smears[name])
+        assert not any(found_tissue.mask[int(y * 8 / um), int(x * 8 / um)] for x, y in smears[name])
 
 
 def degraded(picture, kind):

@@ -187,7 +187,7 @@ def test_extraction_keeps_normalised_features_apart(laboratories, tmp_path):
     assert (single.status, single.error) == ("failed", "SlideError")
     assert "a slide of one stain" in single.message
     assert stained.path == tmp_path / "o" / "features_colour_histogram+macenko" / "stained.h5"
-    found, raw = read_features(stained.path), read_features(plain[1].path)
-    assert found.encoder == "colour_histogram+macenko"
-    np.testing.assert_array_equal(found.coords, raw.coords)
-    assert np.abs(found.features - raw.features).max() > 0.1
+    normalised, raw = read_features(stained.path), read_features(plain[1].path)
+    assert normalised.encoder == "colour_histogram+macenko"
+    np.testing.assert_array_equal(normalised.coords, raw.coords)
+    assert np.abs(normalised.features - raw.features).max() > 0.1

@@ -42,12 +42,12 @@ def test_encodings_separators_and_line_ends(tmp_path, encoding, delimiter, end):
 
 @pytest.mark.parametrize("name", ["sep_line_of_a_spreadsheet.csv", "utf16_tab_separated.csv", "windows_1252.csv"])
 def test_files_of_spreadsheets(name):
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         (caption,) = read_captions(TABLES / name)
     assert caption.slide_id == "s1"
     assert caption.text == ("Größe 2 cm, kein Tumor." if "1252" in name else "Necrosis is present.")
-    assert [str(one.message).split(". ")[0] for one in told] == (
+    assert [str(one.message).split(". ")[0] for one in warned] == (
         ["windows_1252.csv: not UTF-8; read as Windows-1252"] if "1252" in name else []
     )
 

@@ -46,7 +46,7 @@ def test_csv(tmp_path, delimiter, bom):
     assert [sub_caption.text for sub_caption in caption.sub_captions] == ["One, two; three.", "Four.", "Five."]
 
 
-def test_ready_made_statements(tmp_path):
+def test_ready_made_sub_captions(tmp_path):
     rows = [
         {"slide": "s1", "text": "Report.", "subcaptions": ["No pus.", {"text": "Keratin.", "box": [1, 2, 3, 4]}]},
         {"slide": "s2", "fine_grained_concepts": [{"concept": "glands", "visual_description": "Glands fuse."}]},

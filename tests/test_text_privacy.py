@@ -54,10 +54,10 @@ def planted():
 
 def test_planted_identifiers_are_noted():
     texts = list(dict.fromkeys(planted()))
-    found = [kind in {item.kind for item in find_identifiers(f"Necrosis is seen. {text}")} for kind, text in texts]
-    missed = [text for (_, text), seen in zip(texts, found, strict=True) if not seen]
-    print(f"{sum(found)} of {len(found)} planted identifiers noted; missed: {missed[:10]}")
-    assert sum(found) >= 0.97 * len(found), missed
+    noted = [kind in {item.kind for item in find_identifiers(f"Necrosis is seen. {text}")} for kind, text in texts]
+    missed = [text for (_, text), seen in zip(texts, noted, strict=True) if not seen]
+    print(f"{sum(noted)} of {len(noted)} planted identifiers noted; missed: {missed[:10]}")
+    assert sum(noted) >= 0.97 * len(noted), missed
 
 
 def test_places_are_those_of_the_text_given():
@@ -116,5 +116,5 @@ def test_a_signature_under_every_report_is_no_token():
 
 
 def test_words_of_several_reports_stay():
-    kept = without_private_words([["Reed cells are seen."], ["Reed cells."], ["reed cells"], ["Dr. Reed saw cells."]])
-    assert kept[3] == "Dr. Reed saw cells."
+    texts = without_private_words([["Reed cells are seen."], ["Reed cells."], ["reed cells"], ["Dr. Reed saw cells."]])
+    assert texts[3] == "Dr. Reed saw cells."

@@ -72,9 +72,9 @@ def test_parts_are_kept_apart():
     ],
 )  # fmt: skip
 def test_headings(line, kind, part):
-    found = heading_of(line)
-    assert found is not None
-    assert (found.kind, found.part) == (kind, part)
+    heading = heading_of(line)
+    assert heading is not None
+    assert (heading.kind, heading.part) == (kind, part)
 
 
 @pytest.mark.parametrize(

@@ -29,36 +29,36 @@ class Script(np.random.Generator):
 
 def exact_distribution(n, **options):
     """Probability of every outcome of one draw, by walking the whole tree of choices."""
-    found, open_paths = defaultdict(float), [[]]
+    probability, open_paths = defaultdict(float), [[]]
     while open_paths:
         path = open_paths.pop()
         script = Script(path)
         (outcome,) = sample_merges(n, 1, script, **options)
-        found[outcome] += script.probability
+        probability[outcome] += script.probability
         for depth in range(len(path), script.asked):  # the siblings not yet walked
             for answer in range(1, script.widths[depth]):
                 open_paths.append(path + [0] * (depth - len(path)) + [answer])
-    return dict(found)
+    return dict(probability)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_published_distribution(n):
     expected = {tuple(map(int, key.split("-"))): value for key, value in TABLE[str(n)].items()}
-    found = exact_distribution(n, skip_last_window=True)
-    assert found.keys() == expected.keys()
+    probability = exact_distribution(n, skip_last_window=True)
+    assert probability.keys() == expected.keys()
     for key, value in expected.items():
-        assert found[key] == pytest.approx(value, abs=1e-12)
+        assert probability[key] == pytest.approx(value, abs=1e-12)
 
 
 @pytest.mark.parametrize("n", [3, 5, 8])
 def test_default_reaches_the_last_sentence_as_often_as_the_first(n):
-    found = exact_distribution(n)
-    assert sum(found.values()) == pytest.approx(1)
+    probability = exact_distribution(n)
+    assert sum(probability.values()) == pytest.approx(1)
     for m in (2, 3):
-        runs = [found[tuple(range(start, start + m))] for start in range(n - m + 1)]
+        runs = [probability[tuple(range(start, start + m))] for start in range(n - m + 1)]
         assert np.ptp(runs) < 1e-12
     last = tuple(range(n - 2, n))
-    assert found[last] > 5 * exact_distribution(n, skip_last_window=True)[last] or n == 3
+    assert probability[last] > 5 * exact_distribution(n, skip_last_window=True)[last] or n == 3
 
 
 def test_seeded_draws_follow_the_distribution():

@@ -154,10 +154,10 @@ def test_what_a_slide_can_show(text):
         ("No.", "no", True, True),
     ],
 )
-def test_whole_statements(text, content, visual, negated):
-    found = parse_sub_caption(text)
-    assert (found.content, found.visual, found.negated) == (content, visual, negated)
-    assert found.concept is None
+def test_whole_sub_captions(text, content, visual, negated):
+    sub_caption = parse_sub_caption(text)
+    assert (sub_caption.content, sub_caption.visual, sub_caption.negated) == (content, visual, negated)
+    assert sub_caption.concept is None
 
 
 FLIPPABLE = [
@@ -225,7 +225,7 @@ def test_no_flip_where_it_might_not_be_false(text, rng):
     assert flip_sub_caption(text, rng) is None
 
 
-def test_flip_takes_a_parsed_statement_and_repeats_with_the_seed():
+def test_flip_takes_a_parsed_sub_caption_and_repeats_with_the_seed():
     parsed = parse_sub_caption("Focal necrosis")
     draws = [[flip_sub_caption(parsed, np.random.default_rng(seed)) for seed in range(8)] for _ in range(2)]
     assert draws[0] == draws[1]
@@ -235,9 +235,9 @@ def test_flip_takes_a_parsed_statement_and_repeats_with_the_seed():
 @settings(max_examples=200, deadline=None)
 @given(st.text(min_size=1, max_size=80).filter(str.strip))
 def test_any_text_parses(text):
-    found = parse_sub_caption(text)
-    assert found.text == text.strip()
-    assert found.content == found.content.strip()
+    sub_caption = parse_sub_caption(text)
+    assert sub_caption.text == text.strip()
+    assert sub_caption.content == sub_caption.content.strip()
     flipped = flip_sub_caption(text, np.random.default_rng(0))
     assert flipped is None or flipped.strip()
 

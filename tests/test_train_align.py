@@ -71,7 +71,7 @@ def test_gradient_caching_holds_one_chunk_of_activations(batch):
     def most_alive(chunk: int) -> int:
         hidden, most = [], [0]
 
-        def count(module, given, out):
+        def count(module, inputs, out):
             hidden.append(weakref.ref(out))
             alive = [ref() for ref in hidden]
             most[0] = max(most[0], sum(len(tensor) for tensor in alive if tensor is not None))

@@ -67,9 +67,9 @@ def test_prefetching_changes_neither_order_nor_errors(depth):
 
 
 def test_prefetcher_stops_at_the_end():
-    asked = []
-    with Prefetcher(lambda index: asked.append(index), 0, 3, 8) as source:
+    indices = []
+    with Prefetcher(lambda index: indices.append(index), 0, 3, 8) as source:
         for _ in range(3):
             source.take()
-    assert asked == [0, 1, 2]
+    assert indices == [0, 1, 2]
     assert make_batch([0], np.random.default_rng(0)).slide_ids == ("slide-00",)

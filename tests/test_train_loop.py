@@ -124,7 +124,7 @@ def test_loop_is_plain_training(tmp_path):
 def test_precision_is_what_was_asked_one_model_after_another(tmp_path, precision):
     seen = []
     step = AlignStep(TinyAlign())
-    step.model.text.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
+    step.model.text.register_forward_hook(lambda module, inputs, out: seen.append(out.dtype))
     train(tmp_path, step=step, precision=precision)
     assert set(seen) == {torch.bfloat16 if precision == "bf16" else torch.float32}
     assert step.model.text.weight.dtype == torch.float32

@@ -54,12 +54,12 @@ def test_a_plain_model_has_no_spread_state() -> None:
 def test_spread_moments_come_back_where_they_were() -> None:
     """Two processes' fragments of one flat partition, as ZeRO lays them out, through ``moments`` and ``restore``."""
     model, values = torch.nn.Linear(3, 2), {"exp_avg": 1.0, "exp_avg_sq": 2.0}
-    given: dict[tuple[str, str], torch.Tensor] = {}
+    moments: dict[tuple[str, str], torch.Tensor] = {}
     for name, parameter in model.named_parameters():
         tags: Any = parameter
         tags._hp_mapping = object()
         tags.get_full_hp_param = lambda entry, p=parameter: torch.full_like(p, values[entry])
-        tags.set_full_hp_param = lambda value, entry, name=name: given.__setitem__((name, entry), value)
+        tags.set_full_hp_param = lambda value, entry, name=name: moments.__setitem__((name, entry), value)
     flat, called = torch.zeros(8), []
     optimizer = SimpleNamespace(
         optimizer=SimpleNamespace(state={flat: {"step": 3.0}}),
@@ -77,4 +77,4 @@ def test_spread_moments_come_back_where_they_were() -> None:
     assert called == ["weights", "fragments"]
     assert optimizer.optimizer.state[flat]["step"] == 3.0
     assert optimizer.optimizer.state[flat]["exp_avg"].shape == flat.shape
-    assert given["bias", "exp_avg"].tolist() == [1.0, 1.0]
+    assert moments["bias", "exp_avg"].tolist() == [1.0, 1.0]

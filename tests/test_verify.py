@@ -44,8 +44,8 @@ def calibration(cohort, model):
 @pytest.fixture(scope="module")
 def study(cohort, model, calibration):
     truths, _, features = cohort["test"]
-    found = study_verification(model, encoded(model, features), truths, calibration, cohort["train"][1], num=200)
-    return {(row.kind, row.attribute): row for row in found.rows}, found
+    result = study_verification(model, encoded(model, features), truths, calibration, cohort["train"][1], num=200)
+    return {(row.kind, row.attribute): row for row in result.rows}, result
 
 
 # --- Words -----------------------------------------------------------------------------------------------------------
@@ -149,9 +149,9 @@ def case(model):
 
 
 def judged(model, case, calibration, *sentences):
-    found = verify_report(model, case, " ".join(sentences), calibration)
-    assert [j.sentence for j in found.judgements] == list(sentences)
-    return found
+    verification = verify_report(model, case, " ".join(sentences), calibration)
+    assert [j.sentence for j in verification.judgements] == list(sentences)
+    return verification
 
 
 def test_true_sentences_are_supported_and_false_ones_contradicted(model, case, calibration):
@@ -161,10 +161,10 @@ def test_true_sentences_are_supported_and_false_ones_contradicted(model, case, c
         "No necrosis is seen.",
         "Necrosis is present in the lower right of the tissue.",
     ]
-    found = judged(model, case, calibration, *true, *false)
-    assert [j.verdict for j in found.judgements] == ["supported"] * 2 + ["contradicted"] * 3
-    assert "left” rather than “lower right”" in found.judgements[4].reason
-    assert found.judgements[3].negated
+    verification = judged(model, case, calibration, *true, *false)
+    assert [j.verdict for j in verification.judgements] == ["supported"] * 2 + ["contradicted"] * 3
+    assert "left” rather than “lower right”" in verification.judgements[4].reason
+    assert verification.judgements[3].negated
 
 
 def test_evidence_lies_on_the_finding(model, case, calibration):
@@ -184,30 +184,30 @@ def test_what_is_left_out_is_named_once(model, case, calibration):
 
 
 def test_what_no_slide_shows_is_not_judged_and_says_why(model, case, calibration):
-    found = judged(model, case, calibration, "The resection margins are clear.", "HER2 is negative.")
-    assert [j.verdict for j in found.judgements] == ["not visible"] * 2
-    assert all(j.probability is None and j.logit is None and not j.regions for j in found.judgements)
-    assert "margins" in found.judgements[0].reason
-    assert "stain" in found.judgements[1].reason
-    assert any("No sentence" in note for note in found.notes)
+    verification = judged(model, case, calibration, "The resection margins are clear.", "HER2 is negative.")
+    assert [j.verdict for j in verification.judgements] == ["not visible"] * 2
+    assert all(j.probability is None and j.logit is None and not j.regions for j in verification.judgements)
+    assert "margins" in verification.judgements[0].reason
+    assert "stain" in verification.judgements[1].reason
+    assert any("No sentence" in note for note in verification.notes)
 
 
 def test_another_language_is_not_judged(model, case, calibration):
-    found = judged(model, case, calibration, "Es finden sich ausgedehnte Verkalkungen.", "Necrosis is present.")
-    first, second = found.judgements
+    verification = judged(model, case, calibration, "Es finden sich ausgedehnte Verkalkungen.", "Necrosis is present.")
+    first, second = verification.judgements
     assert (first.verdict, first.probability) == ("uncertain", None)
     assert first.reason.startswith("Cannot judge")
     assert second.verdict == "supported"
-    assert any(note.startswith("Cannot judge 1 of 2") for note in found.notes)
+    assert any(note.startswith("Cannot judge 1 of 2") for note in verification.notes)
 
 
 def test_without_calibration_nothing_is_called_true_or_false(model, case):
-    found = judged(model, case, None, "Necrosis is present.", "Keratin pearls are present.", "Stage pT2 N0.")
-    assert [j.verdict for j in found.judgements] == ["uncertain", "uncertain", "not visible"]
-    assert all(j.probability is None for j in found.judgements)
-    assert found.judgements[0].logit > found.judgements[1].logit
-    assert "pathflip calibrate" in found.notes[0]
-    assert found.omission_score is None
+    verification = judged(model, case, None, "Necrosis is present.", "Keratin pearls are present.", "Stage pT2 N0.")
+    assert [j.verdict for j in verification.judgements] == ["uncertain", "uncertain", "not visible"]
+    assert all(j.probability is None for j in verification.judgements)
+    assert verification.judgements[0].logit > verification.judgements[1].logit
+    assert "pathflip calibrate" in verification.notes[0]
+    assert verification.omission_score is None
 
 
 @pytest.mark.parametrize("report", ["", "  \n ", "..."])
@@ -220,9 +220,9 @@ def test_ten_thousand_words_are_judged_in_linear_time(model, case, calibration):
     def processor_seconds(count: int) -> float:
         report = " ".join(f"Focal necrosis is seen in {n} % of the upper left of the tissue." for n in range(count))
         start = time.process_time()
-        found = verify_report(model, case, report, calibration)
+        verification = verify_report(model, case, report, calibration)
         seconds = time.process_time() - start
-        assert len(found.judgements) == count
+        assert len(verification.judgements) == count
         return seconds
 
     processor_seconds(10)
@@ -250,12 +250,12 @@ def test_planted_errors_are_false_and_of_every_kind(cohort):
 
 
 def test_a_model_that_knows_findings_finds_errors_about_them(study):
-    rows, found = study
+    rows, result = study
     for kind in ("finding_invented", "negation_flipped", "finding_omitted"):
         assert rows[kind, None].auroc.value > 0.95, kind
         assert rows[kind, None].caught > 0.7
     assert rows["attribute_swapped", "place"].auroc.value > 0.85
-    assert found.ece < 0.1
+    assert result.ece < 0.1
 
 
 def test_and_it_is_a_coin_about_what_it_is_deaf_to(study):
@@ -280,8 +280,8 @@ def test_a_deaf_model_finds_nothing_and_is_sure_of_nothing(cohort, tmp_path):
     deaf = replace(known, checkpoint=replace(known.checkpoint, model=Deaf()))
     assert isinstance(deaf, Aligned)
     fitted = calibrate(deaf, encoded(deaf, val[2]), val[1], train[1], split="val")
-    found = study_verification(deaf, encoded(deaf, test[2][:12]), test[0][:12], fitted, train[1], num=5)
-    rows = {(row.kind, row.attribute): row for row in found.rows}
+    result = study_verification(deaf, encoded(deaf, test[2][:12]), test[0][:12], fitted, train[1], num=5)
+    rows = {(row.kind, row.attribute): row for row in result.rows}
     assert abs(rows["finding_invented", None].auroc.value - 0.5) < 0.2
     assert abs(rows["finding_omitted", None].auroc.value - 0.5) < 0.2
     assert rows["finding_invented", None].caught < 0.2
@@ -326,9 +326,9 @@ def test_a_sentence_that_stands_twice_is_judged_twice_alike(model, case, calibra
 
 def test_the_page_says_what_the_json_says(model, case, calibration, tmp_path):
     sentences = ["Necrosis is present.", "Keratin pearls <b>are</b> present.", "Stage pT2 N0.", "No necrosis is seen."]
-    found = verify_report(model, case, [parse_sub_caption(s) for s in sentences], calibration)
+    verification = verify_report(model, case, [parse_sub_caption(s) for s in sentences], calibration)
     thumbnail = np.full((96, 96, 3), 200, np.uint8)
-    page, data, shapes = write_verification(found, model, case, tmp_path, thumbnail=thumbnail, note="A caution.")
+    page, data, shapes = write_verification(verification, model, case, tmp_path, thumbnail=thumbnail, note="A caution.")
     html, row = page.read_text(encoding="utf-8"), json.loads(data.read_text(encoding="utf-8"))
     assert [s["sentence"] for s in row["sentences"]] == sentences
     assert "<b>are</b>" not in html
@@ -355,8 +355,8 @@ def test_the_page_says_what_the_json_says(model, case, calibration, tmp_path):
 
 def test_the_same_report_gives_the_same_files(model, case, calibration, tmp_path):
     def written(folder):
-        found = verify_report(model, case, "Necrosis is present. No cysts are seen.", calibration)
-        return [path.read_bytes() for path in write_verification(found, model, case, tmp_path / folder)]
+        verification = verify_report(model, case, "Necrosis is present. No cysts are seen.", calibration)
+        return [path.read_bytes() for path in write_verification(verification, model, case, tmp_path / folder)]
 
     assert written("a") == written("b")
 

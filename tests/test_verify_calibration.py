@@ -64,7 +64,7 @@ def cohort():
     return keyword_cohort(80)
 
 
-def test_made_false_statements_are_false(cohort):
+def test_made_false_sub_captions_are_false(cohort):
     _, captions, _ = cohort["val"]
     lexicon = learn_lexicon(cohort["train"][1])
     examples = sub_caption_examples(captions, lexicon, np.random.default_rng(0))

@@ -218,13 +218,13 @@ def test_files_of_the_cohort(tmp_path):
     with pytest.raises(CaptionError, match="splits"):
         read_questions(path, "test")
     (tmp_path / "splits.csv").write_text("slide,patient,split\ns0,P7,test\ns1,P8,train\n")
-    found = read_questions(path, "test")
-    assert [(q.patient, q.answerable) for q in found] == [("P7", True)] * 2
+    questions = read_questions(path, "test")
+    assert [(q.patient, q.answerable) for q in questions] == [("P7", True)] * 2
     said_path = tmp_path / "said.jsonl"
     said_path.write_text(
         "".join(json.dumps({"slide": "s0", "question": "What?", "answer": a}) + "\n" for a in ("C", "(a)"))
     )
-    row = row_of(vqa_measures(found, read_predictions(said_path), num=20), category="all")
+    row = row_of(vqa_measures(questions, read_predictions(said_path), num=20), category="all")
     assert row["value"] == 0.5  # two of the same words are told apart by their order
 
 

@@ -140,7 +140,7 @@ def test_nothing_is_cut_off_on_a_phone(running):
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory):
+def server_with_model(tmp_path_factory):
     """A workbench with a model, and features of one of its two slides."""
     world = tmp_path_factory.mktemp("world")
     write_slides(world / "slides", ("first", "second"))
@@ -169,9 +169,9 @@ def ask(page, phrase: str) -> None:
     page.wait_for_timeout(300)
 
 
-def test_a_phrase_lays_heat_over_the_slide_and_its_regions_jump(asked):
+def test_a_phrase_lays_heat_over_the_slide_and_its_regions_jump(server_with_model):
     with browser_page() as page:
-        page.goto(asked.url)
+        page.goto(server_with_model.url)
         open_slide_card(page, "first")
         assert heat_pixels(page) == 0
         page.keyboard.press("/")
@@ -196,9 +196,9 @@ def test_a_phrase_lays_heat_over_the_slide_and_its_regions_jump(asked):
         assert "current" in page.locator(".finding").nth(2).get_attribute("class")
 
 
-def test_several_phrases_have_colours_and_unknown_ones_say_so(asked):
+def test_several_phrases_have_colours_and_unknown_ones_say_so(server_with_model):
     with browser_page() as page:
-        page.goto(asked.url)
+        page.goto(server_with_model.url)
         open_slide_card(page, "first")
         ask(page, "keratin pearls")
         ask(page, "mucin pools")
@@ -214,9 +214,9 @@ def test_several_phrases_have_colours_and_unknown_ones_say_so(asked):
         assert page.locator(".result").count() == 2
 
 
-def test_a_slide_not_read_yet_is_read_with_progress_while_it_can_be_moved(asked):
+def test_a_slide_not_read_yet_is_read_with_progress_while_it_can_be_moved(server_with_model):
     with browser_page() as page:
-        page.goto(asked.url)
+        page.goto(server_with_model.url)
         open_slide_card(page, "second")
         page.fill(".ask input", "mucin pools")
         page.keyboard.press("Enter")
@@ -227,9 +227,9 @@ def test_a_slide_not_read_yet_is_read_with_progress_while_it_can_be_moved(asked)
         assert heat_pixels(page) > 0
 
 
-def test_what_a_person_types_is_text_and_never_html(asked):
+def test_what_a_person_types_is_text_and_never_html(server_with_model):
     with browser_page() as page:
-        page.goto(asked.url)
+        page.goto(server_with_model.url)
         open_slide_card(page, "first")
         page.fill(".ask input", "<img src=x onerror=document.title='broken'> pearls")
         page.keyboard.press("Enter")
@@ -315,9 +315,9 @@ def test_the_view_is_saved_as_a_picture_with_bar_and_note(running, tmp_path):
 # --- Check and talk --------------------------------------------------------------------------------------------------
 
 
-def test_a_report_is_checked_sentence_by_sentence_and_each_lights_its_places(asked):
+def test_a_report_is_checked_sentence_by_sentence_and_each_lights_its_places(server_with_model):
     with browser_page() as page:
-        page.goto(asked.url)
+        page.goto(server_with_model.url)
         open_slide_card(page, "first")
         page.click("#job-check-tab")
         page.fill("[aria-label=Report]", "Keratin pearls are seen. Surgical margins are free. <i>Mucin</i> pools.")
@@ -336,9 +336,9 @@ def test_a_report_is_checked_sentence_by_sentence_and_each_lights_its_places(ask
         assert page.locator(".shape.clickable").count() == 0, "another job, other places"
 
 
-def test_an_answer_and_its_places_light_each_other(asked_aloud):
+def test_an_answer_and_its_places_light_each_other(server_with_assistant):
     with browser_page() as page:
-        page.goto(asked_aloud.url)
+        page.goto(server_with_assistant.url)
         open_slide_card(page, "first")
         key = page.url.split("slide=")[1]
         page.click("#job-talk-tab")
@@ -353,8 +353,8 @@ def test_an_answer_and_its_places_light_each_other(asked_aloud):
             "text": " ".join(sentences), "sentences": sentences, "abstained": False, "confidence": 0.7,
             "evidence": evidence,
         }  # fmt: skip
-        told = f'event: words\ndata: {{"text": "Keratin"}}\n\nevent: answer\ndata: {json.dumps(answer)}\n\n'
-        page.route("**/api/talk*", lambda route: route.fulfill(body=told, content_type="text/event-stream"))
+        stream = f'event: words\ndata: {{"text": "Keratin"}}\n\nevent: answer\ndata: {json.dumps(answer)}\n\n'
+        page.route("**/api/talk*", lambda route: route.fulfill(body=stream, content_type="text/event-stream"))
         page.fill("[aria-label=Question]", "What is seen?")
         page.keyboard.press("Enter")
         page.wait_for_selector(".said.theirs >> nth=1 >> .place >> nth=1")
@@ -370,7 +370,7 @@ def test_an_answer_and_its_places_light_each_other(asked_aloud):
 
 
 @pytest.fixture(scope="module")
-def asked_aloud(tmp_path_factory):
+def server_with_assistant(tmp_path_factory):
     """A workbench with an assistant."""
     world = tmp_path_factory.mktemp("aloud")
     write_slides(world / "slides", ("first", "second"))

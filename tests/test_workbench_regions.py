@@ -126,8 +126,8 @@ def test_a_killed_server_has_lost_nothing_it_answered(tmp_path, slides):
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    kept = Annotations(slides / DATABASE_NAME).of("a.tif")
-    assert [region.id for region in kept] == answered
+    stored = Annotations(slides / DATABASE_NAME).of("a.tif")
+    assert [region.id for region in stored] == answered
 
 
 def test_other_databases_and_places_that_cannot_be_written_are_refused(tmp_path):

@@ -101,8 +101,8 @@ def save_language_model(folder: Path, name: str = "chatml", seed: int = 0) -> Pa
 
 
 def tiny_slide(name: str, seed: int = 0, num: int = 60):
-    found = make_features(scattered_cells(np.random.default_rng(seed), num), seed=seed, invalid=(2, 9))
-    return replace(found, slide_id=name, info=replace(found.info, slide_id=name))
+    features = make_features(scattered_cells(np.random.default_rng(seed), num), seed=seed, invalid=(2, 9))
+    return replace(features, slide_id=name, info=replace(features.info, slide_id=name))
 
 
 def save_aligned(folder: Path, kind: str = "pathflip") -> Path:
