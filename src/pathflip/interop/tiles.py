@@ -1,4 +1,4 @@
-"""What passes over a bridge: the tiles of one slide, and how their physical size was settled.
+"""The tiles of one slide between two tools, and how their physical size was settled.
 
 A neighbour's file says some of: tile side in encoded pixels, tile side in level-0 pixels, microns. The caller may
 say the rest (:class:`ReadOptions`), and the slide itself knows its own resolution. :func:`settle` makes one answer of
