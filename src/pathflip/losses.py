@@ -140,7 +140,7 @@ def info_nce(
         image: slide embeddings, any length (normalised here).
         text: caption embeddings, row i belonging to slide i.
         scale: what cosines are multiplied by, 1 / temperature.
-        smoothing: share of every target spread evenly over all columns.
+        smoothing: fraction of every target spread evenly over all columns.
         labels: positive where local slide i and caption j of the global batch belong together, and likewise slide j
             and caption i; several in a row share its weight. Default: each slide and its own caption.
         gather: see the module docstring.

@@ -42,7 +42,7 @@ class TowerConfig(BaseModel):
         vocab_size: number of tokens of the tokenizer.
         width: W of the patch stem. embed_dim: E of the shared space.
         text_width, text_layers, text_heads, text_ffn, max_tokens: the text tower.
-        word_dropout: share of word pieces hidden in training, so that no single word decides.
+        word_dropout: fraction of word pieces hidden in training, so that no single word decides.
         feature_noise: spread of Gaussian noise on standardised features in training.
         slide_noise: the same, but one draw for all patches of a slide: staining and scanner shift whole slides, and
             a slide must not be known by its shift.

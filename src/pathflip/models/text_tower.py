@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 Pooling = Literal["cls", "mean", "mean_with_padding"]
-_SAME_GROUP = 0.7  # a text joins the group of a longer one if it is at least this share of its length
+_SAME_GROUP = 0.7  # a text joins the group of a longer one if it is at least this fraction of its length
 
 
 class TextConfig(BaseModel):
@@ -43,7 +43,7 @@ class TextConfig(BaseModel):
         norm_first: normalise what enters a block instead of what leaves it (Xiong et al. 2020, arXiv 2002.04745), and
             the last layer's states; embeddings enter as they are. Trains from scratch without a long warm-up.
         dropout: of embeddings, attention weights and blocks; with ``norm_first`` of embeddings alone.
-        word_dropout: share of word pieces hidden in training, so that no single word decides.
+        word_dropout: fraction of word pieces hidden in training, so that no single word decides.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

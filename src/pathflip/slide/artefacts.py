@@ -22,7 +22,7 @@ from pathflip.slide.reader import Slide
 from pathflip.slide.tissue import (
     ASSUMED_MPP,
     TissueMask,
-    area_shares,
+    area_fractions,
     glass_colour,
     is_dark_field,
     optical_density,
@@ -55,7 +55,7 @@ class ArtefactSpec:
     """How artefacts are searched for, and when they cost a tile its place. Lengths in microns.
 
     Attributes:
-        max_share: a tile is excluded when more than this share of what lies on its glass is artefact.
+        max_share: a tile is excluded when more than this fraction of what lies on its glass is artefact.
         focus_mpp: resolution focus is judged at (coarser slides at their own, up to 2.2).
         fine: least amplitude of structure below 2 µm relative to that of 4–8 µm.
         coarse: least amplitude of structure of 2–4 µm relative to that of 8–16 µm.
@@ -112,7 +112,7 @@ class ArtefactMask:
         return np.asarray(self.kinds > 0 if kind == "any" else self.kinds == KINDS.index(kind))
 
     def share_of_tissue(self, kind: str, tissue: TissueMask) -> float:
-        """The share of the tissue mask that a kind covers; 0 where there is no tissue."""
+        """The fraction of the tissue mask that a kind covers; 0 where there is no tissue."""
         area = int(tissue.mask.sum())
         return float((self.mask(kind) & tissue.mask).sum()) / area if area else 0.0
 
@@ -121,8 +121,8 @@ class ArtefactMask:
         return tuple(KINDS[i] for i in np.unique(self.kinds) if i)
 
     def shares(self, corners: NDArray[np.int64], side0: int) -> dict[str, NDArray[np.float64]]:
-        """Share of squares of ``side0`` level-0 pixels at ``corners`` (N, 2) that each kind on the slide covers."""
-        return {kind: area_shares(self.mask(kind), self.downsample, corners, side0) for kind in self._kinds_found}
+        """Fraction of squares of ``side0`` level-0 pixels at ``corners`` (N, 2) that each kind on the slide covers."""
+        return {kind: area_fractions(self.mask(kind), self.downsample, corners, side0) for kind in self._kinds_found}
 
 
 def find_artefacts(slide: Slide, tissue: TissueMask, spec: ArtefactSpec | None = None) -> ArtefactMask:

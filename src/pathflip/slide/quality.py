@@ -44,9 +44,9 @@ class QualitySpec:
     Attributes:
         least_tissue_mm2: less tissue than this.
         least_sharpness: median sharpness below this.
-        blurred, folded: shares of the tissue.
-        pen, bubble, dark: shares of the slide's area.
-        unreadable: share of the tiles read.
+        blurred, folded: fractions of the tissue.
+        pen, bubble, dark: fractions of the slide's area.
+        unreadable: fraction of the tiles read.
         pale: mean haematoxylin and eosin below this optical density.
         stain_degrees: a stain vector further than this from haematoxylin's or eosin's.
         read_tiles: tiles read, evenly over the slide, to find unreadable ones and measure stains; 0 reads all.
@@ -78,8 +78,8 @@ class SlideQuality:
         tissue_mm2: tissue area.
         tiles: tiles with enough tissue; ``tiles_spoilt`` of them ``--exclude-artefacts`` would leave out.
         sharpness: median over the tissue; 1 is the limit of blur.
-        blurred, folded: shares of the tissue.
-        pen, bubble, dark, dust: shares of the slide's area.
+        blurred, folded: fractions of the tissue.
+        pen, bubble, dark, dust: fractions of the slide's area.
         haematoxylin, eosin: mean optical density over stained pixels of the tiles read.
         haematoxylin_rgb, eosin_rgb: stain vectors, unit length.
         stain_degrees: the larger angle between these and the reference vectors.

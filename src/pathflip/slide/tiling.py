@@ -29,7 +29,7 @@ from pathflip.slide.artefacts import KINDS, ArtefactMask, ArtefactSpec, find_art
 from pathflip.slide.paths import slide_names
 from pathflip.slide.reader import Slide, open_slide
 from pathflip.slide.resolution_table import SlideResolution
-from pathflip.slide.tissue import TissueMask, TissueSpec, area_shares, find_tissue
+from pathflip.slide.tissue import TissueMask, TissueSpec, area_fractions, find_tissue
 
 __all__ = [
     "ExcludedTiles",
@@ -99,12 +99,12 @@ def exclude_artefacts(
     """
     bad = artefacts.kinds > KINDS.index("dust")
     corners, side0 = grid.coords, grid.tile_px0
-    covered = area_shares(bad, artefacts.downsample, corners, side0)
-    anything = area_shares(bad | tissue.mask, artefacts.downsample, corners, side0)
+    covered = area_fractions(bad, artefacts.downsample, corners, side0)
+    anything = area_fractions(bad | tissue.mask, artefacts.downsample, corners, side0)
     shares = covered / np.maximum(anything, 1e-9)
     out = shares > max_share + 1e-9
     kinds = KINDS[KINDS.index("dust") + 1 :]
-    by_kind = [area_shares(artefacts.mask(kind), artefacts.downsample, corners[out], side0) for kind in kinds]
+    by_kind = [area_fractions(artefacts.mask(kind), artefacts.downsample, corners[out], side0) for kind in kinds]
     reasons = tuple(kinds[i] for i in np.stack(by_kind).argmax(axis=0)) if out.any() else ()
     return replace(grid, coords=corners[~out]), ExcludedTiles(corners[out], reasons, shares[out])
 

@@ -28,7 +28,7 @@ __all__ = [
     "ASSUMED_MPP",
     "TissueMask",
     "TissueSpec",
-    "area_shares",
+    "area_fractions",
     "find_tissue",
     "glass_colour",
     "is_dark_field",
@@ -122,7 +122,7 @@ class TissueMask:
         return _polygons(self.mask, self.downsample, self.info.size0)
 
     def fractions(self, corners: NDArray[np.int64], side0: int) -> NDArray[np.float64]:
-        """The exact share of tissue in squares of ``side0`` level-0 pixels at ``corners`` (N, 2); (N,)."""
+        """The exact fraction of tissue in squares of ``side0`` level-0 pixels at ``corners`` (N, 2); (N,)."""
         return _shares(self._sums, self.downsample, corners, side0)
 
     @cached_property
@@ -130,8 +130,8 @@ class TissueMask:
         return _corner_sums(self.mask)
 
 
-def area_shares(mask: Mask, downsample: float, corners: NDArray[np.int64], side0: int) -> NDArray[np.float64]:
-    """The exact share of any mask of ``downsample`` in squares of ``side0`` level-0 pixels at ``corners``; (N,)."""
+def area_fractions(mask: Mask, downsample: float, corners: NDArray[np.int64], side0: int) -> NDArray[np.float64]:
+    """The exact fraction of any mask of ``downsample`` in squares of ``side0`` level-0 pixels at ``corners``; (N,)."""
     return _shares(_corner_sums(mask), downsample, corners, side0)
 
 

@@ -88,7 +88,7 @@ class DecomposedSubCaption:
 
 @dataclass(frozen=True)
 class Decomposed:
-    """A report taken apart, or the line that says why not. ``covered``: share of its words some sub-caption holds."""
+    """A report taken apart, or why it was not. ``covered``: fraction of its words that a sub-caption holds."""
 
     slide_id: str
     patient: str
