@@ -4,7 +4,6 @@ Tests marked ``real`` find their data through PATHFLIP_REAL_DATA or ../shared/da
 
 import os
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +15,6 @@ from shape_check import unchecked
 # before anything imports pathflip; every worker of pytest-xdist reads this file. What a test starts in a process of its
 # own runs without.
 install_import_hook("pathflip", "shape_check.typechecked")
-
-NOT_YET_CHECKED = {"test_cluster", "test_documented_commands", "test_language_recipes", "test_real_slides"}
-"""Files whose tests run with annotations off: their slow tests have not been run to their end with the check."""
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Fixtures of every scope included, which is more than a fixture could do."""
-    with unchecked() if item.path.stem in NOT_YET_CHECKED else nullcontext():
-        return (yield)
 
 
 @pytest.fixture(scope="session")
