@@ -217,7 +217,10 @@ def test_a_directory_with_a_run_is_not_overwritten_and_other_settings_do_not_res
 
 
 def test_two_trainings_do_not_share_a_directory(tmp_path):
-    with only_training_here(tmp_path), pytest.raises(TrainingError, match="another training writes here"):
+    with (
+        only_training_here(tmp_path),
+        pytest.raises(TrainingError, match=r"another training \(process \d+ on .*\) is writing here"),
+    ):
         train(tmp_path)
     assert train(tmp_path)[1].step == 6
 

@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from pathflip.errors import OutputError, TrainingError
+from pathflip.errors import ConfigError, OutputError, TrainingError
+from pathflip.io.locks import only_writer
 
 __all__ = ["digest_of", "only_training_here", "refuse_lost_state", "same_data"]
 
@@ -24,20 +23,15 @@ def only_training_here(out: Path, main_process: bool = True) -> Iterator[None]:
     if not main_process:
         yield
         return
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".lock", timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise TrainingError(
-            f"{out}: another training writes here; wait until it ends, or choose another --out"
-        ) from None
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written to ({error.strerror or error}); choose another --out") from None
-    try:
+    with ExitStack() as held:
+        try:
+            held.enter_context(only_writer(out, "training"))
+        except ConfigError as error:
+            raise TrainingError(str(error)) from None
+        except OSError as error:
+            reason = error.strerror or error
+            raise OutputError(f"{out}: cannot be written to ({reason}); choose another --out") from None
         yield
-    finally:
-        lock.release()
 
 
 def refuse_lost_state(out: Path) -> None:
