@@ -45,7 +45,7 @@ HELD_OUT_PAIRS = frozenset(
 )
 """Pairs of findings that only test slides show together."""
 
-_FRACTIONS = (("test", 0.20), ("val", 0.10))
+_SPLIT_FRACTIONS = (("test", 0.20), ("val", 0.10))
 _NUM_FINDINGS = (2, 3, 4, 5)
 _FRACTIONS = (0.01, 0.20)
 _MOST_FINDINGS = 0.45
@@ -63,7 +63,7 @@ def plan_cases(world: World) -> list[CasePlan]:
     A fifth of the patients have two slides (one diagnosis, other findings), always in one split. Train and val never
     hold :data:`HELD_OUT_COMBINATIONS` or :data:`HELD_OUT_PAIRS`; test has many of both.
     """
-    sizes = {name: round(fraction * world.num_cases) for name, fraction in _FRACTIONS}
+    sizes = {name: round(fraction * world.num_cases) for name, fraction in _SPLIT_FRACTIONS}
     sizes["train"] = world.num_cases - sum(sizes.values())
     rng = world.rng("cases")
     drawn = [(split, *case) for split, size in sizes.items() for case in _plan_split(split, size, rng)]
