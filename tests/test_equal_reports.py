@@ -33,6 +33,7 @@ LATENT = {**SIZES, "num_latents": 3, "num_heads": 2, "text_width": 16, "text_lay
 MODELS = {
     "align": {"kind": "pathflip", **SMALL},
     "clip": {"kind": "clip", **SMALL},
+    "clip, sub-captions": {"kind": "clip", **SMALL, "sub_caption_weight": 1.0},
     "published": {"kind": "published", **QFORMER, "region_heads": 2},
     "sigmoid, soft top-k": {"kind": "perceiver", **LATENT},
     "info_nce, text-conditioned": {"kind": "perceiver", **LATENT, "slide_loss": "info_nce",
@@ -176,3 +177,22 @@ def test_without_equal_reports_nothing_changes(batch_of):
             torch.manual_seed(3)
             values += [value.item() for value in model.losses(output, one).values()]
         assert losses_with == losses_without
+
+
+def test_the_baseline_on_sub_captions_contrasts_slides_for_each(batch_of):
+    """Cross-entropy over slides, a sub-caption at a time, computed by hand; a text shared by two slides asks for both."""
+    model = build_model({"kind": "clip", **SMALL, "sub_caption_weight": 0.5}).eval()
+    batch = batch_of("abcd")
+    output = model(batch)
+    slides = torch.nn.functional.normalize(output.slide, dim=-1)
+    texts = torch.nn.functional.normalize(output.sub_captions, dim=-1)
+    each = []
+    for slide, k in zip(*batch.sub_caption_mask.nonzero(as_tuple=True), strict=True):
+        stands_in = (batch.caption_keys == batch.sub_caption_keys[slide, k]).any(dim=1)
+        stands_in |= batch.caption_key == batch.caption_key[slide]
+        log_share = (model.logit_scale.exp() * slides @ texts[slide, k]).log_softmax(0)
+        each.append(-log_share[stands_in].mean())
+    got = model.losses(output, batch)["sub_caption"]
+    torch.testing.assert_close(got, 0.5 * torch.stack(each).mean())
+    got.backward()
+    assert model.caption_head.weight.grad.abs().sum() > 0

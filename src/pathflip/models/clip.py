@@ -10,12 +10,13 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from pydantic import Field
 from torch import Tensor, nn
 
 from pathflip.errors import ConfigError
-from pathflip.losses import equal_captions, info_nce
+from pathflip.losses import cosine, equal_captions, gather_with_grad, info_nce
 from pathflip.models.layers import cosine_of_patches, cosine_of_slides
-from pathflip.models.pathflip import PatchStem, TowerConfig
+from pathflip.models.pathflip import PatchStem, TowerConfig, labels_of_batch, sub_caption_nce
 from pathflip.models.text_paths import text_vectors
 from pathflip.models.text_tower import TextEncoder
 from pathflip.types import AlignBatch, AlignOutput, SlideChunks, SlideCode, TextCode
@@ -24,12 +25,18 @@ __all__ = ["ClipConfig", "SlideCLIP"]
 
 
 class ClipConfig(TowerConfig):
-    """Sizes of :class:`SlideCLIP`. Neither context nor position by default: the plain method is the baseline."""
+    """Sizes of :class:`SlideCLIP`. Neither context nor position by default: the plain method is the baseline.
+
+    Attributes:
+        sub_caption_weight: weight of the contrast of slides for each sub-caption, beside that of whole captions; 0, the
+            plain method, trains on whole captions alone.
+    """
 
     kind: Literal["clip"] = "clip"
     pool: Literal["mean", "abmil"] = "mean"
     context: bool = False
     position: Literal[False] = False
+    sub_caption_weight: float = Field(0.0, ge=0)
 
 
 class SlideCLIP(nn.Module):
@@ -56,21 +63,35 @@ class SlideCLIP(nn.Module):
         self.pretrained_text = config.pretrained_head()
 
     def forward(self, batch: AlignBatch) -> AlignOutput:
-        """Encode both sides; sub-captions are not used."""
+        """Encode both sides; sub-captions where the model is trained on them (else they are zeros)."""
         slides = self.encode_slides(batch.patches, batch.patch_mask, batch.context, batch.position)
         block = (batch.caption_ids, batch.caption_mask)
         pooled = text_vectors(self.text, self.pretrained_text, block, batch.caption_vectors)
         caption = self.caption_head(pooled)
-        unused = caption.new_zeros(*batch.sub_caption_mask.shape, self.config.embed_dim)
-        return AlignOutput(slides.slide, caption, slides.patches, slides.patch_mask, unused)
+        return AlignOutput(slides.slide, caption, slides.patches, slides.patch_mask, self._sub_captions(batch, caption))
+
+    def _sub_captions(self, batch: AlignBatch, caption: Float[Tensor, "B E"]) -> Float[Tensor, "B K E"]:
+        if not self.config.sub_caption_weight:
+            return caption.new_zeros(*batch.sub_caption_mask.shape, self.config.embed_dim)
+        block = (batch.sub_caption_ids.flatten(0, 1), batch.sub_caption_token_mask.flatten(0, 1))
+        vectors = None if batch.sub_caption_vectors is None else batch.sub_caption_vectors.flatten(0, 1)
+        pooled = text_vectors(self.text, self.pretrained_text, block, vectors)
+        return self.caption_head(pooled).view(*batch.sub_caption_mask.shape, -1)
 
     def losses(self, output: AlignOutput, batch: AlignBatch) -> dict[str, Tensor]:
         """Symmetric InfoNCE (CLIP; Radford et al. 2021) over the global batch, learned temperature; a slide
-        and another's equal caption are left out."""
+        and another's equal caption are left out. Beside it, where trained on sub-captions, the contrast of slides for each."""
         scale = self.logit_scale.exp().clamp(max=100)
         equal = equal_captions(batch.caption_key)
         left_out = None if equal is None else (equal, equal)
-        return {"slide": info_nce(output.slide, output.caption, scale, left_out=left_out)}
+        parts = {"slide": info_nce(output.slide, output.caption, scale, left_out=left_out)}
+        if self.config.sub_caption_weight:
+            truth, own = labels_of_batch(batch, equal)
+            logits = scale * cosine(gather_with_grad(output.slide), output.sub_captions.flatten(0, 1))
+            parts["sub_caption"] = self.config.sub_caption_weight * sub_caption_nce(
+                logits, gather_with_grad(truth)[:, own]
+            )
+        return parts
 
     def encode_slides(
         self,

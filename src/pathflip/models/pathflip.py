@@ -184,17 +184,9 @@ class PathFLIP(nn.Module):
             gather_with_grad(batch.sub_caption_false),
         )
         own = local_rows(len(output.slide), len(sub_caption_mask))
-        own_sub_captions = slice(own.start * sub_caption_mask.shape[1], own.stop * sub_caption_mask.shape[1])
         logits = self._logits(output.patches, output.patch_mask, sub_captions)
         equal = equal_captions(batch.caption_key)
-        truth = sub_caption_labels(
-            batch.caption_keys,
-            gather_with_grad(batch.sub_caption_keys),
-            sub_caption_mask,
-            sub_caption_false,
-            first_slide=own.start,
-            equal=equal,
-        )
+        truth, own_sub_captions = labels_of_batch(batch, equal)
         # Other slides' captions that are true of a slide are no negatives, in either direction.
         true = true_captions(truth, sub_caption_mask & ~sub_caption_false, equal)
         left_out = (true, gather_with_grad(true)[:, own].T)
@@ -402,6 +394,18 @@ def caption_scores(logits: Float[Tensor, "B C"], counted: Bool[Tensor, "G K"]) -
     """Mean logit of each caption's drawn sub-captions on each slide: the sub-caption-level score of retrieval."""
     per_caption = torch.where(counted, logits.view(len(logits), *counted.shape), 0.0)
     return per_caption.sum(-1) / counted.sum(-1).clamp(min=1)
+
+
+def labels_of_batch(batch: AlignBatch, equal: Bool[Tensor, "B G"] | None) -> tuple[Int[Tensor, "B C"], slice]:
+    """Which sub-captions of the global batch are true of each local slide, and where the local ones stand among them.
+
+    ``equal``: of :func:`pathflip.losses.equal_captions`.
+    """
+    mask, made_false = gather_with_grad(batch.sub_caption_mask), gather_with_grad(batch.sub_caption_false)
+    own = local_rows(len(batch.caption_keys), len(mask))
+    keys = gather_with_grad(batch.sub_caption_keys)
+    truth = sub_caption_labels(batch.caption_keys, keys, mask, made_false, first_slide=own.start, equal=equal)
+    return truth, slice(own.start * mask.shape[1], own.stop * mask.shape[1])
 
 
 def sub_caption_nce(logits: Float[Tensor, "G C"], truth: Int[Tensor, "G C"]) -> Float[Tensor, ""]:
