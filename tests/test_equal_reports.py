@@ -180,7 +180,7 @@ def test_without_equal_reports_nothing_changes(batch_of):
 
 
 def test_the_baseline_on_sub_captions_contrasts_slides_for_each(batch_of):
-    """Cross-entropy over slides, a sub-caption at a time, computed by hand; a text shared by two slides asks for both."""
+    """Cross-entropy over slides, a sub-caption at a time, by hand; a text of two slides asks for both."""
     model = build_model({"kind": "clip", **SMALL, "sub_caption_weight": 0.5}).eval()
     batch = batch_of("abcd")
     output = model(batch)

@@ -80,7 +80,8 @@ class SlideCLIP(nn.Module):
 
     def losses(self, output: AlignOutput, batch: AlignBatch) -> dict[str, Tensor]:
         """Symmetric InfoNCE (CLIP; Radford et al. 2021) over the global batch, learned temperature; a slide
-        and another's equal caption are left out. Beside it, where trained on sub-captions, the contrast of slides for each."""
+        and another's equal caption are left out. Where trained on sub-captions, beside it the contrast of slides
+        for each of them."""
         scale = self.logit_scale.exp().clamp(max=100)
         equal = equal_captions(batch.caption_key)
         left_out = None if equal is None else (equal, equal)
