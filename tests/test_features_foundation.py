@@ -93,8 +93,15 @@ def test_contract_warning_names_what_is_right():
 def test_the_table_as_rows_says_what_is_here(tmp_path, monkeypatch):
     save(tmp_path / "models" / "UNI", {"x": torch.zeros(1)}, "pytorch_model.bin")
     monkeypatch.setenv("PATHFLIP_MODELS", str(tmp_path / "models"))
+    monkeypatch.setattr("pathflip.io.packaged_weights.find_spec", lambda name: None)
     rows = {row["name"]: row for row in json.loads(json.dumps(encoder_table()))}
-    assert set(rows) == {"stain_texture", "colour_histogram", "random_resnet18", *FOUNDATION}
+    assert set(rows) == {
+        "stain_texture",
+        "colour_histogram",
+        "random_resnet18",
+        *FOUNDATION,
+        "efficientnet_lite0+stain_texture",
+    }
     assert [name for name, row in rows.items() if row["here"] and name in FOUNDATION] == ["uni_v1"]
     assert (rows["uni2_h"]["dim"], rows["uni2_h"]["gated"]) == (1536, True)
 

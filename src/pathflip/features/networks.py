@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pathflip.errors import ConfigError, MissingExtraError
+from pathflip.features.efficientnet import EfficientNetLite0, published_name
 from pathflip.features.foundation import FoundationEncoder
 from pathflip.features.vit import Conch, Conch15, Keep, PooledViT, VisionTransformer
 from pathflip.features.weights import State, first_line, read_weights
@@ -203,6 +204,14 @@ def timm_network(architecture: str, state: State, purpose: str, arguments: Mappi
     heads = model.pretrained_cfg.get("classifier") or ("head", "fc", "classifier")
     spare = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
     return _filled(model, state, spare)
+
+
+def _efficientnet_lite(row: FoundationEncoder, state: State, folder: Path) -> nn.Module:
+    """EfficientNet-Lite0 under the names of its published PyTorch file, without the classifier."""
+    with torch.device("meta"):
+        network = EfficientNetLite0()
+    _filled(network, {published_name(key): value for key, value in state.items()}, spare=("_fc.",))
+    return network.with_norms_folded()
 
 
 def _resnet50(row: FoundationEncoder, state: State, folder: Path) -> nn.Module:
@@ -409,6 +418,7 @@ _BUILDERS: Mapping[str, Callable[[FoundationEncoder, State, Path], nn.Module]] =
     "keep": _keep,
     "conch_v1": _conch,
     "conch_v1_5": _conch15,
+    "efficientnet_lite": _efficientnet_lite,
     "resnet50": _resnet50,
     "ctranspath": _ctranspath,
     "clip": _clip,

@@ -36,10 +36,12 @@ def cached_repository(repository: str) -> Path | None:
 
 
 def weight_files(row: FoundationEncoder, override: Path | None) -> list[Path]:
-    """The files that hold an encoder's weights: from the path given, PATHFLIP_MODELS, or the Hugging Face cache.
+    """The files that hold an encoder's weights: from the path given, PATHFLIP_MODELS, the Python package that carries
+    them, or the Hugging Face cache.
 
     Raises:
         ConfigError: there are none; the message says what to accept, what to run and where to put them.
+        CheckpointError: the package's file is not the published one.
     """
     if override is not None:
         return files_in(row.name, override)
@@ -50,8 +52,12 @@ def weight_files(row: FoundationEncoder, override: Path | None) -> list[Path]:
     for place in [*own, *([cached] if cached else [])]:
         if place.exists():
             return files_in(row.name, place)
+    if row.packaged is not None and (file := row.packaged.path()) is not None:
+        row.packaged.check(file, f"encoder '{row.name}'")
+        return [file]
     looked = [str(place) for place in own] or ["PATHFLIP_MODELS (not set)"]
     looked += ["the Hugging Face cache"] if repository else []
+    looked += [f"the package '{row.packaged.distribution}' (not installed)"] if row.packaged is not None else []
     raise ConfigError(
         f"encoder '{row.name}': no weights in {' or '.join(looked)}, and nothing is downloaded at run time: "
         f"{how_to_get(row, models)}"
