@@ -25,8 +25,8 @@ _KINDS = ("hf", "timm", "onnx", "torchscript")
 def split_encoders(reference: str, names: Collection[str]) -> list[str]:
     """``"uni_v1=models/uni+stain_texture"`` to ``["uni_v1=models/uni", "stain_texture"]``.
 
-    A plus sign separates where an encoder's name (or ``hf:``, ``timm:``, ``onnx:``, ``torchscript:``) follows it, unless
-    it belongs to a file or folder that is there.
+    A plus sign separates where an encoder's name (or ``hf:``, ``timm:``, ``onnx:``, ``torchscript:``) follows it,
+    unless it belongs to a file or folder that is there.
 
     Raises:
         ConfigError: an encoder stands twice.

@@ -170,7 +170,8 @@ def load_encoder(reference: str, device: torch.device | str | None = None, *, pr
     hint = f"did you mean '{close[0]}'? Otherwise " if close else ""
     raise ConfigError(
         f"encoder '{reference}': no such name or folder; {hint}expected one of {', '.join(known)}, or NAME=PATH, "
-        "hf:FOLDER, timm:NAME=PATH, onnx:FILE, torchscript:FILE, two of these joined by +, each with or without +macenko (see  pathflip encoders)"
+        "hf:FOLDER, timm:NAME=PATH, onnx:FILE, torchscript:FILE, two of these joined by +, each with or without "
+        "+macenko (see  pathflip encoders)"
     )
 
 

