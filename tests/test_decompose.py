@@ -318,7 +318,7 @@ def test_the_command_does_what_it_can(tmp_path, capsys):
         (["--by", "magic"], "expected rules, server or local"),
         (["--by", "server", "--model", "m"], "--url"),
         (["--by", "server", "--url", "ftp://x", "--model", "m"], "expected http"),
-        (["--by", "local", "--model", "/nowhere"], "no folder"),
+        (["--by", "local", "--model", "/nowhere"], "no such folder"),
         (["--by", "server", "--url", "https://models.example.org/v1", "--model", "m"], "nothing was sent"),
     ],
 )
@@ -439,5 +439,5 @@ def test_folders_without_a_model_are_one_line(tmp_path, local_model):
     with pytest.raises(ConfigError, match=r"config\.json"):
         decompose_reports(report, DecomposeSpec(by=LocalSpec(model=tmp_path)))
     (tmp_path / "config.json").write_text((local_model / "config.json").read_text())
-    with pytest.raises(ConfigError, match="cannot be opened"):
+    with pytest.raises(ConfigError, match="cannot be read"):
         decompose_reports(report, DecomposeSpec(by=LocalSpec(model=tmp_path)))

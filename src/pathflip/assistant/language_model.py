@@ -1,4 +1,4 @@
-"""Language models: opened from a folder or the local cache, or built small; frozen, with LoRA, or trained whole."""
+"""Language models: opened from this machine, or built small; frozen, with LoRA, or trained whole."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import nn
 
 from pathflip.errors import ConfigError, MissingExtraError
 from pathflip.models.cpu import accelerate_for_cpu
-from pathflip.processes import transformers_are_quiet
+from pathflip.text.language_models import find_language_model, read_language_model, read_language_tokenizer
 
 __all__ = ["LanguageModelSpec", "LoraSpec", "add_lora", "build_language_model", "open_language_model", "open_tokenizer"]
 
@@ -37,8 +37,8 @@ class LanguageModelSpec(BaseModel):
     """Which language model, and what of it is trained.
 
     Attributes:
-        source: a folder in Hugging Face layout, or the name of a model in the local cache. Nothing is downloaded.
-            Empty: the folder must be given when training starts.
+        source: a folder in Hugging Face layout, a GGUF file, ``smollm2`` (a Python package carries it), or the name of
+            a model in the local cache. Nothing is downloaded. Empty: it must be given when training starts.
         train: "frozen" (the projector alone learns), "lora", or "full".
         lora: the adapters, where ``train`` is "lora".
         stored: its weights, trained in full at an earlier stage, are kept in the checkpoint.
@@ -71,16 +71,7 @@ def open_tokenizer(source: str | Path) -> Any:
     Raises:
         ConfigError: there is none, locally; the message says how to get it.
     """
-    from transformers import AutoTokenizer
-
-    folder = _folder(source)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # a missing, gated or damaged model raises OSError, ValueError, KeyError, …
-        raise ConfigError(_unreadable(source, error)) from None
-    if not tokenizer.is_fast:
-        raise ConfigError(f"language model '{source}': its tokenizer is not a fast one (no tokenizer.json)")
-    return tokenizer
+    return read_language_tokenizer(find_language_model(source))
 
 
 def open_language_model(spec: LanguageModelSpec, source: str | Path | None = None) -> Any:
@@ -94,21 +85,16 @@ def open_language_model(spec: LanguageModelSpec, source: str | Path | None = Non
         ConfigError: no such model locally, or one that cannot be trained as asked.
         MissingExtraError: quantised, and bitsandbytes is absent.
     """
-    from transformers import AutoModelForCausalLM
-
     if spec.quantise and spec.train == "full":
         raise ConfigError("language.quantise: quantised weights cannot be trained in full; expected train 'lora'")
-    source = source or spec.source
-    folder = _folder(source)
-    options: dict[str, Any] = {"dtype": _DTYPES.get(spec.dtype, "auto"), "local_files_only": True}
-    options |= {"trust_remote_code": False, "use_safetensors": True}  # else transformers asks on the terminal
-    if spec.quantise:
-        options["quantization_config"] = _quantised(spec)
-    try:
-        with transformers_are_quiet():
-            lm = AutoModelForCausalLM.from_pretrained(folder, **options)
-    except Exception as error:
-        raise ConfigError(_unreadable(source, error)) from None
+    files = find_language_model(source or spec.source)
+    if spec.quantise and files.gguf:
+        raise ConfigError(
+            f"language.quantise: '{files.gguf}' is a GGUF file, whose weights are read as plain numbers; expected a "
+            "folder as Hugging Face writes it, or no quantise"
+        )
+    quantised = {"quantization_config": _quantised(spec)} if spec.quantise else {}
+    lm = read_language_model(files, _DTYPES.get(spec.dtype, "auto"), **quantised)
     return prepare_language_model(lm, spec)
 
 
@@ -176,27 +162,3 @@ def _quantised(spec: LanguageModelSpec) -> Any:
     if spec.quantise == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
-
-
-def _folder(source: str | Path) -> str:
-    """Where a model lies. The libraries' own search would ask the network first."""
-    if Path(source).is_dir():
-        return str(source)
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        cached = try_to_load_from_cache(str(source), "config.json")
-    except HFValidationError:
-        cached = None
-    if not isinstance(cached, str):
-        raise ConfigError(
-            f"language model '{source}': no such folder, and not in the local Hugging Face cache; nothing is "
-            f"downloaded at run time: fetch it once with  hf download {source}  or give its folder"
-        )
-    return str(Path(cached).parent)
-
-
-def _unreadable(source: str | Path, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:160]
-    return f"language model '{source}': cannot be read ({reason}); copy it again, whole"

@@ -23,6 +23,7 @@ from pathflip.text.decompose.local import LocalSpec, ask_local, fingerprint
 from pathflip.text.decompose.replies import ReplySubCaption, prompt
 from pathflip.text.decompose.server import ServerSpec, Usage, ask_server, is_local
 from pathflip.text.decompose.support import Source
+from pathflip.text.language_models import find_language_model
 from pathflip.text.reports import read_report
 from pathflip.text.sentences import split_sentences
 from pathflip.text.sub_captions import parse_sub_caption
@@ -196,9 +197,7 @@ def _sent(text: str, spec: DecomposeSpec) -> str:
 
 def _model_name(spec: DecomposeSpec) -> str:
     if isinstance(spec.by, LocalSpec):
-        if not spec.by.model.is_dir():
-            raise ConfigError(f"no folder '{spec.by.model}'; expected the folder of a Hugging Face language model")
-        return fingerprint(spec.by.model)
+        return fingerprint(find_language_model(spec.by.model))
     return spec.by.model if spec.by else "rules"
 
 

@@ -1,4 +1,4 @@
-"""A causal language model in a local folder, as Hugging Face writes it: greedy, one report at a time, no download."""
+"""A causal language model on this machine, a folder or a GGUF file: greedy, one report at a time, no download."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -9,12 +9,18 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pathflip.errors import ConfigError
 from pathflip.text.decompose.replies import ReplyError, ReplySubCaption, messages, read_reply
+from pathflip.text.language_models import (
+    LanguageModelFiles,
+    find_language_model,
+    read_language_model,
+    read_language_tokenizer,
+)
 
 __all__ = ["LocalSpec", "ask_local", "fingerprint"]
 
 
 class LocalSpec(BaseModel):
-    """Which folder, and how much it may write."""
+    """Which model (see :func:`~pathflip.text.language_models.find_language_model`), and how much it may write."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,10 +35,11 @@ class LocalSpec(BaseModel):
         return {"max_tokens": self.max_tokens}
 
 
-def fingerprint(folder: Path) -> str:
-    """A name for a model folder's content: configuration and tokenizer word for word, weights by size and time."""
+def fingerprint(files: LanguageModelFiles) -> str:
+    """A name for a model's content: configuration and tokenizer word for word, weights by size and time."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+    own = [files.folder / files.gguf] if files.gguf else sorted(p for p in files.folder.iterdir() if p.is_file())
+    for path in own:
         digest.update(path.name.encode())
         if path.suffix in (".json", ".jinja", ".txt") and path.stat().st_size < 50_000_000:
             digest.update(path.read_bytes())
@@ -66,21 +73,12 @@ def ask_local(
 def _load(spec: LocalSpec) -> Callable[[list[dict[str, str]]], str]:
     """A function from a conversation to the model's greedy answer."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if not (spec.model / "config.json").is_file():
+    files = find_language_model(spec.model)
+    if not files.gguf and not (files.folder / "config.json").is_file():
         raise ConfigError(f"'{spec.model}' holds no config.json; expected the folder of a Hugging Face language model")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(spec.model, local_files_only=True, trust_remote_code=False)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            spec.model, local_files_only=True, use_safetensors=True, dtype="auto", trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError) as error:
-        line = " ".join(str(error).split())[:200]
-        raise ConfigError(
-            f"'{spec.model}' cannot be opened as a language model with safetensors weights: {line}"
-        ) from None
+    tokenizer, model = read_language_tokenizer(files), read_language_model(files)
     if not tokenizer.chat_template:
         raise ConfigError(f"'{spec.model}': its tokenizer has no chat template; use an instruction-tuned model")
     model.to(device).eval()

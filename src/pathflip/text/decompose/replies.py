@@ -6,7 +6,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 __all__ = ["SCHEMA", "Prompt", "ReplyError", "ReplySubCaption", "messages", "prompt", "read_reply"]
 
@@ -24,6 +24,14 @@ class ReplySubCaption(BaseModel):
     concept: str = Field(default="", max_length=200)
     visual: bool
     polarity: Literal["present", "absent"]
+
+    @field_validator("text")
+    @classmethod
+    def _says_something(cls, text: str) -> str:
+        """A small model repeats the example of the prompt, whose text is three dots."""
+        if not any(character.isalpha() for character in text):
+            raise ValueError(f"'{text}' holds no word")
+        return text
 
 
 class _Reply(BaseModel):
