@@ -172,7 +172,7 @@ def read_language_model(files: LanguageModelFiles, dtype: Any = "auto", **option
     bar = redirect_stderr(StringIO()) if files.gguf else nullcontext()
     try:
         with transformers_are_quiet(), bar:
-            lm = AutoModelForCausalLM.from_pretrained(files.folder, dtype=dtype, **files.options, **options)
+            lm: Any = AutoModelForCausalLM.from_pretrained(files.folder, dtype=dtype, **files.options, **options)
     except Exception as error:
         raise files.unreadable(error) from None
     if files.gguf and getattr(lm, "hf_quantizer", None) is not None:
