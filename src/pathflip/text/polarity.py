@@ -18,6 +18,7 @@ __all__ = [
     "Polarity",
     "affirmative_form",
     "clauses_of",
+    "first_denial",
     "is_request",
     "only_looks_denied",
     "polarity_of",
@@ -30,7 +31,7 @@ Polarity = Literal["affirmed", "denied", "undecided"]
 _VALUE = re.compile(
     r"^(?P<label>[^:：=|\t]{2,90}?)\s*(?:[:：=|\t]|\.{3,}|…+|_{3,}|\s[-–—]\s)\s*(?P<value>\S.*?)[\s.。;,]*$"
 )
-_ITEM_BREAK = re.compile(r",\s+(?:and\s+|und\s+|et\s+|y\s+)?|\s+(?:and|und|et|y)\s+")
+_ITEM_BREAK = re.compile(r",\s+(?:and\s+|und\s+|et\s+|y\s+)?|\s+(?:and|und|et|y)\s+|\s+(?:with|mit|avec|con)\s+")
 _LISTED = re.compile(r"\b(?:or|nor|and|oder|noch|und|ou|ni|et|o|u|y)\b|/", re.IGNORECASE)
 # Adjectives that begin a finding of its own: "no granulomas, chronic inflammation" may or may not deny the second.
 _DESCRIPTOR = re.compile(
@@ -46,6 +47,26 @@ _FRONTED = re.compile(
     r"lacking|ohne|bei fehlende[rmn]?|sans|en l['’]absence d|sin|en ausencia de)\b[^,]+,\s+",
     re.IGNORECASE,
 )
+_CONCESSION = re.compile(r"\W*(?:while|although|though|whereas|während|obwohl|bien que|alors que|aunque|mientras que)\b", re.I)
+# The same between commas: "The gingiva, apart from chronic inflammation, does not contain tumour".
+_EXCEPTION = re.compile(
+    r",\s+(?:apart from|aside from|other than|except(?:ing)?(?: for)?|with the exception of|besides|in addition to|"
+    r"abgesehen von|neben|außer|hormis|sauf|en dehors d\w*|salvo|excepto|aparte de|además de)\b[^,]+(?P<comma>,\s+)",
+    re.IGNORECASE,
+)
+# What still belongs to its verb: "the glands were also | free of carcinoma".
+_OPEN_VERB = re.compile(
+    r"\b(?:is|are|was|were|be|been|being|remains?|remained|appears?|appeared)(?: (?:also|all|both|otherwise|again|still|each|now|thus|\w+ly))*$",
+    re.IGNORECASE,
+)
+_WITH = re.compile(r"\s+(?:with|mit|avec|con)\s+", re.IGNORECASE)
+# "not associated with", "no continuity with": what follows is part of what is denied.
+_ASSOCIATED = frozenset(
+    """associated association continuity connection contact consistent compatible compared correlated communication along
+    together relation zusammenhang verbindung vereinbar continuité contact compatible continuidad contacto relación""".split()
+)
+_LACK = re.compile(r"\b(?:lack|absence|loss|fehlen|absence|ausencia) (?:of|von|de|d['’])|\bfehlende\w*\b", re.IGNORECASE)
+_PLURAL = re.compile(r"\b(?:are|were|have|do|sind|waren|werden|wurden|fehlen|sont|ont|son|están)\b", re.IGNORECASE)
 _NEXT_LABEL = re.compile(r",\s*(?=[^,:;=]{2,50}[:=]\s*\S)")
 # "Necrosis was searched for" tells nothing until it is said what was found.
 _SOUGHT = re.compile(r"\b(?:looked|searched|screened|tested|sought|hunted)\b(?: for)?\W*$", re.IGNORECASE)
@@ -170,6 +191,13 @@ def _answer(clause: str, language: str) -> Polarity | None:
     return stated  # type: ignore[return-value]
 
 
+def first_denial(clause: str, language: str) -> tuple[int, int] | None:
+    """Where the first wording that denies stands in a clause; None where there is none."""
+    rules = _compiled(language)
+    denial = rules.denial.search(rules.pseudo.sub(_blank, clause))
+    return denial.span() if denial is not None else None
+
+
 def only_looks_denied(text: str, language: str = "en") -> bool:
     """Whether the text holds a pseudo-negation, a double denial or a doubt: no sentence to turn round by rule."""
     rules = _compiled(language)
@@ -237,10 +265,12 @@ def _pieces(text: str, rules: _Compiled, language: str) -> list[Clause]:
     if front:
         comma = text.rindex(",", 0, front.end())
         cuts = sorted({*cuts, (comma, front.end())})
+    cuts = sorted({*cuts, *_concession_ends(text, rules)})
+    cuts = sorted({*cuts, *(match.span("comma") for match in _EXCEPTION.finditer(masked))})
     if len(re.findall(r"[:=]\s", text)) > 1:  # "Mitoses: rare, necrosis: none"
         cuts = sorted({*cuts, *(match.span() for match in _NEXT_LABEL.finditer(masked))})
     for begin, end in cuts:
-        if begin < start:
+        if begin < start or (language == "en" and _OPEN_VERB.search(text[start:begin])):
             continue
         parts.append(text[start:begin])
         start = end
@@ -252,6 +282,19 @@ def _pieces(text: str, rules: _Compiled, language: str) -> list[Clause]:
         elif part:
             pieces.append(Clause(part))
     return pieces
+
+
+def _concession_ends(text: str, rules: _Compiled) -> list[tuple[int, int]]:
+    """The comma behind "While the tumour is small, …": the first that a stretch with a verb of its own follows."""
+    if not _CONCESSION.match(text):
+        return []
+    commas = [*re.finditer(r",\s+", text)]
+    for place, comma in enumerate(commas):
+        stop = commas[place + 1].start() if place + 1 < len(commas) else len(text)
+        behind = text[comma.end() : stop]
+        if rules.verb.search(behind) and not _RELATIVE.match(behind):
+            return [comma.span()] if len(text[: comma.start()].split()) > 3 else []
+    return []
 
 
 def _items(part: str, rules: _Compiled, language: str) -> list[Clause]:
@@ -268,6 +311,7 @@ def _items(part: str, rules: _Compiled, language: str) -> list[Clause]:
         left, rest = groups[-1], "".join(items[place + 1 :])
         own = rules.verb.search(left) and rules.verb.search(item) and not _SAME_SUBJECT.match(item)
         if own and not _RELATIVE.match(item):
+            groups[-1], item = _shared_predicate(left, item, links[place], rules)
             groups.append(item)
             unclear.append(False)
             continue
@@ -278,12 +322,47 @@ def _items(part: str, rules: _Compiled, language: str) -> list[Clause]:
         if comma and (ends or (is_predicate and denies and not rules.verb.search(item))):
             groups.append(item)
             unclear.append(bool(is_predicate and not ends and _SEEN_AT_END.search(item)))
+        elif denies and (apart := _beyond_the_denial(left, links[place], item, len(items), rules)) is not None:
+            groups.append(f"{links[place].strip(' ,')} {item}" if _WITH.match(links[place]) else item)
+            unclear.append(apart == "unclear")
         elif denies and _DESCRIPTOR.match(item) and not _or_follows(part, item) and not rules.verb.search(rest):
             groups.append(item)
             unclear.append(True)
         else:
             groups[-1] = f"{left}{links[place]}{item}"
     return [Clause(text, flag) for text, flag in zip(groups, unclear, strict=True)]
+
+
+def _beyond_the_denial(
+    left: str, link: str, item: str, count: int, rules: _Compiled
+) -> Literal["clear", "unclear"] | None:
+    """Whether an item behind a denial is surely, or maybe, none of what is denied; None where it belongs to it.
+
+    "Necrosis is absent with many mitoses"; "a lack of glands with solid sheets"; "no granulomas, and lymphoid follicles".
+    """
+    if not _WITH.match(link):
+        return "unclear" if link.startswith(",") and len(link.split()) > 1 and count == 2 else None
+    if _last_word(left) in _ASSOCIATED:
+        return None
+    if _last_word(left) in rules.cues.predicates:
+        return "clear" if rules.cues.findings == r"(?!)" or re.search(rules.cues.findings, item, re.IGNORECASE) else None
+    return "unclear" if _DESCRIPTOR.match(item) or _LACK.search(left) else None
+
+
+def _shared_predicate(left: str, item: str, link: str, rules: _Compiled) -> tuple[str, str]:
+    """Two clauses, with the subject that stands before the second's own given back to it.
+
+    "A component is seen, and skin involvement | and multicentricity are not observed": a verb of the plural denies both.
+    """
+    breaks = list(_ITEM_BREAK.finditer(left))
+    if not breaks or not _PLURAL.search(item):
+        return left, item
+    last = breaks[-1]
+    subject, before = left[last.end() :], left[: last.start()]
+    if rules.verb.search(subject) or not rules.verb.search(before) or "," in link:
+        return left, item
+    closed = last.group().startswith(",") or _last_word(before) in rules.cues.predicates
+    return (before, f"{subject}{link}{item}") if closed else (left, item)
 
 
 def _or_follows(part: str, item: str) -> bool:

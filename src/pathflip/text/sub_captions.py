@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathflip.errors import CaptionError
 from pathflip.text.checkboxes import CheckedLine, Option, checked_lines
 from pathflip.text.cues import LANGUAGES
+from pathflip.text.denied_lists import visible_items
 from pathflip.text.language_detection import language_of
 from pathflip.text.polarity import (
     Clause,
@@ -21,7 +22,7 @@ from pathflip.text.polarity import (
     polarity_of,
     value_polarity,
 )
-from pathflip.text.visibility import kinds_of, not_visual_kind, visible_rest, without_asides
+from pathflip.text.visibility import kinds_of, not_visual_kind, says_nothing, visible_rest, without_asides
 from pathflip.types import SubCaption
 
 __all__ = ["bare_sentence", "not_visual_kind", "parse_sub_caption", "polar_clauses", "sub_captions_of"]
@@ -135,9 +136,15 @@ def _prose(sentence: str, language: str) -> tuple[SubCaption, ...]:
 def _trimmed(clauses: list[Clause], kinds: list[str | None], language: str) -> tuple[list[Clause], list[str | None]]:
     """Clauses of which a part can be seen, in two: that part, and the whole set aside with its reason."""
     out: list[tuple[Clause, str | None]] = []
-    for clause, kind in zip(clauses, kinds, strict=True):
-        rest = visible_rest(clause.text, language) if kind not in (None, "no information") else None
-        if rest is not None and polarity_of(rest, language) == "affirmed":
+    for place, (clause, kind) in enumerate(zip(clauses, kinds, strict=True)):
+        rest = items = None
+        if kind is not None and not says_nothing(clause.text, language):
+            rest = visible_rest(clause.text, language)
+            items = None if clause.unclear else visible_items(clause.text, language)
+        before = [one.text for one in clauses[:place]]
+        if items is not None and polarity_of(items, language) == "denied" and kinds_of([*before, items], language)[-1] is None:
+            out.append((Clause(items), None))
+        elif rest is not None and polarity_of(rest, language) == "affirmed":
             out.append((Clause(rest), None))
             clause = Clause(clause.text[clause.text.find(rest) + len(rest) :].strip(" ,;") or clause.text)
         out.append((clause, kind))

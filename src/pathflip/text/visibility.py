@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from pathflip.text.cues import LANGUAGES, cues_of
 
-__all__ = ["kinds_of", "not_visual_kind", "visible_rest", "without_asides"]
+__all__ = ["kinds_of", "not_visual_kind", "says_nothing", "visible_rest", "without_asides"]
 
 # In brackets, or (stage) at the end behind a comma, these kinds are cut away from an otherwise visible sentence.
 _ASIDES = ("stage", "size", "nodes", "receptors", "margins")
@@ -31,6 +31,12 @@ def not_visual_kind(text: str, language: str = "en") -> str | None:
     rest = anyway.sub(" ", text)
     kind = next((kind for kind, pattern in kinds if pattern.search(rest)), None)
     return kind or _empty_kind(text, language)
+
+
+def says_nothing(text: str, language: str = "en") -> bool:
+    """Whether a text says that something is not known ("margins and invasion are not specified")."""
+    rules = _compiled(language if language in LANGUAGES else "en")[0]
+    return any(kind == "no information" and pattern.search(text) for kind, pattern in rules)
 
 
 def _empty_kind(text: str, language: str) -> str | None:
@@ -93,6 +99,7 @@ def _states_a_finding(head: str, whole: bool) -> bool:
 def kinds_of(clauses: list[str], language: str = "en") -> list[str | None]:
     """Why each clause cannot be seen; one without a subject inherits from the clause before it."""
     dependent = _compiled(language if language in LANGUAGES else "en")[2]
+    verb = re.compile(cues_of(language).verbs, re.IGNORECASE)
     kinds: list[str | None] = []
     for clause in clauses:
         kind = not_visual_kind(clause, language)
@@ -103,6 +110,12 @@ def kinds_of(clauses: list[str], language: str = "en") -> list[str | None]:
             kind = None if own else kinds[-1]
         elif kind is None and kinds and kinds[-1] in _ELSEWHERE and _GOES_ON.match(clause):
             kind = kinds[-1]
+        elif kind is None and kinds and kinds[-1] in ("stage", "interpretation") and _OF_THE_CASE.match(clause):
+            kind = kinds[-1]
+        elif kind is None and kinds and kinds[-1] == "interpretation" and not verb.search(clause):
+            kind = kinds[-1]
+        elif kind is None and kinds and kinds[-1] == "gross" and re.match(r"(?:\w+ly )?[a-z]+ing\b", clause):
+            kind = kinds[-1]
         kinds.append(kind)
     return kinds
 
@@ -110,26 +123,41 @@ def kinds_of(clauses: list[str], language: str = "en") -> list[str | None]:
 # "The nodes show reactive changes, but no carcinoma": what follows is still of the nodes.
 _ELSEWHERE = ("nodes", "margins", "receptors", "molecular")
 _GOES_ON = re.compile(
-    r"(?:suggesting|indicating|suspected|showing|confirming)\b|(?:no|without|all|none|both|reactive)\b"
-    r"(?!.*\b(?:vascular|lympho\w*|perineural|necrosis|in situ|dysplasia|mitos\w+|atypia|granuloma\w*)\b)",
+    r"(?:suggesting|indicating|suspected|showing|confirming|favou?ring|revealing|identifying|consistent with|not \w+ing)\b|(?:no|without|all|none|both|reactive)\b"
+    r"(?!.*\b(?:vascular|lympho\w*|perineural|necrosis|in situ|dysplasia|mitos\w+|atypia|granuloma\w*|abnormalit\w+|calcif\w+|micro-?calcif\w+|fibrosis|mucin\w*|polyps?|cyst\w*|"
+    r"ulcer\w*|skin|nipple|pleura\w*|muscle|muscularis|bone|parenchyma|mucosa|capsule)\b)",
     re.IGNORECASE,
 )
+# "… staged as pN0, suggesting localized disease" is of the stage; "… pT3, showing evidence of vessel invasion" is not.
+_OF_THE_CASE = re.compile(r"(?:suggesting|indicating|supporting|reflecting|favou?ring)\b", re.IGNORECASE)
 
 
+# Said of how a finding was come by, not of what it is.
+_ASIDE_PHRASES = re.compile(
+    r",? (?:submitted|received|provided|taken) for (?:\w+ )?(?:evaluation|examination|analysis|assessment)\b|"
+    r",(?: (?:all|these|the))?(?: findings?)? (?:as |which (?:is|was|were) )?(?:confirmed|supported|corroborated) (?:by|on|in|with) "
+    r"(?:\w+ ){0,2}(?:frozen sections?|(?:immuno)?stains?|immuno\w+|special stains?)\b",
+    re.IGNORECASE,
+)
+_INCLUDING = re.compile(
+    r", including\b[^.;]{0,160}?(?=, (?:is|are|was|were|show(?:s|ed)?|exhibit(?:s|ed)?|reveal(?:s|ed)?|demonstrate[sd]?|contain(?:s|ed)?)\b)",
+    re.IGNORECASE,
+)
 _SIZE = r"(?:\b(?:up to |about |approximately )?\d[\d.,]*\s*(?:[x×]\s*\d[\d.,]*\s*)*[- ]?(?:cm|mm)\b\s+)"
 
 
 @lru_cache(maxsize=1)
 def _sized_finding() -> re.Pattern[str]:
+    procedure = r"(?:(?:punch|core|needle|shave|excision\w*|incision\w*) )*(?:punch|core|shave|excision|biopsy|biopsies|specimen)\b"
     other = r"(?!(?:and|with|shows?|is|are|was|were|from|of|in|to|deep|margins?|which|that|away|wide|thick|long)\b)"
-    noun = rf"(?:{other}[\w-]+\s+){{0,4}}{other}{cues_of('en').findings}"
-    return re.compile(rf"{_SIZE}(?={noun})", re.IGNORECASE)
+    noun = rf"(?:{other}[\w-]+\s+){{0,4}}{other}(?:{cues_of('en').findings})"
+    return re.compile(rf"{_SIZE}(?={noun}|{procedure})|,\s+measuring [^,;]{{1,40}}(?=,\s+(?:is|are|was|were|show\w*|exhibit\w*)\b)", re.IGNORECASE)
 
 
 def without_asides(text: str, language: str = "en") -> str:
     """The sentence without bracketed or trailing stage, size and count fragments, or a size before its noun."""
     if language == "en":
-        text = _sized_finding().sub("", text)
+        text = _ASIDE_PHRASES.sub("", _INCLUDING.sub("", _sized_finding().sub("", text)))
 
     def aside(match: re.Match[str]) -> str:
         return "" if not_visual_kind(match.group(), language) in _ASIDES else match.group()

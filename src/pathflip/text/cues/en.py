@@ -18,8 +18,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
     "margins": (
         r"\bmargins?\b|\bmarginal status\b",
         r"\bresidual (?:tumou?r|disease|carcinoma)\W+R[012X]\b|\b(?:residual tumou?r|R) classification\b",
-        r"\bresidual (?:tumou?r|disease|carcinoma)\W+R[012X]\b|\b(?:residual tumou?r|R) classification\b",
-        r"\b(?:resection|surgical|excision|inked) (?:\w+ )?(?:edges?|lines?|planes?)\b",
+        r"\b(?:resection|surgical|excision|incision|inked) (?:\w+ )?(?:edges?|lines?|planes?)\b",
         r"\bstaple line\b|\binked\b|\bink\b",
         r"\bcomplete(?:ly)? (?:resect|excis|remov)\w*",
         r"\b(?:resect|excis|remov)\w+ (?:is |was |were )?(?:in)?complete(?:ly)?\b",
@@ -29,23 +28,25 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\bnodes\b|\bnodal\b|\blymphadenectomy\b|\bextra(?:nodal|capsular) (?!extension of the tumou?r into)",
         r"\bextra(?:nodal|capsular)\b",
         rf"\bnode (?:\w+ )?{_NODE_WORDS}\b|\bnode[- ](?:positive|negative)\b|\bnode\s*:",
-        r"\b(?:sentinel|regional|axillary|hilar|pelvic|inguinal|mediastinal|cervical|peribronchial|intrapulmonary|"
-        r"para-?aortic|examined|sampled) (?:\w+ )?node\b",
+        r"\b(?:sentinel|regional|axillary|hilar|pelvic|inguinal|mediastinal|cervical|peribronchial|intrapulmonary|subcarinal|"
+        r"paratracheal|jugular|iliac|obturator|mesenteric|perirectal|pericolic|perigastric|peripancreatic|supraclavicular|"
+        r"submandibular|submental|retroperitoneal|retromammary|para-?aortic|periaortic|examined|sampled) (?:\w+ )?node\b",
         r"\blevel \w+ (?:lymph )?node\b|\blymph node (?:from|at|in) (?:station|level)\b",
         rf"\b{_COUNTED} (?:(?:/|of|out of) ?(?:the )?\w+ )?(?:\w+ )?(?:lymph )?node\b|\bneck dissection\b",
-        r"\(\d+/\d+\)|\b(?:no|without|absence of|lack of)\b[^.;]{0,40}\bmetasta\w+|\b(?:no|without)\b[^.;]{0,20}\blymphatic spread",
+        r"\(\d+/\d+\)|\b(?:no|without|absence of|lack of)\b[^.;]{0,40}\bmetasta\w+|\b(?:no|without)\b[^.;]{0,20}\blymphatic (?:spread|dissemination)",
     ),
-    "stage": (r"\bstag(?:e|ed|es|ing)\b", r"\b(?:TNM|AJCC|UICC|FIGO|Dukes)\b", r"\bdistant (?:metasta\w+|spread)"),
+    "stage": (r"\bstag(?:e|ed|es|ing)\b", r"\b(?:TNM|AJCC|UICC|FIGO|Dukes)\b", r"\bdistant (?:metasta\w+|spread)|\bregional (?:\w+ )?spread\b"),
     "size": (
         r"\d\s*(?:cm|centimet\w+|mm|millimet\w+|g|gm|grams?|kg|ml|cc)\b(?!\s*(?:2|²|\^2))",
         r"\bweigh(?:s|ed|t|ing)\b|\bmeasur(?:es|ed|ing|ement)\b",
         r"\b(?:greatest|largest|maxim(?:um|al)) (?:dimension|diameter|extent)\b|\bBreslow\b",
-        r"\b(?:tumou?r|lesion) size\b|\bsize\s*[:=]",
+        r"\b(?:tumou?r|lesion) size\b|\bsize\s*[:=]|\bdimensions\b|\bsize (?:determination|measurement)\b",
     ),
     "gross": (
         r"\bgross(?:ly)?\b(?! (?:tumou?r perforation|necrosis))|\bmacroscop\w+|\bformalin\b|\bfixed in\b|\breceived (?:fresh|in|for|and|as)\b",
         r"\bcassettes?\b|\bsubmitted\b|\bbisected\b|\bserially\b|\blabel+ed\b|\bblocks?\b(?! of tissue)",
-        r"\b(?:rubbery|friable|firm|tan|soft-elastic)\b|\bto the naked eye\b|\bcut surfaces?\b",
+        r"\b(?:rubbery|friable|firm|tan|soft-elastic|spiculated|fungating)\b|\b(?:white|yellow|gr[ae]y|brown)\b(?! (?:and \w+ )?matter)"
+        r"[^.;]{0,30}\b(?:mass|nodule|lesion|tumou?r|tissue|surface)\b|\bto the naked eye\b|\bcut surfaces?\b",
         r"\bfrozen sections?\b|\bintra-?operativ\w+",
     ),
     "clinical": (
@@ -55,14 +56,14 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\b(?:\w*therap(?:y|ies|eutic\w*)|chemoradi\w+|neo-?adjuvant|adjuvant|treatments?|management)\b",
         r"\b(?:pre|post)-?operativ\w+|\bfollow[- ]?up\b|\brecommend\w*|\bcorrelat\w+|\bprogno\w+|\bsurviv\w+",
         r"\brecurrence\b|\brecurrent (?:tumou?r|disease|carcinoma)\b|\bradiolog\w+|\bimaging\b|\bMRI\b|\bmammogra\w+",
-        r"(?<!unable )(?<!impossible )(?<!difficult )(?<!hard )(?<!failed )\bto (?:rule out|exclude)\b",
+        r"(?<!unable )(?<!impossible )(?<!possible )(?<!difficult )(?<!hard )(?<!failed )\bto (?:rule out|exclude)\b",
     ),
     "receptors": (
         r"\b(?:o?estrogen|progesterone|hormone|androgen)\b|\breceptors?\b|\bHER-?2\b|\bERBB2\b",
         r"\btriple[- ]negative\b|\bluminal [AB]\b|\bimmuno-?(?:histo)?(?:chem|stain|reactiv|pheno|positiv)\w*",
         r"\bKi-?67\b|\bMIB-?1\b|\bp(?:16|40|53|57|63|120)\b|\bTTF-?1\b|\bCK ?\d+|\bcytokeratins?\b|\bCD ?\d+\w?\b",
         r"\bGFAP\b|\bS-?100\b|\bsynaptophysin\b|\bchromogranin\b|\bPD-?L1\b|\bCDX-?2\b|\bHMB-?45\b|\bMelan-?A\b",
-        r"\bNapsin\b|\bNeuN\b|\bGATA-?3\b|\bE-cadherin\b|\bstain(?:s|ed|ing)? (?:positive|negative|for|with)\b",
+        r"\bNapsin\b|\bNeu ?N\b|\b(?:neuronal|tumou?r|immuno\w*) markers?\b|\b(?:proliferati(?:on|ve)|labell?ing) ind(?:ex|ices)\b|\bGATA-?3\b|\bE-cadherin\b|\bstain(?:s|ed|ing)? (?:positive|negative|for|with)\b",
         r"\b(?:mucin|special|gram|GMS|AFB|Congo red|Ziehl\W+Neelsen|repair) stain\w*|\bSOX-?1[01]\b|\bPAX-?8\b",
     ),
     "molecular": (
@@ -83,10 +84,12 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
     ),
     "no information": (
         r"\bnot (?:\w+ly )?(?:applicable|performed|assessed|assessable|evaluated|reported|specified|provided|mentioned|"
-        r"stated|given|submitted|available|detailed|documented|done|known|discussed|addressed)\b",
+        r"stated|given|submitted|available|detailed|documented|done|known|discussed|addressed|sampled|received|recorded|"
+        r"commented on|included in (?:the|this) (?:report|sample|specimen|section)s?)\b",
         r"\b(?:do|does|did) not (?:\w+ly )?(?:specify|mention|state|report|describe|detail|address|provide)\b",
         r"\bun(?:known|specified)\b|\bpending\b|\bdeferred\b|(?<=[:=])\s*n/?a\s*[.;]?$",
-        r"\bcannot be (?:\w+ly )?(?:assessed|determined|evaluated|graded)\b|\b(?:insufficient|inadequate) (?:material|for)\b",
+        r"\b(?:cannot|can not|could not) be (?:\w+ly )?(?:assessed|determined|evaluated|graded)\b|\b(?:insufficient|inadequate) (?:material|for)\b",
+        r"\b(?:details?|information|data) (?:regarding|about|on|concerning|of|for)\b",
         r"\bno (?:\w+ )?(?:mention|information|details?|data|comment)\b|\bsee (?:below|above|comment|note|synoptic)\W*$",
     ),
     "interpretation": (
@@ -97,7 +100,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"demonstrate)\b(?: of)?(?: an?)? (?:\w+ (?:and )?){0,3}(?:aggressive|advanced|locali[sz]ed|early|late|progressive\w*|"
         r"challenging|favou?rable)\b|\bthis (?:\w+ ){0,2}(?:analysis|evaluation|assessment|examination) (?:\w+ly )?"
         r"(?:emphasi\w+|underscor\w+|highlights?|indicates?|reflects?|suggests?|provides?)\b|\bdetermining the origin\b",
-        r"\bfurther (?:evaluation|investigation|assessment|stud(?:y|ies)|workup)\b",
+        r"\bfurther (?:evaluation|investigation|assessment|stud(?:y|ies)|workup)\b|\b(?:these|the) findings characteri[sz]e\b",
     ),
 }
 # Told from ordinary words by their capitals: "ER" but not "er", "pT2b N0", "(L1)", "V0"; "T cell" is none.
@@ -148,13 +151,15 @@ _DENIALS: tuple[tuple[str, str], ...] = (
     (r"\b(?:do|does|did)(?: not|n['’]t) (?=\w)", "<verb>"),
     (r"\bfail(?:s|ed|ing)? to (?=\w)", "<verb>"),
     (_BE + r" (?:\w+ly )?not (?=\w)|\b(?:is|are|was|were)n['’]t ", "{be} "),
-    (_BE + r" (?:\w+ly )?(?:ruled out|excluded)\b", "{be} present"),
+    (_BE + r" (?:\w+ly )?(?:ruled out|excluded|lost)\b", "{be} present"),
     (r"\b(?:(?:has|have|had) )?(?:rules|ruled|ruling) out\b|\b(?:has|have) excluded\b|\bexcludes\b", "shows"),
     (r"(?:^|(?<=s ))(?:rule out|exclude)\b", "show"),
     (r"\b(?:cannot|can ?not|can['’]t|could not|couldn['’]t) (?=\w)", "can "),
     (_BE + r" (?:\w+ly )?(?:devoid of|free (?:of|from)|clear of|without)\b(?: any)?", "contain{s}"),
     (_BE + r" (?:\w+ly )?(?:uninvolved|unaffected|spared)\b", "{be} involved"),
     (r"\bun(?:involved|affected) by\b", "involved by"),
+    (r"(?:(?<=remains )|(?<=remain )|(?<=remained )|(?<=appears )|(?<=appear )|(?<=appeared )|(?<=being ))"
+     r"(?:uninvolved|unaffected|spared|free|clear)\b(?! (?:of|from)\b)", "involved"),
     (_BE + r" (?:\w+ly )?free(?=\s*(?:$|[.,;(]|at\b|by\b))", "{be} involved"),
     (r"(?:(?<=margins )|(?<=margin ))(?:is|are|was|were) (?:\w+ly )?clear\b(?! of)", "{be} involved"),
     (r"\bunable to (?=\w)", "able to "),
@@ -175,6 +180,9 @@ _DENIALS: tuple[tuple[str, str], ...] = (
     (r"(?<=[:=])\s*(?:none|no|nil|negative|neg|zero|\(-\)|\(−\))\.?(?=\s*(?:$|[.,;(]))", " present"),
     (r"(?<=[:=])\s*0(?: ?%|/\d+| ?(?:/|per) ?(?:\d+ )?hpf)?(?=\s*(?:$|[.,;(]))", " present"),
     (r"(?:(?<=is)|(?<=are)|(?<=was)|(?<=were))\s+negative(?=\s*(?:$|[.,;(]))", " positive"),
+    (r"(?<=\btumor)[- ]free\b|(?<=\btumour)[- ]free\b|(?<=\bcancer)[- ]free\b|(?<=\bcarcinoma)[- ]free\b", " involved"),
+    (r"(?<=\w)\s*\(\s*[-−–]\s*\)", " (+)"),  # "Perineural invasion (-)", "LVI-"
+    (r"(?<=\b[A-Z]{2})\s?[-−–](?=\s*(?:$|[.,;]))|(?<=\b[A-Z]{3})\s?[-−–](?=\s*(?:$|[.,;]))|(?<=\b[A-Z]{4})\s?[-−–](?=\s*(?:$|[.,;]))", "+"),
     (r"\bnil(?: evidence of)?\b", "present"),
     (r"\bnone of\b", ""),
     (r"\bnone\b", "some"),
@@ -205,8 +213,11 @@ _DOUBTS = (
     rf"(?:\w+ly )?(?:be )?{_OUT}\b",
     r"\bno (?:\w+ )?exclusion\b|\bwithout (?:\w+ )?excluding\b",
     rf"\bto {_OUT}\b|\br/o\b|\?\s*(?=\w+\W*$)|^\W*\?(?=\s*\w)|\w ?\?\W*$",
+    r"\b(?:no|not)\b.{0,60}\bwith certainty\b",
     r"\bno(?:t)? (?:definit\w+|convincing\w*|unequivocal\w*|certain\w*|clear[- ]cut|conclusive\w*)\b",
     r"\bwithout (?:definite|convincing|unequivocal|clear[- ]cut|conclusive)\b",
+    r"\b(?:definit\w+|convincing|unequivocal|conclusive|clear[- ]cut) (?:\w+ )?(?:evidence|features?|signs?|proof|\w+ invasion)\b"
+    r".{0,60}\b(?:not|absent|lacking|lacks?|missing)\b",
     r"\b(?:not|non-?|neither) (?:\w+ly )?(?:diagnostic|specific|sufficient|typical|characteristic|pathognomonic)\b",
     r"\bfalls? short of\b|\binsufficient for\b|\bnot (?:amount\w*|unlikely)\b|\brather than\b|\bas opposed to\b",
     r"\b(?:equivocal|indeterminate|inconclusive|uncertain\w*|questionabl[ey]|doubtful|borderline features)\b",
@@ -224,14 +235,19 @@ _HEDGES = (
 )
 _BREAKS = (
     r"\s*;\s*",
-    r",?\s+\b(?:but|although|though|while|whereas|however|except(?:ing)?(?: for)?|despite|yet|apart from|"
+    r",?\s+(?!however, (?:is|are|was|were|has|have|do|does)\b)\b(?:but|although|though|while|whereas|however|except(?:ing)?(?: for)?|despite|yet|apart from|"
     r"aside from|other than|with the exception of|save for)\b,?\s+",
     r",\s+(?=with\b|no\b(?!\.)|not\b|neither\b|nor\b|none\b)",
     r",\s+and\s+(?=(?:there|the|this|these|it|its|all|some|no|focal|both|surgical|margins?)\b)",
-    r"(?<!not),?\s+(?=without\b|with (?:no|an? absence|absence|lack)\b|in the absence of\b)",
+    r"(?<!not),?\s+(?=without\b|with (?:no|(?:an? |the )?(?:\w+ )?(?:absence|lack) of)\b|in the absence of\b)",
     r"\s+(?:and|&)\s+(?=the \w+ (?:also )?(?:shows?|has|have|contains?|exhibits?)\b)",
-    r"\s+and\s+(?=(?:is|was) (?:\w+ly )?(?:classified|graded|accompanied|associated)\b)",
-    r",\s+(?=measuring\b)|\s+and\s+(?=(?:measures|weighs|shows|exhibits|contains|extends|is accompanied)\b)",
+    r"\s+and\s+(?=(?:is|are|was|were) (?:\w+ly )?(?:classified|graded|accompanied|associated|notable|remarkable|characteri[sz]ed)\b)",
+    r",\s+(?:and\s+)?(?=presence of\b)|\s+and\s+(?=presence of\b)|(?<=[-+−–)])[,;]\s+|(?<=[a-z]{2})\.\s+(?=[A-Z])",
+    r",?\s+(?:and|but)\s+(?=(?:with )?(?:an? |the )?(?:\w+ )?(?:absence|lack) of\b)|,\s+(?=(?:only|just|merely)\b)",
+    r",\s+(?=measuring\b)|\s+and\s+(?=(?:measure[sd]|weigh(?:s|ed)|show(?:s|ed)|exhibit(?:s|ed)|contain(?:s|ed)|extend(?:s|ed)|"
+    r"demonstrate[sd]|reveal(?:s|ed)|is accompanied)\b)",
+    r",\s+and\s+(?=(?:showing|exhibiting|demonstrating|displaying|containing|featuring|invading|infiltrating)\b)",
+    r",\s+(?=(?:consistent|compatible|in keeping) with\b)|,?\s+(?=(?:due|owing) to (?:the |an )?(?:absence|lack)\b)",
     r"\s+or\s+(?=no\b)|\s+and\s+(?=(?:no|without|absent|lacks?|lacking)\b|(?:is|are) (?:negative|free)\b)",
     # What hangs behind a noun: "carcinoma lacking mucin", "nests showing no keratin", "a tumour that does not invade".
     r"(?<!\bis)(?<!\bare)(?<!\bwas)(?<!\bwere)(?<!ly),?\s+(?=(?:lacking|devoid of|free (?:of|from)|not \w+ing)\b)",
