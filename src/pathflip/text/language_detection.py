@@ -25,22 +25,28 @@ _OWN_WORDS: dict[str, frozenset[str]] = {
     "en": _words(
         """the and is are was were with without there this that these which of from by not shows show seen identified
         present noted into within has have been its between throughout consists consistent lacks neither nor cannot
-        sections tumour tumor tumours tumors cells nuclei lymphovascular rules ruled"""
+        sections tumour tumor tumours tumors cells nuclei lymphovascular rules ruled but seen found present
+        does did only frequent"""
     ),
     "de": _words(
         """der das und ist sind mit ohne kein keine keinen keiner keines nicht eine einer eines einem dem den von zu zum
         zur sich findet finden nachweisbar nachweis weder noch wird werden auf bei liegt vor fehlt sowie aus im vom
         mäßig anhalt für zeigt zahlreiche schlecht gut wurde wurden nach über
-        nein fehlen fehlend fraglich fragliche verdacht herdförmig herdförmige"""
+        nein fehlen fehlend fraglich fragliche verdacht herdförmig herdförmige mitosen nekrosen karzinom adenokarzinom
+        plattenepithelkarzinom mammakarzinom urothelkarzinom gefäßinvasion malignität drüsen zellen tumorgewebe lymphom
+        niedriggradig hochgradig niedriggradige hochgradige mäßiggradig vereinzelt reichlich vorhanden unauffällig"""
     ),
     "fr": _words(
         """une du est sont avec sans pas aucun aucune dans les aux ne présence signe cette il absence d'une n'est
-        d'un nécrose bien peu très foyers retrouve observe observée à"""
+        d'un nécrose peu très foyers retrouve observe observée à jamais carcinome adénocarcinome lymphome tumeur
+        tumeurs cellules vasculaire vasculaires engainement engainements embole emboles muqueuse atypies douteux douteuse
+        nombreux nombreuses épithélium glandes oui"""
     ),
     "es": _words(
         """el los del y con sin se hay ningún ninguna observa observan identifica identifican ausencia por
         para presencia aprecia aprecian una invasión células está muestra
-        ausente ausentes nula nulo carece"""
+        ausente ausentes nula nulo carece hallazgos sospechoso sospechosa sospecha queratinizante
+        las los hay valorable valorables ningunos células también"""
     ),
 }
 # Words that deny: one of these within a text of another language makes it mixed.
@@ -59,6 +65,27 @@ _FOREIGN_WORDS = _words(
     brak nie bez jest stwierdzono ognisk nema není žádné bylo
     ei ilman puuttuu todeta ole yok izlenmedi saptanmadı değil görülmedi
     nincs nem nélkül fără absența este lipsa nėra puudub amb"""
+)
+# Letters that none of en, de, fr and es has, in words that are no names.
+_FOREIGN_LETTERS = re.compile(r"(?<!\w)[a-zà-ž]*[ăâșțşţãõığøåłąęśżźćńěřůčšžőűġħ](?<!â)[a-zà-ž]*")
+# Words and endings that English has not: where they stand and no English word does, a text is not English.
+_NOT_ENGLISH = _words("de del la las le les los lo un una di da du des der ni il gli sur por con sin")
+_FORMS = re.compile(
+    r"(?<![\w-])(?!(?:comedo|embryo|vivo|vitro|novo|toto|halo|ratio|into|also|zero|photo|macro|micro|auto|echo|tattoo|lentigo|"
+    r"vertigo|impetigo|prurigo|technique|unique|oblique|critique|physique|antique|questionnaire|lung|young|among)s?\b)"
+    r"[a-zß-ÿ]*(?:[a-zß-ÿ]{3}os?|[a-zß-ÿ]{3}ntes?|iques?|aires?|euses?|eux|zion[ei]|ção|dade?s?|miento|ische?[nmrs]?|[a-z]{3}ung|keit|"
+    r"liche?[nmrs]?|ierte?[nmrs]?|eerde?|iye|(?:kar[sz]inom|karcinom|nekro[sz]|adenok)\w*)(?![\w-])"
+)
+_LATIN_PLURALS = re.compile(
+    r"(?<![\w-])(?!(?:foci|fungi|nuclei|nucleoli|bronchi|alveoli|thrombi|emboli|\w*villi|pylori|loci|calculi|radii|na?evi|hili|rami|"
+    r"cocci|bacilli|gyri|sulci|stimuli|tubuli|semi|anti|multi|mini)\b)[a-z]{3,}i(?![\w-])"
+)
+_GREEK_ENDING = re.compile(r"\b\w{2,}(?:sis|itis|plasia)\b", re.IGNORECASE)
+_PIECE = re.compile(r"[,;:]\s|\s[-–]\s|\b(?:but|aber|jedoch|mais|pero)\b")
+# What tells Japanese without kana: characters of the Japanese reform, and words of its reports.
+_JAPANESE = re.compile(
+    r"[壊悪転検断観発変対応実単顕膵歯拡囲労続総黒価気効処圧両剤収徴拠歳浅産痩県粋繊縦臓蔵薬覚説豊軽遅鉄録険随隠雑頼顔験髄黄齢]|所見|脈管|侵襲|"
+    r"扁平上皮|乳管|核分裂像|腺管|浸潤癌|浸潤性|分化型|異型|組織型|陽性率"
 )
 _LATIN_LANGUAGES = _words("en de fr es it pt nl da sv no fi pl cs hu ro tr ca sk sl hr lt lv et")
 _SCRIPTS = {
@@ -86,7 +113,7 @@ def language_of(text: str, default: str = "en") -> str:
         native = [word for word in own if any(word in words for words in known)]
         if native:
             return MIXED
-        return _of_scripts(scripts, default)
+        return _of_scripts(text, scripts, default)
     return _of_latin(text, latin, default)
 
 
@@ -104,32 +131,24 @@ def _scripts(text: str) -> dict[str, int]:
     return counts
 
 
-def _of_scripts(scripts: dict[str, int], default: str) -> str:
+def _of_scripts(text: str, scripts: dict[str, int], default: str) -> str:
     if "ja" in scripts:
         return "ja"
     best = max(scripts, key=lambda name: scripts[name])
+    if best == "zh" and _JAPANESE.search(text):
+        return "ja"
     return "ja" if best == "zh" and default == "ja" else best
 
 
 def _of_latin(text: str, words: list[str], default: str) -> str:
+    evidence = _evidence(text, words)
     distinct = {word for word in words if len(word) > 1 or word in "yày"}
     parts = distinct | {word.split("'")[0] for word in distinct} | {word.split("'")[-1] for word in distinct}
-    evidence = {name: len(distinct & own) for name, own in _OWN_WORDS.items()}
-    if re.search(r"\b[ldn]['’](?=[^\W\d_]{2})", text, re.IGNORECASE):
-        evidence["fr"] += 1
-    if re.search(r"ß|(?<=[a-zA-Z])[äöü]|[ÄÖÜ](?=[a-z])", text):
-        evidence["de"] += 1
-    if re.search(r"[ñ¿¡]|ción\b", text):
-        evidence["es"] += 1
-    foreign = len(parts & _FOREIGN_WORDS)
+    foreign = len(parts & _FOREIGN_WORDS) + len(_FOREIGN_LETTERS.findall(text))
     best = max(evidence, key=lambda name: evidence[name])
-    others = [words for name, words in _DENIALS.items() if name != best]
-    if best in ("de", "fr") and evidence[best] and "no" in distinct:
+    if evidence[best] and _is_mixed(text, distinct, best, evidence):
         return MIXED
-    if evidence[best] and any(distinct & (words - _OWN_WORDS[best] - _DENIALS[best]) for words in others):
-        return MIXED
-    ranked = sorted(evidence, key=lambda name: -evidence[name])
-    second = ranked[1] if ranked[0] == best else ranked[0]
+    second = max((name for name in evidence if name != best), key=lambda name: evidence[name])
     if evidence[best] and not evidence[second] and not foreign:
         return best
     if evidence[second] >= 2 and evidence[second] >= 0.4 * evidence[best] and {best, second} != {"fr", "es"}:
@@ -139,8 +158,58 @@ def _of_latin(text: str, words: list[str], default: str) -> str:
         return detected if detected not in _OWN_WORDS or evidence.get(detected) else "other"
     if evidence[best]:
         return best if evidence[best] > evidence[second] else (detected if evidence.get(detected) else MIXED)
+    if _is_not_english(text, distinct):
+        return _of_forms(text, default)
     telling = sum(len(word) > 2 for word in distinct) >= 4 or not text.isascii()
     return detected if sure >= _SURE and telling and detected != default else default
+
+
+def _evidence(text: str, words: list[str]) -> dict[str, int]:
+    """How much in a text only one of the languages with tables has."""
+    evidence = {name: len(set(words) & own) for name, own in _OWN_WORDS.items()}
+    evidence["fr"] += re.search(r"\b[ldn]['’](?=[^\W\d_]{2})", text, re.IGNORECASE) is not None
+    evidence["de"] += re.search(r"ß|(?<=[a-zA-Z])[äöü]|[ÄÖÜ](?=[a-z])", text) is not None
+    evidence["es"] += re.search(r"[ñ¿¡]|ción\b", text) is not None
+    return evidence
+
+
+def _is_mixed(text: str, distinct: set[str], best: str, evidence: dict[str, int]) -> bool:
+    """Whether a denial of another language stands in the text, or its pieces are of different languages."""
+    if best in ("de", "fr") and "no" in distinct:
+        return True
+    others = [words for name, words in _DENIALS.items() if name != best]
+    if any(distinct & (words - _OWN_WORDS[best] - _DENIALS[best]) for words in others):
+        return True
+    if sum(count > 0 for count in evidence.values()) < 2:
+        return False
+    spoken = set()
+    for piece in _PIECE.split(text):
+        own = _evidence(piece, [word.lower().replace("’", "'") for word in _LATIN_WORD.findall(piece)])
+        languages = [name for name, count in own.items() if count]
+        spoken |= set(languages) if len(languages) == 1 else set()
+    return len(spoken) > 1 and spoken != {"fr", "es"}
+
+
+def _is_not_english(text: str, distinct: set[str]) -> bool:
+    lower = text.lower().replace("de novo", "")
+    return bool(
+        (distinct & _NOT_ENGLISH and "de novo" not in text.lower())
+        or _FORMS.search(lower)
+        or len(_LATIN_PLURALS.findall(lower)) > 1
+    )
+
+
+def _of_forms(text: str, default: str) -> str:
+    """The language of a short text that is not English; "other" where that cannot be told."""
+    ranked = [(str(name), float(sure)) for name, sure in _identifier().rank(text.lower()) if str(name) != "en"]
+    chances = dict(ranked)
+    whole = sum(chances.values()) or 1.0
+    detected, sure = ranked[0][0], ranked[0][1] / whole
+    if chances.get("es", 0) / whole > 0.15 and _GREEK_ENDING.search(text) and detected in ("es", "ca", "pt", "it", "sl"):
+        return "es"  # "necrosis", "gastritis", "displasia": Portuguese and Italian write "necrose", "gastrite"
+    if sure >= _SURE:
+        return detected
+    return default if default != "en" else "other"
 
 
 @lru_cache(maxsize=1)

@@ -59,13 +59,16 @@ _OPEN_VERB = re.compile(
     r"\b(?:is|are|was|were|be|been|being|remains?|remained|appears?|appeared)(?: (?:also|all|both|otherwise|again|still|each|now|thus|\w+ly))*$",
     re.IGNORECASE,
 )
+_FIRST_EXCEPT = re.compile(
+    r"\W*(?:apart from|aside from|other than|except for|abgesehen von|bis auf|außer|hormis|en dehors d|salvo|excepto)\b", re.IGNORECASE
+)
 _WITH = re.compile(r"\s+(?:with|mit|avec|con)\s+", re.IGNORECASE)
 # "not associated with", "no continuity with": what follows is part of what is denied.
 _ASSOCIATED = frozenset(
     """associated association continuity connection contact consistent compatible compared correlated communication along
     together relation zusammenhang verbindung vereinbar continuité contact compatible continuidad contacto relación""".split()
 )
-_LACK = re.compile(r"\b(?:lack|absence|loss|fehlen|absence|ausencia) (?:of|von|de|d['’])|\bfehlende\w*\b", re.IGNORECASE)
+_LACK = re.compile(r"\b(?:lack|absence|loss|fehlen|ausencia) (?:of|von|de|d['’])|\bfehlende\w*\b|\w{4}freie?[nmrs]?\b", re.IGNORECASE)
 _PLURAL = re.compile(r"\b(?:are|were|have|do|sind|waren|werden|wurden|fehlen|sont|ont|son|están)\b", re.IGNORECASE)
 _NEXT_LABEL = re.compile(r",\s*(?=[^,:;=]{2,50}[:=]\s*\S)")
 # "Necrosis was searched for" tells nothing until it is said what was found.
@@ -266,6 +269,9 @@ def _pieces(text: str, rules: _Compiled, language: str) -> list[Clause]:
         comma = text.rindex(",", 0, front.end())
         cuts = sorted({*cuts, (comma, front.end())})
     cuts = sorted({*cuts, *_concession_ends(text, rules)})
+    denial = rules.denial.search(masked) if _FIRST_EXCEPT.match(text) else None
+    if denial is not None and not _FRONTED.match(text):  # "Abgesehen von einer Fibrose keine Auffälligkeiten"
+        cuts = sorted({*cuts, (denial.start(), denial.start())})
     cuts = sorted({*cuts, *(match.span("comma") for match in _EXCEPTION.finditer(masked))})
     if len(re.findall(r"[:=]\s", text)) > 1:  # "Mitoses: rare, necrosis: none"
         cuts = sorted({*cuts, *(match.span() for match in _NEXT_LABEL.finditer(masked))})
@@ -278,7 +284,7 @@ def _pieces(text: str, rules: _Compiled, language: str) -> list[Clause]:
     pieces: list[Clause] = []
     for part in parts:
         if part and language in LANGUAGES and polarity_of(part, language) != "affirmed" and not _VALUE.match(part):
-            pieces += _items(part, rules, language)
+            pieces += _japanese_items(part) if language == "ja" else _items(part, rules, language)
         elif part:
             pieces.append(Clause(part))
     return pieces
@@ -295,6 +301,19 @@ def _concession_ends(text: str, rules: _Compiled) -> list[tuple[int, int]]:
         if rules.verb.search(behind) and not _RELATIVE.match(behind):
             return [comma.span()] if len(text[: comma.start()].split()) > 3 else []
     return []
+
+
+_JAPANESE_LIST = re.compile(
+    r"(?P<left>(?:(?!いずれ|とも|または|および|及び|ならびに|[やも]).)+)、(?P<last>[^、]{1,20}(?:なし|無し|陰性|[(（]\s*[-－−]\s*[)）])[。\s]*)$"
+)
+
+
+def _japanese_items(part: str) -> list[Clause]:
+    """慢性胃炎、活動性なし: whether the denial at the end reaches back cannot be told."""
+    listed = _JAPANESE_LIST.match(part)
+    if listed is None:
+        return [Clause(part)]
+    return [Clause(listed["left"], unclear=polarity_of(listed["left"], "ja") == "affirmed"), Clause(listed["last"])]
 
 
 def _items(part: str, rules: _Compiled, language: str) -> list[Clause]:
@@ -316,12 +335,16 @@ def _items(part: str, rules: _Compiled, language: str) -> list[Clause]:
             unclear.append(False)
             continue
         denies = polarity_of(left, language) != "affirmed"
-        ends = _last_word(left) in rules.cues.predicates and len(left.split()) > 1 and not rules.verb.search(left)
+        ends = _last_word(left) in rules.cues.predicates and len(left.split()) > 1 and not rules.verb.search(_but_last(left))
         is_predicate = _last_word(item) in rules.cues.predicates and len(item.split()) > 1 and not _LISTED.search(rest)
         comma = links[place].startswith(",")
-        if comma and (ends or (is_predicate and denies and not rules.verb.search(item))):
+        if comma and (ends or (is_predicate and denies and not rules.verb.search(_but_last(item)))):
             groups.append(item)
             unclear.append(bool(is_predicate and not ends and _SEEN_AT_END.search(item)))
+        elif comma and len(items) == 2 and is_predicate and not denies and not rules.verb.search(_but_last(part)):
+            groups.append(item)  # "Chronic gastritis, Helicobacter absent": the denial may reach back
+            unclear[-1] = True
+            unclear.append(False)
         elif denies and (apart := _beyond_the_denial(left, links[place], item, len(items), rules)) is not None:
             groups.append(f"{links[place].strip(' ,')} {item}" if _WITH.match(links[place]) else item)
             unclear.append(apart == "unclear")
@@ -368,6 +391,11 @@ def _shared_predicate(left: str, item: str, link: str, rules: _Compiled) -> tupl
 def _or_follows(part: str, item: str) -> bool:
     """Whether the list that holds ``item`` ends with "or", which makes it one denial."""
     return re.search(r"\b(?:or|nor|oder|noch|ou|ni|o|u)\b", part[part.find(item) - 4 :], re.IGNORECASE) is not None
+
+
+def _but_last(text: str) -> str:
+    """The text without its last word, which may be a verb or an adjective ("présente")."""
+    return re.sub(r"\w+\W*$", "", text)
 
 
 def _last_word(text: str) -> str:

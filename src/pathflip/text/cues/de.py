@@ -49,8 +49,11 @@ CUES = Cues(
         ),
     },
     not_visual_cased={"stage": NOT_VISUAL_CASED["stage"]},
-    visible_anyway=(r"\b(?:un)?scharf (?:begrenzt\w*|abgegrenzt\w*)|\bpro (?:\d+ ?)?mm\b",),
+    visible_anyway=(
+        r"\b(?:im|am|in dem) (?:\w+ )?(?:ein|über)gesandten (?:material|gewebe|präparat|exzisat)\w*",
+        r"\b(?:un)?scharf (?:begrenzt\w*|abgegrenzt\w*)|\bpro (?:\d+ ?)?mm\b",),
     denials=(
+        (r"\b(?:hinweise?|anhalt(?:spunkte?)?|zeichen) (?:auf|für) (?=.{0,60}\bnicht\b)", ""),
         (r"\bk(?:ein(?:e|en|em|er|es|erlei)?) (?:anhalt(?:spunkte?)?|hinweise?|nachweis|zeichen|beleg\w*) (?:für|auf|von|einer|eines|der|des)\b", ""),
         (r"\bk(?:ein(?:e|en|em|er|es|erlei)?)\b", ""),
         (r"\bohne (?:(?:sicheren? )?(?:nachweis|anhalt(?:spunkte)?|hinweis(?:e)?|zeichen) (?:für|auf|von|einer|eines|der|des)?)", "mit"),
@@ -62,15 +65,16 @@ CUES = Cues(
         (r"\bfehlend(?:e|en|em|er|es)?\b", "vorhandene"),
         (r"\bfehlen (?:von|eines|einer|der|des)\b", "nachweis von"),
         (r"\babwesen(?:d\w*|heit)\b|\bausbleiben\b", "vorhanden"),
-        (r"\bfrei von\b|\btumorfrei\w*", "mit"),
+        (r"\bfrei von\b|\b(?=tumor|karzinom|dysplasie|nekrose|malignom|atypie|melanom|befall|entzündungs|metastasen)\w+frei(?:e[nmrs]?)?\b", "mit"),
         (r"\b(?:ist|sind|wurde|wurden|war|waren) (?:\w+ )?(?:ausgeschlossen|auszuschließen|auszuschliessen)\b", "ist vorhanden"),
         (r"\bausgeschlossen\b|\bausschließ(?:t|en)\b", "vorhanden"),
         (r"\bnegativ(?:e|en|er|es)?\b", "positiv"),
         (r"\bnie(?:mals)?\b|\bnirgend(?:s|wo)\b|\bnichts\b|\bkeinesfalls\b|\bkeinerlei\b", ""),
         (r"\bnein\b", "ja"),
-        (r"(?<=[:=])\s*(?:0|\(-\)|\(−\))(?=\s*(?:$|[.,;(]))", " ja"),
+        (r"(?<=[:=])\s*(?:0|[∅ø⌀]|\(-\)|\(−\))(?=\s*(?:$|[.,;(]))", " ja"),
     ),
     pseudo=(
+        r"\bnicht[- ]?(?:speziell|spezifisch|sonst)\w*",
         r"\bnicht (?:nur|selten|ungewöhnlich|zuletzt|unerheblich\w*|un\w+|ohne|frei|fehlend\w*|ausschließlich|immer)\b",
         r"\bnicht (?:näher|weiter) (?:bezeichnet\w*|klassifizier\w*|spezifizier\w*|charakterisier\w*)\b|\bo\.? ?n\.? ?a\b",
         r"\bnicht[- ](?:verhornend|kleinzellig|invasiv|seminomat|hodgkin|muzin|mucin|papillär|epithelial|neoplast|tumor|"
@@ -80,6 +84,7 @@ CUES = Cues(
         r"\bmit oder ohne\b|\bnoch (?:erhalten|vorhanden|nachweisbar|gut|teils|teilweise)\w*",
     ),
     doubts=(
+        r"\bspr(?:icht|echen) (?:eher )?(?:gegen|dagegen)\b",
         r"\b(?:nicht|kaum|schwer)\b.{0,30}?\b(?:ausgeschlossen|auszuschließen|auszuschliessen|ausschließen|ausschliessen|ausschließbar)\b",
         r"\bkann\b.{0,40}\bnicht\b.{0,30}\b(?:werden|ausschließen)\b|\blässt sich\b.{0,40}\bnicht\b|\blassen sich\b.{0,40}\bnicht\b",
         r"\b(?:nicht|kein\w*|ohne) (?:sicher\w*|eindeutig\w*|zweifelsfrei\w*|definitiv\w*)\b|\bunsicher\w*|\bunklar\w*",
@@ -89,12 +94,13 @@ CUES = Cues(
     ),
     hedges=(
         r"\bverdacht\w*|\bverdächtig\w*|\bsuspekt\w*|\bv\.? ?a\.?(?=\s)|\bmöglich\w*|\bwahrscheinlich\w*|\bvermutlich\w*",
-        r"\beventuell\b|\bevtl\b|\bam ehesten\b|\beher\b|\bhinweis\w* auf\b|\bspricht für\b|\bsprechen für\b|\bDD\b|"
+        r"\beventuell\b|\bevtl\b|\bam ehesten\b|\beher\b|\bhinweis\w* auf\b(?!.{0,60}\b(?:nicht|keine?)\b)|\bspricht für\b|\bsprechen für\b|\bDD\b|"
         r"\bdifferen[tz]ialdiagnos\w*|\bkönnte\w*|\bmutmaßlich\w*|\bdenkbar\b|\banmutend\w*|\bvereinbar\b|\bpasst zu\b",
     ),
     breaks=(
+        r"(?<=[a-zäöüßéèñ]{2})\.\s+(?=[A-ZÄÖÜÉ])",
         r"\s*;\s*",
-        r",?\s+\b(?:aber|jedoch|allerdings|während|hingegen|dagegen|sondern|obwohl|wobei|außer|ausser|abgesehen von|doch)\b,?\s+",
+        r",?\s+\b(?:(?<!\bnicht )aber|(?<!\bnicht )jedoch|allerdings|während|hingegen|dagegen|dafür|stattdessen|sondern|obwohl|wobei|außer|ausser|abgesehen von|doch)\b,?\s+",
         r",\s+(?=(?:kein\w*|nicht|ohne|mit|weder|sowie|dabei|es|die|der|das)\b)",
         r"(?<!\bnicht)(?<!\boder),?\s+(?=ohne\b|mit (?:fehlend\w*|kein\w*)\b|bei (?:fehlend\w*)\b)",
         r",?\s+und\s+(?=(?:kein\w*|ohne|fehlend\w*)\b)",
@@ -118,6 +124,7 @@ CUES = Cues(
     r"besteht|bestehen|stellt|stellen|erkennt|sieht|lässt|lassen|wurde|wurden|infiltriert|weist|weisen)\b",
     yes=("ja", "vorhanden", "nachweisbar", "positiv", "+", "(+)", "nachgewiesen", "gegeben", "vorliegend", "present"),
     no=(
+        "∅", "ø", "⌀",
         "nein", "keine", "kein", "keiner", "keines", "nicht vorhanden", "nicht nachweisbar", "nicht nachgewiesen",
         "negativ", "fehlend", "fehlt", "fehlen", "0", "(-)", "(−)", "nicht erkennbar", "nicht vorliegend", "entfallen",
         "ohne", "nicht identifiziert", "kein nachweis", "kein anhalt", "absent",

@@ -104,7 +104,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
     ),
 }
 # Told from ordinary words by their capitals: "ER" but not "er", "pT2b N0", "(L1)", "V0"; "T cell" is none.
-STAGE_TOKEN = r"[ycrma]{0,2}p?s?(?:T(?:[0-4][a-d]?|is|[Xx])|N(?:[0-3][a-c]?|[Xx])|M[01Xx])|L[01]|V[012]|Pn[01]|R[012Xx]"
+STAGE_TOKEN = r"[ycrma]{0,2}p?s?(?:T(?:[0-4][a-d]?|is|[Xx])|N(?:[0-3][a-c]?|[Xx])|M[01Xx])|[Ll]y?[01][abc]?|[Vv][0123][abc]?|[Pp]n[01][abc]?|BD[123]|INF[abc]|R[012Xx]"
 NOT_VISUAL_CASED: dict[str, str] = {
     "stage": rf"(?<![\w-])(?:{STAGE_TOKEN})(?:\(\w+\))?(?:p?[NMLVR][0-3OXx][a-c]?)*\b(?!-)",
     "receptors": r"\b(?:ERs?|PR|PAS|PSA|IHC)\b",
@@ -129,6 +129,7 @@ _EMPTY = {
     r"compris\w+)\b|\bclassification was\b",
 }
 _VISIBLE_ANYWAY = (
+    r"\bin the (?:\w+ )?(?:submitted|received) (?:\w+ )?(?:material|tissue|sections?|specimens?|samples?|fragments?)\b",
     r"\b(?:ill|poorly|well|sharply)[- ](?:defined|circumscribed|demarcated) (?:\w+ )?margins?\b",
     r"\b(?:infiltrat\w+|invasive|pushing|irregular|smooth|scalloped|expansile|circumscribed|tumou?r)(?: tumou?r)? "
     r"(?:margins?|edges?|borders?)\b(?! (?:is|are|was|were) (?:free|clear|negative|positive|involved|uninvolved))",
@@ -177,7 +178,7 @@ _DENIALS: tuple[tuple[str, str], ...] = (
     (r"\black(?:ing|ed)\b", "showing"),
     (r"\babsent\b", "present"),
     (r"\babsence\b", "presence"),
-    (r"(?<=[:=])\s*(?:none|no|nil|negative|neg|zero|\(-\)|\(−\))\.?(?=\s*(?:$|[.,;(]))", " present"),
+    (r"(?<=[:=])\s*(?:none|no|nil|[∅ø⌀]|negative|neg|zero|\(-\)|\(−\))\.?(?=\s*(?:$|[.,;(]))", " present"),
     (r"(?<=[:=])\s*0(?: ?%|/\d+| ?(?:/|per) ?(?:\d+ )?hpf)?(?=\s*(?:$|[.,;(]))", " present"),
     (r"(?:(?<=is)|(?<=are)|(?<=was)|(?<=were))\s+negative(?=\s*(?:$|[.,;(]))", " positive"),
     (r"(?<=\btumor)[- ]free\b|(?<=\btumour)[- ]free\b|(?<=\bcancer)[- ]free\b|(?<=\bcarcinoma)[- ]free\b", " involved"),
@@ -219,7 +220,7 @@ _DOUBTS = (
     r"\b(?:definit\w+|convincing|unequivocal|conclusive|clear[- ]cut) (?:\w+ )?(?:evidence|features?|signs?|proof|\w+ invasion)\b"
     r".{0,60}\b(?:not|absent|lacking|lacks?|missing)\b",
     r"\b(?:not|non-?|neither) (?:\w+ly )?(?:diagnostic|specific|sufficient|typical|characteristic|pathognomonic)\b",
-    r"\bfalls? short of\b|\binsufficient for\b|\bnot (?:amount\w*|unlikely)\b|\brather than\b|\bas opposed to\b",
+    r"\b(?:argu|speak|militat|weigh)\w* (?:strongly )?against\b|\bfalls? short of\b|\binsufficient for\b|\bnot (?:amount\w*|unlikely)\b|\brather than\b|\bas opposed to\b",
     r"\b(?:equivocal|indeterminate|inconclusive|uncertain\w*|questionabl[ey]|doubtful|borderline features)\b",
     r"\bnot (?:all|every|each|always)\b|\b(?:hardly|scarcely|barely) any\b|\bif any\b|\bno longer\b|\bpreviously (?:present|"
     r"seen|identified|described)\b|\b(?:little|minimal|mild|few|rare|scant) (?:to|or) (?:no|none|absent)\b|\bnone (?:to|or)\b",
@@ -299,6 +300,7 @@ CUES = Cues(
     r"infiltrates?|involves?|extends?|forms?|occup(?:y|ies)|surrounds?|grows?|predominates?|cannot|does|do)\b",
     yes=("yes", "y", "present", "positive", "pos", "identified", "seen", "+", "(+)", "detected", "found", "involved"),
     no=(
+        "∅", "ø", "⌀",
         "no", "n", "none", "nil", "absent", "negative", "neg", "not identified", "not seen", "not present", "not found",
         "not detected", "not involved", "uninvolved", "(-)", "(−)", "0", "zero", "none identified", "none seen",
         "not evident", "not observed", "none present", "none found",

@@ -43,7 +43,9 @@ CUES = Cues(
         ),
     },
     not_visual_cased={"stage": NOT_VISUAL_CASED["stage"]},
-    visible_anyway=(r"\b(?:bien|mal) (?:delimitad\w+|definid\w+)|\bpor (?:\d+ ?)?mm\b|\bbordes? (?:infiltrante|expansiv)\w*",),
+    visible_anyway=(
+        r"\ben (?:el|la|los|las) (?:material|muestras?|tejido|biopsias?|fragmentos?) (?:remitid|enviad|estudiad)\w+",
+        r"\b(?:bien|mal) (?:delimitad\w+|definid\w+)|\bpor (?:\d+ ?)?mm\b|\bbordes? (?:infiltrante|expansiv)\w*",),
     denials=(
         (r"\bcon ausencia (?:de|del)\b", "con presencia de"),
         (r"\bausencia (?:completa |total )?(?:de|del)\b", "presencia de"),
@@ -63,6 +65,7 @@ CUES = Cues(
         (r"\bno\b", ""),
     ),
     pseudo=(
+        r"\bno (?:son |es |está\w* )?(?:infrecuentes?|rar[oa]s?|escas[oa]s?|despreciables?|inusual(?:es)?)\b",
         r"\bno (?:s[oó]lo|solamente|infrecuente\w*|raro\w*|inusual\w*|únicamente)\b|\bsin otra especificación\b|\bsin dudas?\b",
         r"\b(?:sin|no|de) (?:tipo )?(?:especial|específico|especificado)\b|\bde tipo no especial\b|\bno (?:queratinizante|invasiv|"
         r"infiltrante|microcític|hodgkin|seminomatos|mucinos|neoplásic|tumoral)\w*|\bcon o sin\b|\bno[- ]hodgkin\b",
@@ -76,10 +79,13 @@ CUES = Cues(
         r"\bno (?:son |es |muy )*(?:frecuente|numeros|extens|abundante|marcad|prominente|difus|sever)\w*",
     ),
     hedges=(
+        r"\ben favor de\b",
         r"\bsospech\w+|\bposible\w*|\bprobable\w*|\bposibilidad\b|\bsuge(?:stiv|rente|rent|rir|rid)\w*|\bsugieren?\b|\bcompatibles?\b|"
         r"\bpodría\w*|\bpuede (?:ser|tratarse|corresponder)\b|\bdiagnósticos? diferencial\w*|\ba favor de\b|\bparece\w*|\bpresunt\w+|\borienta\w*",
     ),
     breaks=(
+        r",\s+(?=(?:positiv|negativ)[oa]s?\b)",
+        r"(?<=[a-zäöüßéèñ]{2})\.\s+(?=[A-ZÄÖÜÉ])",
         r"\s*;\s*",
         r",?\s+\b(?:pero|sin embargo|aunque|mientras que|mientras|salvo|excepto|a excepción de|sino|no obstante)\b,?\s+",
         r",\s+(?=(?:no|sin|con|ausencia|ni|ningun\w*|el|la|los|las|se|presencia)\b)",

@@ -44,7 +44,9 @@ CUES = Cues(
         ),
     },
     not_visual_cased={"stage": NOT_VISUAL_CASED["stage"]},
-    visible_anyway=(r"\b(?:bien|mal) limitée?s?\b|\bpar (?:\d+ ?)?mm\b|\blimites? (?:floues?|nettes?|irrégulières?)\b",),
+    visible_anyway=(
+        r"\b(?:dans|sur) (?:le|la|les) (?:matériel|prélèvements?|fragments?|biopsies?|tissus?) (?:adress|reç|parven|transmi)\w+",
+        r"\b(?:bien|mal) limitée?s?\b|\bpar (?:\d+ ?)?mm\b|\blimites? (?:floues?|nettes?|irrégulières?)\b",),
     denials=(
         (r"\b(?:il )?n['’]y a (?:pas|aucun\w*) (?:de |d['’])?", "il y a "),
         (r"\babsence (?:complète |totale )?(?:de |d['’]|du |des )", "présence de "),
@@ -67,6 +69,7 @@ CUES = Cues(
         (r"\bnul(?:le)?s?\b|\bnéant\b", "présent"),
     ),
     pseudo=(
+        r"\b(?:ne|n['’])\s?\w+ (?:pas|guère) (?:rares?|exceptionnel\w*|inhabituel\w*|seulement|négligeables?)\b",
         r"\bnon (?:spécifiques?|seulement|kératinisante?s?|invasi\w+|infiltrante?s?|à petites cellules|épidermoïde|mucineu\w+|"
         r"hodgkinien\w*|séminomateu\w+|tumora\w+|néoplasique\w*|autrement|classé\w*)\b|\bsans autre (?:indication|précision)\b",
         r"\b(?:pas|non) (?:rares?|exceptionnel\w*|inhabituel\w*|seulement|plus de)\b|\bpas de type (?:particulier|spécial)\b",
@@ -77,7 +80,7 @@ CUES = Cues(
     doubts=(
         r"\b(?:ne|n['’])\s?\w*\s?(?:peut|peuvent|pouvant|pourrait|saurait|permet|permettent)\b.{0,40}\b(?:exclu\w*|élimin\w*|écart\w*)",
         r"\b(?:pas|non|sans)\b.{0,25}\b(?:exclu\w*|élimin\w*|écart\w+)\b|\bdifficile (?:à|d['’])\b|\bà (?:exclure|éliminer|écarter)\b",
-        r"\b(?:pas|sans|aucun\w*)\b.{0,25}\b(?:certain\w*|formel\w*|franc\w*|évident\w*|indiscutable\w*|net\w*)\b|\bdouteu\w+|\bincertain\w*",
+        r"\b(?:pas|sans|aucun\w*)\b.{0,25}\b(?:certain\w*|formel\w*|franc(?:he)?s?\b|évident\w*|indiscutable\w*|net\w*)\b|\bdouteu\w+|\bincertain\w*",
         r"\?|\bà discuter\b|\bdiscut\w+|\bsans doute\b|\béquivoque\w*|\bindétermin\w+|\bplutôt que\b|\binsuffisan\w+ pour\b",
         r"\bpas (?:très |particulièrement )?(?:nombreu\w+|fréquent\w*|étendu\w*|marqué\w*|important\w*|diffus\w*|sévère\w*)\b",
     ),
@@ -86,6 +89,7 @@ CUES = Cues(
         r"\bsuggèr\w+|\bsuggest\w+|\bpourrai(?:t|ent)\b|\bvraisembl\w+|\béventuel\w*|\bprésum\w+|\bdiagnostics? différentiel\w*|\bsemble\w*",
     ),
     breaks=(
+        r"(?<=[a-zäöüßéèñ]{2})\.\s+(?=[A-ZÄÖÜÉ])",
         r"\s*;\s*",
         r",?\s+\b(?:mais|cependant|toutefois|alors que|tandis que|néanmoins|en revanche|hormis|sauf|excepté|en dehors)\b,?\s+",
         r",\s+(?=(?:pas|sans|absence|aucun\w*|avec|ni|non|il|on|la|le|les|présence)\b)",
