@@ -14,7 +14,8 @@ from pathflip.text.visibility import not_visual_kind
 __all__ = ["visible_items"]
 
 _BREAK = re.compile(
-    r"\s*,\s*(?:(?:and|or|nor|und|oder|noch|et|ou|ni|y|e|o)\s+)?|\s+(?:and|or|nor|und|oder|noch|et|ou|ni|y|o)\s+|\s*[・、]\s*",
+    r"\s*,\s*(?:(?:and|or|nor|und|oder|noch|et|ou|ni|y|e|o)\s+)?|\s+(?:and|or|nor|und|oder|noch|et|ou|ni|y|o)\s+|"
+    r"\s*[・、]\s*",
     re.IGNORECASE,
 )
 _PREPOSITION = re.compile(
@@ -29,7 +30,9 @@ _EVENT = re.compile(
     re.IGNORECASE,
 )
 _OR = re.compile(r"\b(?:or|nor|oder|noch|ou|ni|o|u)\b|または|あるいは", re.IGNORECASE)
-_OF_PLACES = re.compile(r"\b(?:invol\w+|invasion|infiltration|extension|tumou?r|carcinoma) (?:of|in|into|by|to|within)\b", re.IGNORECASE)
+_OF_PLACES = re.compile(
+    r"\b(?:invol\w+|invasion|infiltration|extension|tumou?r|carcinoma) (?:of|in|into|by|to|within)\b", re.IGNORECASE
+)
 _LONGEST_ITEM = 9  # words; a longer stretch is a clause and no item
 
 
@@ -85,5 +88,6 @@ def _visible(items: list[str], one_denial: bool, language: str) -> list[str]:
             kept.append(item)
         else:
             return []
-    last_is_a_place = of_places and not_visual_kind(items[-1], language) is not None  # "into the bronchial or vascular margins"
+    # "invasion into the bronchial or vascular margins"
+    last_is_a_place = of_places and not_visual_kind(items[-1], language) is not None
     return kept if dropped and not last_is_a_place else []

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from pathflip.text.checkboxes import has_boxes
+from pathflip.text.clauses import clauses_of
 from pathflip.text.cues.en import SEEN
-from pathflip.text.polarity import affirmative_form, clauses_of, only_looks_denied, polarity_of
+from pathflip.text.polarity import affirmative_form, only_looks_denied, polarity_of
 from pathflip.text.sub_captions import bare_sentence, parse_sub_caption
 from pathflip.text.visibility import kinds_of
 from pathflip.types import SubCaption

@@ -39,8 +39,8 @@ _OWN_WORDS: dict[str, frozenset[str]] = {
     "fr": _words(
         """une du est sont avec sans pas aucun aucune dans les aux ne présence signe cette il absence d'une n'est
         d'un nécrose peu très foyers retrouve observe observée à jamais carcinome adénocarcinome lymphome tumeur
-        tumeurs cellules vasculaire vasculaires engainement engainements embole emboles muqueuse atypies douteux douteuse
-        nombreux nombreuses épithélium glandes oui"""
+        tumeurs cellules vasculaire vasculaires engainement engainements embole emboles muqueuse atypies douteux
+        douteuse nombreux nombreuses épithélium glandes oui"""
     ),
     "es": _words(
         """el los del y con sin se hay ningún ninguna observa observan identifica identifican ausencia por
@@ -71,13 +71,16 @@ _FOREIGN_LETTERS = re.compile(r"(?<!\w)[a-zà-ž]*[ăâșțşţãõığøåłą�
 # Words and endings that English has not: where they stand and no English word does, a text is not English.
 _NOT_ENGLISH = _words("de del la las le les los lo un una di da du des der ni il gli sur por con sin")
 _FORMS = re.compile(
-    r"(?<![\w-])(?!(?:comedo|embryo|vivo|vitro|novo|toto|halo|ratio|into|also|zero|photo|macro|micro|auto|echo|tattoo|lentigo|"
+    r"(?<![\w-])(?!(?:comedo|embryo|vivo|vitro|novo|toto|halo|ratio|into|also|zero|photo|macro|micro|auto|echo|"
+    r"tattoo|lentigo|"
     r"vertigo|impetigo|prurigo|technique|unique|oblique|critique|physique|antique|questionnaire|lung|young|among)s?\b)"
-    r"[a-zß-ÿ]*(?:[a-zß-ÿ]{3}os?|[a-zß-ÿ]{3}ntes?|iques?|aires?|euses?|eux|zion[ei]|ção|dade?s?|miento|ische?[nmrs]?|[a-z]{3}ung|keit|"
+    r"[a-zß-ÿ]*(?:[a-zß-ÿ]{3}os?|[a-zß-ÿ]{3}ntes?|iques?|aires?|euses?|eux|zion[ei]|ção|dade?s?|miento|"
+    r"ische?[nmrs]?|[a-z]{3}ung|keit|"
     r"liche?[nmrs]?|ierte?[nmrs]?|eerde?|iye|(?:kar[sz]inom|karcinom|nekro[sz]|adenok)\w*)(?![\w-])"
 )
 _LATIN_PLURALS = re.compile(
-    r"(?<![\w-])(?!(?:foci|fungi|nuclei|nucleoli|bronchi|alveoli|thrombi|emboli|\w*villi|pylori|loci|calculi|radii|na?evi|hili|rami|"
+    r"(?<![\w-])(?!(?:foci|fungi|nuclei|nucleoli|bronchi|alveoli|thrombi|emboli|\w*villi|pylori|loci|calculi|radii|"
+    r"na?evi|hili|rami|"
     r"cocci|bacilli|gyri|sulci|stimuli|tubuli|semi|anti|multi|mini)\b)[a-z]{3,}i(?![\w-])"
 )
 _GREEK_ENDING = re.compile(r"\b\w{2,}(?:sis|itis|plasia)\b", re.IGNORECASE)
@@ -205,7 +208,11 @@ def _of_forms(text: str, default: str) -> str:
     chances = dict(ranked)
     whole = sum(chances.values()) or 1.0
     detected, sure = ranked[0][0], ranked[0][1] / whole
-    if chances.get("es", 0) / whole > 0.15 and _GREEK_ENDING.search(text) and detected in ("es", "ca", "pt", "it", "sl"):
+    if (
+        chances.get("es", 0) / whole > 0.15
+        and _GREEK_ENDING.search(text)
+        and detected in ("es", "ca", "pt", "it", "sl")
+    ):
         return "es"  # "necrosis", "gastritis", "displasia": Portuguese and Italian write "necrose", "gastrite"
     if sure >= _SURE:
         return detected

@@ -10,18 +10,12 @@ from functools import lru_cache
 
 from pathflip.errors import CaptionError
 from pathflip.text.checkboxes import CheckedLine, Option, checked_lines
+from pathflip.text.clauses import clauses_of, is_request
 from pathflip.text.cues import LANGUAGES
 from pathflip.text.denied_lists import visible_items
 from pathflip.text.language_detection import language_of
-from pathflip.text.polarity import (
-    Clause,
-    Polarity,
-    affirmative_form,
-    clauses_of,
-    is_request,
-    polarity_of,
-    value_polarity,
-)
+from pathflip.text.polarity import Polarity, affirmative_form, polarity_of, value_polarity
+from pathflip.text.reach import Clause
 from pathflip.text.visibility import kinds_of, not_visual_kind, says_nothing, visible_rest, without_asides
 from pathflip.types import SubCaption
 
@@ -142,7 +136,11 @@ def _trimmed(clauses: list[Clause], kinds: list[str | None], language: str) -> t
             rest = visible_rest(clause.text, language)
             items = None if clause.unclear else visible_items(clause.text, language)
         before = [one.text for one in clauses[:place]]
-        if items is not None and polarity_of(items, language) == "denied" and kinds_of([*before, items], language)[-1] is None:
+        if (
+            items is not None
+            and polarity_of(items, language) == "denied"
+            and kinds_of([*before, items], language)[-1] is None
+        ):
             out.append((Clause(items), None))
         elif rest is not None and polarity_of(rest, language) == "affirmed":
             out.append((Clause(rest), None))

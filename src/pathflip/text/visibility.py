@@ -103,28 +103,35 @@ def kinds_of(clauses: list[str], language: str = "en") -> list[str | None]:
     kinds: list[str | None] = []
     for clause in clauses:
         kind = not_visual_kind(clause, language)
-        if kind is None and kinds and dependent.match(clause):
-            # "It measures 3 cm and shows necrosis": what is measured may be seen, a margin's findings may not
-            own = kinds[-1] in ("size", "stage") and re.search(cues_of("en").findings, clause, re.IGNORECASE)
-            own = own or re.match(r"(?:is|was) (?:\w+ly )?(?:classified|graded|accompanied)\b", clause)
-            kind = None if own else kinds[-1]
-        elif kind is None and kinds and kinds[-1] in _ELSEWHERE and _GOES_ON.match(clause):
-            kind = kinds[-1]
-        elif kind is None and kinds and kinds[-1] in ("stage", "interpretation") and _OF_THE_CASE.match(clause):
-            kind = kinds[-1]
-        elif kind is None and kinds and kinds[-1] == "interpretation" and not verb.search(clause):
-            kind = kinds[-1]
-        elif kind is None and kinds and kinds[-1] == "gross" and re.match(r"(?:\w+ly )?[a-z]+ing\b", clause):
-            kind = kinds[-1]
+        if kind is None and kinds:
+            kind = _inherited(kinds[-1], clause, dependent, verb)
         kinds.append(kind)
     return kinds
+
+
+def _inherited(before: str | None, clause: str, dependent: re.Pattern[str], verb: re.Pattern[str]) -> str | None:
+    """The reason that a clause shares with the one before it; None where it may be seen."""
+    if dependent.match(clause):
+        # "It measures 3 cm and shows necrosis": what is measured may be seen, a margin's findings may not
+        own = before in ("size", "stage") and re.search(cues_of("en").findings, clause, re.IGNORECASE)
+        own = own or re.match(r"(?:is|was) (?:\w+ly )?(?:classified|graded|accompanied)\b", clause)
+        return None if own else before
+    goes_on = (
+        (before in _ELSEWHERE and _GOES_ON.match(clause))
+        or (before in ("stage", "interpretation") and _OF_THE_CASE.match(clause))
+        or (before == "interpretation" and not verb.search(clause))
+        or (before == "gross" and re.match(r"(?:\w+ly )?[a-z]+ing\b", clause))
+    )
+    return before if goes_on else None
 
 
 # "The nodes show reactive changes, but no carcinoma": what follows is still of the nodes.
 _ELSEWHERE = ("nodes", "margins", "receptors", "molecular")
 _GOES_ON = re.compile(
-    r"(?:suggesting|indicating|suspected|showing|confirming|favou?ring|revealing|identifying|consistent with|not \w+ing)\b|(?:no|without|all|none|both|reactive)\b"
-    r"(?!.*\b(?:vascular|lympho\w*|perineural|necrosis|in situ|dysplasia|mitos\w+|atypia|granuloma\w*|abnormalit\w+|calcif\w+|micro-?calcif\w+|fibrosis|mucin\w*|polyps?|cyst\w*|"
+    r"(?:suggesting|indicating|suspected|showing|confirming|favou?ring|revealing|identifying|consistent with|"
+    r"not \w+ing)\b|(?:no|without|all|none|both|reactive)\b"
+    r"(?!.*\b(?:vascular|lympho\w*|perineural|necrosis|in situ|dysplasia|mitos\w+|atypia|granuloma\w*|"
+    r"abnormalit\w+|calcif\w+|micro-?calcif\w+|fibrosis|mucin\w*|polyps?|cyst\w*|"
     r"ulcer\w*|skin|nipple|pleura\w*|muscle|muscularis|bone|parenchyma|mucosa|capsule)\b)",
     re.IGNORECASE,
 )
@@ -135,12 +142,14 @@ _OF_THE_CASE = re.compile(r"(?:suggesting|indicating|supporting|reflecting|favou
 # Said of how a finding was come by, not of what it is.
 _ASIDE_PHRASES = re.compile(
     r",? (?:submitted|received|provided|taken) for (?:\w+ )?(?:evaluation|examination|analysis|assessment)\b|"
-    r",(?: (?:all|these|the))?(?: findings?)? (?:as |which (?:is|was|were) )?(?:confirmed|supported|corroborated) (?:by|on|in|with) "
+    r",(?: (?:all|these|the))?(?: findings?)? (?:as |which (?:is|was|were) )?(?:confirmed|supported|"
+    r"corroborated) (?:by|on|in|with) "
     r"(?:\w+ ){0,2}(?:frozen sections?|(?:immuno)?stains?|immuno\w+|special stains?)\b",
     re.IGNORECASE,
 )
 _INCLUDING = re.compile(
-    r", including\b[^.;]{0,160}?(?=, (?:is|are|was|were|show(?:s|ed)?|exhibit(?:s|ed)?|reveal(?:s|ed)?|demonstrate[sd]?|contain(?:s|ed)?)\b)",
+    r", including\b[^.;]{0,160}?(?=, (?:is|are|was|were|show(?:s|ed)?|exhibit(?:s|ed)?|reveal(?:s|ed)?|"
+    r"demonstrate[sd]?|contain(?:s|ed)?)\b)",
     re.IGNORECASE,
 )
 _SIZE = r"(?:\b(?:up to |about |approximately )?\d[\d.,]*\s*(?:[x×]\s*\d[\d.,]*\s*)*[- ]?(?:cm|mm)\b\s+)"
@@ -148,10 +157,13 @@ _SIZE = r"(?:\b(?:up to |about |approximately )?\d[\d.,]*\s*(?:[x×]\s*\d[\d.,]*
 
 @lru_cache(maxsize=1)
 def _sized_finding() -> re.Pattern[str]:
-    procedure = r"(?:(?:punch|core|needle|shave|excision\w*|incision\w*) )*(?:punch|core|shave|excision|biopsy|biopsies|specimen)\b"
+    procedure = r"(?:(?:punch|core|needle|shave|excision\w*) )*(?:punch|core|shave|excision|biops(?:y|ies)|specimen)\b"
     other = r"(?!(?:and|with|shows?|is|are|was|were|from|of|in|to|deep|margins?|which|that|away|wide|thick|long)\b)"
     noun = rf"(?:{other}[\w-]+\s+){{0,4}}{other}(?:{cues_of('en').findings})"
-    return re.compile(rf"{_SIZE}(?={noun}|{procedure})|,\s+measuring [^,;]{{1,40}}(?=,\s+(?:is|are|was|were|show\w*|exhibit\w*)\b)", re.IGNORECASE)
+    return re.compile(
+        rf"{_SIZE}(?={noun}|{procedure})|,\s+measuring [^,;]{{1,40}}(?=,\s+(?:is|are|was|were|show\w*|exhibit\w*)\b)",
+        re.IGNORECASE,
+    )
 
 
 def without_asides(text: str, language: str = "en") -> str:

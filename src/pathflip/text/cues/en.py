@@ -35,7 +35,11 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         rf"\b{_COUNTED} (?:(?:/|of|out of) ?(?:the )?\w+ )?(?:\w+ )?(?:lymph )?node\b|\bneck dissection\b",
         r"\(\d+/\d+\)|\b(?:no|without|absence of|lack of)\b[^.;]{0,40}\bmetasta\w+|\b(?:no|without)\b[^.;]{0,20}\blymphatic (?:spread|dissemination)",
     ),
-    "stage": (r"\bstag(?:e|ed|es|ing)\b", r"\b(?:TNM|AJCC|UICC|FIGO|Dukes)\b", r"\bdistant (?:metasta\w+|spread)|\bregional (?:\w+ )?spread\b"),
+    "stage": (
+        r"\bstag(?:e|ed|es|ing)\b",
+        r"\b(?:TNM|AJCC|UICC|FIGO|Dukes)\b",
+        r"\bdistant (?:metasta\w+|spread)|\bregional (?:\w+ )?spread\b",
+    ),
     "size": (
         r"\d\s*(?:cm|centimet\w+|mm|millimet\w+|g|gm|grams?|kg|ml|cc)\b(?!\s*(?:2|²|\^2))",
         r"\bweigh(?:s|ed|t|ing)\b|\bmeasur(?:es|ed|ing|ement)\b",
@@ -159,8 +163,11 @@ _DENIALS: tuple[tuple[str, str], ...] = (
     (_BE + r" (?:\w+ly )?(?:devoid of|free (?:of|from)|clear of|without)\b(?: any)?", "contain{s}"),
     (_BE + r" (?:\w+ly )?(?:uninvolved|unaffected|spared)\b", "{be} involved"),
     (r"\bun(?:involved|affected) by\b", "involved by"),
-    (r"(?:(?<=remains )|(?<=remain )|(?<=remained )|(?<=appears )|(?<=appear )|(?<=appeared )|(?<=being ))"
-     r"(?:uninvolved|unaffected|spared|free|clear)\b(?! (?:of|from)\b)", "involved"),
+    (
+        r"(?:(?<=remains )|(?<=remain )|(?<=remained )|(?<=appears )|(?<=appear )|(?<=appeared )|(?<=being ))"
+        r"(?:uninvolved|unaffected|spared|free|clear)\b(?! (?:of|from)\b)",
+        "involved",
+    ),
     (_BE + r" (?:\w+ly )?free(?=\s*(?:$|[.,;(]|at\b|by\b))", "{be} involved"),
     (r"(?:(?<=margins )|(?<=margin ))(?:is|are|was|were) (?:\w+ly )?clear\b(?! of)", "{be} involved"),
     (r"\bunable to (?=\w)", "able to "),
@@ -183,7 +190,10 @@ _DENIALS: tuple[tuple[str, str], ...] = (
     (r"(?:(?<=is)|(?<=are)|(?<=was)|(?<=were))\s+negative(?=\s*(?:$|[.,;(]))", " positive"),
     (r"(?<=\btumor)[- ]free\b|(?<=\btumour)[- ]free\b|(?<=\bcancer)[- ]free\b|(?<=\bcarcinoma)[- ]free\b", " involved"),
     (r"(?<=\w)\s*\(\s*[-−–]\s*\)", " (+)"),  # "Perineural invasion (-)", "LVI-"
-    (r"(?<=\b[A-Z]{2})\s?[-−–](?=\s*(?:$|[.,;]))|(?<=\b[A-Z]{3})\s?[-−–](?=\s*(?:$|[.,;]))|(?<=\b[A-Z]{4})\s?[-−–](?=\s*(?:$|[.,;]))", "+"),
+    (
+        r"(?<=\b[A-Z]{2})\s?[-−–](?=\s*(?:$|[.,;]))|(?<=\b[A-Z]{3})\s?[-−–](?=\s*(?:$|[.,;]))|(?<=\b[A-Z]{4})\s?[-−–](?=\s*(?:$|[.,;]))",
+        "+",
+    ),
     (r"\bnil(?: evidence of)?\b", "present"),
     (r"\bnone of\b", ""),
     (r"\bnone\b", "some"),

@@ -1,0 +1,126 @@
+"""The clauses of a sentence: where polarity may change within it ("…, but …", "… without …", "…; …")."""
+
+import re
+
+from pathflip.text.cues import LANGUAGES
+from pathflip.text.polarity import LanguageRules, blanked, is_answer_line, polarity_of, rules_of
+from pathflip.text.reach import RELATIVE, Clause, items_of, japanese_items
+
+__all__ = ["clauses_of", "is_request"]
+
+# What stands before the comma is a clause of its own: "Without necrosis, the tumour shows atypia".
+_FRONTED = re.compile(
+    r"\W*(?:apart from|aside from|other than|except for|with the exception of|without|in the absence of|with no|"
+    r"lacking|ohne|bei fehlende[rmn]?|sans|en l['’]absence d|sin|en ausencia de)\b[^,]+,\s+",
+    re.IGNORECASE,
+)
+_CONCESSION = re.compile(
+    r"\W*(?:while|although|though|whereas|während|obwohl|bien que|alors que|aunque|mientras que)\b", re.I
+)
+# The same between commas: "The gingiva, apart from chronic inflammation, does not contain tumour".
+_EXCEPTION = re.compile(
+    r",\s+(?:apart from|aside from|other than|except(?:ing)?(?: for)?|with the exception of|besides|in addition to|"
+    r"abgesehen von|neben|außer|hormis|sauf|en dehors d\w*|salvo|excepto|aparte de|además de)\b[^,]+(?P<comma>,\s+)",
+    re.IGNORECASE,
+)
+# What still belongs to its verb: "the glands were also | free of carcinoma".
+_OPEN_VERB = re.compile(
+    r"\b(?:is|are|was|were|be|been|being|remains?|remained|appears?|appeared)(?: (?:also|all|both|otherwise|again|"
+    r"still|each|now|thus|\w+ly))*$",
+    re.IGNORECASE,
+)
+_FIRST_EXCEPT = re.compile(
+    r"\W*(?:apart from|aside from|other than|except for|abgesehen von|bis auf|außer|hormis|en dehors d|salvo|"
+    r"excepto)\b",
+    re.IGNORECASE,
+)
+_NEXT_LABEL = re.compile(r",\s*(?=[^,:;=]{2,50}[:=]\s*\S)")
+
+
+def clauses_of(text: str, language: str = "en") -> list[Clause]:
+    """The clauses of a sentence that state something, in order.
+
+    A bare denial ("…; none was found") or a scrap ("…, but focal") stays with what it is about.
+    """
+    if is_request(text):
+        return [Clause(text, unclear=True)]
+    rules = rules_of(language if language in LANGUAGES else "en")
+    clauses: list[Clause] = []
+    for piece in _pieces(text, rules, language):
+        if not piece.text.strip(" .,;:。、"):
+            continue
+        words = re.findall(r"[^\W_]+", piece.text.lower())
+        polarity = polarity_of(piece.text, language)
+        frame = bool(words) and all(word in rules.cues.frame or word.endswith("ly") for word in words)
+        degree = len(words) > 1 and words[0] in ("not", "nicht", "pas", "no") and words[-1] in rules.cues.degrees
+        short = 0 < len(words) < 3 and words[0] not in rules.cues.frame and not re.search(r"[:=]", piece.text)
+        before = polarity_of(clauses[-1].text, language) if clauses else None
+        bare = language == "en" and _BARE_DENIAL.match(piece.text)
+        if clauses and degree and len(words) < 4:  # "necrosis is seen, but not extensive" affirms necrosis
+            continue
+        if clauses and (bare or (short and polarity == "affirmed" == before)):
+            clauses[-1] = Clause(f"{clauses[-1].text}, {piece.text}", clauses[-1].unclear)
+        elif polarity != "affirmed" or not frame:
+            clauses.append(piece)
+    return clauses or [Clause(text)]
+
+
+def is_request(text: str) -> bool:
+    """Whether a text asks instead of stating: "Rule out carcinoma", "exclude malignancy"."""
+    return _REQUEST.match(text) is not None
+
+
+_REQUEST = re.compile(
+    r"\W*(?:rule out|r/o|exclude|please|query|ausschluss|z\.? ?a\.|éliminer|descartar)\b", re.IGNORECASE
+)
+_BARE_DENIAL = re.compile(
+    r"(?:(?:is|are|was|were|has been|have been) )?(?:none|not|nothing|absent|lacking|ruled out|excluded)"
+    r"(?: (?:is|are|was|were|be|been|being))?(?: (?:identified|seen|present|observed|noted|detected|found|evident|"
+    r"demonstrated|appreciated|visible|visuali[sz]ed|recogni[sz]ed|apparent|shown|encountered|discernible|"
+    r"recogni[sz]able|involved|infiltrated|invaded))?\W*$",
+    re.IGNORECASE,
+)
+
+
+def _pieces(text: str, rules: LanguageRules, language: str) -> list[Clause]:
+    """The sentence cut at every break of its language, and where a denial's reach may end."""
+    masked = rules.pseudo.sub(blanked, text)
+    parts, start = [], 0
+    front = _FRONTED.match(text)
+    cuts = [match.span() for match in rules.breaks.finditer(masked)]
+    if front:
+        comma = text.rindex(",", 0, front.end())
+        cuts = sorted({*cuts, (comma, front.end())})
+    cuts = sorted({*cuts, *_concession_ends(text, rules)})
+    denial = rules.denial.search(masked) if _FIRST_EXCEPT.match(text) else None
+    if denial is not None and not _FRONTED.match(text):  # "Abgesehen von einer Fibrose keine Auffälligkeiten"
+        cuts = sorted({*cuts, (denial.start(), denial.start())})
+    cuts = sorted({*cuts, *(match.span("comma") for match in _EXCEPTION.finditer(masked))})
+    if len(re.findall(r"[:=]\s", text)) > 1:  # "Mitoses: rare, necrosis: none"
+        cuts = sorted({*cuts, *(match.span() for match in _NEXT_LABEL.finditer(masked))})
+    for begin, end in cuts:
+        if begin < start or (language == "en" and _OPEN_VERB.search(text[start:begin])):
+            continue
+        parts.append(text[start:begin])
+        start = end
+    parts.append(text[start:])
+    pieces: list[Clause] = []
+    for part in parts:
+        if part and language in LANGUAGES and polarity_of(part, language) != "affirmed" and not is_answer_line(part):
+            pieces += japanese_items(part) if language == "ja" else items_of(part, rules, language)
+        elif part:
+            pieces.append(Clause(part))
+    return pieces
+
+
+def _concession_ends(text: str, rules: LanguageRules) -> list[tuple[int, int]]:
+    """The comma behind "While the tumour is small, …": the first that a stretch with a verb of its own follows."""
+    if not _CONCESSION.match(text):
+        return []
+    commas = [*re.finditer(r",\s+", text)]
+    for place, comma in enumerate(commas):
+        stop = commas[place + 1].start() if place + 1 < len(commas) else len(text)
+        behind = text[comma.end() : stop]
+        if rules.verb.search(behind) and not RELATIVE.match(behind):
+            return [comma.span()] if len(text[: comma.start()].split()) > 3 else []
+    return []

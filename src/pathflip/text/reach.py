@@ -1,0 +1,154 @@
+"""Where the reach of a denial ends within a list: "mitoses frequent, necrosis absent", "no necrosis or haemorrhage".
+
+The items of a stretch that denies are joined as long as one denial surely holds for them; an item of which that cannot
+be told is *unclear*, and stays undecided.
+"""
+
+import re
+from typing import Literal, NamedTuple
+
+from pathflip.text.polarity import LanguageRules, blanked, polarity_of
+
+__all__ = ["RELATIVE", "Clause", "items_of", "japanese_items"]
+
+_ITEM_BREAK = re.compile(r",\s+(?:and\s+|und\s+|et\s+|y\s+)?|\s+(?:and|und|et|y)\s+|\s+(?:with|mit|avec|con)\s+")
+_LISTED = re.compile(r"\b(?:or|nor|and|oder|noch|und|ou|ni|et|o|u|y)\b|/", re.IGNORECASE)
+# Adjectives that begin a finding of its own: "no granulomas, chronic inflammation" may or may not deny the second.
+_DESCRIPTOR = re.compile(
+    r"(?:with )?(?:chronic|acute|mild|moderate|marked|severe|focal|multifocal|diffuse|extensive|scattered|few|numerous|"
+    r"prominent|brisk|dense|abundant|occasional|rare|patchy|many|some|grade|high[- ]grade|low[- ]grade|only|"
+    r"chronische?|akute?|mäßige?|ausgeprägte?|herdförmige?|vereinzelte?|zahlreiche?|mit|"
+    r"inflammation chronique|rares|nombreuses?|quelques|discr[eè]te?|inflamación crónica|escas[oa]s?|numeros[oa]s?)\b",
+    re.IGNORECASE,
+)
+_WITH = re.compile(r"\s+(?:with|mit|avec|con)\s+", re.IGNORECASE)
+# "not associated with", "no continuity with": what follows is part of what is denied.
+_ASSOCIATED = frozenset(
+    """associated association continuity connection contact consistent compatible compared correlated communication
+    along together relation zusammenhang verbindung vereinbar continuité continuidad contacto relación""".split()  # noqa: SIM905
+)
+_LACK = re.compile(
+    r"\b(?:lack|absence|loss|fehlen|ausencia) (?:of|von|de|d['’])|\bfehlende\w*\b|\w{4}freie?[nmrs]?\b", re.IGNORECASE
+)
+_PLURAL = re.compile(r"\b(?:are|were|have|do|sind|waren|werden|wurden|fehlen|sont|ont|son|están)\b", re.IGNORECASE)
+# "… has been looked for and is ruled out": the denial is of what came before.
+_SAME_SUBJECT = re.compile(
+    r"(?:is|are|was|were|has been|have been|ist|sind|wurde|wurden|est|sont|es|son)\b", re.IGNORECASE
+)
+RELATIVE = re.compile(r"(?:which|that|who|whose|where|der|die|das|welche[rs]?|qui|dont|que|cuyo)\b", re.IGNORECASE)
+_SEEN_AT_END = re.compile(
+    r"\b(?:seen|identified|noted|observed|found|present|evident|vorhanden|nachweisbar|presentes?|présente?s?)\W*$", re.I
+)
+
+
+class Clause(NamedTuple):
+    """A stretch of a sentence of one polarity. ``unclear``: whether a denial before it reaches it cannot be told."""
+
+    text: str
+    unclear: bool = False
+
+
+def items_of(part: str, rules: LanguageRules, language: str) -> list[Clause]:
+    """A stretch that denies, cut where a new clause or a new item of telegraphic style begins.
+
+    "Mitoses frequent, necrosis absent" are two sub-captions; "no necrosis, haemorrhage or calcification" is one.
+    """
+    cuts = [match.span() for match in _ITEM_BREAK.finditer(rules.pseudo.sub(blanked, part))]
+    bounds = [0, *[position for span in cuts for position in span], len(part)]
+    items = [part[bounds[i] : bounds[i + 1]] for i in range(0, len(bounds), 2)]
+    links = [part[a:b] for a, b in cuts]
+    groups, unclear = [items[0]], [False]
+    for place, item in enumerate(items[1:]):
+        left, rest = groups[-1], "".join(items[place + 1 :])
+        own = rules.verb.search(left) and rules.verb.search(item) and not _SAME_SUBJECT.match(item)
+        if own and not RELATIVE.match(item):
+            groups[-1], item = _shared_predicate(left, item, links[place], rules)
+            groups.append(item)
+            unclear.append(False)
+            continue
+        denies = polarity_of(left, language) != "affirmed"
+        ends = (
+            _last_word(left) in rules.cues.predicates
+            and len(left.split()) > 1
+            and not rules.verb.search(_but_last(left))
+        )
+        is_predicate = _last_word(item) in rules.cues.predicates and len(item.split()) > 1 and not _LISTED.search(rest)
+        comma = links[place].startswith(",")
+        if comma and (ends or (is_predicate and denies and not rules.verb.search(_but_last(item)))):
+            groups.append(item)
+            unclear.append(bool(is_predicate and not ends and _SEEN_AT_END.search(item)))
+        elif comma and len(items) == 2 and is_predicate and not denies and not rules.verb.search(_but_last(part)):
+            groups.append(item)  # "Chronic gastritis, Helicobacter absent": the denial may reach back
+            unclear[-1] = True
+            unclear.append(False)
+        elif denies and (apart := _beyond_the_denial(left, links[place], item, len(items), rules)) is not None:
+            groups.append(f"{links[place].strip(' ,')} {item}" if _WITH.match(links[place]) else item)
+            unclear.append(apart == "unclear")
+        elif denies and _DESCRIPTOR.match(item) and not _or_follows(part, item) and not rules.verb.search(rest):
+            groups.append(item)
+            unclear.append(True)
+        else:
+            groups[-1] = f"{left}{links[place]}{item}"
+    return [Clause(text, flag) for text, flag in zip(groups, unclear, strict=True)]
+
+
+def _beyond_the_denial(
+    left: str, link: str, item: str, count: int, rules: LanguageRules
+) -> Literal["clear", "unclear"] | None:
+    """Whether an item behind a denial is surely, or maybe, none of what is denied; None where it belongs to it.
+
+    "Necrosis is absent with many mitoses"; "a lack of glands with solid sheets"; "no granulomas, and lymphocytes".
+    """
+    if not _WITH.match(link):
+        return "unclear" if link.startswith(",") and len(link.split()) > 1 and count == 2 else None
+    if _last_word(left) in _ASSOCIATED:
+        return None
+    if _last_word(left) in rules.cues.predicates:
+        return (
+            "clear" if rules.cues.findings == r"(?!)" or re.search(rules.cues.findings, item, re.IGNORECASE) else None
+        )
+    return "unclear" if _DESCRIPTOR.match(item) or _LACK.search(left) else None
+
+
+def _shared_predicate(left: str, item: str, link: str, rules: LanguageRules) -> tuple[str, str]:
+    """Two clauses, with the subject that stands before the second's own given back to it.
+
+    "A component is seen, and skin involvement | and multicentricity are not observed": a plural verb denies both.
+    """
+    breaks = list(_ITEM_BREAK.finditer(left))
+    if not breaks or not _PLURAL.search(item):
+        return left, item
+    last = breaks[-1]
+    subject, before = left[last.end() :], left[: last.start()]
+    if rules.verb.search(subject) or not rules.verb.search(before) or "," in link:
+        return left, item
+    closed = last.group().startswith(",") or _last_word(before) in rules.cues.predicates
+    return (before, f"{subject}{link}{item}") if closed else (left, item)
+
+
+def _or_follows(part: str, item: str) -> bool:
+    """Whether the list that holds ``item`` ends with "or", which makes it one denial."""
+    return re.search(r"\b(?:or|nor|oder|noch|ou|ni|o|u)\b", part[part.find(item) - 4 :], re.IGNORECASE) is not None
+
+
+def _but_last(text: str) -> str:
+    """The text without its last word, which may be a verb or an adjective ("présente")."""
+    return re.sub(r"\w+\W*$", "", text)
+
+
+def _last_word(text: str) -> str:
+    words = re.findall(r"[^\W_]+", text.lower())
+    return words[-1] if words else ""
+
+
+_JAPANESE_LIST = re.compile(
+    r"(?P<left>(?:(?!いずれ|とも|または|および|及び|ならびに|[やも]).)+)、(?P<last>[^、]{1,20}(?:なし|無し|陰性|[(（]\s*[-－−]\s*[)）])[。\s]*)$"
+)
+
+
+def japanese_items(part: str) -> list[Clause]:
+    """慢性胃炎、活動性なし: whether the denial at the end reaches back cannot be told."""
+    listed = _JAPANESE_LIST.match(part)
+    if listed is None:
+        return [Clause(part)]
+    return [Clause(listed["left"], unclear=polarity_of(listed["left"], "ja") == "affirmed"), Clause(listed["last"])]
