@@ -6,7 +6,7 @@
 
 Batches of 32 slides, 128 patches drawn of each with their neighbourhood means, texts included, **cold**: before every
 batch the pages of its files are dropped from memory (and the bytes then read from the disk are counted, to see that
-they were). In every round three ways load the same slides, in turn; a ratio is the median of the rounds' ratios:
+they were). In every round three ways load as many slides, each its own; a ratio is the median of the rounds' ratios:
 
 - *today*: ``WholeFiles``, the reader training had before there was a store: each feature file whole;
 - *ours*: ``PackedStore``;
@@ -38,6 +38,8 @@ from typing import Any
 import numpy as np
 
 BATCH, DRAWN, DISTINCT, MEMORY_ROUNDS = 32, 128, 100, 30
+FIRST_STEPS = 3
+"""Training steps not counted: until batches are prepared ahead and memory is warm."""
 FINDINGS = ("necrosis", "keratin pearls", "mucin pools", "foamy macrophages", "calcification", "a lymphoid infiltrate",
             "mitoses", "clear cells", "papillary fronds", "a desmoplastic stroma")  # fmt: skip
 PLACES = ("in the upper left", "at the margin", "throughout", "in the stroma", "focally")
@@ -59,7 +61,7 @@ def main() -> None:
     options = parser.parse_args()
     options.slides = min(options.slides, 40) if options.quick else options.slides
     options.rounds = options.rounds or (3 if options.quick else 7)
-    options.steps = options.steps or (8 if options.quick else 24)
+    options.steps = max(options.steps or (8 if options.quick else 24), FIRST_STEPS + 2)
     if options.part:
         print(json.dumps({"load": load, "memory": memory, "train": train}[options.part](options)))
         return
@@ -221,22 +223,24 @@ def load(options: argparse.Namespace) -> dict[str, Any]:
     only_patches = []
     for index in range(options.rounds + 1):
         distinct = rng.permutation(min(options.slides, DISTINCT))[:BATCH].tolist()
-        items = rng.permutation(options.slides)[:BATCH].tolist()
         today = dataset(files[:DISTINCT], WholeFiles())  # nothing kept from another round
-        wanted = drawn(ours, items, index)
-        packed, plain = [store.slides[file].path for file, _ in wanted], [files[i] for i in distinct]
-        jobs = {
-            "ours": (packed, lambda items=items, index=index: ours.batch(items, np.random.default_rng(index))),
-            "today": (plain, lambda d=distinct, t=today, i=index: t.batch(d, np.random.default_rng(i))),
-        }
-        for advice in (None, "MADV_RANDOM"):
-            jobs[f"limit {advice}"] = (packed, lambda w=wanted, a=advice: memory_map(store, w, a))
+        jobs = {"today": ([files[i] for i in distinct], lambda d=distinct, t=today, i=index: t.batch(d, generator(i)))}
+        # Every way reads slides and rows of its own: what one has read, a disk with memory gives the next one faster.
+        for turn, name in enumerate(("ours", "limit None", "limit MADV_RANDOM")):
+            items, seed = rng.permutation(options.slides)[:BATCH].tolist(), 10 * index + turn
+            wanted = drawn(ours, items, seed)
+            if name == "ours":
+                our_rows, job = wanted, (lambda items=items, seed=seed: ours.batch(items, generator(seed)))
+            else:
+                advice = None if name.endswith("None") else "MADV_RANDOM"
+                job = lambda w=wanted, a=advice: memory_map(store, w, a)  # noqa: E731
+            jobs[name] = ([store.slides[file].path for file, _ in wanted], job)
         measured_now = {name: both(paths, job) for name, (paths, job) in jobs.items()}
         measured_now["limit"] = min(measured_now.pop("limit None"), measured_now.pop("limit MADV_RANDOM"))
         if index:  # the first round imports and allocates
             for name, values in measured_now.items():
                 times[name].append(values)
-            only_patches.append(timed(lambda w=wanted: store.read(w, True))[0])
+            only_patches.append(timed(lambda w=our_rows: store.read(w, True))[0])
     out: dict[str, Any] = {}
     for name, values in times.items():
         out[f"{name}_cold_s"], out[f"{name}_warm_s"], out[f"{name}_mb"] = (
@@ -252,6 +256,11 @@ def load(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def generator(seed: int) -> np.random.Generator:
+    """The generator a batch is drawn with."""
+    return np.random.default_rng(seed)
+
+
 def both(paths: Sequence[Path], job: Callable[[], Any]) -> tuple[float, float, float]:
     """Seconds cold, seconds warm, megabytes read when cold."""
     drop(paths)
@@ -262,8 +271,8 @@ def both(paths: Sequence[Path], job: Callable[[], Any]) -> tuple[float, float, f
 
 
 def drawn(data: Any, items: Sequence[int], index: int) -> list[tuple[Path, Any]]:
-    """The patches that ``data.batch(items, default_rng(index))`` draws."""
-    seed = int(np.random.default_rng(index).integers(2**62))
+    """The patches that ``data.batch(items, generator(index))`` draws."""
+    seed = int(generator(index).integers(2**62))
     files = [data.items[i].files for i in items]
     draws = [
         data._draw_patches(own, np.random.default_rng([seed, i]))[0].rows for own, i in zip(files, items, strict=True)
@@ -319,11 +328,11 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
 
     warnings.simplefilter("ignore")
     waited, steps = [], []
-    read, fetcher = PackedStore.read, loop.Prefetcher
+    announce, fetcher = PackedStore.announce, loop.Prefetcher
 
-    def cold_read(self: Any, wanted: Sequence[tuple[Path, Any]], context: bool) -> Any:
-        drop([self.slides[file].path for file, _ in wanted])
-        return read(self, wanted, context)
+    def announce_cold(self: Any, wanted: Sequence[tuple[Path, Any]]) -> None:
+        drop([self.slides[file].path for file, _ in wanted])  # before a batch is announced: its reads begin then
+        announce(self, wanted)
 
     class Timed(fetcher):  # type: ignore[misc, valid-type]
         def take(self) -> Any:
@@ -333,15 +342,14 @@ def train(options: argparse.Namespace) -> dict[str, Any]:
             waited.append(time.perf_counter() - started)
             return batch
 
-    PackedStore.read, loop.Prefetcher = cold_read, Timed  # type: ignore[method-assign, misc]
+    PackedStore.announce, loop.Prefetcher = announce_cold, Timed  # type: ignore[method-assign, misc]
     recipe, files = align_base(), features_of(options)
     config = recipe.train.model_copy(update={"steps": options.steps, "eval_every": 0, "save_every": 0})
     with tempfile.TemporaryDirectory(dir=options.folder) as out:
         recipe = recipe.model_copy(update={"train": config})
         train_align(recipe, files, captions_of(files), Path(out), store=store_of(options))
-    skip = 3  # until batches are prepared ahead and memory is warm
-    total = steps[-1] - steps[skip]
-    return {"wait_share": round(sum(waited[skip:-1]) / total, 4), "step_s": round(total / (len(steps) - 1 - skip), 4)}
+    total, count = steps[-1] - steps[FIRST_STEPS], len(steps) - 1 - FIRST_STEPS
+    return {"wait_share": round(sum(waited[FIRST_STEPS:-1]) / total, 4), "step_s": round(total / count, 4)}
 
 
 if __name__ == "__main__":
