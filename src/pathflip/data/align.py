@@ -106,6 +106,8 @@ class AlignDataset:
         max_regions: regions drawn a slide and step; None takes all.
         context: also give the 3×3 neighbourhood mean of every drawn patch (over all tiles, drawn or not).
         pretrained: also give a pretrained encoder's vectors of captions and sub-captions.
+        caption_vectors: of captions, too; False for models that read sub-captions alone, which a vector of every
+            report would cost time for nothing.
         allow_missing: pass over files without a caption, and captions without files, with a warning.
 
     Raises:
@@ -127,6 +129,7 @@ class AlignDataset:
         max_regions: int | None = None,
         context: bool = True,
         pretrained: PretrainedText | None = None,
+        caption_vectors: bool = True,
         allow_missing: bool = False,
     ) -> None:
         wrong, other = ("max_patches", "max_regions") if regions else ("max_regions", "max_patches")
@@ -137,7 +140,7 @@ class AlignDataset:
         self.tokenizer, self.text, self.regions = tokenizer, text, regions
         self.max_patches, self.max_regions = max_patches, max_regions
         self.reader: PatchReader = reader if reader is not None else WholeFiles()
-        self.context, self.pretrained = context, pretrained
+        self.context, self.pretrained, self.caption_vectors = context, pretrained, caption_vectors
         self._keys = [_caption_keys(item.caption, text) for item in self.items]
         self._whole_keys = [_whole_key(item.caption, text) for item in self.items]
 
@@ -206,7 +209,7 @@ class AlignDataset:
     def _caption_tensors(self, texts: list[str]) -> dict[str, Tensor]:
         tokens = self.tokenizer.encode(texts, self.text.caption_tokens)
         out = {"caption_ids": tokens.ids, "caption_mask": tokens.mask}
-        if self.pretrained is not None:
+        if self.pretrained is not None and self.caption_vectors:
             out["caption_vectors"] = self.pretrained.embed(texts)
         return out
 

@@ -138,6 +138,7 @@ def train_align(
         max_regions=recipe.max_regions,
         context=model.reads_context,
         pretrained=pretrained,
+        caption_vectors=not model.captions_are_sub_captions,
     )
     mean, std = feature_statistics(data, recipe.train.seed)
     model.set_feature_statistics(torch.from_numpy(mean), torch.from_numpy(std))
