@@ -174,6 +174,8 @@ def test_zero_shot_subtyping_in_every_way(tmp_path, model, features):
     data = write_csv(tmp_path / "l.csv", LUNG)
     result = run("cptac-nsclc-zero-shot", data, tmp_path, model=model, features=(features,))
     assert {e["group"] for e in result["scores"]} == {"one prompt", "22 templates", "23 templates"}
+    assert score(result, "AUROC one-vs-rest", "22 templates")["paired"].keys() == {"one prompt"}
+    assert score(result, "accuracy", "22 templates")["paired"]["one prompt"]["p_value"] is not None
     entry = score(result, "balanced accuracy", "one prompt")
     table = result["tables"]["Confusion, one prompt (rows: truth)"]["rows"]
     assert entry["value"] == pytest.approx(np.mean([table[0][1] / 3, table[1][2] / 3]))
@@ -219,7 +221,8 @@ def test_mutations_zero_shot_give_an_auc_a_task_over_cases(tmp_path, model):
         model=model,
         features=(stored,),
     )
-    entry = score(result, "AUROC", "pik3ca_mutation")
+    entry, mean = score(result, "AUROC", "pik3ca_mutation"), score(result, "mean AUROC", "all tasks")
+    assert (mean["value"], mean["low"], mean["high"]) == (entry["value"], entry["low"], entry["high"])  # of one task
     assert entry["number"] == 8  # cases, not slides
     assert entry["chance"] == 0.5
     assert any("published protocol has 12" in note for note in result["notes"])
@@ -240,6 +243,24 @@ def test_mutations_supervised_finds_what_a_linear_model_must(tmp_path, model):
     assert result["protocol"]["table"] != "zero-shot"
     assert PROTOCOLS["cptac-mutation-zero-shot"].table == "zero-shot"
     assert any("4 folds" in note for note in result["notes"])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [({"PIK3CA_mutation": "1"}, "case 'case0' is '0' in one row and '1' in another"),
+     ({"fold_2": "test"}, "case 'case0' is in different parts of a fold")],
+)  # fmt: skip
+def test_a_case_is_of_one_label_and_of_one_part(change, says, tmp_path, model):
+    rows = mutation_rows()
+    rows[1] |= change
+    with pytest.raises(CaptionError, match=says):
+        run(
+            "cptac-mutation-supervised",
+            write_csv(tmp_path / "k.csv", rows),
+            tmp_path,
+            model=model,
+            features=(tmp_path,),
+        )
 
 
 def test_supervised_needs_folds(tmp_path, model):
@@ -367,6 +388,9 @@ def test_patient_retrieval_an_organ_with_the_patch_vote_beside_it(tmp_path, mode
     result = run("patient-retrieval", write_csv(tmp_path / "r.csv", rows), tmp_path, model=model, features=(stored,))
     entry = score(result, "macro F1, nearest slide", ORGANS[0])
     assert entry["baselines"]["patch votes"] == 1.0
+    assert entry["paired"]["patch votes"]["difference"] == pytest.approx(entry["value"] - 1)
+    mean = score(result, "macro F1, nearest slide", "mean over organs")
+    assert (mean["value"], mean["low"]) == (entry["value"], entry["low"])  # of one organ
     assert (result["scored"], result["total"]) == (11, 12)
     assert any(ORGANS[1] in note for note in result["notes"])
 

@@ -101,6 +101,82 @@ def test_text_only_answers_give_a_paired_difference_and_mcnemar(files):
     assert headline["p_value"] == pytest.approx(2 * 0.5**6)  # six questions won, none lost
 
 
+def test_two_systems_on_the_same_items_are_compared_pair_by_pair(files):
+    data, said, folder = files
+    worse = write_csv(folder / "worse.csv", answer_rows(question_rows(), 3))
+    result = run_benchmark(VQA, inputs(data, said, against=worse), folder / "out")
+    row = result["scores"][0]["paired"]["worse.csv"]
+    assert (row["value"], row["difference"]) == (0.25, 0.5)
+    assert row["p_value"] == pytest.approx(2 * 0.5**6)  # six questions won, none lost
+    assert 0 < row["low"] <= 0.5 <= row["high"]
+    assert result["against"]["sha256"] == digest_of_path(worse)
+    assert "worse.csv: <b" in (folder / "out" / "result.html").read_text()
+    both = run_benchmark(VQA, inputs(data, worse, against=folder / "out"), folder / "reverse")
+    back = both["scores"][0]["paired"]["said.csv"]
+    assert back["difference"] == -0.5
+    assert (back["low"], back["high"]) == pytest.approx((-row["high"], -row["low"]))
+    done = cli("benchmark", VQA, "--data", data, "--predictions", said, "--against", worse, "--other-set",
+               "--resamples", 50, "--out", folder / "out")  # fmt: skip
+    assert "minus worse.csv +0.500" in done.stdout
+    assert "McNemar p 0.031" in done.stdout
+
+
+def test_every_accuracy_is_compared_with_the_baselines_that_look_at_nothing(files):
+    data, said, folder = files
+    score = run_benchmark(VQA, inputs(data, said), folder / "out")["scores"][0]
+    assert score["paired"].keys() == {"constant", "longest"}
+    assert score["paired"]["constant"]["difference"] == pytest.approx(9 / 12 - 0.25)
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (slice(0, 8), "--against: slidebench-vqa-tcga: 4 of 12 questions cannot be scored"),
+        (None, "expected a file of predictions, the directory of a model or assistant"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_and_nothing_is_written(files, rows, says):
+    data, said, folder = files
+    other = folder / "empty"
+    other.mkdir()
+    if rows is not None:
+        other = write_csv(folder / "some.csv", answer_rows(question_rows(), 9)[rows])
+    with pytest.raises(ConfigError, match=says):
+        run_benchmark(VQA, inputs(data, said, against=other), folder / "out")
+    assert not (folder / "out").exists()
+
+
+def test_results_of_other_items_or_another_bootstrap_are_not_paired(files):
+    data, said, folder = files
+    some = write_csv(folder / "some.csv", answer_rows(question_rows(), 9)[:8])
+    run_benchmark(VQA, inputs(data, some, allow_missing=True), folder / "some")
+    with pytest.raises(CaptionError, match="scored 8 items, this one 12, and they are not the same; '9' is in one"):
+        run_benchmark(VQA, inputs(data, said, against=folder / "some"), folder / "out")
+    run_benchmark(VQA, inputs(data, said, resamples=20), folder / "twenty")
+    with pytest.raises(ConfigError, match="give --resamples 20 --seed 0"):
+        run_benchmark(VQA, inputs(data, said, against=folder / "twenty"), folder / "out")
+    (folder / "twenty" / "comparison.npz").write_bytes(b"PK rest")
+    with pytest.raises(CaptionError, match="is damaged"):
+        run_benchmark(VQA, inputs(data, said, against=folder / "twenty"), folder / "out")
+
+
+def test_the_joined_report_compares_results_of_the_same_items(files):
+    data, said, folder = files
+    worse = write_csv(folder / "worse.csv", answer_rows(question_rows(), 3))
+    run_benchmark(VQA, inputs(data, said), folder / "a")
+    run_benchmark(VQA, inputs(data, worse), folder / "b")
+    run_benchmark(VQA, inputs(data, worse, seed=7), folder / "c")
+    run_benchmark("slidebench-vqa-bcnb", inputs(data, worse), folder / "d")
+    done = cli("benchmark", "report", *(folder / name for name in "abcd"), "--out", folder / "all.html", "--json")
+    rows = [row for row in map(json.loads, done.stdout.splitlines()) if "first" in row]
+    assert [(row["first"], row["second"]) for row in rows] == [("said.csv", "worse.csv (b)")]
+    assert rows[0]["difference"] == 0.5
+    assert "'worse.csv (c)' not compared" in done.stderr
+    page = (folder / "all.html").read_text()
+    assert "Two systems on the same items" in page
+    assert "+0.500" in page
+
+
 def test_answers_to_other_questions_are_refused(files):
     data, _, folder = files
     other = [{"Slide": "x", "Question": "Who?", "Output": "A"}]

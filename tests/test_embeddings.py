@@ -11,13 +11,20 @@ import pathflip
 from benchmark_files import save_features, save_telling_features, slides, write_csv
 from pathflip.benchmarks.curve_page import write_curve
 from pathflip.benchmarks.few_shot import BASELINE, MODEL, Bags, FewShotSpec, _draw, few_shot
-from pathflip.benchmarks.learning_curve import curve_rows, nested_patients, parse_fraction
+from pathflip.benchmarks.learning_curve import (
+    CurveData,
+    compare_recipes,
+    curve_rows,
+    nested_patients,
+    parse_fraction,
+)
 from pathflip.cli import app
-from pathflip.errors import CaptionError, ConfigError
+from pathflip.errors import CaptionError, ConfigError, PathFLIPError
 from pathflip.evaluate.labels import SlideLabel
 from pathflip.features import read_features
 from pathflip.inference import encode_slide
 from pathflip.inference.embedding import Embeddings, pooled
+from pathflip.types import Caption
 from tiny_assistant import save_aligned, save_cohort
 
 NAMES = slides(4)
@@ -132,8 +139,9 @@ def test_few_shot_finds_what_is_there_and_nothing_where_nothing_is():
         ours, plain = by_name[MODEL, classifier], by_name[BASELINE, classifier]
         assert ours["balanced_accuracy"] > 0.95
         assert plain["low"] < 0.5 + 0.15
-        assert ours["difference"] == pytest.approx(ours["balanced_accuracy"] - plain["balanced_accuracy"])
-        assert ours["difference_low"] > 0
+        assert plain["model_minus_this"] == pytest.approx(ours["balanced_accuracy"] - plain["balanced_accuracy"])
+        assert plain["difference_low"] > 0
+        assert plain["mcnemar_p"] < 0.05
         assert ours["chance"] == 0.5
 
 
@@ -164,6 +172,32 @@ def test_few_shot_on_the_command_line(tmp_path, model):
     assert done.exit_code == 0, done.output
     assert "2 a class  ABMIL" in done.stdout
     assert len((tmp_path / "o.csv").read_text().splitlines()) == 1 + 2 * 2 * 2
+
+
+def test_few_shot_against_another_models_embeddings(tmp_path, model):
+    labels = {name: i % 2 for i, name in enumerate(slides(12))}
+    stored = save_telling_features(tmp_path / "f", labels)
+    table = write_csv(tmp_path / "l.csv", [{"slide": n, "label": "AB"[y]} for n, y in labels.items()])
+    shared = ["--model", model, "--features", stored]
+    words = ["few-shot", *shared, "--labels", table, "--shots", 2, "--seeds", 2, "--resamples", 20, "--json"]
+    for ending in ("npy", "parquet", "h5ad"):
+        made = cli("embed", *shared, "--out", tmp_path / f"e.{ending}")
+        assert made.exit_code == 0, made.output
+        rows = [json.loads(line) for line in cli(*words, "--against", tmp_path / f"e.{ending}").stdout.splitlines()]
+        own = [row for row in rows if row["system"] == f"e.{ending}"]
+        assert [row["classifier"] for row in own] == ["logistic regression"]  # no patches, no attention over them
+        assert own[0]["model_minus_this"] == 0  # its own embeddings
+        assert own[0]["mcnemar_p"] == 1
+    rows = [json.loads(line) for line in cli(*words, "--against", model).stdout.splitlines()]
+    assert [r["model_minus_this"] for r in rows if r["system"] == model.name] == [0, 0]
+    lost = write_csv(tmp_path / "e.csv", [{"slide": name} for name in labels if name != "s03"])
+    np.save(tmp_path / "e.npy", np.zeros((11, 3), np.float32))
+    done = cli(*words, "--against", lost.with_suffix(".npy"))
+    assert "1 of 12 labelled slides have no embedding in it (the first: 's03')" in str(done.exception)
+    (tmp_path / "x.npy").write_bytes(b"no array")
+    done = cli(*words, "--against", tmp_path / "x.npy")
+    assert isinstance(done.exception, PathFLIPError)
+    assert "\n" not in str(done.exception)
 
 
 # --- Learning curve --------------------------------------------------------------------------------------------------
@@ -201,6 +235,28 @@ def test_means_and_standard_deviations_of_a_curve(tmp_path):
     assert "data:image/svg+xml" in page
     assert "0.450" in page
     assert json.loads((tmp_path / "curve.json").read_text())["means"][0]["patients"] == 5
+
+
+def test_recipes_of_a_curve_are_compared_on_the_same_test_patients(tmp_path):
+    names = [f"s{i}" for i in range(20)]
+    captions = [Caption(name, f"p{i // 2}", "Glands are fused.", ()) for i, name in enumerate(names)]
+    labels = {name: SlideLabel(name, f"p{i // 2}", "AB"[i % 2]) for i, name in enumerate(names)}
+    test = ([tmp_path / f"{name}.h5" for name in names], captions)
+    data = CurveData(([], []), ([], []), test, labels)
+    right, wrong = ["AB"[i % 2] for i in range(20)], ["AB"[(i < 10) ^ (i % 2)] for i in range(20)]
+    points = [
+        {"recipe": name, "fraction": "1", "seed": seed, "test_hits": [hit] * 20, "test_classes": classes}
+        for name, hit, classes in (("ours", 1.0, right), ("clip", 0.5, wrong)) for seed in (0, 1, 2)
+    ]  # fmt: skip
+    recall, accuracy = compare_recipes(points, data, num=50)
+    assert (recall["first"], recall["second"], recall["measure"]) == ("ours", "clip", "test_r1")
+    assert (recall["difference"], recall["low"], recall["high"]) == (0.5, 0.5, 0.5)
+    assert accuracy["difference"] == pytest.approx(0.5)
+    assert accuracy["p_value"] == pytest.approx(2 * 0.5**10)  # ten slides won, none lost
+    rows = [{"recipe": "ours", "fraction": "1", "seeds": 3, "patients": 9, "test_r1": 1.0, "test_r1_sd": 0.0,
+             "chance_r1": 0.1}]  # fmt: skip
+    write_curve(tmp_path / "out", rows, points, [recall, accuracy])
+    assert "Compared on the same test patients" in (tmp_path / "out" / "curve.html").read_text()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 from collections import Counter
 from pathlib import Path
 from string import ascii_uppercase
@@ -80,15 +81,25 @@ def test_two_letters_and_denied_words_name_no_option(answer, options):
     assert parse_answer(answer, options).letter in (None, "B" if options[0] == "Positive" else None)
 
 
-def test_written_answers_of_all_kinds():
+@pytest.mark.parametrize(("file", "most_unread"), [("parse.json", 4), ("more_answers.json", 5)])
+def test_written_answers_of_all_kinds(file, most_unread):
     """Answers as models write them, each with the letter it names, or none, or a second right reading."""
-    held = json.loads((Path(__file__).parent / "fixtures" / "answers" / "parse.json").read_text(encoding="utf-8"))
+    held = json.loads((Path(__file__).parent / "fixtures" / "answers" / file).read_text(encoding="utf-8"))
     unread = 0
     for entry in held["answers"]:
         letter = parse_answer(entry["text"], held["options"][entry["options"]]).letter
         assert letter in (entry["letter"], entry.get("also_right"), None), entry
         unread += letter is None and entry["letter"] is not None
-    assert unread <= 4
+    assert unread <= most_unread
+
+
+@pytest.mark.parametrize(
+    "part", ["A ", "not ", "A, ", "the answer is ", "no ", "(A", "A: 0.1, ", "Luminal A or ", "{", "n't ", '"A":']
+)
+def test_answers_that_never_end_are_read_in_a_moment(part):
+    start = time.perf_counter()
+    parse_answer(part * (20_000 // len(part)), (*OPTIONS, "Luminal A", "Luminal B"))
+    assert time.perf_counter() - start < 5
 
 
 @pytest.mark.parametrize(

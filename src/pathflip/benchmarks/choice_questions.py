@@ -8,13 +8,21 @@ from typing import Any
 import numpy as np
 
 from pathflip.assistant import load_assistant
+from pathflip.benchmarks.measured import paired_row
 from pathflip.benchmarks.protocol import Inputs, Outcome, Score, Skipped
 from pathflip.benchmarks.slide_files import allow_missing_or_raise, feature_files
 from pathflip.data.question_files import VQAQuestion
 from pathflip.errors import CaptionError
 from pathflip.evaluate.answer_parsing import parse_answer
 from pathflip.evaluate.answering import answer_questions
-from pathflip.evaluate.vqa import VQAPrediction, match_predictions, read_predictions, vqa_measures
+from pathflip.evaluate.bootstrap import PatientBootstrap
+from pathflip.evaluate.vqa import (
+    VQAPrediction,
+    letter_baselines,
+    match_predictions,
+    read_predictions,
+    vqa_measures,
+)
 
 __all__ = ["answers_to", "choice_outcome", "content_rows", "match_answers", "refuse_duplicates"]
 
@@ -136,10 +144,12 @@ def choice_outcome(
         raise CaptionError(f"{name}: no question can be scored; expected one at least")
     rows = vqa_measures(
         scored, answers, text_only=_text_only(name, scored, inputs), train=train,
-        num=inputs.resamples, seed=inputs.seed,
+        num=inputs.resamples, seed=inputs.seed, draws=True,
     )  # fmt: skip
-    extra = dict(extra_baselines(scored)) if extra_baselines else {}
-    scores = [_score(row, scored, extra) for row in rows]
+    credit = {key: own for key, own in letter_baselines(scored, train).items() if key != "chance"}
+    credit |= dict(extra_baselines(scored)) if extra_baselines else {}
+    cohorts = PatientBootstrap(np.array([one.patient for one in scored]), inputs.resamples, inputs.seed)
+    scores = [_score(row, credit, cohorts) for row in rows]
     if skipped:
         scores.insert(1, _counted_as_wrong(scores[0], len(questions)))
     scores += _parsed_only(scored, answers)
@@ -153,15 +163,23 @@ def choice_outcome(
     return Outcome(
         scores=tuple(scores), scored=len(scored), total=len(questions), test_set=test_set[0],
         published_applies=test_set[1], skipped=tuple(skipped), items=tuple(_items(scored, answers)),
-        notes=tuple(notes),
+        notes=tuple(notes), compared_on=tuple((one.question_id, one.patient) for one in scored),
     )  # fmt: skip
 
 
-def _score(row: Mapping[str, Any], questions: Sequence[VQAQuestion], extra: Mapping[str, np.ndarray]) -> Score:
+def _score(row: Mapping[str, Any], credit: Mapping[str, np.ndarray], cohorts: PatientBootstrap) -> Score:
+    """A row as a score; accuracies are compared, item by item, with answers that look at no slide."""
     baselines = {name: value for name, value in row.get("baselines", {}).items() if name != "chance"}
+    paired = {}
     if row["measure"] == "accuracy":
-        places = _places(row["category"], questions)
-        baselines |= {name: float(credit[places].mean()) for name, credit in extra.items()}
+        places = row["places"]
+        baselines |= {name: float(own[places].mean()) for name, own in credit.items()}
+        paired = {
+            name: paired_row(
+                row["value"], baselines[name], row["drawn"], cohorts.means(own, places), row["right"], own[places]
+            )
+            for name, own in credit.items()
+        }
     unread = ", ".join(f"{count} {why}" for why, count in row.get("unread", {}).items())
     return Score(
         measure=f"{row['measure']} ({'written' if row['how'] == 'generation' else 'likeliest option'})",
@@ -178,18 +196,10 @@ def _score(row: Mapping[str, Any], questions: Sequence[VQAQuestion], extra: Mapp
         difference_high=row.get("difference_high"),
         p_value=row.get("mcnemar_p"),
         note=f"not read: {unread}" if unread else "",
+        paired=paired,
+        drawn=row.get("drawn"),
+        right=row.get("right"),
     )
-
-
-def _places(category: str, questions: Sequence[VQAQuestion]) -> list[int]:
-    """The questions of one of the groups of :func:`vqa_measures`."""
-    tests: dict[str, Callable[[VQAQuestion], bool]] = {
-        "all": lambda q: True,
-        "needs the slide": lambda q: q.needs_slide,
-        "answerable, needs the slide": lambda q: q.needs_slide and q.answerable,
-    }
-    test = tests.get(category, lambda q: category in (q.category, f"{q.category}: {q.subcategory}"))
-    return [i for i, question in enumerate(questions) if test(question)]
 
 
 def _counted_as_wrong(headline: Score, total: int) -> Score:

@@ -8,7 +8,7 @@ one-vs-rest AUC, mean over the folds.
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from pathflip.benchmarks.measured import metric_score
+from pathflip.benchmarks.measured import mean_over_groups, metric_score, paired_row
 from pathflip.benchmarks.prompts import TEMPLATES_22, mutation_prompts
 from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Published, Score, Skipped
 from pathflip.benchmarks.slide_files import encode_each, feature_files, open_model, scores_of_slides
 from pathflip.errors import CaptionError
 from pathflip.evaluate import metrics
+from pathflip.evaluate.bootstrap import bounds
 from pathflip.evaluate.class_scores import auroc_ovr
 from pathflip.features import read_features
 from pathflip.inference import zero_shot
@@ -70,7 +71,27 @@ def read_tasks(path: Path) -> dict[str, list[_TaskRow]]:
         for task, rows in _tasks_of(file).items():
             name = "/".join(part for part in (prefix, "" if task in prefix else task) if part)
             tasks.setdefault(name or task, []).extend(rows)
+    for task, rows in tasks.items():
+        _check_cases(task, rows)
     return tasks
+
+
+def _check_cases(task: str, rows: Sequence[_TaskRow]) -> None:
+    """Refuse a case with two labels, or in two parts of one fold: what would count is a matter of the rows' order.
+
+    Raises:
+        CaptionError: names the case.
+    """
+    first: dict[str, _TaskRow] = {}
+    for row in rows:
+        known = first.setdefault(row.case, row)
+        if known.label != row.label:
+            raise CaptionError(
+                f"task '{task}': case '{row.case}' is '{known.label}' in one row and '{row.label}' in another; "
+                "expected one label a case"
+            )
+        if known.folds != row.folds:
+            raise CaptionError(f"task '{task}': case '{row.case}' is in different parts of a fold; expected one")
 
 
 def _tasks_of(file: Path) -> dict[str, list[_TaskRow]]:
@@ -126,7 +147,7 @@ def run_zero_shot(inputs: Inputs) -> Outcome:
 
     names, chances = scores_of_slides(encode_each(ZERO_SHOT_NAME, model, files, inputs, skipped), score)
     row_of = {name: row for row, name in enumerate(names)}
-    scores, items = [], []
+    scores, items, of_tasks = [], [], []
     for task, rows in tasks.items():
         truth, predicted, cases = [], [], []
         for case in dict.fromkeys(one.case for one in rows if one.slide in row_of):
@@ -134,7 +155,8 @@ def run_zero_shot(inputs: Inputs) -> Outcome:
             cases.append(case)
             truth.append(_is_mutated(task, own[0].label))
             predicted.append(float(np.mean([chances[row_of[one.slide], genes.index(gene_of(task))] for one in own])))
-        scores.append(_auc(task, np.array(truth), np.array(predicted), cases, inputs))
+        of_tasks.append(_TaskScores(np.array(truth), np.array(predicted), tuple(cases)))
+        scores.append(metric_score("AUROC", task, of_tasks[-1].auroc, cases, metrics.AUROC_CHANCE, inputs))
         items += [
             {"task": task, "case": c, "mutated": int(t), "score": round(p, 6)}
             for c, t, p in zip(cases, truth, predicted, strict=True)
@@ -142,20 +164,35 @@ def run_zero_shot(inputs: Inputs) -> Outcome:
     defined = [score.value for score in scores if np.isfinite(score.value)]
     if not defined:
         raise CaptionError(f"{ZERO_SHOT_NAME}: no task has both mutated and wild-type cases; no AUC can be given")
-    mean = Score("mean AUROC", "all tasks", float(np.mean(defined)), None, None, len(names), metrics.AUROC_CHANCE,
-                 note="a mean over tasks that share patients; its interval is not given")  # fmt: skip
+    mean = _mean_auc(of_tasks, inputs)
     notes = () if len(tasks) == TASKS else (f"{len(tasks)} tasks; the published protocol has {TASKS}",)
     return Outcome(
         scores=(mean, *scores), scored=len(names), total=len(wanted),
         test_set=f"{len(tasks)} tasks, {len(wanted)} slides", published_applies=len(tasks) == TASKS,
         skipped=tuple(skipped), items=tuple(items), notes=notes,
+        compared_on=tuple((f"{row['task']}: {row['case']}", row["case"]) for row in items),
     )  # fmt: skip
 
 
-def _auc(task: str, truth: NDArray[Any], predicted: NDArray[Any], cases: Sequence[str], inputs: Inputs) -> Score:
-    return metric_score(
-        "AUROC", task, lambda rows: metrics.auroc(truth[rows], predicted[rows]), cases, metrics.AUROC_CHANCE, inputs
-    )
+@dataclass(frozen=True, eq=False)
+class _TaskScores:
+    """Truth and score of every case of a task."""
+
+    truth: NDArray[Any]
+    predicted: NDArray[Any]
+    cases: tuple[str, ...]
+
+    def auroc(self, rows: NDArray[Any]) -> float:
+        """Of some cases."""
+        return metrics.auroc(self.truth[rows], self.predicted[rows])
+
+
+def _mean_auc(tasks: Sequence[_TaskScores], inputs: Inputs) -> Score:
+    """The mean over the tasks, of patients drawn for all tasks together; tasks without both classes are left out."""
+    cases = [case for task in tasks for case in task.cases]
+    mean = mean_over_groups([(len(task.cases), task.auroc) for task in tasks])
+    score = metric_score("mean AUROC", "all tasks", mean, cases, metrics.AUROC_CHANCE, inputs)
+    return replace(score, number=len(set(cases)))
 
 
 def _is_mutated(task: str, label: str) -> bool:
@@ -176,7 +213,7 @@ def run_supervised(inputs: Inputs) -> Outcome:
     wanted = list(dict.fromkeys(one.slide for rows in tasks.values() for one in rows))
     files, skipped = feature_files(SUPERVISED_NAME, wanted, inputs)
     vectors = _slide_vectors(files, inputs, skipped)
-    scores, per_fold, notes = [], [], []
+    scores, folds, per_fold, notes, compared_on = [], [], [], [], []
     for task, rows in tasks.items():
         own = [one for one in rows if one.slide in vectors]
         if not own or not own[0].folds:
@@ -186,15 +223,17 @@ def run_supervised(inputs: Inputs) -> Outcome:
         ours, plain = (_fold_aucs(own, {k: v[i] for k, v in vectors.items()}, inputs.seed) for i in (0, 1))
         if len(own[0].folds) != FOLDS:
             notes.append(f"task '{task}' has {len(own[0].folds)} folds; the published protocol has {FOLDS}")
+        folds.append((ours, plain))
         scores.append(_fold_score(task, ours, plain))
+        compared_on += [(f"{task}: {one.slide}", one.case) for one in own]
         per_fold.append((task, float(np.nanmean(ours)), float(np.nanstd(ours)), float(np.nanmean(plain))))
-    value = float(np.mean([score.value for score in scores]))
-    mean = Score("mean macro AUROC", "all tasks", value, None, None, len(vectors), metrics.AUROC_CHANCE)
+    mean = _mean_over_tasks(scores, folds, len(vectors))
     return Outcome(
         scores=(mean, *scores), scored=len(vectors), total=len(wanted),
         test_set=f"{len(tasks)} tasks, {len(wanted)} slides", published_applies=len(tasks) == TASKS,
         skipped=tuple(skipped),
         notes=(*notes, "intervals are the middle 95 % of the folds, which share patients: wider truths are possible"),
+        compared_on=tuple(compared_on),
         tables={"Folds": (("task", "mean", "standard deviation", "patch mean"), tuple(per_fold))},
     )  # fmt: skip
 
@@ -242,14 +281,29 @@ def _fold_score(task: str, ours: NDArray[np.floating], plain: NDArray[np.floatin
     defined = np.isfinite(ours) & np.isfinite(plain)
     if not defined.any():
         raise CaptionError(f"task '{task}': no fold has every class in its training and its test cases")
-    low, high = np.percentile(ours[defined], [2.5, 97.5])
-    gap = ours[defined] - plain[defined]
-    gap_low, gap_high = np.percentile(gap, [2.5, 97.5])
-    note = f"{int((~defined).sum())} folds lack a class" if not defined.all() else ""
+    low, high = bounds(ours[defined])
+    value, level = float(ours[defined].mean()), float(plain[defined].mean())
     return Score(
-        "macro AUROC", task, float(ours[defined].mean()), float(low), float(high), int(defined.sum()),
-        metrics.AUROC_CHANCE, baselines={"patch mean": float(plain[defined].mean())},
-        note="; ".join(filter(None, [note, f"minus patch mean {gap.mean():+.3f} [{gap_low:+.3f}, {gap_high:+.3f}]"])),
+        "macro AUROC", task, value, low, high, int(defined.sum()), metrics.AUROC_CHANCE,
+        baselines={"patch mean": level}, paired={"patch mean": paired_row(value, level, ours, plain)}, drawn=ours,
+        note=f"{int((~defined).sum())} folds lack a class" if not defined.all() else "",
+    )  # fmt: skip
+
+
+def _mean_over_tasks(
+    scores: Sequence[Score], folds: Sequence[tuple[NDArray[np.floating], NDArray[np.floating]]], slides: int
+) -> Score:
+    """The mean over tasks, beside the same of the patch mean; compared fold by fold where all have as many folds."""
+    value = float(np.mean([score.value for score in scores]))
+    level = float(np.mean([score.baselines["patch mean"] for score in scores]))
+    mean = Score("mean macro AUROC", "all tasks", value, None, None, slides, metrics.AUROC_CHANCE,
+                 baselines={"patch mean": level})  # fmt: skip
+    if len({len(ours) for ours, _ in folds}) > 1:
+        return mean
+    ours, plain = (np.mean([pair[place] for pair in folds], axis=0) for place in (0, 1))
+    low, high = bounds(ours)
+    return replace(
+        mean, low=low, high=high, drawn=ours, paired={"patch mean": paired_row(value, level, ours, plain)}
     )  # fmt: skip
 
 

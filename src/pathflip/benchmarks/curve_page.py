@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pathflip.evaluate.report.number_formats import DASH, format_number
+from pathflip.evaluate.report.number_formats import DASH, format_gap, format_interval, format_number, format_p_value
 from pathflip.io.files import page_template, write_json, write_text
 
 __all__ = ["write_curve"]
@@ -19,12 +19,25 @@ _COLOURS = ("#0072b2", "#d98200", "#009e73", "#b8508e", "#6b4fa0", "#555555")
 _MARKS = ("o", "s", "^", "D", "v", "P")
 
 
-def write_curve(out: Path, rows: Sequence[Mapping[str, Any]], points: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``curve.json`` (a row a point, and their means) and ``curve.html``."""
+def write_curve(
+    out: Path,
+    rows: Sequence[Mapping[str, Any]],
+    points: Sequence[Mapping[str, Any]],
+    comparisons: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Write ``curve.json`` (a row a point, their means, and the recipes compared) and ``curve.html``."""
     write_json(out / "curve.json", {"format": "pathflip-learning-curve", "format_version": 1, "means": list(rows),
-                                    "points": list(points)})  # fmt: skip
+                                    "comparisons": list(comparisons), "points": list(points)})  # fmt: skip
     shown = [measure for measure in _MEASURES if measure in rows[0]]
-    figures = [{"title": _MEASURES[m][0], "src": _figure(rows, m), "rows": [_row(r, m) for r in rows]} for m in shown]
+    figures = [
+        {
+            "title": _MEASURES[m][0],
+            "src": _figure(rows, m),
+            "rows": [_row(r, m) for r in rows],
+            "comparisons": [_comparison(c) for c in comparisons if c["measure"] == m],
+        }
+        for m in shown
+    ]
     page = page_template(Path(__file__).with_name("templates") / "curve.html").render(figures=figures, dash=DASH)
     write_text(out / "curve.html", page)
 
@@ -35,6 +48,13 @@ def _row(row: Mapping[str, Any], measure: str) -> dict[str, Any]:
         "recipe": row["recipe"], "fraction": row["fraction"], "patients": row["patients"], "seeds": row["seeds"],
         "mean": format_number(row[measure]), "sd": DASH if spread is None else format_number(spread),
         "chance": format_number(row[_MEASURES[measure][1]]),
+    }  # fmt: skip
+
+
+def _comparison(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **row, "difference": format_gap(row["difference"]), "p_value": format_p_value(row["p_value"]),
+        "interval": format_interval(row["low"], row["high"], format_gap),
     }  # fmt: skip
 
 

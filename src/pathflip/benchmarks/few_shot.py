@@ -23,10 +23,13 @@ from pathflip.errors import CaptionError, ConfigError
 from pathflip.evaluate import metrics
 from pathflip.evaluate.bootstrap import PatientBootstrap, bounds
 from pathflip.evaluate.labels import SlideLabel
+from pathflip.evaluate.paired import paired_difference
 from pathflip.features import read_features
 from pathflip.inference import Aligned, encode_slide
+from pathflip.inference.embedding import read_embeddings
+from pathflip.io.slide_id import join_ids
 
-__all__ = ["SHOTS", "Bags", "FewShotSpec", "bags_of", "few_shot"]
+__all__ = ["SHOTS", "Bags", "FewShotSpec", "bags_of", "bags_of_embeddings", "few_shot"]
 
 SHOTS = (1, 2, 4, 8, 16, 32)
 CLASSIFIERS = ("logistic regression", "ABMIL")
@@ -99,7 +102,8 @@ def few_shot(
 
     Returns:
         Rows (system, classifier, shots, value, standard deviation over seeds, interval over patients, chance, and, for
-        the model, the paired difference to the encoder's features), and remarks.
+        every other system, the paired difference of the model to it), and remarks. Systems without patches have no row
+        of ABMIL.
 
     Raises:
         CaptionError: a class has fewer than two patients, or none in a split.
@@ -117,9 +121,10 @@ def few_shot(
     for k in shots:
         draws = [_draw(pool, classes, k, [seed, k, number]) for number in range(spec.seeds)]
         for classifier in spec.classifiers:
-            guesses: dict[str, list[NDArray[np.int64]]] = {system: [] for system in bags}
+            able = {name: own for name, own in bags.items() if own.patches or classifier != "ABMIL"}
+            guesses: dict[str, list[NDArray[np.int64]]] = {system: [] for system in able}
             for number, chosen in enumerate(draws):
-                for system, own in bags.items():
+                for system, own in able.items():
                     guesses[system].append(_fitted(classifier, own, chosen, test, classes, spec, seed + number))
                 done += 1
                 progress(done, total, f"{classifier}, {k} a class")
@@ -255,7 +260,10 @@ def _rows(
     cohorts: PatientBootstrap,
     num_classes: int,
 ) -> list[dict[str, Any]]:
-    """A row a system; intervals are over test patients, of the mean over seeds."""
+    """A row a system; intervals are over test patients, of the mean over seeds.
+
+    McNemar's test is of the class that most draws give a slide: draws are no independent witnesses.
+    """
     everyone = np.arange(len(truth))
 
     def mean_over_seeds(system: str) -> Callable[[NDArray[Any]], float]:
@@ -271,11 +279,41 @@ def _rows(
             "balanced_accuracy": mean_over_seeds(system)(everyone), "sd_over_seeds": float(np.std(per_seed)),
             "low": low, "high": high, "chance": 1 / num_classes, "test_slides": len(truth),
         }  # fmt: skip
-        if system == MODEL and BASELINE in guesses:
-            gap_low, gap_high = bounds(drawn[MODEL] - drawn[BASELINE])
+        if system != MODEL and MODEL in guesses:
+            compared = paired_difference(
+                (mean_over_seeds(MODEL)(everyone), row["balanced_accuracy"]), (drawn[MODEL], drawn[system]),
+                (_most_given(guesses[MODEL]) == truth, _most_given(own) == truth),
+            )  # fmt: skip
             row |= {
-                "difference": row["balanced_accuracy"] - mean_over_seeds(BASELINE)(everyone),
-                "difference_low": gap_low, "difference_high": gap_high, "difference_to": BASELINE,
+                "model_minus_this": compared.difference, "difference_low": compared.low,
+                "difference_high": compared.high, "mcnemar_p": compared.p_value,
             }  # fmt: skip
         rows.append(row)
     return rows
+
+
+def _most_given(guesses: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """The class that most draws give each slide; the lowest of equally frequent ones."""
+    given = np.stack(guesses)
+    counts = np.stack([(given == code).sum(0) for code in range(int(given.max()) + 1)])
+    most: NDArray[np.int64] = counts.argmax(0)
+    return most
+
+
+def bags_of_embeddings(path: Path, slides: Sequence[str]) -> Bags:
+    """Somebody's slide embeddings, as ``pathflip embed`` writes them, for the slides named.
+
+    Raises:
+        CaptionError, ConfigError: the file cannot be read. CaptionError: slides without an embedding.
+    """
+    embeddings = read_embeddings(path)
+    own = [str(one) for one in embeddings.about["slide"]]
+    place = {name: row for row, name in enumerate(own)}
+    slide_of = join_ids(own, slides)
+    row_of = {slide: place[name] for name, slide in slide_of.items()}
+    if lost := [slide for slide in slides if slide not in row_of]:
+        raise CaptionError(
+            f"{path.name}: {len(lost)} of {len(slides)} labelled slides have no embedding in it (the first: "
+            f"'{lost[0]}'); expected all: a paired comparison needs the same slides"
+        )
+    return Bags({slide: embeddings.vectors[row] for slide, row in row_of.items()}, {})

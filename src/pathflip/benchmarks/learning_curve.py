@@ -10,15 +10,19 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.evaluate import metrics
+from pathflip.evaluate.bootstrap import PatientBootstrap
 from pathflip.evaluate.labels import SlideLabel
+from pathflip.evaluate.paired import PairedComparison, paired_difference
 from pathflip.features import read_features
 from pathflip.inference import Aligned, encode_slide, load, retrieve, zero_shot
 from pathflip.io.files import path_inside, write_json
@@ -27,7 +31,7 @@ from pathflip.train.align_run import AlignRecipe, train_align
 from pathflip.train.run_folder import digest_of
 from pathflip.types import Caption
 
-__all__ = ["FRACTIONS", "CurveData", "curve_rows", "nested_patients", "parse_fraction", "run_curve"]
+__all__ = ["FRACTIONS", "CurveData", "compare_recipes", "curve_rows", "nested_patients", "parse_fraction", "run_curve"]
 
 FRACTIONS = (Fraction(1, 16), Fraction(1, 8), Fraction(1, 4), Fraction(1, 2), Fraction(1))
 FEWEST_PATIENTS = 2
@@ -159,18 +163,20 @@ def _point(
     file = folder / "point.json"
     if file.is_file():
         stored = json.loads(file.read_text(encoding="utf-8"))
-        if stored.get("key") == key:
+        if stored.get("key") == key and "test_hits" in stored["row"]:
             row: dict[str, Any] = stored["row"]
             return row
-        raise ConfigError(
-            f"curve: '{folder}' holds a point of other settings or data; expected the same: choose another --out"
-        )
+        if stored.get("key") != key:
+            raise ConfigError(
+                f"curve: '{folder}' holds a point of other settings or data; expected the same: choose another --out"
+            )
     train_align(own, files, captions, folder / "run", val_files=data.val[0], val_captions=data.val[1], resume=True)
     model = load(folder / "run")
+    hits = _hits(model, data.test)
     row = {
         "recipe": name, "fraction": str(fraction), "patients": len(wanted), "slides": len(files), "seed": seed,
-        "learning_rate": rate, "val_r1": _recall(model, data.val) if data.val[1] else None,
-        "test_r1": _recall(model, data.test), "chance_r1": 1 / len(data.test[1]),
+        "learning_rate": rate, "val_r1": float(np.mean(_hits(model, data.val))) if data.val[1] else None,
+        "test_r1": float(np.mean(hits)), "chance_r1": 1 / len(data.test[1]), "test_hits": hits,
     }  # fmt: skip
     if data.labels is not None:
         row |= _zero_shot(model, data)
@@ -179,15 +185,16 @@ def _point(
     return row
 
 
-def _recall(model: Aligned, part: Part) -> float:
-    """Mean R@1 of both directions."""
+def _hits(model: Aligned, part: Part) -> list[float]:
+    """For every caption of the part with a slide: R@1, the mean of both directions."""
     by_id = {slide_id(file): file for file in part[0]}
     captions = [caption for caption in part[1] if caption.slide_id in by_id]
     slides = [encode_slide(model, read_features(by_id[caption.slide_id])) for caption in captions]
     texts = [caption.text for caption in captions]
     same = metrics.positives_from_keys(texts, texts)
     retrieval = retrieve(model, slides, texts)
-    return (metrics.recall_at_k(retrieval.scores, 1, same) + metrics.recall_at_k(retrieval.scores.T, 1, same)) / 2
+    both = (metrics.hits_at_k(retrieval.scores, 1, same) + metrics.hits_at_k(retrieval.scores.T, 1, same)) / 2
+    return [float(value) for value in both]
 
 
 def _zero_shot(model: Aligned, data: CurveData) -> dict[str, Any]:
@@ -201,6 +208,7 @@ def _zero_shot(model: Aligned, data: CurveData) -> dict[str, Any]:
     answer = zero_shot(model, [read_features(file) for file in own], {name: name for name in classes})
     return {
         "test_balanced_accuracy": metrics.balanced_accuracy(truth, list(answer.best)),
+        "test_classes": list(answer.best),
         "chance_balanced_accuracy": 1 / len(classes),
     }
 
@@ -221,3 +229,62 @@ def curve_rows(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 row |= {measure: float(np.mean(values)), f"{measure}_sd": spread, chance: own[0][chance]}
         rows.append(row)
     return rows
+
+
+def compare_recipes(
+    points: Sequence[Mapping[str, Any]], data: CurveData, *, num: int = 1000, seed: int = 0
+) -> list[dict[str, Any]]:
+    """The first recipe against each other one at every fraction, paired over the test patients.
+
+    A slide's hit is the mean over the trainings (seeds); McNemar's test, where slides have labels, is of the class that
+    most trainings give.
+
+    Args:
+        points: as :func:`run_curve` returns them. data: what they were measured on. num, seed: of the bootstrap.
+
+    Returns:
+        Rows: fraction, first, second, measure, difference (first minus second), low, high, mcnemar_p (or None).
+    """
+    recipes = list(dict.fromkeys(point["recipe"] for point in points))
+    rows = []
+    for fraction in dict.fromkeys(point["fraction"] for point in points):
+        own = {name: [p for p in points if (p["recipe"], p["fraction"]) == (name, fraction)] for name in recipes}
+        for other in recipes[1:]:
+            named = {"fraction": fraction, "first": recipes[0], "second": other}
+            for measure, compared in _compared(own[recipes[0]], own[other], data, num, seed).items():
+                rows.append(named | {"measure": measure} | compared._asdict())
+    return rows
+
+
+def _compared(
+    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], data: CurveData, num: int, seed: int
+) -> dict[str, PairedComparison]:
+    stored = {slide_id(file) for file in data.test[0]}
+    patients = np.array([caption.patient for caption in data.test[1] if caption.slide_id in stored])
+    cohorts = PatientBootstrap(patients, num, seed)
+    ours, theirs = (np.mean([point["test_hits"] for point in own], axis=0) for own in (first, second))
+    everyone = np.arange(len(patients))
+    drawn = cohorts.means(ours, everyone), cohorts.means(theirs, everyone)
+    compared = {"test_r1": paired_difference((float(ours.mean()), float(theirs.mean())), drawn)}
+    if data.labels is None:
+        return compared
+    labels = [data.labels[slide_id(file)] for file in data.test[0] if slide_id(file) in data.labels]
+    truth = np.array([one.label for one in labels])
+    cohorts = PatientBootstrap(np.array([one.patient for one in labels]), num, seed)
+    guesses = [np.array([point["test_classes"] for point in own]) for own in (first, second)]
+
+    def mean(given: NDArray[np.str_], rows: NDArray[np.int64]) -> float:
+        return float(np.mean([metrics.balanced_accuracy(truth[rows], one[rows]) for one in given]))
+
+    values = [mean(given, np.arange(len(truth))) for given in guesses]
+    drawn = tuple(cohorts.values(partial(mean, given)) for given in guesses)
+    right = [np.array([_most_given(column) for column in given.T]) == truth for given in guesses]
+    compared["test_balanced_accuracy"] = paired_difference(
+        (values[0], values[1]), (drawn[0], drawn[1]), (right[0], right[1])
+    )
+    return compared
+
+
+def _most_given(classes: NDArray[np.str_]) -> str:
+    names, counts = np.unique(classes, return_counts=True)
+    return str(names[counts.argmax()])

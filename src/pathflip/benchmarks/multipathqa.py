@@ -15,11 +15,12 @@ from string import ascii_uppercase
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pathflip.assistant import build_prompt, generate, load_assistant, prepare_slide
 from pathflip.benchmarks.choice_questions import answers_to, content_rows, match_answers, refuse_duplicates
-from pathflip.benchmarks.measured import metric_score
-from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Score
+from pathflip.benchmarks.measured import mean_over_groups, metric_score
+from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Score, Skipped
 from pathflip.benchmarks.slide_files import feature_files
 from pathflip.benchmarks.test_sets import KnownSet, recognise
 from pathflip.data.question_files import VQAQuestion
@@ -38,6 +39,7 @@ SETS = (KnownSet(934, "MultiPathQA"),)
 _BALANCED = ("balanced_accuracy", "balanced accuracy", "bacc")
 _BALANCED_PARTS = ("gtex", "tcga", "panda")
 _MOST_OPTIONS = 26
+_CONSTANT = "most frequent answer"
 
 
 @dataclass(frozen=True)
@@ -145,21 +147,33 @@ def run(inputs: Inputs) -> Outcome:
     refuse_duplicates(inputs.data.name, questions)
     test_set = recognise(inputs.data.name, content_rows(questions), SETS, inputs.other_set)
     scored, answers, skipped, strays = _answers(questions, inputs)
-    scores: list[Score] = []
+    measured: list[_PartAnswers] = []
     items: list[dict[str, Any]] = []
     for name, part in parts.items():
         own = [(q, a) for q, a in zip(scored, answers, strict=True) if q.category == name]
         if own:
-            of_part, rows = _part_scores(name, part, own, inputs)
-            scores += of_part
+            of_part, rows = _answers_of(name, part, own)
+            measured.append(of_part)
             items += rows
-    headline = [score.value for score in scores if score.group.endswith(", all")]
-    mean = Score("mean of the parts", "all", float(np.mean(headline)), None, None, len(scored),
-                 float(np.mean([s.chance for s in scores if s.group.endswith(", all")])))  # fmt: skip
+    scores = [score for of_part in measured for score in _part_scores(of_part, inputs)]
+    mean = _mean_of_parts(measured, inputs)
     notes = [f"{strays} predictions belong to no question and were left out"] if strays else []
     return Outcome(
         scores=(mean, *scores), scored=len(scored), total=len(questions), test_set=test_set[0],
         published_applies=test_set[1], skipped=tuple(skipped), items=tuple(items), notes=tuple(notes),
+        compared_on=tuple(
+            (row["question_id"], patient)
+            for row, patient in zip(items, [p for part in measured for p in part.patients], strict=True)
+        ),
+    )  # fmt: skip
+
+
+def _mean_of_parts(parts: Sequence["_PartAnswers"], inputs: Inputs) -> Score:
+    """The mean over the parts, of patients drawn for all parts together."""
+    return metric_score(
+        "mean of the parts", "all", mean_over_groups([(len(part.keys), part.value) for part in parts]),
+        [patient for part in parts for patient in part.patients], float(np.mean([part.chance for part in parts])),
+        inputs, rivals={_CONSTANT: mean_over_groups([(len(part.keys), part.constant) for part in parts])},
     )  # fmt: skip
 
 
@@ -213,47 +227,70 @@ def _asked_in_words(questions: list[VQAQuestion], inputs: Inputs) -> Any:
         text = generate(assistant, build_prompt(assistant, question.question, view, few), max_new_tokens=20)
         answers.append(VQAPrediction(text=text, question_id=question.question_id))
         inputs.progress(done, len(can))
-    return can, answers, missing, 0
+    lost = {one.item for one in missing}
+    skipped = [Skipped(q.question_id, "its slide has no feature file") for q in questions if q.slide_id in lost]
+    return can, answers, skipped, 0
 
 
-def _part_scores(
-    name: str, part: _Part, own: Sequence[tuple[VQAQuestion, VQAPrediction]], inputs: Inputs
-) -> tuple[list[Score], list[dict[str, Any]]]:
+@dataclass(frozen=True, eq=False)
+class _PartAnswers:
+    """A part's keys and answers as texts ("" where none could be read), with what is counted of them."""
+
+    name: str
+    balanced: bool
+    keys: NDArray[np.str_]
+    guessed: NDArray[np.str_]
+    patients: tuple[str, ...]
+    chance: float
+    right: NDArray[np.bool_]
+
+    def value(self, rows: NDArray[Any]) -> float:
+        """Balanced accuracy or accuracy of some answers."""
+        if self.balanced:
+            return metrics.balanced_accuracy(self.keys[rows], self.guessed[rows])
+        return float(self.right[rows].mean())
+
+    def constant(self, rows: NDArray[Any]) -> float:
+        """The same of always giving the part's most frequent key."""
+        names, counts = np.unique(self.keys, return_counts=True)
+        guess = np.full(len(rows), names[counts.argmax()])
+        if self.balanced:
+            return metrics.balanced_accuracy(self.keys[rows], guess)
+        return float((self.keys[rows] == guess).mean())
+
+
+def _answers_of(
+    name: str, part: _Part, own: Sequence[tuple[VQAQuestion, VQAPrediction]]
+) -> tuple[_PartAnswers, list[dict[str, Any]]]:
+    """A part's answers, read, and a row an item."""
     truth = np.array([int(question.answer) for question, _ in own])
     guess = np.array([_read(answer, question.options, part.counts_from) for question, answer in own])
-    patients = [question.patient for question, _ in own]
-    read = np.flatnonzero(guess >= 0)
-    classes = [question.options[int(question.answer)] for question, _ in own]
-    guessed_options = np.array(
-        [question.options[g] if g >= 0 else "" for (question, _), g in zip(own, guess, strict=True)]
-    )
-    keys = np.array(classes)
-
-    def metric(rows: np.ndarray) -> float:
-        if part.balanced:
-            return metrics.balanced_accuracy(keys[rows], guessed_options[rows])
-        return float((truth[rows] == guess[rows]).mean())
-
-    chance = float(np.mean([1 / len(question.options) for question, _ in own]))
-    largest = max(set(classes), key=classes.count)
-    constant = 1 / len(set(classes)) if part.balanced else float(np.mean(keys == largest))
-    measure = "balanced accuracy" if part.balanced else "accuracy"
-    note = f"{len(own) - len(read)} answers name no option" if len(read) < len(own) else ""
-    scores = [metric_score(measure, f"{name}, all", metric, patients, chance, inputs, note=note,
-                           baselines={"most frequent answer": constant})]  # fmt: skip
-    if len(read):
-        scores.append(
-            replace(
-                metric_score(measure, f"{name}, parsed only", lambda rows: metric(read[rows]),
-                             [patients[i] for i in read], chance, inputs),
-                number=len(read),
-            )
-        )  # fmt: skip
+    keys = [question.options[place] for (question, _), place in zip(own, truth, strict=True)]
+    guessed = [question.options[g] if g >= 0 else "" for (question, _), g in zip(own, guess, strict=True)]
     rows = [
         {"question_id": q.question_id, "slide": q.slide_id, "key": k, "read_as": s, "answer": (a.text or "")[:200]}
-        for (q, a), k, s in zip(own, classes, guessed_options, strict=True)
+        for (q, a), k, s in zip(own, keys, guessed, strict=True)
     ]
-    return scores, rows
+    chance = float(np.mean([1 / len(question.options) for question, _ in own]))
+    patients = tuple(question.patient for question, _ in own)
+    return _PartAnswers(name, part.balanced, np.array(keys), np.array(guessed), patients, chance, truth == guess), rows
+
+
+def _part_scores(part: _PartAnswers, inputs: Inputs) -> list[Score]:
+    """The part's measure on all answers, and on those that could be read."""
+    read = np.flatnonzero(part.guessed != "")
+    measure = "balanced accuracy" if part.balanced else "accuracy"
+    unread = len(part.keys) - len(read)
+    note = f"{unread} answers name no option" if unread else ""
+    everything = metric_score(measure, f"{part.name}, all", part.value, part.patients, part.chance, inputs,
+                              rivals={_CONSTANT: part.constant}, note=note)  # fmt: skip
+    if not part.balanced:
+        everything = replace(everything, right=part.right.astype(np.float64))
+    if not len(read):
+        return [everything]
+    some = metric_score(measure, f"{part.name}, parsed only", lambda rows: part.value(read[rows]),
+                        [part.patients[i] for i in read], part.chance, inputs)  # fmt: skip
+    return [everything, some]
 
 
 def _read(answer: VQAPrediction, options: Sequence[str], first: int | None) -> int:

@@ -6,20 +6,20 @@ within noise of slide encoders.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import f1_score
 
-from pathflip.benchmarks.measured import metric_score
+from pathflip.benchmarks.measured import mean_over_groups, metric_score
 from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Published, Score, Skipped
 from pathflip.benchmarks.slide_files import encode_each, feature_files, open_model
 from pathflip.benchmarks.test_sets import content_hash
 from pathflip.errors import CaptionError
+from pathflip.evaluate.class_scores import macro_f1
 from pathflip.features import read_features
 from pathflip.io.tables import first_of, read_table
 from pathflip.text.captions import PATIENT_KEYS, patient_of, slide_of_row
@@ -27,7 +27,9 @@ from pathflip.text.captions import PATIENT_KEYS, patient_of, slide_of_row
 __all__ = ["PROTOCOL", "nearest_votes", "patch_votes"]
 
 NAME = "patient-retrieval"
-VOTES = (1, 3, 5)
+_MEASURES = {1: "nearest slide", 3: "majority of 3", 5: "majority of 5"}
+"""Ways of answering, by the number of slides that vote."""
+_PATCHES, _LARGEST = "patch votes", "largest class"
 PATCHES = 64
 """Patches drawn a slide for the patch vote."""
 
@@ -95,10 +97,8 @@ def run(inputs: Inputs) -> Outcome:
     files, skipped = feature_files(NAME, [one.name for one in slides], inputs)
     rng = np.random.default_rng(inputs.seed)
     vectors, patches = _vectors(files, inputs, skipped, rng)
-    scores: list[Score] = []
-    items: list[dict[str, Any]] = []
+    organs: list[_Organ] = []
     notes: list[str] = []
-    scored = 0
     for organ in dict.fromkeys(one.organ for one in slides):
         own = [one for one in slides if one.organ == organ and one.name in vectors]
         patients = {one.patient for one in own}
@@ -108,17 +108,16 @@ def run(inputs: Inputs) -> Outcome:
             )
             skipped += [Skipped(one.name, "its organ has one patient or one diagnosis") for one in own]
             continue
-        of_organ, rows = _organ(organ, own, vectors, patches, inputs)
-        scores += of_organ
-        items += rows
-        scored += len(own)
-    if not scores:
+        organs.append(_organ(organ, own, vectors, patches))
+    if not organs:
         raise CaptionError(f"{inputs.data.name}: no organ has two patients and two diagnoses; nothing can be retrieved")
     digest = content_hash([(one.name, one.organ, one.diagnosis) for one in slides])
+    measured = [one for organ in organs for one in organ.slides]
     return Outcome(
-        scores=(*_means(scores), *scores), scored=scored, total=len(slides),
-        test_set=f"{len(slides):,} slides (content hash {digest})",
-        skipped=tuple(skipped), items=tuple(items), notes=tuple(notes),
+        scores=tuple(_scores(organs, inputs)), scored=len(measured), total=len(slides),
+        test_set=f"{len(slides):,} slides (content hash {digest})", skipped=tuple(skipped),
+        items=tuple(row for organ in organs for row in organ.rows()), notes=tuple(notes),
+        compared_on=tuple((one.name, one.patient) for one in measured),
     )  # fmt: skip
 
 
@@ -136,58 +135,73 @@ def _vectors(
     return vectors, patches
 
 
-def _organ(
-    organ: str, own: Sequence[_Slide], vectors: dict[str, Any], patches: dict[str, Any], inputs: Inputs
-) -> tuple[list[Score], list[dict[str, Any]]]:
-    patients, truth = [one.patient for one in own], np.array([one.diagnosis for one in own])
+@dataclass(frozen=True, eq=False)
+class _Organ:
+    """Slides of one organ, their diagnoses as numbers, and what each way of answering says of them."""
+
+    name: str
+    slides: tuple[_Slide, ...]
+    classes: tuple[str, ...]
+    truth: NDArray[np.int64]
+    answers: Mapping[str, NDArray[np.int64]]
+
+    def f1(self, way: str) -> Callable[[NDArray[Any]], float]:
+        """Macro F1 of a way of answering, of some slides."""
+        return lambda rows: macro_f1(self.truth[rows], self.answers[way][rows], len(self.classes))
+
+    def chance(self) -> float:
+        """Expected macro F1 of guessing among the classes."""
+        fractions = np.bincount(self.truth) / len(self.truth)
+        return float(np.mean(2 * fractions / len(self.classes) / (fractions + 1 / len(self.classes))))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row a slide, for ``items.csv``."""
+        named = {way: [self.classes[code] for code in codes] for way, codes in self.answers.items()}
+        return [
+            {"slide": one.name, "organ": self.name, "diagnosis": one.diagnosis,
+             **{way.replace(" ", "_"): given[i] for way, given in named.items() if way != _LARGEST}}
+            for i, one in enumerate(self.slides)
+        ]  # fmt: skip
+
+
+def _organ(name: str, own: Sequence[_Slide], vectors: dict[str, Any], patches: dict[str, Any]) -> _Organ:
+    patients, diagnoses = [one.patient for one in own], [one.diagnosis for one in own]
     matrix = np.stack([vectors[one.name] for one in own]).astype(np.float64)
     matrix /= np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
-    classes = sorted(set(truth))
-    voted = np.array(patch_votes([patches[one.name] for one in own], patients, list(truth)))
-    largest = np.full(len(own), Counter(truth).most_common(1)[0][0])
-
-    def macro(answers: NDArray[Any]) -> Callable[[NDArray[Any]], float]:
-        return lambda rows: float(
-            f1_score(truth[rows], answers[rows], labels=classes, average="macro", zero_division=0.0)
-        )
-
-    everyone = np.arange(len(own))
-    baselines = {"patch votes": macro(voted)(everyone), "largest class": macro(largest)(everyone)}
-    chance = float(np.mean([2 * f / len(classes) / (f + 1 / len(classes)) for f in _fractions(truth, classes)]))
-    scores, votes_of = [], {}
-    for k in VOTES:
-        answers = np.array(nearest_votes(matrix @ matrix.T, patients, list(truth), k))
-        votes_of[k] = answers
-        measure = "macro F1, nearest slide" if k == 1 else f"macro F1, majority of {k}"
-        scores.append(metric_score(measure, organ, macro(answers), patients, chance, inputs, baselines=baselines))
-    rows = [
-        {"slide": one.name, "organ": organ, "diagnosis": one.diagnosis, "nearest": votes_of[1][i],
-         "majority_of_5": votes_of[5][i], "patch_votes": voted[i]}
-        for i, one in enumerate(own)
-    ]  # fmt: skip
-    return scores, rows
+    classes = tuple(sorted(set(diagnoses)))
+    diagnoses_by: dict[str, Sequence[str]] = {
+        measure: nearest_votes(matrix @ matrix.T, patients, diagnoses, k) for k, measure in _MEASURES.items()
+    }
+    diagnoses_by[_PATCHES] = patch_votes([patches[one.name] for one in own], patients, diagnoses)
+    diagnoses_by[_LARGEST] = [max(classes, key=diagnoses.count)] * len(own)
+    codes = {way: np.array([classes.index(one) for one in given]) for way, given in diagnoses_by.items()}
+    return _Organ(name, tuple(own), classes, np.array([classes.index(one) for one in diagnoses]), codes)
 
 
-def _fractions(truth: NDArray[Any], classes: Sequence[str]) -> list[float]:
-    return [float((truth == name).mean()) for name in classes]
-
-
-def _means(scores: Sequence[Score]) -> list[Score]:
-    """The mean over organs of every measure, with the standard deviation between organs."""
-    means = []
-    for measure in dict.fromkeys(score.measure for score in scores):
-        own = [score for score in scores if score.measure == measure]
-        values = [score.value for score in own]
-        names = own[0].baselines
+def _scores(organs: Sequence[_Organ], inputs: Inputs) -> list[Score]:
+    """Every measure as the mean over organs, and of each organ; patients are drawn for all organs together."""
+    patients = [one.patient for organ in organs for one in organ.slides]
+    means, single = [], []
+    for way in _MEASURES.values():
+        own = [
+            metric_score(f"macro F1, {way}", organ.name, organ.f1(way), [one.patient for one in organ.slides],
+                         organ.chance(), inputs, rivals={rival: organ.f1(rival) for rival in (_PATCHES, _LARGEST)})
+            for organ in organs
+        ]  # fmt: skip
         means.append(
-            Score(
-                measure, "mean over organs", float(np.mean(values)), None, None, sum(s.number for s in own),
-                float(np.mean([s.chance for s in own])),
-                baselines={name: float(np.mean([s.baselines[name] for s in own])) for name in names},
-                note=f"standard deviation between organs {np.std(values):.3f}",
+            metric_score(
+                f"macro F1, {way}", "mean over organs", _over(organs, way), patients,
+                float(np.mean([score.chance for score in own])), inputs,
+                rivals={rival: _over(organs, rival) for rival in (_PATCHES, _LARGEST)},
+                note=f"standard deviation between organs {np.std([score.value for score in own]):.3f}",
             )
         )  # fmt: skip
-    return means
+        single += own
+    return [*means, *single]
+
+
+def _over(organs: Sequence[_Organ], way: str) -> Callable[[NDArray[Any]], float]:
+    return mean_over_groups([(len(organ.slides), organ.f1(way)) for organ in organs])
 
 
 PROTOCOL = Protocol(

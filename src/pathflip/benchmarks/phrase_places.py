@@ -182,8 +182,8 @@ def run_boxes(inputs: Inputs) -> Outcome:
     patients = [patient_of(one.image) for one in scored]
 
     def score(measure: str, ours: NDArray[Any], centre: NDArray[Any], all_of_it: NDArray[Any], chance: float) -> Any:
-        floors = {"centre box": float(centre.mean()), "whole image": float(all_of_it.mean())}
-        return mean_score(measure, "all", ours, patients, chance, inputs, baselines=floors)
+        floors = {"centre box": centre, "whole image": all_of_it}
+        return mean_score(measure, "all", ours, patients, chance, inputs, rivals=floors)
 
     scores = (
         score("accuracy at IoU 0.5", overlaps >= RIGHT_IOU, middle >= RIGHT_IOU, whole >= RIGHT_IOU,
@@ -201,6 +201,7 @@ def run_boxes(inputs: Inputs) -> Outcome:
             for one, v in zip(scored, overlaps, strict=True)
         ),
         notes=("chance: the whole image as box; of pointing, a random point",),
+        compared_on=tuple(zip([one.key for one in scored], patients, strict=True)),
     )  # fmt: skip
 
 
@@ -306,7 +307,7 @@ def run_masks(inputs: Inputs) -> Outcome:
     ours, floor = (np.array([row[name] for row in values]) for name in ("Dice", "whole tissue"))
     patients = [patient_of(one.image) for one in scored]
     score = mean_score("Dice", "all", ours, patients, float(floor.mean()), inputs,
-                       baselines={"whole tissue": float(floor.mean())})  # fmt: skip
+                       rivals={"whole tissue": floor})  # fmt: skip
     return Outcome(
         scores=(score,), scored=len(scored), total=len(phrases),
         test_set=f"{len(phrases):,} masks (content hash {content_hash([(p.key, p.text) for p in phrases])})",
@@ -315,6 +316,7 @@ def run_masks(inputs: Inputs) -> Outcome:
             {"id": one.key, "image_id": one.image, "expression": one.text, "dice": round(row["Dice"], 6)}
             for one, row in zip(scored, values, strict=True)
         ),
+        compared_on=tuple(zip([one.key for one in scored], patients, strict=True)),
         notes=("the threshold is each map's own (Otsu), so no label is used; chance is the whole tissue as mask",),
     )  # fmt: skip
 

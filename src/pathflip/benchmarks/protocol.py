@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pathflip.errors import ConfigError
 
 __all__ = ["Inputs", "Outcome", "Protocol", "Published", "Score", "Skipped"]
@@ -32,6 +35,8 @@ class Inputs:
         data: the benchmark's own file, or folder. model: checkpoint of an alignment model. assistant: an assistant's
             directory. features: feature files. predictions: somebody's answers, to score without a model.
         text_only: answers without the slide: a file of predictions, or the directory of a text-only assistant.
+        against: another system on the same items, to compare with: a file of predictions, a model's or assistant's
+            directory (of the same features), or the folder of a result that was written before.
         allow_missing: score what is there although slides or predictions are missing; both numbers are printed.
         other_set: take a file that is none of the published test sets; the result says so.
         gallery_normalised: of retrieval: also scores standardised over the test gallery, printed apart.
@@ -46,6 +51,7 @@ class Inputs:
     features: tuple[Path, ...] = ()
     predictions: Path | None = None
     text_only: Path | None = None
+    against: Path | None = None
     allow_missing: bool = False
     other_set: bool = False
     gallery_normalised: bool = False
@@ -83,6 +89,10 @@ class Score:
         text_only, difference, difference_low, difference_high: the text-only baseline, and the paired difference to it.
         p_value: of McNemar's exact test against the text-only baseline, for accuracies.
         note: what a reader must know.
+        paired: by the name of a baseline or another system on the same items: its "value", and "difference" (this minus
+            that), "low", "high" (95 % over patients) and, for accuracies, McNemar's "p_value".
+        drawn: the value on every bootstrap cohort; right: what of each item is right, where the measure is their mean.
+            Both are kept for comparisons with other results (``comparison.npz``).
     """
 
     measure: str
@@ -99,6 +109,9 @@ class Score:
     difference_high: float | None = None
     p_value: float | None = None
     note: str = ""
+    paired: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    drawn: NDArray[np.floating] | None = field(default=None, repr=False, compare=False)
+    right: NDArray[Any] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -119,7 +132,9 @@ class Outcome:
         test_set: which set the file is, in words. published_applies: published values are of this very set.
         skipped: items that were not scored.
         items: a row an item (prediction, truth), written as ``items.csv``.
-        notes: what a reader must know.
+        compared_on: what identifies each item that was scored, with its patient: two results that agree in it are of
+            the same items.
+        notes: what a reader must know. against: the other system it was compared with.
         tables: further tables for the page: title -> (header, rows).
     """
 
@@ -130,7 +145,9 @@ class Outcome:
     published_applies: bool = True
     skipped: tuple[Skipped, ...] = ()
     items: tuple[Mapping[str, Any], ...] = ()
+    compared_on: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    against: Mapping[str, Any] | None = None
     tables: Mapping[str, tuple[tuple[str, ...], tuple[tuple[Any, ...], ...]]] = field(default_factory=dict)
 
 

@@ -61,6 +61,7 @@ def run(inputs: Inputs) -> Outcome:
         scores=tuple(scores), scored=len(scored), total=len(crops),
         test_set=f"{len(crops):,} crops (content hash {content_hash([(n, t) for n, _, t, _ in crops])})",
         skipped=tuple(skipped), items=tuple({"crop": name} for name, *_ in scored),
+        compared_on=tuple((name, patient) for name, _, _, patient in scored),
         notes=("R@k depends on the number of crops: compare with published values only on as many",),
         published_applies=not inputs.other_set,
     )  # fmt: skip

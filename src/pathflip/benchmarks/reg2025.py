@@ -109,7 +109,7 @@ def run(inputs: Inputs) -> Outcome:
     scores = [
         mean_score(
             part, "all", parts[part], patients, float(floors["constant report an organ"][part].mean()), inputs,
-            baselines={name: float(values[part].mean()) for name, values in floors.items()},
+            rivals={name: values[part] for name, values in floors.items()},
             note="chance is one constant report an organ",
         )
         for part in ("REG", *WEIGHTS)
@@ -119,6 +119,7 @@ def run(inputs: Inputs) -> Outcome:
         scores=tuple(scores), scored=len(names), total=len(truth),
         test_set=f"{len(truth):,} reports (content hash {content_hash(list(truth.items()))})",
         skipped=tuple(missing),
+        compared_on=tuple(zip(names, patients, strict=True)),
         items=tuple(
             {"id": name, **{part: round(float(values[i]), 6) for part, values in parts.items()}}
             for i, name in enumerate(names)

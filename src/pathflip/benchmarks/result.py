@@ -6,19 +6,28 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from pathflip import __version__
-from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol
+from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Score
 from pathflip.errors import CaptionError
 from pathflip.io.files import write_json, write_text
 from pathflip.io.tables import plain_cell, read_utf8
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "as_result", "digest_of_path", "read_result", "write_files"]
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "as_result",
+    "digest_of_path",
+    "model_row",
+    "read_result",
+    "weights_folder",
+    "write_files",
+]
 
 FORMAT = "pathflip-benchmark-result"
 FORMAT_VERSION = 1
@@ -38,16 +47,19 @@ def digest_of_path(path: Path) -> str:
     return whole.hexdigest()
 
 
-def _model_row(inputs: Inputs) -> dict[str, Any]:
+def weights_folder(place: Path) -> Path | None:
+    """The folder with the weights of a model or assistant: itself, or "best" or "last" in it; None where none is."""
+    return next((f for f in (place, place / "best", place / "last") if any((f / w).is_file() for w in _WEIGHTS)), None)
+
+
+def model_row(inputs: Inputs) -> dict[str, Any]:
     """What was measured: kind, folder or file, and SHA-256 of its weights (or of the predictions)."""
     if inputs.predictions is not None:
         return {"kind": "predictions", "name": inputs.predictions.name, "sha256": digest_of_path(inputs.predictions)}
     place = inputs.assistant or inputs.model
     if place is None:
         return {"kind": "none", "name": "", "sha256": ""}
-    folder = next(
-        (f for f in (place, place / "best", place / "last") if any((f / w).is_file() for w in _WEIGHTS)), place
-    )
+    folder = weights_folder(place) or place
     whole = hashlib.sha256()
     for file in sorted(f for name in _WEIGHTS for f in folder.rglob(name)):
         whole.update(digest_of_path(file).encode())
@@ -87,12 +99,14 @@ def as_result(protocol: Protocol, inputs: Inputs, outcome: Outcome) -> dict[str,
         "chance_level": headline.chance,
         "text_only": headline.text_only,
         "baselines": dict(headline.baselines),
-        "scores": [asdict(score) for score in outcome.scores],
-        "model": _model_row(inputs),
+        "scores": [_score_row(score) for score in outcome.scores],
+        "model": model_row(inputs),
+        "against": outcome.against,
         "settings": {
             "resamples": inputs.resamples, "seed": inputs.seed, "allow_missing": inputs.allow_missing,
             "other_set": inputs.other_set, "gallery_normalised": inputs.gallery_normalised,
             "text_only": inputs.text_only.name if inputs.text_only else None,
+            "against": inputs.against.name if inputs.against else None,
             **{name: str(value) for name, value in inputs.settings.items() if value is not None},
         },
         "published": [asdict(p) for p in protocol.published],
@@ -101,6 +115,11 @@ def as_result(protocol: Protocol, inputs: Inputs, outcome: Outcome) -> dict[str,
         "notes": list(outcome.notes),
     }  # fmt: skip
     return _finite(result)
+
+
+def _score_row(score: Score) -> dict[str, Any]:
+    """A score without what only comparisons need (``comparison.npz`` holds that)."""
+    return {one.name: getattr(score, one.name) for one in fields(score) if one.name not in ("drawn", "right")}
 
 
 def _finite(value: Any) -> Any:

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pathflip.evaluate.report.number_formats import DASH, format_interval, format_number
+from pathflip.evaluate.report.number_formats import DASH, format_gap, format_interval, format_number, format_p_value
 from pathflip.io.files import page_template, write_text
 
-__all__ = ["at_chance", "summary_rows", "verdict", "write_page"]
+__all__ = ["at_chance", "shown_comparisons", "summary_rows", "verdict", "write_page"]
 
 _TABLES = {
     "zero-shot": "Zero-shot: no label of the task was trained on",
@@ -17,8 +17,14 @@ _TABLES = {
 }
 
 
-def write_page(target: Path, results: Sequence[Mapping[str, Any]]) -> None:
-    """Write the page of one or several results, atomically."""
+def write_page(
+    target: Path, results: Sequence[Mapping[str, Any]], comparisons: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Write the page of one or several results, atomically.
+
+    Args:
+        comparisons: of results of the same items: :func:`~pathflip.benchmarks.comparison.compare_results`.
+    """
     rows = [_row(result) for result in results]
     groups = []
     for key in dict.fromkeys([*_TABLES, *(row["table"] for row in rows)]):
@@ -26,7 +32,11 @@ def write_page(target: Path, results: Sequence[Mapping[str, Any]]) -> None:
         if own:
             groups.append({"title": _TABLES.get(key, key), "rows": own})
     page = page_template(Path(__file__).with_name("templates") / "results.html").render(
-        groups=groups, details=[_detail(result) for result in results], dash=DASH, single=len(results) == 1
+        groups=groups,
+        details=[_detail(result) for result in results],
+        dash=DASH,
+        single=len(results) == 1,
+        comparisons=[_comparison(row) for row in comparisons],
     )
     write_text(target, page)
 
@@ -46,6 +56,7 @@ def summary_rows(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "verdict": verdict(r["scores"][0], r["chance_level"]),
             "text_only": r["text_only"],
             "baselines": r["baselines"],
+            "compared": shown_comparisons(r["scores"][0]),
             "scored": r["scored"],
             "total": r["total"],
             "test_set": r["test_set"]["set"],
@@ -116,11 +127,8 @@ def _detail(result: Mapping[str, Any]) -> dict[str, Any]:
             "interval": format_interval(score["low"], score["high"], _number),
             "chance": _number(score["chance"]),
             "verdict": verdict(score, score["chance"]),
-            "baselines": [(name, _number(value)) for name, value in score["baselines"].items()],
-            "text_only": _number(score["text_only"]),
-            "difference": _number(score["difference"]),
-            "difference_interval": format_interval(score["difference_low"], score["difference_high"], _number),
-            "p_value": "" if score["p_value"] is None else f"p {score['p_value']:.2g}",
+            "beside": [(name, _number(value)) for name, value in _beside(score).items()],
+            "compared": [_difference(name, row) for name, row in shown_comparisons(score).items()],
         }
         for score in result["scores"]
     ]
@@ -128,7 +136,43 @@ def _detail(result: Mapping[str, Any]) -> dict[str, Any]:
         {"title": title, "header": table["header"], "rows": [[_cell(c) for c in row] for row in table["rows"]]}
         for title, table in result["tables"].items()
     ]
-    return {**result, "shown_scores": scores, "shown_tables": tables}
+    return {"against": None, **result, "shown_scores": scores, "shown_tables": tables}
+
+
+def _beside(score: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands beside a score: other systems, the text-only baseline, baselines that look at nothing."""
+    others = {name: row["value"] for name, row in score.get("paired", {}).items()}
+    known = {"text only": score["text_only"]} if score["text_only"] is not None else {}
+    return {**others, **known, **score["baselines"]}
+
+
+def shown_comparisons(score: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The paired comparisons worth a reader's time: other systems, the text-only baseline, the best other baseline."""
+    paired = dict(score.get("paired", {}))
+    plain = {name: paired.pop(name) for name in score["baselines"] if name in paired}
+    if score["difference"] is not None:
+        paired["text only"] = {
+            "value": score["text_only"], "difference": score["difference"], "low": score["difference_low"],
+            "high": score["difference_high"], "p_value": score["p_value"],
+        }  # fmt: skip
+    if plain:
+        best = max(plain, key=lambda name: plain[name]["value"] or 0.0)
+        paired[best] = plain[best]
+    return paired
+
+
+def _difference(name: str, row: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "name": name,
+        "difference": DASH if row["difference"] is None else format_gap(row["difference"]),
+        "interval": format_interval(row["low"], row["high"], format_gap),
+        "p_value": format_p_value(row["p_value"]),
+    }
+
+
+def _comparison(row: Mapping[str, Any]) -> dict[str, Any]:
+    values = {name: _number(row[name]) for name in ("first_value", "second_value")}
+    return {**row, **values, **_difference("", row)}
 
 
 def _cell(value: Any) -> str:

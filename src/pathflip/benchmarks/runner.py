@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from pathflip.benchmarks.comparison import compared_with, record_of, write_record
 from pathflip.benchmarks.protocol import Inputs
 from pathflip.benchmarks.registry import find_protocol
 from pathflip.benchmarks.result import as_result, write_files
@@ -14,7 +15,7 @@ __all__ = ["run_benchmark"]
 
 
 def run_benchmark(name: str, inputs: Inputs, out: Path) -> dict[str, Any]:
-    """Run a benchmark and write ``out/result.json``, ``out/result.html``, ``out/items.csv`` and ``out/skipped.csv``.
+    """Run a benchmark and write its result: ``result.json``, ``result.html``, ``items.csv``, ``comparison.npz``.
 
     Args:
         name: of :data:`~pathflip.benchmarks.registry.PROTOCOLS`. inputs: what to run it on. out: a folder; an older
@@ -31,10 +32,15 @@ def run_benchmark(name: str, inputs: Inputs, out: Path) -> dict[str, Any]:
     if not inputs.data.exists():
         raise ConfigError(f"--data '{inputs.data}': no such file; expected {protocol.needs}")
     _check_out(out)
+    if inputs.against is not None and not inputs.against.exists():
+        raise ConfigError(f"--against '{inputs.against}': no such file or folder; check the path")
     outcome = protocol.run(inputs)
+    if inputs.against is not None:
+        outcome = compared_with(protocol, inputs, outcome)
     result = as_result(protocol, inputs, outcome)
     with atomic_directory(out) as folder:
         write_files(folder, result, outcome)
+        write_record(folder, record_of(result["model"]["name"], protocol.name, inputs, outcome))
         write_page(folder / "result.html", [result])
     return result
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pathflip.assistant import build_prompt, generate, load_assistant, prepare_slide
+from pathflip.benchmarks.measured import paired_row
 from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Published, Score, Skipped
 from pathflip.benchmarks.slide_files import allow_missing_or_raise, feature_files
 from pathflip.benchmarks.test_sets import KnownSet, recognise
@@ -63,6 +64,7 @@ def run(inputs: Inputs) -> Outcome:
         meteor_jar=Path(jar) if jar else None,
         num=inputs.resamples,
         seed=inputs.seed,
+        draws=True,
     )
     notes = ["CIDEr weighs words by their rarity in this set: values of other sets cannot be compared"]
     if strays:
@@ -80,6 +82,7 @@ def run(inputs: Inputs) -> Outcome:
         skipped=tuple(skipped),
         items=tuple({"slide": c.slide_id, "caption": generated[c.slide_id], "reference": c.text} for c in scored),
         notes=tuple(notes),
+        compared_on=tuple((c.slide_id, c.patient) for c in scored),
     )
 
 
@@ -92,6 +95,11 @@ def _scores(row: Mapping[str, Any]) -> list[Score]:
         number=row["captions"], chance=constant, baselines=known, text_only=row.get("text_only"),
         difference=row.get("difference"), difference_low=row.get("difference_low"),
         difference_high=row.get("difference_high"), note="chance is the constant caption of the organ or tumour type",
+        drawn=row["drawn"],
+        paired={
+            name: paired_row(row["value"], value, row["drawn"], row["baselines_drawn"][name])
+            for name, value in known.items()
+        },
     )  # fmt: skip
     room = _MOST.get(row["measure"], 1.0) - constant
 
@@ -102,7 +110,7 @@ def _scores(row: Mapping[str, Any]) -> list[Score]:
     value = (row["value"] - constant) / room
     return [score, replace(
         score, measure=name, value=value, low=skill(row["low"]), high=skill(row["high"]), chance=0.0, baselines={},
-        text_only=None, difference=None, difference_low=None, difference_high=None,
+        text_only=None, difference=None, difference_low=None, difference_high=None, paired={}, drawn=None,
         note="over the constant caption of the organ or tumour type",
     )]  # fmt: skip
 

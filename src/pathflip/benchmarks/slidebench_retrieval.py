@@ -59,6 +59,7 @@ def run(inputs: Inputs) -> Outcome:
         published_applies=published,
         skipped=(*skipped, *unreadable),
         items=tuple({"slide": c.slide_id, "patient": c.patient} for c in scored),
+        compared_on=tuple((c.slide_id, c.patient) for c in scored),
         notes=("fewer slides make retrieval easier: compare only results with as many scored",),
     )
 

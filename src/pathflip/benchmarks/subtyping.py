@@ -5,7 +5,7 @@ Ways of asking, measured apart: one prompt a class (the published PathFLIP scrip
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathflip.assistant import build_prompt, load_assistant, option_probabilities, prepare_slide
+from pathflip.benchmarks.measured import paired_scores
 from pathflip.benchmarks.prompts import CLASS_NAMES, WAYS
 from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Published, Score, Skipped
 from pathflip.benchmarks.slide_files import encode_each, feature_files, open_model, scores_of_slides
@@ -69,11 +70,25 @@ def run(task: _Task, inputs: Inputs) -> Outcome:
             | {name: round(float(p), 6) for name, p in zip(task.classes, row, strict=True)}
             for one, row in zip(own, probabilities, strict=True)
         ]
-    scored = len({item["slide"] for item in items})
+    scored = {item["slide"] for item in items}
     return Outcome(
-        scores=tuple(outcomes), scored=scored, total=len(labels), test_set=test_set, published_applies=published,
-        skipped=tuple(dict.fromkeys(skipped)), items=tuple(items), notes=tuple(dict.fromkeys(notes)), tables=tables,
+        scores=tuple(_beside_first_way(outcomes, chances)), scored=len(scored), total=len(labels), test_set=test_set,
+        published_applies=published, skipped=tuple(dict.fromkeys(skipped)), items=tuple(items),
+        notes=tuple(dict.fromkeys(notes)), tables=tables,
+        compared_on=tuple((one.slide_id, one.patient) for one in labels if one.slide_id in scored),
     )  # fmt: skip
+
+
+def _beside_first_way(scores: Sequence[Score], chances: Mapping[str, tuple[list[str], Any]]) -> list[Score]:
+    """Every way of asking compared with the first one on the same slides."""
+    first = next(iter(chances))
+    plain = {score.measure: score for score in scores if score.group == first}
+    return [
+        score
+        if score.group == first or chances[score.group][0] != chances[first][0]
+        else replace(score, paired={first: paired_scores(score, plain[score.measure])})
+        for score in scores
+    ]
 
 
 def _named(task: _Task, one: SlideLabel) -> SlideLabel:
@@ -137,7 +152,18 @@ def _scores(
     truth = np.array([classes.index(one.label) for one in own])
     patients = [one.patient for one in own]
     return [
-        Score(one.measure, way, one.value, one.low, one.high, len(own), one.chance, baselines=one.baselines)
+        Score(
+            one.measure,
+            way,
+            one.value,
+            one.low,
+            one.high,
+            len(own),
+            one.chance,
+            baselines=one.baselines,
+            drawn=one.drawn,
+            right=one.right,
+        )
         for one in class_scores(truth, probabilities, patients, num=inputs.resamples, seed=inputs.seed)
     ]
 

@@ -27,6 +27,13 @@ def benchmark(
     text_only: Annotated[
         Path | None, typer.Option(help="Answers without the slide: a file, or a text-only assistant's directory.")
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="Another system on the same items: a file of answers, a model's or assistant's directory, or the "
+            "folder of a result. Prints the paired difference."
+        ),
+    ] = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Score what is there; scored and total are both printed.")
     ] = False,
@@ -57,7 +64,7 @@ def benchmark(
         raise ConfigError(f"benchmark: got '{names[1]}' behind '{names[0]}'; expected one benchmark at a time")
     from pathflip.benchmarks import find_protocol, run_benchmark
     from pathflip.benchmarks.protocol import Inputs
-    from pathflip.benchmarks.result_page import summary_rows
+    from pathflip.benchmarks.result_page import shown_comparisons, summary_rows
 
     protocol = find_protocol(names[0])
     if data is None or out is None:
@@ -65,7 +72,7 @@ def benchmark(
     with progress_bar(protocol.name) as advance:
         inputs = Inputs(
             data=data, model=model, assistant=assistant, features=tuple(features or ()), predictions=predictions,
-            text_only=text_only, allow_missing=allow_missing, other_set=other_set,
+            text_only=text_only, against=against, allow_missing=allow_missing, other_set=other_set,
             gallery_normalised=gallery_normalised, settings=_settings(settings or []), resamples=resamples, seed=seed,
             device=device, progress=advance,
         )  # fmt: skip
@@ -74,8 +81,9 @@ def benchmark(
     if json:
         print_rows(rows, json, _result_line)
         return
-    print_rows(result["scores"], json, _score_line)
-    print_rows(rows, json, _result_line)
+    scores = [{**score, "compared": shown_comparisons(score)} for score in result["scores"]]
+    print_rows(scores, json, _score_line)
+    print_rows([{**row, "compared": {}} for row in rows], json, _result_line)  # they stand above
     for note in result["notes"]:
         say(f"note: {note}")
     say(f"{out / 'result.html'}, {out / 'result.json'}")
@@ -94,6 +102,7 @@ def _settings(pairs: list[str]) -> dict[str, str]:
 
 def _report(folders: list[Path], out: Path | None, json: bool) -> None:
     from pathflip.benchmarks import read_result, write_page
+    from pathflip.benchmarks.comparison import compare_results
     from pathflip.benchmarks.result_page import summary_rows
     from pathflip.io.files import check_target
 
@@ -104,8 +113,12 @@ def _report(folders: list[Path], out: Path | None, json: bool) -> None:
         raise ConfigError(f"benchmark report: --out is '{target}', expected an .html file")
     results = [read_result(folder) for folder in folders]
     check_target(target)
-    write_page(target, results)
+    comparisons, notes = compare_results(folders, results)
+    write_page(target, results, comparisons)
     print_rows(summary_rows(results), json, _result_line)
+    print_rows(comparisons, json, _comparison_line)
+    for note in notes:
+        say(f"note: {note}")
     say(str(target))
 
 
@@ -122,8 +135,23 @@ def _score_line(row: Mapping[str, Any]) -> str:
     )
     text += "".join(f"  {name} {value:.3f}" for name, value in row["baselines"].items() if value is not None)
     if row["text_only"] is not None:
-        text += f"  text only {row['text_only']:.3f}, difference {row['difference']:+.3f}"
-    return text
+        text += f"  text only {row['text_only']:.3f}"
+    return text + _compared(row["compared"], "\n      ")
+
+
+def _compared(compared: Mapping[str, Mapping[str, Any]], start: str) -> str:
+    """The paired differences to other systems and to the best baseline."""
+    lines = []
+    for name, other in compared.items():
+        p_value = "" if other["p_value"] is None else f", McNemar p {other['p_value']:.2g}"
+        lines.append(f"{start}minus {name} {other['difference']:+.3f}{_interval(other, '+.3f')}{p_value}")
+    return "".join(lines)
+
+
+def _comparison_line(row: Mapping[str, Any]) -> str:
+    text = f"{row['benchmark']}, {row['measure']} ({row['group']}), {row['number']} items: {row['first']} "
+    text += f"{row['first_value']:.3f}, {row['second']} {row['second_value']:.3f}"
+    return text + _compared({row["second"]: row}, "\n  ")
 
 
 def _result_line(row: Mapping[str, Any]) -> str:
@@ -132,11 +160,12 @@ def _result_line(row: Mapping[str, Any]) -> str:
     published = "".join(f"\n  not run here: {p['system']} {p['value']:g} ({p['group']})"
                         for p in row["published_not_run_here"])  # fmt: skip
     verdict = f"\n  {row['verdict']}" if row["verdict"] else ""
-    return text + verdict + published
+    return text + verdict + _compared(row["compared"], "\n  ") + published
 
 
 def _shown(row: Mapping[str, Any]) -> str:
-    if row["value"] is None:
-        return "undefined"
-    interval = "" if row["low"] is None or row["high"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]"
-    return f"{row['value']:.3f}{interval}"
+    return "undefined" if row["value"] is None else f"{row['value']:.3f}{_interval(row, '.3f')}"
+
+
+def _interval(row: Mapping[str, Any], shown: str) -> str:
+    return "" if row["low"] is None or row["high"] is None else f" [{row['low']:{shown}}, {row['high']:{shown}}]"

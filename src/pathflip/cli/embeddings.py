@@ -74,6 +74,13 @@ def few_shot(
     label_column: Annotated[str | None, typer.Option(help="Column of the label, where it bears another name.")] = None,
     shots: Annotated[list[int] | None, typer.Option(help="Slides a class; 1, 2, 4, … 32 if not given.")] = None,
     seeds: Annotated[int, typer.Option(help="Draws of the labelled slides.", min=2)] = 10,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A baseline to compare with: another model's directory (of the same features), or slide embeddings "
+            "as `pathflip embed` writes them (.parquet, .npy with its .csv, .h5ad). Several times."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Table to write: .csv, .jsonl, .parquet.")] = None,
     seed: Annotated[int, typer.Option(help="Of the split and the draws.")] = 0,
     resamples: Annotated[int, typer.Option(help="Bootstrap cohorts of test patients.", min=2)] = 1000,
@@ -81,7 +88,7 @@ def few_shot(
     json: Json = False,
 ) -> None:
     """A classifier from a few labelled slides, on the model's embeddings and on the encoder's features."""
-    from pathflip.benchmarks.few_shot import SHOTS, FewShotSpec, bags_of
+    from pathflip.benchmarks.few_shot import MODEL, SHOTS, FewShotSpec, bags_of, bags_of_embeddings
     from pathflip.benchmarks.few_shot import few_shot as measure
     from pathflip.data.splits import read_splits
     from pathflip.evaluate.labels import match_labels, read_labels
@@ -104,8 +111,14 @@ def few_shot(
         known = read_splits(splits)
         split_of = {slide: known[name] for name, slide in join_ids(known, list(files)).items()}
     spec = FewShotSpec(shots=tuple(sorted(set(shots or SHOTS))), seeds=seeds, resamples=resamples)
+    wanted = {one.slide_id: files[one.slide_id] for one in own}
+    tables = {path: bags_of_embeddings(path, list(wanted)) for path in against or () if not path.is_dir()}
     with progress_bar("encoding") as advance:
-        bags = bags_of(load(model, device), {one.slide_id: files[one.slide_id] for one in own}, spec, seed, advance)
+        bags = bags_of(load(model, device), wanted, spec, seed, advance)
+        for path in against or ():
+            bags[_new_name(path, bags)] = (
+                tables[path] if path in tables else bags_of(load(path, device), wanted, spec, seed, advance)[MODEL]
+            )
     with progress_bar("few-shot") as advance:
         rows, notes = measure(bags, own, spec=spec, split_of=split_of, seed=seed, progress=advance)
     if out is not None:
@@ -119,17 +132,28 @@ def few_shot(
         say(f"note: {note}")
 
 
+def _new_name(path: Path, known: Mapping[str, Any]) -> str:
+    """A baseline's name in the rows; with its folder where the name is taken."""
+    name = path.name if path.name not in ("best", "last", "state") else f"{path.parent.name}/{path.name}"
+    if name in known:
+        name = str(path)
+    if name in known:
+        raise ConfigError(f"few-shot: --against '{path}' is given twice; expected each once")
+    return name
+
+
 def _few_shot_line(row: Mapping[str, Any]) -> str:
     text = f"{row['shots']:>3} a class  {row['classifier']:<20} {row['system']:<17} {row['balanced_accuracy']:.3f}"
     text += f" ± {row['sd_over_seeds']:.3f} over {row['seeds']} seeds"
     if row["low"] is not None:
         text += f"  [{row['low']:.3f}, {row['high']:.3f}] over patients"
     text += f"  chance {row['chance']:.3f}"
-    if row.get("difference") is not None:
+    if row.get("model_minus_this") is not None:
         interval = (
             "" if row["difference_low"] is None else f" [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]"
         )
-        text += f"  minus {row['difference_to']} {row['difference']:+.3f}{interval}"
+        p_value = f", McNemar p {row['mcnemar_p']:.2g}" if row["mcnemar_p"] is not None else ""
+        text += f"  model minus this {row['model_minus_this']:+.3f}{interval}{p_value}"
     return text
 
 
@@ -153,7 +177,14 @@ def curve(
 ) -> None:
     """The learning curve: train on 1/16 … all of the patients, ours and baselines; goes on where it stopped."""
     from pathflip.benchmarks.curve_page import write_curve
-    from pathflip.benchmarks.learning_curve import FRACTIONS, CurveData, curve_rows, parse_fraction, run_curve
+    from pathflip.benchmarks.learning_curve import (
+        FRACTIONS,
+        CurveData,
+        compare_recipes,
+        curve_rows,
+        parse_fraction,
+        run_curve,
+    )
     from pathflip.evaluate.labels import match_labels, read_labels
     from pathflip.io.files import check_writable
     from pathflip.io.slide_id import slide_id
@@ -179,6 +210,15 @@ def curve(
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"points so far are in '{out}'; the same command goes on from there") from None
     rows = curve_rows(points)
-    write_curve(out, rows, points)
+    comparisons = compare_recipes(points, data)
+    write_curve(out, rows, points, comparisons)
     print_rows(rows, json, numbers_line)
+    print_rows(comparisons, json, _curve_comparison_line)
     say(f"{out / 'curve.html'}, {out / 'curve.json'}")
+
+
+def _curve_comparison_line(row: Mapping[str, Any]) -> str:
+    interval = "" if row["low"] is None else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
+    p_value = "" if row["p_value"] is None else f", McNemar p {row['p_value']:.2g}"
+    named = f"{row['first']} minus {row['second']}, {row['fraction']} of the patients, {row['measure']}"
+    return f"{named}: {row['difference']:+.3f}{interval}{p_value}"

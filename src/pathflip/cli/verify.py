@@ -90,7 +90,7 @@ def _calibration_row(calibration: Any, path: Path) -> dict[str, Any]:
     }
     for name, fit in (("sentences", calibration.sub_captions), ("findings_present", calibration.findings)):
         if fit is not None:
-            row[name] = fit.model_dump(include={"ece_before", "ece_after", "auroc", "low", "high", "examples"})
+            row[name] = fit.model_dump(exclude={"logistic"})
     return row
 
 
@@ -99,7 +99,10 @@ def _calibration_line(row: Mapping[str, Any]) -> str:
     low, high = ("never" if fit[side] is None else f"{fit[side]:.2f}" for side in ("low", "high"))
     return (
         f"{row['file']}: {row['slides']} slides of {row['patients']} patients ({row['split']}); calibration error "
-        f"{fit['ece_before']:.3f} → {fit['ece_after']:.3f}, AUROC {fit['auroc']:.2f} (patients left out); "
+        f"{fit['ece_before']:.3f} → {fit['ece_after']:.3f}, Brier skill over a constant "
+        f"{fit['brier_skill_before']:+.3f} → {fit['brier_skill_after']:+.3f}, log-loss skill "
+        f"{fit['log_loss_skill_before']:+.3f} → {fit['log_loss_skill_after']:+.3f}, AUROC {fit['auroc']:.2f} "
+        "(patients left out); "
         f"contradicted up to {low}, supported from {high}; {row['findings']} findings looked for"
     )
 

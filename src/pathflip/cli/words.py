@@ -277,6 +277,8 @@ def _numbers(row: Mapping[str, Any]) -> str:
     if "text_only" in row:
         gap = f"{row['difference']:+.3f}{_interval(row['difference_low'], row['difference_high'])}"
         text += f"  text only {row['text_only']:.3f}, difference {gap}"
+        if "mcnemar_p" in row:
+            text += f", McNemar p {row['mcnemar_p']:.2g}"
     return text
 
 

@@ -158,6 +158,10 @@ def _result(
             "rows": [{**vars(row), "auroc": row.auroc._asdict()} for row in study.rows],
             "ece_raw": study.ece_raw,
             "ece": study.ece,
+            "brier_skill_raw": study.skills_raw[0],
+            "brier_skill": study.skills[0],
+            "log_loss_skill_raw": study.skills_raw[1],
+            "log_loss_skill": study.skills[1],
         }
     finite: dict[str, Any] = _finite(result)
     return finite

@@ -21,6 +21,7 @@ from pathflip.assistant import (
 from pathflip.data.question_files import VQAQuestion
 from pathflip.errors import CaptionError
 from pathflip.evaluate import metrics
+from pathflip.evaluate.probability_scores import skills_of_binary
 from pathflip.evaluate.vqa import VQAPrediction
 from pathflip.features import read_features
 
@@ -88,15 +89,20 @@ def calibrate_assistant(
     limit = float(np.quantile(chance[~unanswerable], 1 - WITHHELD, method="higher"))
     fitted = fitted.model_copy(update={"refuse_above": min(1.0, max(fitted.refuse_above, limit))})
     withheld = chance >= fitted.refuse_above
+    skills = skills_of_binary(before, right), skills_of_binary(after, right)
     measured = {
         "questions": float(len(questions)),
         "calibration_error_before": metrics.expected_calibration_error(before, right),
         "calibration_error_after": metrics.expected_calibration_error(after, right),
+        "brier_skill_before": skills[0][0],
+        "brier_skill_after": skills[1][0],
+        "log_loss_skill_before": skills[0][1],
+        "log_loss_skill_after": skills[1][1],
         "withheld_of_unanswerable": float(withheld[unanswerable].mean()),
         "withheld_of_answerable": float(withheld[~unanswerable].mean()),
         "refusal_auroc": metrics.auroc(unanswerable, logits),
     }
-    return fitted.model_copy(update={"measured": measured})
+    return fitted.model_copy(update={"measured": {name: v for name, v in measured.items() if np.isfinite(v)}})
 
 
 def _weighed(

@@ -134,6 +134,7 @@ def caption_measures(
     bert: BertScores | None = None,
     num: int = 1000,
     seed: int = 0,
+    draws: bool = False,
 ) -> list[dict[str, Any]]:
     """Every captioning measure, a row each.
 
@@ -142,6 +143,7 @@ def caption_measures(
         text_only: the same language model's captions without the slide.
         train: captions the baselines are made of; without them, those of ``truth``, which flatters the baselines.
         groups: of each slide (its organ), for a baseline that knows the group.
+        draws: keep the value on every cohort in the rows, as ``drawn``, and the baselines' as ``baselines_drawn``.
         bert: what counts BERTScore; None leaves it out.
 
     Returns:
@@ -160,7 +162,7 @@ def caption_measures(
     bootstrap = PatientBootstrap(patients, num, seed)
     everyone = np.arange(len(truth))
     cohorts = list(bootstrap.cohorts())
-    return [_row(name, ours, twin, baselines, everyone, cohorts) for name in ours.names]
+    return [_row(name, ours, twin, baselines, everyone, cohorts, draws) for name in ours.names]
 
 
 def _baseline_captions(
@@ -187,6 +189,7 @@ def _row(
     baselines: Mapping[str, CaptionScores],
     everyone: NDArray[np.int64],
     cohorts: Sequence[NDArray[np.int64]],
+    draws: bool,
 ) -> dict[str, Any]:
     value = ours.of(name, [everyone])[0]
     drawn = np.array(ours.of(name, cohorts))
@@ -206,4 +209,7 @@ def _row(
         row["text_only"] = twin.of(name, [everyone])[0]
         row["difference"] = value - row["text_only"]
         row["difference_low"], row["difference_high"] = bounds(drawn - np.array(twin.of(name, cohorts)))
+    if draws:
+        row["drawn"] = drawn
+        row["baselines_drawn"] = {known: np.array(scores.of(name, cohorts)) for known, scores in baselines.items()}
     return row

@@ -8,6 +8,7 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 
 from pathflip.evaluate.bootstrap import PatientBootstrap, bounds
+from pathflip.evaluate.paired import paired_difference
 
 __all__ = ["Estimate", "Measure", "estimate_all", "mean_of"]
 
@@ -23,14 +24,16 @@ class Measure:
     of: Callable[[Int[np.ndarray, " n"]], float] = field(repr=False)
     chance: float
     note: str = ""
+    right: NDArray[np.floating] | None = field(default=None, repr=False, compare=False)
+    """Of an accuracy: what of each slide is right (1 or 0), for McNemar's test against another model's."""
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A measured value, its 95 % interval over patients, and how it differs from a reference model's.
 
-    ``difference`` and its interval are paired: both models on the same resampled patients. ``chance`` is the level
-    that knowing nothing gives.
+    ``difference`` and its interval are paired: both models on the same resampled patients; ``p_value`` is of McNemar's
+    exact test, for accuracies. ``chance`` is the level that knowing nothing gives.
     """
 
     value: float
@@ -41,6 +44,7 @@ class Estimate:
     difference: float | None = None
     difference_low: float | None = None
     difference_high: float | None = None
+    p_value: float | None = None
 
 
 def mean_of(values: NDArray[np.floating]) -> Callable[[Int[np.ndarray, " n"]], float]:
@@ -67,22 +71,28 @@ def estimate_all(
     everyone = np.arange(len(patients))
     drawn = {name: {m.name: cohorts.values(m.of) for m in measures} for name, measures in models.items()}
     values = {name: {m.name: m.of(everyone) for m in measures} for name, measures in models.items()}
+    right = {measure.name: measure.right for measure in models[reference]}
     out: dict[str, dict[str, Estimate]] = {}
     for name, measures in models.items():
         for measure in measures:
             low, high = _interval(drawn[name][measure.name])
             estimate = Estimate(values[name][measure.name], low, high, measure.chance, measure.note)
             if name != reference and measure.name in values[reference]:
-                gap_low, gap_high = _interval(drawn[reference][measure.name] - drawn[name][measure.name])
+                compared = paired_difference(
+                    (values[reference][measure.name], estimate.value),
+                    (drawn[reference][measure.name], drawn[name][measure.name]),
+                    (right[measure.name], measure.right),
+                )
                 estimate = Estimate(
                     value=estimate.value,
                     low=low,
                     high=high,
                     chance=measure.chance,
                     note=measure.note,
-                    difference=values[reference][measure.name] - estimate.value,
-                    difference_low=gap_low,
-                    difference_high=gap_high,
+                    difference=compared.difference,
+                    difference_low=np.nan if compared.low is None else compared.low,
+                    difference_high=np.nan if compared.high is None else compared.high,
+                    p_value=compared.p_value,
                 )
             out.setdefault(measure.name, {})[name] = estimate
     return out

@@ -1,6 +1,5 @@
 """Two systems on the same items: the paired difference over patients, and McNemar's test for accuracies."""
 
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,17 +7,17 @@ from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 
 from pathflip.errors import PathFLIPError
-from pathflip.evaluate.bootstrap import PatientBootstrap, bounds
+from pathflip.evaluate.bootstrap import bounds
 
-__all__ = ["PairedComparison", "compare_paired", "mcnemar"]
+__all__ = ["PairedComparison", "are_right_or_wrong", "mcnemar", "paired_difference"]
 
 
 class PairedComparison(NamedTuple):
     """First system minus second, its 95 % interval over patients, and for right/wrong items McNemar's p-value."""
 
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p_value: float | None
 
 
@@ -35,37 +34,35 @@ def mcnemar(first: ArrayLike, second: ArrayLike) -> float:
         raise PathFLIPError(
             f"mcnemar: got shapes {ours.shape} and {theirs.shape}, expected two lists of the same items"
         )
-    for values in (ours, theirs):
-        if values.dtype != bool and not np.isin(values, (0, 1)).all():
-            raise PathFLIPError("mcnemar: got values other than right (1) and wrong (0); expected one of them an item")
+    if not (are_right_or_wrong(ours) and are_right_or_wrong(theirs)):
+        raise PathFLIPError("mcnemar: got values other than right (1) and wrong (0); expected one of them an item")
     wins, losses = int((ours > theirs).sum()), int((ours < theirs).sum())
     return float(binomtest(wins, wins + losses, 0.5).pvalue) if wins + losses else 1.0
 
 
-def compare_paired(
-    metric: Callable[..., float],
-    first: Sequence[ArrayLike],
-    second: Sequence[ArrayLike],
-    patients: ArrayLike,
-    *,
-    right: tuple[ArrayLike, ArrayLike] | None = None,
-    num: int = 1000,
-    seed: int = 0,
+def are_right_or_wrong(values: ArrayLike) -> bool:
+    """Whether every value is 1 or 0: McNemar's test knows no halves (a tie that shares the credit)."""
+    array = np.asarray(values)
+    return bool(array.dtype == bool or np.isin(array, (0, 1)).all())
+
+
+def paired_difference(
+    values: tuple[float, float],
+    drawn: tuple[ArrayLike, ArrayLike],
+    right: tuple[ArrayLike | None, ArrayLike | None] = (None, None),
 ) -> PairedComparison:
-    """``metric(*first) - metric(*second)`` on the same resampled patients.
+    """First minus second, of numbers that were measured on the same bootstrap cohorts of the same items.
 
     Args:
-        metric: a function of the arrays. first, second: arrays of the two systems, an entry an item, same order.
-        patients: of the items. right: whether each system is right, where the metric is an accuracy.
-        num, seed: of the bootstrap.
+        values: of both systems on all items. drawn: of both on every cohort, in the same order; what is nan in either
+            is left out. right: what each system has right, item by item; McNemar's p-value needs both as 1 and 0.
     """
-    ours, theirs = [np.asarray(a) for a in first], [np.asarray(a) for a in second]
-    cohorts = PatientBootstrap(patients, num, seed)
-    drawn = cohorts.values(lambda rows: metric(*(a[rows] for a in ours)) - metric(*(a[rows] for a in theirs)))
-    low, high = bounds(drawn)
-    return PairedComparison(
-        float(metric(*ours)) - float(metric(*theirs)),
-        np.nan if low is None else low,
-        np.nan if high is None else high,
-        None if right is None else mcnemar(*right),
-    )
+    ours, theirs = (np.asarray(own, np.float64) for own in drawn)
+    if ours.shape != theirs.shape:
+        raise PathFLIPError(
+            f"paired difference: got {ours.size} and {theirs.size} cohorts, expected the same ones for both systems"
+        )
+    low, high = bounds(ours - theirs)
+    first, second = right
+    testable = first is not None and second is not None and are_right_or_wrong(first) and are_right_or_wrong(second)
+    return PairedComparison(values[0] - values[1], low, high, mcnemar(first, second) if testable else None)

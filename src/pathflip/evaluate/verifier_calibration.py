@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.evaluate import metrics
+from pathflip.evaluate.probability_scores import skills_of_binary
 from pathflip.inference import Aligned, EncodedCase, EncodedSlide, presence_scores
 from pathflip.text.flips import flipped_sub_caption
 from pathflip.text.known_words import content_words
@@ -309,12 +310,17 @@ def _fit(
     """Fit on everything; errors and thresholds from probabilities of patients left out in turn."""
     left_out = _left_out_probabilities(names, rows, truth, patients)
     low, high = safe_thresholds(truth, left_out, safe)
+    before, after = skills_of_binary(raw, truth), skills_of_binary(left_out, truth)
     return Fit(
         logistic=fit_logistic(names, rows, truth),
         low=low,
         high=high,
         ece_before=_calibration_error(raw, truth),
         ece_after=_calibration_error(left_out, truth),
+        brier_skill_before=before[0],
+        brier_skill_after=after[0],
+        log_loss_skill_before=before[1],
+        log_loss_skill_after=after[1],
         auroc=metrics.auroc(truth, left_out),
         examples=(int(truth.sum()), int((~truth).sum())),
     )

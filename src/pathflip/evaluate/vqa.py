@@ -21,7 +21,7 @@ from pathflip.errors import CaptionError
 from pathflip.evaluate import metrics
 from pathflip.evaluate.answer_parsing import parse_answer
 from pathflip.evaluate.bootstrap import PatientBootstrap, bounds
-from pathflip.evaluate.paired import mcnemar
+from pathflip.evaluate.paired import are_right_or_wrong, mcnemar
 from pathflip.evaluate.probability_scores import brier_skill, log_loss_skill
 from pathflip.io.slide_id import join_ids
 from pathflip.io.tables import PLAIN, TableOptions, first_of, read_table
@@ -41,6 +41,7 @@ AUROC_COHORTS = 200
 _ROUNDED = 0.02
 """Probabilities of an option list may miss 1 by this much: files round them."""
 _ANSWER_KEYS = ("output", "prediction", "pred", "response", "model_answer", "generated", "text", "answer")
+_DRAWS = ("drawn", "places", "right")
 _PROBABILITY_KEYS = ("probabilities", "option_probabilities", "probs")
 
 
@@ -233,6 +234,7 @@ def vqa_measures(
     train: Sequence[VQAQuestion] | None = None,
     num: int = 1000,
     seed: int = 0,
+    draws: bool = False,
 ) -> list[dict[str, Any]]:
     """Everything measured of a model's answers, a row a measure, a way of answering and a category.
 
@@ -240,6 +242,8 @@ def vqa_measures(
         text_only: answers of the same language model without the slide, to the same questions.
         train: questions the constant letter is chosen on.
         num, seed: of the bootstrap over patients; the model and its text-only baseline see the same resamples.
+        draws: keep what a comparison with another system needs in the rows of means: ``drawn`` (the value on every
+            cohort), ``places`` (the questions' numbers) and ``right`` (the credit of each).
 
     Returns:
         Rows with ``measure``, ``how`` (generation, likelihood), ``category``, ``questions``, ``value``, ``low``,
@@ -262,7 +266,8 @@ def vqa_measures(
         for category, chosen in _categories(questions).items():
             rows.append(_accuracy_row(how, category, chosen, answers, twin, baselines, resampled) | {"strays": strays})
         rows += _abstention_rows(how, questions, ours, answers, twin, resampled)
-    return rows + _probability_rows(questions, ours, resampled)
+    rows += _probability_rows(questions, ours, resampled)
+    return rows if draws else [{key: row[key] for key in row if key not in _DRAWS} for row in rows]
 
 
 def _says(how: str, prediction: VQAPrediction | None) -> bool:
@@ -303,6 +308,7 @@ def _fraction_row(
     drawn = resampled.means(values, chosen)
     low, high = bounds(drawn)
     row: dict[str, Any] = {"questions": len(chosen), "value": float(values[chosen].mean()), "low": low, "high": high}
+    row |= {"drawn": drawn, "places": chosen, "right": values[chosen]}
     if twin is not None:
         row["text_only"] = float(twin[chosen].mean())
         row["difference"] = row["value"] - row["text_only"]
@@ -321,7 +327,7 @@ def _accuracy_row(
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"measure": "accuracy", "how": how, "category": category}
     row |= _fraction_row(answers.right, twin.right if twin else None, chosen, resampled)
-    if twin is not None and set(np.unique([answers.right[chosen], twin.right[chosen]])) <= {0.0, 1.0}:
+    if twin is not None and are_right_or_wrong(answers.right[chosen]) and are_right_or_wrong(twin.right[chosen]):
         row["mcnemar_p"] = mcnemar(answers.right[chosen], twin.right[chosen])
     wilson = metrics.wilson_interval(round(float(answers.right[chosen].sum())), len(chosen))
     row |= {"wilson_low": wilson.low, "wilson_high": wilson.high}

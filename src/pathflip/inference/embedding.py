@@ -13,10 +13,20 @@ from pathflip.features import read_features
 from pathflip.inference.aligned import Aligned
 from pathflip.inference.encoding import EncodedSlide, encode_slide
 from pathflip.io.files import atomic_path
+from pathflip.io.slide_id import slide_id
+from pathflip.io.tables import read_table
 from pathflip.io.write_tables import write_table
 from pathflip.types import SlideFeatures
 
-__all__ = ["EMBEDDING_SUFFIXES", "Embeddings", "embed_cohort", "embed_slide", "pooled", "write_embeddings"]
+__all__ = [
+    "EMBEDDING_SUFFIXES",
+    "Embeddings",
+    "embed_cohort",
+    "embed_slide",
+    "pooled",
+    "read_embeddings",
+    "write_embeddings",
+]
 
 EMBEDDING_SUFFIXES = (".parquet", ".npy", ".h5ad")
 
@@ -140,6 +150,74 @@ def write_embeddings(path: Path, embeddings: Embeddings, *, note: str = "") -> l
         return [str(path), str(path.with_suffix(".csv"))]
     _write_anndata(path, embeddings, note)
     return [str(path)]
+
+
+def read_embeddings(path: Path) -> Embeddings:
+    """Slide embeddings that :func:`write_embeddings` wrote, or another tool in the same form.
+
+    A column ``slide`` (or ``slide_id``) names the slides: of the Parquet table, whose vectors stand in ``embedding``;
+    of the ``.csv`` beside the ``.npy``; of ``obs`` of the ``.h5ad`` (or its index).
+
+    Raises:
+        ConfigError: another ending. FeatureError: the file cannot be read, a slide stands twice, or a number is not
+            finite. MissingExtraError: Parquet without pyarrow, or ``.h5ad`` without anndata.
+    """
+    kind = path.suffix.lower()
+    if kind not in EMBEDDING_SUFFIXES:
+        raise ConfigError(f"'{path}': expected embeddings in a file that ends in {', '.join(EMBEDDING_SUFFIXES)}")
+    if not path.is_file():
+        raise ConfigError(f"'{path}': no such file; check the path")
+    try:
+        vectors, names = {".parquet": _read_parquet, ".npy": _read_npy, ".h5ad": _read_anndata}[kind](path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FeatureError(
+            f"'{path}': holds no slide embeddings ({error}); expected what  pathflip embed  writes"
+        ) from None
+    if vectors.ndim != 2 or len(vectors) != len(names) or not len(names):
+        raise FeatureError(f"'{path}': {vectors.shape} numbers for {len(names)} slides; expected a row a slide")
+    slides = [slide_id(name) for name in names]
+    if len(set(slides)) < len(slides):
+        twice = next(name for name in slides if slides.count(name) > 1)
+        raise FeatureError(f"'{path}': slide '{twice}' stands there twice; expected slide embeddings, a row a slide")
+    if not np.isfinite(vectors).all():
+        bad = slides[int(np.flatnonzero(~np.isfinite(vectors).all(1))[0])]
+        raise FeatureError(f"'{path}': the embedding of '{bad}' is not finite; expected numbers")
+    return Embeddings(vectors.astype(np.float32), {"slide": slides})
+
+
+def _slide_column(columns: Sequence[str]) -> str:
+    name = next((one for one in columns if one.lower() in ("slide", "slide_id")), None)
+    if name is None:
+        raise KeyError(f"no column slide; got {', '.join(map(str, columns))}")
+    return name
+
+
+def _read_parquet(path: Path) -> tuple[np.ndarray, list[str]]:
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise MissingExtraError("pyarrow", "tables", "reading Parquet") from None
+    table = pyarrow.parquet.read_table(path)
+    names = table[_slide_column(table.column_names)].to_pylist()
+    return np.array(table["embedding"].to_pylist(), dtype=np.float64), [str(name) for name in names]
+
+
+def _read_npy(path: Path) -> tuple[np.ndarray, list[str]]:
+    rows = read_table(path.with_suffix(".csv"), expected="the table beside the embeddings, with the column slide")
+    column = _slide_column(list(rows[0]))
+    return np.asarray(np.load(path, allow_pickle=False), np.float64), [str(row[column]) for row in rows]
+
+
+def _read_anndata(path: Path) -> tuple[np.ndarray, list[str]]:
+    try:
+        import anndata
+    except ImportError:
+        raise MissingExtraError("anndata", "tables", "reading .h5ad") from None
+    data = anndata.read_h5ad(path)
+    dense = data.X.toarray() if hasattr(data.X, "toarray") else data.X
+    named = [one for one in data.obs.columns if one.lower() in ("slide", "slide_id")]
+    names = data.obs[named[0]] if named else data.obs_names
+    return np.asarray(dense, np.float64), [str(name) for name in names]
 
 
 def _rows(embeddings: Embeddings) -> list[dict[str, Any]]:

@@ -60,6 +60,9 @@ class Fit(BaseModel):
             where no probability is that safe.
         ece_before, ece_after: expected calibration error of the model's own sigmoid, and of the fitted probability on
             patients left out of the fit.
+        brier_skill_before, brier_skill_after, log_loss_skill_before, log_loss_skill_after: of the same two
+            probabilities, over always stating how many of the examples are true (0; a calibration error alone is small
+            for that, too). None in files of older versions.
         auroc: on patients left out of the fit.
         examples: true and false examples.
     """
@@ -71,6 +74,10 @@ class Fit(BaseModel):
     high: float | None
     ece_before: float
     ece_after: float
+    brier_skill_before: float | None = None
+    brier_skill_after: float | None = None
+    log_loss_skill_before: float | None = None
+    log_loss_skill_after: float | None = None
     auroc: float
     examples: tuple[int, int]
 

@@ -382,6 +382,10 @@ def _fit_row(fit: Fit) -> dict[str, Any]:
     return {
         "ece_before": fit.ece_before,
         "ece_after": fit.ece_after,
+        "brier_skill_before": fit.brier_skill_before,
+        "brier_skill_after": fit.brier_skill_after,
+        "log_loss_skill_before": fit.log_loss_skill_before,
+        "log_loss_skill_after": fit.log_loss_skill_after,
         "auroc": fit.auroc,
         "contradicted_up_to": fit.low,
         "supported_from": fit.high,

@@ -174,11 +174,17 @@ def _calibration_view(verification: Verification) -> dict[str, Any] | None:
     }
 
 
+def _skill(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.2f}".replace("-", "−")
+
+
 def _fit_view(name: str, fit: Fit) -> dict[str, str]:
     return {
         "name": name,
         "before": f"{fit.ece_before:.3f}",
         "after": f"{fit.ece_after:.3f}",
+        "brier": _skill(fit.brier_skill_after),
+        "log_loss": _skill(fit.log_loss_skill_after),
         "auroc": f"{fit.auroc:.2f}",
         "low": _two(fit.low),
         "high": _two(fit.high),

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pathflip.evaluate.estimates import Estimate
+from pathflip.evaluate.report.number_formats import format_p_value
 from pathflip.evaluate.simulated.answered_questions import AnsweredExample, AssistantStudy, CaptionExample
 from pathflip.evaluate.simulated.planted_errors import ErrorRow
 from pathflip.evaluate.simulated.verified_reports import CohortVerification, VerifiedExample
@@ -46,6 +47,8 @@ def verification_view(verification: CohortVerification) -> dict[str, Any]:
         "rows": [_error_view(row) for row in study.rows],
         "ece_raw": _number(study.ece_raw, 3),
         "ece": _number(study.ece, 3),
+        "skills_raw": [_number(value, 3) for value in study.skills_raw],
+        "skills": [_number(value, 3) for value in study.skills],
         "sentences": study.sentences,
         "examples": [_verified_view(example) for example in verification.examples],
     }
@@ -130,6 +133,7 @@ def _fraction_view(row: Mapping[str, Any]) -> dict[str, Any]:
         "text_only": _number(row.get("text_only")),
         "gap": DASH if gap is None else f"{gap:+.2f}",
         "gap_interval": _interval(row.get("difference_low"), row.get("difference_high")),
+        "p_value": format_p_value(row.get("mcnemar_p")),
     }
 
 

@@ -11,6 +11,7 @@ from pathflip.evaluate.report.number_formats import (
     format_gap,
     format_interval,
     format_number,
+    format_p_value,
     format_percent,
     format_signed,
 )
@@ -78,7 +79,7 @@ def _estimate_cell(entry: Estimate | None, is_reference: bool) -> dict[str, Any]
     difference = ""
     if not is_reference and entry.difference is not None:
         bounds = format_interval(entry.difference_low, entry.difference_high, format_gap)
-        difference = f"{format_signed(entry.difference, 3)} {bounds}"
+        difference = f"{format_signed(entry.difference, 3)} {bounds} {format_p_value(entry.p_value)}"
     return {
         "value": format_number(entry.value),
         "interval": format_interval(entry.low, entry.high, format_number),

@@ -11,6 +11,7 @@ __all__ = [
     "format_interval",
     "format_name",
     "format_number",
+    "format_p_value",
     "format_percent",
     "format_signed",
     "join_list",
@@ -40,6 +41,11 @@ def format_interval(low: float | None, high: float | None, shown: Any) -> str:
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
         return ""
     return f"[{shown(low)}, {shown(high)}]"
+
+
+def format_p_value(p_value: float | None) -> str:
+    """A p-value as text ("p 0.03", "p < 0.001"), or nothing where the test does not apply."""
+    return "" if p_value is None else "p < 0.001" if p_value < 0.001 else f"p {p_value:.2g}"
 
 
 def format_percent(fraction: float) -> str:

@@ -204,8 +204,8 @@ def _retrieval_measures(scores: CohortScores, count: int) -> list[Measure]:
     ]
     ways = {"slide to report": scores.retrieval.scores, "report to slide": scores.retrieval.scores.T}
     apart = [
-        Measure(f"R@1 combined, {way}", mean_of(metrics.hits_at_k(matrix, 1)), 1 / count, "one direction")
-        for way, matrix in ways.items()
+        Measure(f"R@1 combined, {way}", mean_of(first), 1 / count, "one direction", first)
+        for way, first in ((way, metrics.hits_at_k(matrix, 1)) for way, matrix in ways.items())
     ]
     return [*both, *apart]
 
@@ -259,7 +259,8 @@ def _class_measures(scores: CohortScores, cohort: Cohort) -> list[Measure]:
         guess = np.array(answer.best)
         tumour, chance = np.isin(truth, answer.classes), 1 / len(answer.classes)
         of = _balanced(truth, guess, tumour)
-        out.append(Measure(f"{task}, balanced accuracy", of, chance, "zero-shot, tumour slides"))
+        right = (truth == guess)[tumour].astype(np.float64)
+        out.append(Measure(f"{task}, balanced accuracy", of, chance, "zero-shot, tumour slides", right))
         if task != "grade":
             known = np.array([(s.row["tumour"], s.row["pattern"]) not in HELD_OUT_COMBINATIONS for s in cohort.slides])
             name = f"{task}, balanced accuracy, type-pattern pairs seen in training"

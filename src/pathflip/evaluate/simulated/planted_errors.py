@@ -20,6 +20,7 @@ from pathflip.errors import ConfigError
 from pathflip.evaluate import metrics
 from pathflip.evaluate.bootstrap import bootstrap_interval
 from pathflip.evaluate.metrics import Interval
+from pathflip.evaluate.probability_scores import skills_of_binary
 from pathflip.inference import Aligned, EncodedSlide
 from pathflip.simulate.report_writer import ERROR_KINDS, CorruptedReport, PaintedSubCaption, Report, corrupt_report
 from pathflip.simulate.world import CasePlan, Measured, PlacedFinding
@@ -96,12 +97,15 @@ class VerificationStudy:
 
     Attributes:
         ece_raw, ece: expected calibration error of the model's own sigmoid and of the verifier's probability.
+        skills_raw, skills: Brier and log-loss skill of the same, over always stating ``fraction_true``.
         fraction_true: of the sentences both were measured on.
     """
 
     rows: tuple[ErrorRow, ...]
     ece_raw: float
     ece: float
+    skills_raw: tuple[float, float]
+    skills: tuple[float, float]
     fraction_true: float
     sentences: int
 
@@ -199,6 +203,8 @@ def study_verification(
         rows=tuple(row for row in rows if row.errors),
         ece_raw=metrics.expected_calibration_error(raw, truth),
         ece=metrics.expected_calibration_error(own.probability, truth),
+        skills_raw=skills_of_binary(raw, truth),
+        skills=skills_of_binary(own.probability, truth),
         fraction_true=float(truth.mean()),
         sentences=len(truth),
     )
