@@ -59,7 +59,8 @@ def write_record(folder: Path, record: Record) -> None:
     """Write ``comparison.npz`` (docs/formats.md); nothing where no score can be compared."""
     if not record.scores:
         return
-    rows, arrays = [], {}
+    rows: list[dict[str, Any]] = []
+    arrays: dict[str, Any] = {}
     for place, ((measure, group), score) in enumerate(record.scores.items()):
         rows.append({"measure": measure, "group": group, "value": score.value, "number": score.number})
         arrays[f"drawn_{place}"] = np.asarray(score.drawn, np.float64)
@@ -138,7 +139,7 @@ def _measured(protocol: Protocol, inputs: Inputs) -> tuple[Record, dict[str, Any
         result = read_result(against)
         name = str(result["model"]["name"] or against.name)
         return read_record(against, name), {**result["model"], "result": str(against)}
-    nothing = dict.fromkeys(("against", "model", "assistant", "predictions", "text_only"))
+    nothing: dict[str, Any] = dict.fromkeys(("against", "model", "assistant", "predictions", "text_only"))
     other = replace(inputs, **(nothing | _kind(against)))
     try:
         outcome = protocol.run(other)

@@ -170,7 +170,7 @@ def run_zero_shot(inputs: Inputs) -> Outcome:
         scores=(mean, *scores), scored=len(names), total=len(wanted),
         test_set=f"{len(tasks)} tasks, {len(wanted)} slides", published_applies=len(tasks) == TASKS,
         skipped=tuple(skipped), items=tuple(items), notes=notes,
-        compared_on=tuple((f"{row['task']}: {row['case']}", row["case"]) for row in items),
+        compared_on=tuple((f"{row['task']}: {row['case']}", str(row["case"])) for row in items),
     )  # fmt: skip
 
 

@@ -277,10 +277,10 @@ def _compared(
         return float(np.mean([metrics.balanced_accuracy(truth[rows], one[rows]) for one in given]))
 
     values = [mean(given, np.arange(len(truth))) for given in guesses]
-    drawn = tuple(cohorts.values(partial(mean, given)) for given in guesses)
+    resampled = [cohorts.values(partial(mean, given)) for given in guesses]
     right = [np.array([_most_given(column) for column in given.T]) == truth for given in guesses]
     compared["test_balanced_accuracy"] = paired_difference(
-        (values[0], values[1]), (drawn[0], drawn[1]), (right[0], right[1])
+        (values[0], values[1]), (resampled[0], resampled[1]), (right[0], right[1])
     )
     return compared
 

@@ -64,5 +64,7 @@ def paired_difference(
         )
     low, high = bounds(ours - theirs)
     first, second = right
-    testable = first is not None and second is not None and are_right_or_wrong(first) and are_right_or_wrong(second)
-    return PairedComparison(values[0] - values[1], low, high, mcnemar(first, second) if testable else None)
+    p_value = None
+    if first is not None and second is not None and are_right_or_wrong(first) and are_right_or_wrong(second):
+        p_value = mcnemar(first, second)
+    return PairedComparison(values[0] - values[1], low, high, p_value)
