@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 
 import tiny_assistant
 from pathflip.assistant import VisualTokenizer, build_prompt, generate, load_assistant, option_probabilities
+from pathflip.checkpoint import load_checkpoint, save_checkpoint
 from pathflip.cli import app
 from pathflip.data.instruct import InstructDataset, InstructSpec, pack, rows_to_batch, with_slides
 from pathflip.data.instruct_examples import InstructExample, read_examples
-from pathflip.errors import CaptionError, ConfigError, TrainingError
+from pathflip.errors import CaptionError, ConfigError, ContractError, TrainingError
 from pathflip.features import read_features
 from pathflip.models import measurements
 from pathflip.models.assistant import attention_bias
@@ -359,6 +360,30 @@ def test_two_processes_train_as_one(tmp_path, cohort):
     one, two = (load_assistant(tmp_path / name / "last").model.state_dict() for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.slow
+def test_a_later_stage_keeps_how_slides_are_shown_and_may_stand_on_another_alignment_model(tmp_path, cohort):
+    files, learned = files_of(cohort), examples_of(cohort)
+    recipe, one = small_recipe(steps=1), tmp_path / "one"
+    train_instruct(recipe, learned, files, one, aligned=cohort / "aligned", language_model=cohort / "lm")
+    other = recipe.model_copy(update={"assistant": {**recipe.assistant, "num_patches": 7}})
+    with pytest.warns(UserWarning, match=r"as in the earlier stage: assistant\.num_patches 4 \(not 7\)"):
+        train_instruct(other, learned, files, tmp_path / "two", start=one)
+    assert load_assistant(tmp_path / "two").model.config.num_patches == 4
+    checkpoint = load_checkpoint(cohort / "aligned")
+    words = {"tokenizer": checkpoint.tokenizer, "text": checkpoint.config["text"]}
+    with torch.no_grad():
+        checkpoint.model.key_head.weight += 1
+    save_checkpoint(tmp_path / "newer", checkpoint.model, contract=checkpoint.contract, **words)
+    with pytest.warns(UserWarning, match="trained on another alignment model"):
+        train_instruct(recipe, learned, files, tmp_path / "three", start=one, aligned=tmp_path / "newer")
+    used = load_assistant(tmp_path / "three").aligned.checkpoint.model.key_head.weight
+    assert torch.equal(used, checkpoint.model.key_head.weight)
+    contract = checkpoint.contract.model_copy(update={"encoder": "uni_v1"})
+    save_checkpoint(tmp_path / "foreign", checkpoint.model, contract=contract, **words)
+    with pytest.raises(ContractError, match=r"'uni_v1'.* was trained on .*'test'"):
+        train_instruct(recipe, learned, files, tmp_path / "four", start=one, aligned=tmp_path / "foreign")
 
 
 def test_training_on_slides_without_features_or_without_questions_is_refused(tmp_path, cohort):

@@ -47,7 +47,7 @@ def train(
     questions: Annotated[Path | None, typer.Option(help="Assistant: multiple-choice questions.")] = None,
     conversations: Annotated[Path | None, typer.Option(help="Assistant: JSON as SlideInstruct or LLaVA.")] = None,
     aligned: Annotated[Path | None, typer.Option(help="Assistant: the alignment model it answers from.")] = None,
-    start: Annotated[Path | None, typer.Option(help="Assistant: an earlier stage to go on from.")] = None,
+    start: Annotated[Path | None, typer.Option(help="An earlier run, or an imported model, to begin from.")] = None,
     language_model: Annotated[Path | None, typer.Option(help="Assistant: folder of the language model.")] = None,
     splits: Annotated[Path | None, typer.Option(help="CSV: slide, split (train / val / test).")] = None,
     settings: Annotated[
@@ -121,6 +121,7 @@ def train(
             allow_missing=allow_missing,
             store=store,
             store_dtype=number_format(store_dtype),
+            start=start,
             resume=resume,
             on_step=lambda row: advance(row["step"], chosen.train.steps, _loss_note(row)),
             on_pack=lambda done, slides: advance(done, slides, "slides packed"),

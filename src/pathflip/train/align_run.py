@@ -40,6 +40,7 @@ from pathflip.train import (
     fit,
 )
 from pathflip.train.run_folder import digest_of
+from pathflip.train.warm_start import WarmStart, open_start, start_from
 from pathflip.types import Caption, Case
 
 __all__ = ["AlignRecipe", "feature_statistics", "read_split", "train_align"]
@@ -84,6 +85,7 @@ def train_align(
     val_captions: Sequence[Caption] = (),
     store: str | Path | None = None,
     store_dtype: DType | None = None,
+    start: str | Path | None = None,
     resume: bool = False,
     note: str = "",
     allow_missing: bool = False,
@@ -102,12 +104,15 @@ def train_align(
         store: the training store, made here where it is not there yet; several runs may share one. None keeps it
             in ``out/packed``.
         store_dtype: number format of a new store; None takes float16.
+        start: a checkpoint (an imported one, too) or run whose weights the new model begins with, where names and
+            shapes agree; its tokenizer too, unless the recipe names one. What is left out is said in a warning.
         resume, on_step: see :func:`pathflip.train.fit`.
         on_pack: called with (slides packed, slides).
         note: a caution kept in the checkpoint and printed on every picture made with it.
 
     Raises:
-        CaptionError, FeatureError, ContractError: the data do not fit together (slides of several kinds, say).
+        CaptionError, FeatureError, ContractError: the data do not fit together (slides of several kinds, say), or
+            not to ``start``.
         ConfigError, OutputError: the store is of other features or another version, or cannot be written.
         TrainingError: see :func:`pathflip.train.fit`.
     """
@@ -116,9 +121,11 @@ def train_align(
     if not files:
         raise ConfigError(f"train: got no feature file for {len(captions)} captions; expected one a training slide")
     contract = InputContract.of(check_cohort([*files, *val_files]))
-    tokenizer = _tokenizer(recipe, captions)
+    before = open_start(start, contract) if start is not None else None
+    tokenizer = _tokenizer(recipe, captions, before)
     recipe, pretrained = _with_text_encoder(recipe)
     model = _build(recipe, contract.dim, tokenizer.vocab_size)
+    begun = _begun(model, before, tokenizer, recipe, pretrained)
     if model.reads_regions and recipe.regions is None:
         raise ConfigError(f"recipe {recipe.name}: this model reads regions, got none; expected --set regions.side=N")
     items = pair_reports(files, captions, allow_missing)  # what does not match is told before hours of packing
@@ -140,12 +147,15 @@ def train_align(
         pretrained=pretrained,
         caption_vectors=not model.captions_are_sub_captions,
     )
-    mean, std = feature_statistics(data, recipe.train.seed)
-    model.set_feature_statistics(torch.from_numpy(mean), torch.from_numpy(std))
-    if pretrained is not None:
+    if begun is None or not begun.has("feature_mean"):  # weights that were taken over know their own
+        mean, std = feature_statistics(data, recipe.train.seed)
+        model.set_feature_statistics(torch.from_numpy(mean), torch.from_numpy(std))
+    if pretrained is not None and (begun is None or not begun.has("vector_mean")):
         model.set_text_statistics(pretrained.embed(data.encoded_texts()))
     what_was_run = {**recipe.model_dump(mode="json"), "note": note, "num_slides": len(slides)}
     what_was_run["trained_on"] = _trained_on(data.items)
+    if begun is not None:
+        what_was_run["start"] = begun.record()
 
     def save(path: Path, numbers: Mapping[str, float]) -> None:
         words: dict[str, Any] = {"tokenizer": tokenizer, "text": recipe.text}
@@ -170,6 +180,7 @@ def train_align(
             "tokenizer": digest_of(tokenizer.backend.to_str()),
             "feature files": digest_of(sorted(file.name for file in slides)),
             "contents of the feature files": reader.digest(),
+            **({} if begun is None else {"weights of --start": begun.digest}),
         },
     )
 
@@ -196,10 +207,33 @@ def _packed(
     return open_store(store, files, regions)
 
 
-def _tokenizer(recipe: AlignRecipe, captions: Sequence[Caption]) -> Tokenizer:
+def _tokenizer(recipe: AlignRecipe, captions: Sequence[Caption], before: Checkpoint | None) -> Tokenizer:
     if recipe.tokenizer:
         return load_tokenizer(recipe.tokenizer)
+    if before is not None and before.tokenizer is not None:
+        own: Tokenizer = before.tokenizer
+        return own
     return train_tokenizer(_words(captions, recipe.text), recipe.vocab_size)
+
+
+def _begun(
+    model: nn.Module,
+    before: Checkpoint | None,
+    tokenizer: Tokenizer,
+    recipe: AlignRecipe,
+    pretrained: PretrainedText | None,
+) -> WarmStart | None:
+    """The model with an earlier one's weights, and a warning that says what was left out."""
+    if before is None:
+        return None
+    had = before.tokenizer
+    same_words = bool(recipe.tokenizer) if had is None else had.backend.to_str() == tokenizer.backend.to_str()
+    digest = (before.config.get("text") or {}).get("pretrained_digest")
+    same_text_encoder = pretrained is not None and digest == pretrained.digest
+    begun = start_from(model, before, same_words=same_words, same_text_encoder=same_text_encoder)
+    if len(begun.loaded) < len(model.state_dict()):
+        warnings.warn(begun.line, stacklevel=3)
+    return begun
 
 
 def _with_text_encoder(recipe: AlignRecipe) -> tuple[AlignRecipe, PretrainedText | None]:

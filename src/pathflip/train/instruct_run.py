@@ -29,7 +29,7 @@ from pathflip.assistant.language_model import open_tokenizer, prepare_language_m
 from pathflip.data.instruct import CAPTION_PROMPTS, InstructDataset, InstructSpec
 from pathflip.data.instruct_examples import InstructExample
 from pathflip.data.splits import read_splits
-from pathflip.errors import CaptionError, ConfigError
+from pathflip.errors import CaptionError, ConfigError, ContractError
 from pathflip.features import read_features
 from pathflip.inference import Aligned, load
 from pathflip.io.slide_id import join_ids, paths_by_id
@@ -127,8 +127,10 @@ def train_instruct(
         examples: what to learn from: of training patients only.
         files: feature files of all slides the examples speak of.
         out: the run's directory.
-        aligned: checkpoint of the alignment model; not needed with ``start``.
-        start: an assistant to go on from (the second stage from the first).
+        aligned: checkpoint of the alignment model. With ``start`` it takes the place of that assistant's own, and must
+            be as wide and of the same features.
+        start: an assistant to go on from (the second stage from the first). It brings its own way of showing slides:
+            settings of ``recipe.assistant`` that differ are named in a warning.
         language_model: where the recipe's language model lies, if not under its name.
         val_examples: questions to answer during training; with them ``best/`` is kept by their accuracy.
         resume: go on where a killed run stopped.
@@ -138,6 +140,7 @@ def train_instruct(
     Raises:
         CaptionError: an example about a slide without features, or no example of a kind the recipe learns.
         ConfigError: neither ``aligned`` nor ``start``, or a language model that is not there.
+        ContractError: ``aligned`` reads other features than the one of ``start``.
     """
     learned = _of_kinds(examples, recipe.learn)
     if line := identifier_note(" ".join(turn.text for turn in one.turns) for one in learned):
@@ -222,7 +225,9 @@ def _begin(
     """The assistant before its first step."""
     if start is not None:
         before = load_assistant(start, "cpu", language_model)
-        return _go_on(recipe, before, by_id)
+        _say_what_start_decides(recipe, before)
+        other = before.aligned if aligned is None else _other_aligned(before, load(aligned, "cpu"), start)
+        return _go_on(recipe, before, other, by_id)
     if aligned is None:
         raise ConfigError("train: give the aligned model (--aligned), or an assistant to go on from (--start)")
     aligned_model = load(aligned)
@@ -253,7 +258,40 @@ def _shown(recipe: InstructRecipe, examples: Sequence[InstructExample], embed_di
         raise ConfigError(f"assistant.{where}: {first['msg']} (got {first['input']!r}){hint}") from None
 
 
-def _go_on(recipe: InstructRecipe, before: LoadedAssistant, by_id: Mapping[str, Path]) -> LoadedAssistant:
+def _say_what_start_decides(recipe: InstructRecipe, before: LoadedAssistant) -> None:
+    """The projector was trained on slides shown in one way: settings that ask for another are not taken, and named."""
+    own = before.model.config.model_dump(mode="json")
+    wanted = AssistantConfig(**{**own, **recipe.assistant}).model_dump(mode="json")
+    differ = [name for name in own if wanted[name] != own[name]]
+    if differ:
+        listed = ", ".join(f"assistant.{name} {own[name]!r} (not {wanted[name]!r})" for name in differ[:3])
+        warnings.warn(f"start: how slides are shown is as in the earlier stage: {listed}", stacklevel=4)
+
+
+def _other_aligned(before: LoadedAssistant, aligned: Aligned, start: Path) -> Aligned:
+    """Another alignment model for an assistant that goes on: of the same features and width.
+
+    Raises:
+        ContractError: it is of others.
+    """
+    had, new = before.aligned.checkpoint, aligned.checkpoint
+    widths = [checkpoint.config["model"]["embed_dim"] for checkpoint in (had, new)]
+    if had.contract != new.contract or widths[0] != widths[1]:
+        facts = [f"{c.contract.model_dump()}, embed_dim {w}" for c, w in zip((had, new), widths, strict=True)]
+        raise ContractError(
+            f"train: --aligned {new.path} reads {facts[1]}; {start} was trained on {facts[0]}; give a model of the "
+            "same features and width, or leave --aligned out"
+        )
+    if new.path != had.path:
+        warnings.warn(
+            f"start: the projector of {start} was trained on another alignment model than {new.path}", stacklevel=4
+        )
+    return aligned
+
+
+def _go_on(
+    recipe: InstructRecipe, before: LoadedAssistant, aligned: Aligned, by_id: Mapping[str, Path]
+) -> LoadedAssistant:
     """The next stage: same parts, other weights trained."""
     had = before.language
     of_before = {"source": had.source, "template": had.template, "stored": had.stored or had.train == "full"}
@@ -267,7 +305,7 @@ def _go_on(recipe: InstructRecipe, before: LoadedAssistant, by_id: Mapping[str, 
     else:
         for name, parameter in model.lm.named_parameters():
             parameter.requires_grad_("lora_" in name)
-    return _assembled(model, before.aligned, before.template, language, by_id)
+    return _assembled(model, aligned, before.template, language, by_id)
 
 
 def _assembled(
