@@ -17,9 +17,9 @@ from pathflip.inference import encode_files, ground, load
 from pathflip.models import build_config
 from pathflip.recipes.align import RECIPES, AlignRecipe, align_base, find_recipe
 from pathflip.recipes.settings import with_settings
-from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.train.align_run import train_align
 from pathflip.types import Caption, SlideFeatures
+from small_cohort import short, small_cohort
 from text_encoder_files import encoder_folder
 
 
@@ -104,30 +104,6 @@ def test_mixed_cohorts_are_refused_by_name_before_anything_is_trained(mixed, tmp
     assert not (tmp_path / "run").exists()
     with pytest.raises(FeatureError, match=said):
         evaluate_checkpoint(tmp_path / "run", mixed, captions=tmp_path / "captions.jsonl")
-
-
-WORDS = ("Necrosis is seen.", "Keratin pearls are present.", "Mucin pools are seen.", "Calcification is noted.")
-
-
-def small_cohort(folder, rng, count=8):
-    """Slides of twelve patches with a report each."""
-    captions, files = [], []
-    coords = np.array([(x * 256, y * 256) for y in range(3) for x in range(4)])
-    for i in range(count):
-        name, text = f"slide-{i}", WORDS[i % 4]
-        info = SlideInfo(name, (1024, 768), 0.5, (1.0,), "test", "test")
-        features = rng.normal(size=(12, 8)).astype(np.float32)
-        slide = SlideFeatures(name, features, coords, np.ones(12, bool), info, TileSpec(256, 0.5), "e")
-        files.append(folder / f"{name}.h5")
-        write_features(files[-1], slide)
-        captions.append(Caption(name, f"patient-{i}", text, (parse_sub_caption(text),)))
-    return files, captions
-
-
-def short(**settings):
-    sets = ["train.steps=3", "train.batch_size=4", "train.eval_every=3", "train.save_every=3", "vocab_size=80"]
-    named = [f"{key.replace('__', '.')}={value}" for key, value in settings.items()]
-    return with_settings(align_base(), [*sets, *named])
 
 
 @pytest.mark.slow

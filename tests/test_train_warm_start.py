@@ -18,7 +18,7 @@ from pathflip.recipes.align import find_recipe
 from pathflip.recipes.settings import with_settings
 from pathflip.text.tokenizer import train_tokenizer
 from pathflip.train.align_run import train_align
-from test_recipes import WORDS, short, small_cohort
+from small_cohort import WORDS, short, small_cohort
 from text_encoder_files import encoder_folder
 
 SIZES = {"width": 16, "embed_dim": 8, "text_width": 16, "text_heads": 2, "text_ffn": 16}
