@@ -11,7 +11,7 @@ Sections, each left out (and named) when the time is up:
 - ``grad_cache``: the step of 256 slides encoded 32 at a time: memory and seconds beside the plain one;
 - ``published``: the published model at the paper's size, its released schedule beside ours;
 - ``loader``: training steps fed by the packed store, and the fraction of time they wait for data;
-- ``extract``: a ViT-L with random weights fed by our reader: tiles/s, and the fraction of time the network waits.
+- ``extraction``: a ViT-L with random weights fed by our reader: tiles/s, and the fraction of time the network waits.
   SLIDE: real slides; else a painted one (JPEG, 40,000 tiles' worth of pixels);
 - ``search``: 1,000,000 slide vectors × 128 in bfloat16, then 1,000 slides re-ranked by 64 regions each.
 
@@ -227,15 +227,8 @@ def loader(bench: Bench) -> dict[str, Any]:
     slides, patches, width, steps = (40, 300, 64, 6) if bench.tiny else (64, 4000, 1024, 60)
     sizes = ["--slides", str(slides), "--patches", str(patches), "--dim", str(width), "--steps", str(steps)]
     with tempfile.TemporaryDirectory(prefix="pathflip-gpu-") as folder:
-        command = [
-            sys.executable,
-            str(Path(__file__).with_name("loader.py")),
-            "--folder",
-            folder,
-            *sizes,
-            "--train-only",
-        ]
-        done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+        command = [sys.executable, str(Path(__file__).with_name("loader.py")), "--folder", folder, *sizes]
+        done = subprocess.run([*command, "--train-only", "--json"], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"loader failed:\n{done.stderr[-3000:]}")
     numbers = json.loads(done.stdout.splitlines()[-1])
@@ -259,7 +252,7 @@ def extraction(bench: Bench) -> dict[str, Any]:
 
     encoder.encode = watched
     spec = TileSpec(64, 2.0) if bench.tiny else TileSpec(224, 0.5)
-    tiles = total = 0.0
+    tiles, total, idle = 0, 0.0, 0.0
     with tempfile.TemporaryDirectory(prefix="pathflip-gpu-") as folder:
         paths = bench.slides or [painted(Path(folder), bench)]
         for path in paths:
@@ -271,11 +264,10 @@ def extraction(bench: Bench) -> dict[str, Any]:
                 busy[0], started = 0.0, time.perf_counter()
                 extract(slide, grid, encoder, batch_size=256, readers=4)
                 seconds = time.perf_counter() - started
-                tiles, total = tiles + len(grid), total + seconds
-                idle = seconds - busy[0]
+                tiles, total, idle = tiles + len(grid), total + seconds, idle + seconds - busy[0]
             if time.monotonic() > bench.ends:
                 break
-    return {"tiles": int(tiles), "tiles_per_s": tiles / total, "wait_share": idle / seconds}
+    return {"tiles": tiles, "tiles_per_s": tiles / total, "wait_share": idle / total}
 
 
 def vit_large(bench: Bench) -> Any:

@@ -46,8 +46,10 @@ class Setting:
         return f"{self.patches:>9,} {self.slides:>8,} {self.width:>7,} {self.processes:>5}"
 
 
-def settings(quick: bool) -> list[Setting]:
+def settings(quick: bool, tiny: bool) -> list[Setting]:
     """The rows: one number changes at a time."""
+    if tiny:
+        return [Setting(300, 40, 64), Setting(300, 40, 64, 2)]
     base = Setting(slides=64) if quick else Setting()
     rows = [replace(base, patches=n) for n in (1_000, 10_000, 50_000, 200_000)]
     rows += [replace(base, slides=n) for n in ((64, 400) if quick else (100, 1_000, 10_000))]
@@ -59,6 +61,7 @@ def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="cohorts of 64 slides")
+    parser.add_argument("--tiny", action="store_true", help="two small rows: does it run?")
     parser.add_argument("--json", action="store_true", help="end with one JSON object: a list of rows")
     parser.add_argument("--folder", type=Path, help="where the sparse stores are made (removed afterwards)")
     parser.add_argument("--measure", type=json.loads, help=argparse.SUPPRESS)
@@ -69,7 +72,7 @@ def main() -> None:
     print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     print("  patches   slides   width procs |  open_s  load_ms  read_mb  step_ms  peak_gb  store_gb")
     rows = []
-    for setting in settings(options.quick):
+    for setting in settings(options.quick, options.tiny):
         with tempfile.TemporaryDirectory(dir=options.folder, prefix="pathflip-growth-") as folder:
             row = measured(Path(folder), setting)
         rows.append({**vars(setting), **row})
@@ -100,7 +103,7 @@ def measured(folder: Path, setting: Setting) -> dict[str, Any]:
 def make(folder: Path, setting: Setting) -> None:
     """Packed slides of holes, and stand-ins of their feature files with the size and time the headers name."""
     from pathflip.data.packed import slide_file
-    from pathflip.data.packed.store import StoreSettings, packed_name
+    from pathflip.data.packed.packed_store import StoreSettings, packed_name
     from pathflip.features.store import FeatureKind
     from pathflip.geometry import SlideInfo, TileSpec
     from pathflip.types import SlideFeatures

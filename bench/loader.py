@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--no-context", action="store_true", help="a store without means: they are computed each step")
     parser.add_argument("--rounds", type=int, default=0)
     parser.add_argument("--steps", type=int, default=0, help="of training, for the time it waits")
+    parser.add_argument("--train-only", action="store_true", help="only the time that training waits")
     parser.add_argument("--part", choices=["load", "memory", "train"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.slides = min(options.slides, 40) if options.quick else options.slides
@@ -72,7 +73,7 @@ def main() -> None:
             options.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pathflip-loader-")))
         print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
         result = make(options)
-        for part in ("load", "memory", "train"):
+        for part in ("train",) if options.train_only else ("load", "memory", "train"):
             result |= measured(part, options)
     show(result, options)
     if options.json:
@@ -84,6 +85,13 @@ def show(result: dict[str, Any], options: argparse.Namespace) -> None:
     print(f"{options.slides} slides × {options.patches} × {options.dim}, batch {BATCH}, {DRAWN} patches drawn")
     if result["packed"]:
         print(f"packing: {result['pack_s_a_slide']:.2f} s a slide, {result['pack_mb_a_slide']:.1f} MB a slide")
+    if not options.train_only:
+        show_loading(result)
+    print(f"align_base: {result['step_s']:.3f} s a step, {result['wait_share']:.1%} of it waiting for data")
+
+
+def show_loading(result: dict[str, Any]) -> None:
+    """The part that loads without training."""
     for name in ("today", "whole_files", "ours", "limit"):
         cold, warm = result[f"{name}_cold_s"], result[f"{name}_warm_s"]
         print(f"{name:11} cold {cold:7.3f} s a batch ({BATCH / cold:7.1f} slides/s), warm {warm:7.3f} s", end="")
@@ -94,7 +102,6 @@ def show(result: dict[str, Any], options: argparse.Namespace) -> None:
     print(
         f"memory of a process that loads: {result['peak_gb']:.2f} GB, of which {result['libraries_gb']:.2f} libraries"
     )
-    print(f"align_base: {result['step_s']:.3f} s a step, {result['wait_share']:.1%} of it waiting for data")
 
 
 def measured(part: str, options: argparse.Namespace) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 
 from pathflip.checkpoint import InputContract, save_checkpoint
 from pathflip.data.align import TextSpec
+from pathflip.errors import PathFLIPError
 from pathflip.features import write_features
 from pathflip.geometry import SlideInfo, TileSpec
 from pathflip.models import build_model
@@ -65,7 +66,7 @@ def run(model: str, features: str, archive: str, options: dict) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (options["file_size"],) * 2)
     try:
         indexing.index_features(loaded, sorted(Path(features).glob("*.h5")), Path(archive), progress=progress)
-    except indexing.PathFLIPError as error:
+    except PathFLIPError as error:
         print(f"{type(error).__name__}: {error}")
         sys.exit(3)
 

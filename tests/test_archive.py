@@ -284,6 +284,13 @@ def test_a_folder_of_something_else_or_of_another_version_is_refused(model, file
     with pytest.raises(FeatureError, match="damaged"):
         open_archive(folder)
     (folder / "archive.json").write_text(json.dumps(settings))
+    manifests = {path: path.read_bytes() for path in (folder / "slides.lance").rglob("*.manifest")}
+    for path in manifests:
+        path.write_bytes(b"\0" * 50)
+    with pytest.raises(FeatureError, match="damaged"):
+        open_archive(folder)
+    for path, whole in manifests.items():
+        path.write_bytes(whole)
     for path in (folder / "slides.lance").rglob("*.lance"):
         path.write_bytes(b"\0" * path.stat().st_size)
     with pytest.raises(FeatureError, match="cannot be read"):

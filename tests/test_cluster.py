@@ -383,3 +383,46 @@ def test_packing_on_a_cluster_survives_a_lost_node(ray_cluster, tmp_path, monkey
     for one, other in zip(here[1:], outcomes[1:], strict=True):
         assert one.path.read_bytes() == other.path.read_bytes()
     assert [o.status for o in pack_features(files, tmp_path / "there")] == ["done"] + ["skipped"] * 7
+
+
+def index_deadly(job, model):
+    """Indexing as a worker does it, but that one slide takes its process with it."""
+    if job.slide_id == "slide-0":
+        os._exit(139)
+    from pathflip.archive.cluster_indexing import _work
+
+    return _work(job, model)
+
+
+@pytest.mark.slow
+def test_indexing_on_a_cluster_survives_a_lost_node(ray_cluster, tmp_path, monkeypatch):
+    pytest.importorskip("lancedb")
+    from archive_model import write_model, write_slide_features
+    from pathflip.archive import Searcher, index_features, open_archive
+    from pathflip.archive.cluster_indexing import index_on_cluster
+    from pathflip.inference import load
+
+    cluster, nodes = ray_cluster
+    model = load(write_model(tmp_path / "model"), "cpu")
+    files = [write_slide_features(tmp_path / "features", f"slide-{n}", 20 + n, seed=n) for n in range(8)]
+    index_features(model, files[1:], tmp_path / "here")
+    monkeypatch.setattr("pathflip.archive.cluster_indexing._work", index_deadly)
+    lost = []
+
+    def progress(done, total):
+        if done == 3 and not lost:
+            lost.append(cluster.remove_node(nodes[1], allow_graceful=False))
+
+    jobs = index_on_cluster(ClusterSpec(cluster.address, retries=1), tmp_path / "model")
+    outcomes = index_features(model, files, tmp_path / "there", run_jobs=jobs, progress=progress)
+    assert [(o.slide_id, o.error[:33]) for o in outcomes if o.status != "indexed"] == [
+        ("slide-0", "slide 'slide-0': the process read")
+    ]
+    assert lost
+    here, there = (Searcher(open_archive(tmp_path / name), model) for name in ("here", "there"))
+    for query in ("slide-1", "slide-5"):
+        assert [(h.slide_id, h.places) for h in here.by_slide(query)] == [
+            (h.slide_id, h.places) for h in there.by_slide(query)
+        ]
+    again = index_features(model, files, tmp_path / "there")
+    assert [o.status for o in again] == ["indexed"] + ["unchanged"] * 7

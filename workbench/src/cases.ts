@@ -9,6 +9,8 @@ interface Match {
   id: string;
   key: string | null;
   version: string | null;
+  /** The archive has a small picture of it. */
+  picture: boolean;
   score: number;
   size: [number, number];
   box: Rect | null;
@@ -160,7 +162,7 @@ export class Cases {
     const turn = (to: number, label: string) => h("button", { type: "button", class: "secondary", disabled: to < 0 || to >= page.pages, onclick: () => this.again(to) }, label);
     fill(
       this.results,
-      h("p", { class: "quiet" }, `${page.total} slides, ${this.title}; best first.`),
+      h("p", { class: "quiet" }, `${page.total} slide${page.total === 1 ? "" : "s"}, ${this.title}; best first.`),
       h("ol", { class: "cases" }, ...page.matches.map((match) => this.card(match))),
       page.pages > 1 ? h("div", { class: "row" }, turn(page.page - 1, "Back"), h("span", {}, `${page.page + 1} of ${page.pages}`), turn(page.page + 1, "Next")) : null,
     );
@@ -168,8 +170,9 @@ export class Cases {
 
   private card(match: Match): HTMLElement {
     const frame = h("span", { class: "case-picture" });
-    if (match.key) {
-      frame.append(h("img", { alt: "", loading: "lazy", src: address(`${slidePath(match.key)}/thumbnail.jpg?v=${match.version}`) }));
+    const source = match.key ? `${slidePath(match.key)}/thumbnail.jpg?v=${match.version}` : match.picture ? `/api/cases/picture.jpg?id=${encodeURIComponent(match.id)}` : "";
+    if (source) {
+      frame.append(h("img", { alt: "", loading: "lazy", src: address(source) }));
       if (match.box) {
         const mark = h("span", { class: "case-box" });
         const [width, height] = match.size;
@@ -189,7 +192,7 @@ export class Cases {
       const box = match.box ?? { x: 0, y: 0, width, height };
       this.open({ ...box, slide: match.key, label: "", color: COLOR, score: match.score });
     };
-    const button = h("button", { type: "button", class: "case", disabled: !match.key, onclick: go }, frame, h("span", { class: "case-text" }, h("strong", {}, match.id), h("span", { class: "quiet" }, `score ${match.score.toFixed(2)}`), h("span", { class: "quiet" }, labels)));
+    const button = h("button", { type: "button", class: "case", disabled: !match.key, onclick: go }, frame, h("span", { class: "case-text" }, h("strong", {}, match.id), h("span", { class: "quiet" }, `score ${match.score.toFixed(2)}`), h("span", { class: "quiet" }, labels), match.key ? null : h("span", { class: "quiet" }, "not among the slides opened here")));
     return h("li", {}, button);
   }
 }

@@ -1,32 +1,26 @@
 """Fill an archive: encode feature files and write a row a slide, some at a time, from where an earlier run ended."""
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pathflip.archive.covering import cover, to_int8
+from pathflip.archive.slide_rows import EncodedRow, IndexJob, encode_row
 from pathflip.archive.vector_tables import Archive, create_or_open, in_condition
-from pathflip.errors import CaptionError, ConfigError, FeatureError, PathFLIPError
-from pathflip.features import read_features
-from pathflip.inference import Aligned, EncodedSlide, encode_slide
+from pathflip.errors import CaptionError, ConfigError
+from pathflip.inference import Aligned
 from pathflip.io.slide_id import join_ids, paths_by_id, slide_id
-from pathflip.io.storage import shown, state
+from pathflip.io.storage import state
 from pathflip.io.tables import PLAIN, TableOptions, first_of, is_empty, read_table
 from pathflip.text.captions import read_captions
 from pathflip.text.case_tables import CASE_KEYS, slides_of
 
-__all__ = ["IndexOutcome", "SlideFacts", "index_features", "read_facts", "row_of", "tile_boxes"]
+__all__ = ["IndexOutcome", "IndexRun", "RunIndexJobs", "SlideFacts", "index_features", "read_facts"]
 
 PATCHES_A_SLIDE = 64
 SLIDES_A_WRITE = 64
-THUMBNAIL_PX = 256
 _SLIDE_KEYS = ("slide", "slide_id", "slide name", "filename", "file", "image", "id")
 _PATIENT_KEYS = ("patient", "patient_id", "case_submitter_id")
 
@@ -96,6 +90,69 @@ def _joined(path: Path, named: Sequence[tuple[str, Any]], slide_ids: Sequence[st
     return ((joined[name], value) for name, value in named if name in joined)
 
 
+@runtime_checkable
+class IndexRun(Protocol):
+    """Takes in encoded slides."""
+
+    def end(self, encoded: EncodedRow) -> None:
+        """A slide has been encoded, or has failed."""
+        ...
+
+
+RunIndexJobs = Callable[[Sequence[IndexJob], IndexRun], None]
+"""Encodes slides somewhere and hands each on, once."""
+
+
+class _Writing:
+    """Takes in encoded slides and writes them, some at a time."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        facts: Mapping[str, SlideFacts] | None,
+        total: int,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self.outcomes: dict[str, IndexOutcome] = {}
+        self._archive, self._facts, self._total, self._progress = archive, facts, total, progress
+        self._present = _present(archive)
+        self._states: dict[str, tuple[str, str]] = {}
+        self._waiting: list[dict[str, Any]] = []
+
+    def is_unchanged(self, name: str, path: Path) -> bool:
+        """Whether the slide is there, and its file and facts are as they were."""
+        states = self._states[name] = (_file_state(path), _facts_state(self._facts, name))
+        old = self._present.get(name)
+        if old is None or old[0] != states[0] or states[1] not in ("", old[1]):
+            return False
+        self._add(IndexOutcome(name, "unchanged"))
+        return True
+
+    def end(self, encoded: EncodedRow) -> None:
+        name = encoded.slide_id
+        if encoded.error:
+            self._add(IndexOutcome(name, "failed", error=encoded.error))
+            return
+        states, old = self._states[name], self._present.get(name)
+        facts = None if self._facts is None else self._facts.get(name, SlideFacts())
+        columns = encoded.columns | _facts_columns(self._archive, facts, old, name)
+        columns |= {"file_state": states[0], "facts_state": states[1] or (old[1] if old else "")}
+        self._waiting.append(columns)
+        if len(self._waiting) >= SLIDES_A_WRITE:
+            self.write()
+        self._add(_outcome(columns))
+
+    def write(self) -> None:
+        """Write what waits."""
+        if self._waiting:
+            self._archive.write(self._waiting)
+            self._waiting = []
+
+    def _add(self, outcome: IndexOutcome) -> None:
+        self.outcomes[outcome.slide_id] = outcome
+        self._progress(len(self.outcomes), self._total)
+
+
 def index_features(
     model: Aligned,
     files: Sequence[Path],
@@ -104,6 +161,7 @@ def index_features(
     facts: Mapping[str, SlideFacts] | None = None,
     slides: Mapping[str, Path] | None = None,
     patches_a_slide: int = PATCHES_A_SLIDE,
+    run_jobs: RunIndexJobs | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[IndexOutcome]:
     """Encode feature files and keep their vectors in an archive, made where there is none.
@@ -114,6 +172,7 @@ def index_features(
     Args:
         facts: see :func:`read_facts`. slides: slide files by slide id, for thumbnails.
         patches_a_slide: most patch embeddings kept of one.
+        run_jobs: encodes elsewhere (:mod:`pathflip.archive.cluster_indexing`).
 
     Returns:
         One outcome a slide; a file that cannot be used is "failed", and the rest goes on.
@@ -126,37 +185,21 @@ def index_features(
         raise ConfigError(f"patches a slide: got {patches_a_slide}, expected 1 or more")
     by_id = paths_by_id(files)
     archive = create_or_open(folder, model, patches_a_slide)
-    present = _present(archive)
-    outcomes: list[IndexOutcome] = []
-    waiting: list[dict[str, Any]] = []
-    for number, (name, path) in enumerate(by_id.items(), start=1):
-        states = (_file_state(path), _facts_state(facts, name))
-        old = present.get(name)
-        if old is not None and old[0] == states[0] and states[1] in ("", old[1]):
-            outcomes.append(IndexOutcome(name, "unchanged"))
-        else:
-            try:
-                encoded = encode_slide(model, read_features(path))
-                if encoded.slide_id != name and slide_id(encoded.slide_id) != name:
-                    raise FeatureError(f"{path.name}: holds slide '{encoded.slide_id}'; give it that slide's name")
-                row = row_of(encoded, patches_a_slide) | {"slide_id": name, "file": shown(path)}
-                row |= _facts_columns(archive, None if facts is None else facts.get(name, SlideFacts()), old, name)
-                row |= {"file_state": states[0], "facts_state": states[1] or (old[1] if old else "")}
-                row["thumbnail"] = _thumbnail(slides, name)
-            except PathFLIPError as error:
-                outcomes.append(IndexOutcome(name, "failed", error=str(error)))
-            else:
-                waiting.append(row)
-                outcomes.append(_outcome(row))
-        if len(waiting) >= SLIDES_A_WRITE:
-            archive.write(waiting)
-            waiting = []
-        progress(number, len(by_id))
-    if waiting:
-        archive.write(waiting)
-    if any(outcome.status == "indexed" for outcome in outcomes):
+    run = _Writing(archive, facts, len(by_id), progress)
+    jobs = [
+        IndexJob(name, path, patches_a_slide, None if slides is None else slides.get(name))
+        for name, path in by_id.items()
+        if not run.is_unchanged(name, path)
+    ]
+    if run_jobs is not None and jobs:
+        run_jobs(jobs, run)
+    else:
+        for job in jobs:
+            run.end(encode_row(model, job))
+    run.write()
+    if any(outcome.status == "indexed" for outcome in run.outcomes.values()):
         archive.tidy()
-    return outcomes
+    return [run.outcomes[name] for name in by_id]
 
 
 def _present(archive: Archive) -> dict[str, tuple[str, str]]:
@@ -192,47 +235,6 @@ def _facts_columns(archive: Archive, facts: SlideFacts | None, old: Any, name: s
     return {"case_id": one.case_id or None, "patient": one.patient or None, "labels": dict(one.labels)}
 
 
-def row_of(encoded: EncodedSlide, patches_a_slide: int) -> dict[str, Any]:
-    """The vectors of a slide as the table's columns (docs/formats.md)."""
-    patches = encoded.code.patches[0].float().cpu().numpy()
-    vector = encoded.code.slide[0].float().cpu().numpy()
-    mean = patches.mean(axis=0)
-    if not (np.isfinite(patches).all() and np.isfinite(vector).all()):
-        raise FeatureError(f"slide '{encoded.slide_id}': the model gives NaN or infinity for it; check its features")
-    covering = cover(patches, patches_a_slide)
-    numbers, scales = to_int8(patches[covering.rows])
-    return {
-        "slide_id": encoded.slide_id,
-        "num_patches": len(patches),
-        "width0": encoded.grid.info.size0[0],
-        "height0": encoded.grid.info.size0[1],
-        "mean_cosine": covering.mean_cosine,
-        "min_cosine": covering.min_cosine,
-        "vector": _unit(vector),
-        "patch_vector": _unit(mean),
-        "patches": numbers.tobytes(),
-        "scales": scales.astype("<f4").tobytes(),
-        "weights": covering.weight.astype("<i4").tobytes(),
-        "boxes": tile_boxes(encoded, covering.rows).astype("<i4").tobytes(),
-    }
-
-
-def tile_boxes(encoded: EncodedSlide, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where patches lie, level-0 pixels, ``(K, 4)`` as x, y, width, height: of a region the box of its tiles."""
-    tiles = np.flatnonzero(encoded.row_of_tile >= 0)
-    low = encoded.grid.coords[tiles].astype(np.int64)
-    high = low + encoded.grid.tile_px0
-    size = int(encoded.row_of_tile.max()) + 1
-    start, stop = np.full((size, 2), np.iinfo(np.int64).max), np.full((size, 2), -1)
-    np.minimum.at(start, encoded.row_of_tile[tiles], low)
-    np.maximum.at(stop, encoded.row_of_tile[tiles], high)
-    return np.concatenate([start[rows], stop[rows] - start[rows]], axis=1)
-
-
-def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-12), np.float32)
-
-
 def _outcome(row: Mapping[str, Any]) -> IndexOutcome:
     return IndexOutcome(
         row["slide_id"],
@@ -242,18 +244,3 @@ def _outcome(row: Mapping[str, Any]) -> IndexOutcome:
         round(row["mean_cosine"], 4),
         round(row["min_cosine"], 4),
     )
-
-
-def _thumbnail(slides: Mapping[str, Path] | None, name: str) -> bytes | None:
-    """A small JPEG of the slide; None where it is not at hand."""
-    if slides is None or name not in slides:
-        return None
-    from PIL import Image
-
-    from pathflip.slide import open_slide
-
-    with open_slide(slides[name]) as slide:
-        picture = Image.fromarray(slide.thumbnail(THUMBNAIL_PX))
-    out = io.BytesIO()
-    picture.save(out, "JPEG", quality=80)
-    return out.getvalue()

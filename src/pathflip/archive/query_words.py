@@ -6,11 +6,13 @@ from pathflip.errors import CaptionError
 from pathflip.inference import Aligned
 from pathflip.text.language_detection import language_of
 
-__all__ = ["check_words"]
+__all__ = ["check_words", "foreign_language"]
 
 _WORD = re.compile(r"[^\W\d_]{2,}")
-_NAMES = {"de": "German", "fr": "French", "es": "Spanish", "ja": "Japanese", "zh": "Chinese", "ru": "Russian",
-          "it": "Italian", "pt": "Portuguese", "nl": "Dutch", "mixed": "of several languages"}  # fmt: skip
+_NAMES = {
+    "de": "German", "fr": "French", "es": "Spanish", "ja": "Japanese", "zh": "Chinese", "ru": "Russian",
+    "it": "Italian", "pt": "Portuguese", "nl": "Dutch", "mixed": "of several languages",
+}  # fmt: skip
 ENOUGH = 0.5
 """Of the words of a query that seems to be in another language, the fraction the model must know."""
 
@@ -33,12 +35,18 @@ def check_words(model: Aligned, text: str) -> None:
         raise CaptionError(
             f"query {text[:40]!r}: the model knows none of its words; use words of the reports it was trained on"
         )
-    language = language_of(text)
-    if language != "en" and len(known) < ENOUGH * len(words):
+    language = foreign_language(text, len(known) / len(words))
+    if language:
         raise CaptionError(
-            f"query {text[:40]!r}: seems to be {_NAMES.get(language, language)}, and the model knows {len(known)} of "
-            f"its {len(words)} words; ask in the language of the reports it was trained on"
+            f"query {text[:40]!r}: seems to be {language}, and the model knows {len(known)} of its {len(words)} words; "
+            "ask in the language of the reports it was trained on"
         )
+
+
+def foreign_language(text: str, known_fraction: float) -> str:
+    """The language a text seems to be in, as a word; "" for English, and where the model knows enough of its words."""
+    language = language_of(text)
+    return "" if language == "en" or known_fraction >= ENOUGH else _NAMES.get(language, f"another ({language})")
 
 
 def _is_known(model: Aligned, word: str) -> bool:

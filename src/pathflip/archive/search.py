@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from pathflip.archive.covering import cover, from_int8
-from pathflip.archive.indexing import row_of
 from pathflip.archive.query_words import check_words
+from pathflip.archive.slide_rows import row_of, tile_boxes
 from pathflip.archive.vector_tables import Archive, in_condition
 from pathflip.archive.where import condition
 from pathflip.errors import ConfigError, FeatureError
@@ -25,6 +25,7 @@ from pathflip.features import read_features
 from pathflip.geometry import Box
 from pathflip.inference import Aligned, EncodedSlide, encode_caption, encode_slide
 from pathflip.inference.retrieval import SENTENCE_WEIGHT
+from pathflip.io.storage import shown
 from pathflip.types import SlideCode, TextCode
 
 __all__ = ["CANDIDATES", "Hit", "Place", "Searcher"]
@@ -89,7 +90,7 @@ class Searcher:
         if model is not None:
             archive.check_model(model)
         if not len(archive):
-            raise ConfigError(f"'{archive.folder}': no slide in this archive yet; fill it with  pathflip index")
+            raise ConfigError(f"'{shown(archive.folder)}': no slide in this archive yet; fill it with  pathflip index")
         self.archive, self.model, self.candidates = archive, model, candidates
         self._references: StoredSlides | None = None
 
@@ -122,8 +123,8 @@ class Searcher:
         order = [int(row) for row in np.argsort(-scores, kind="stable")[:k]]
         return self._hits(slides, order, scores, [self._places_of_text(slides, row, sub_captions) for row in order])
 
-    def by_slide(self, slide: str | Path, k: int = 20, where: str = "") -> list[Hit]:
-        """Slides like another one: a slide of the archive by its name, or a feature file.
+    def by_slide(self, slide: str | Path | EncodedSlide, k: int = 20, where: str = "") -> list[Hit]:
+        """Slides like another one: a slide of the archive by its name, a feature file, or one the model has encoded.
 
         The score is the mean of two cosines: of the slides, and of the query's patches with the most similar ones.
         """
@@ -139,7 +140,7 @@ class Searcher:
         scores = ((whole + nearest) / 2).numpy()
         return self._like(slides, scores, query, k)
 
-    def by_region(self, slide: str | Path, box: Box, k: int = 20, where: str = "") -> list[Hit]:
+    def by_region(self, slide: str | Path | EncodedSlide, box: Box, k: int = 20, where: str = "") -> list[Hit]:
         """Slides with a place like a region of a slide: the mean cosine of their best patches with the region's."""
         expression = self._condition(where, k)
         query = self._region_query(slide, box)
@@ -176,7 +177,7 @@ class Searcher:
                     raise ValueError("lengths differ")
             except (ValueError, TypeError) as error:
                 raise FeatureError(
-                    f"'{self.archive.folder}': slide '{name}' is damaged ({error}); index again"
+                    f"'{shown(self.archive.folder)}': slide '{name}' is damaged ({error}); index again"
                 ) from None
             patches.append(torch.from_numpy(from_int8(values, scale)))
         pad = torch.nn.utils.rnn.pad_sequence
@@ -261,8 +262,13 @@ class Searcher:
             raise ConfigError(f"search: {what} can only be read by the model; give --model")
         return self.model
 
-    def _encoded(self, file: Path) -> EncodedSlide:
-        return encode_slide(self._model("a feature file"), read_features(file))
+    def _encoded(self, slide: str | Path | EncodedSlide) -> EncodedSlide | None:
+        """The slide with all its patches; None where only the archive knows it."""
+        if isinstance(slide, EncodedSlide):
+            return slide
+        if Path(slide).suffix.lower() != ".h5":
+            return None
+        return encode_slide(self._model("a feature file"), read_features(Path(slide)))
 
     def _stored(self, name: str) -> tuple[StoredSlides, str]:
         """A slide of the archive, and its feature file."""
@@ -274,9 +280,9 @@ class Searcher:
         )
         return self.load(row_ids), str(with_id["file"][0])
 
-    def _slide_query(self, slide: str | Path) -> _Query:
-        if Path(slide).suffix.lower() == ".h5":
-            encoded = self._encoded(Path(slide))
+    def _slide_query(self, slide: str | Path | EncodedSlide) -> _Query:
+        encoded = self._encoded(slide)
+        if encoded is not None:
             row = row_of(encoded, self.archive.patches_a_slide)
             patches = encoded.code.patches[0].float().cpu()
             covering = cover(patches.numpy(), self.archive.patches_a_slide)
@@ -292,12 +298,11 @@ class Searcher:
         assert code.patch_weight is not None
         return _Query(F.normalize(code.patches[0], dim=-1), code.patch_weight[0], vector, stored.names[0])
 
-    def _region_query(self, slide: str | Path, box: Box) -> _Query:
-        """The patches whose middle lies in a region: all of a feature file's, else those stored."""
-        if Path(slide).suffix.lower() == ".h5":
-            from pathflip.archive.indexing import tile_boxes
-
-            encoded = self._encoded(Path(slide))
+    def _region_query(self, slide: str | Path | EncodedSlide, box: Box) -> _Query:
+        """The patches whose middle lies in a region, or whose tile holds its middle: all of a feature file's or encoded
+        slide's, else those stored."""
+        encoded, hint = self._encoded(slide), ""
+        if encoded is not None:
             patches = encoded.code.patches[0].float().cpu()
             boxes, name = tile_boxes(encoded, np.arange(len(patches))), encoded.slide_id
             weight = torch.ones(len(patches))
@@ -306,17 +311,22 @@ class Searcher:
             assert stored.code.patch_weight is not None
             patches, weight = stored.code.patches[0], stored.code.patch_weight[0]
             boxes, name = stored.boxes[0], stored.names[0]
-        middles = boxes[:, :2] + boxes[:, 2:] / 2
-        low, high = np.array([box.x, box.y]), np.array([box.x + box.width, box.y + box.height])
-        inside = torch.from_numpy(((middles >= low) & (middles <= high)).all(axis=1))
+            hint = f", or give its feature file ('{file}'), with all of them"
+        inside = torch.from_numpy(_inside(boxes, box))
         if not inside.any():
-            hint = (
-                ""
-                if Path(slide).suffix.lower() == ".h5"
-                else f", or give its feature file ('{file}'), with all of them"
-            )
             raise FeatureError(f"region {box.x},{box.y},{box.width},{box.height} of '{name}': no patch there{hint}")
         return _Query(F.normalize(patches[inside], dim=-1), weight[inside], None, name)
+
+
+def _inside(boxes: Int[np.ndarray, "n 4"], box: Box) -> Bool[np.ndarray, " n"]:
+    """Which tiles have their middle in a region; where none has, those that hold the region's middle."""
+    low, high = np.array([box.x, box.y]), np.array([box.x + box.width, box.y + box.height])
+    middles = boxes[:, :2] + boxes[:, 2:] / 2
+    inside = ((middles >= low) & (middles <= high)).all(axis=1)
+    if inside.any():
+        return np.asarray(inside)
+    middle = (low + high) / 2
+    return np.asarray(((boxes[:, :2] <= middle) & (middle <= boxes[:, :2] + boxes[:, 2:])).all(axis=1))
 
 
 def _some(code: SlideCode, part: slice) -> SlideCode:

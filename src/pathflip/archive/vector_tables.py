@@ -13,7 +13,7 @@ docs/formats.md specifies the columns.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from pathflip.archive.where import quoted
 from pathflip.errors import ConfigError, ContractError, FeatureError, MissingExtraError, OutputError
 from pathflip.io.files import check_writable, write_json
 from pathflip.io.locks import waiting_lock
-from pathflip.io.storage import as_url
+from pathflip.io.storage import as_url, exists, list_folder, read_bytes, shown, written_to
 
 if TYPE_CHECKING:
     from pathflip.inference import Aligned
@@ -105,8 +105,8 @@ class Archive:
         other = model_of(model)
         if other.digest != self.model.digest:
             raise ContractError(
-                f"{self.folder}: holds vectors of the model {self.model.digest[:12]} ('{self.model.path}'), not of "
-                f"{other.digest[:12]} ('{other.path}'); give that model, or index into another --archive"
+                f"{shown(self.folder)}: holds vectors of the model {self.model.digest[:12]} ('{self.model.path}'), not "
+                f"of {other.digest[:12]} ('{other.path}'); give that model, or index into another --archive"
             )
 
     def __len__(self) -> int:
@@ -160,6 +160,28 @@ class Archive:
             result = query.to_arrow()
         place = {row: number for number, row in enumerate(result["_rowid"].to_pylist())}
         return result.take(pa.array([place[int(row)] for row in row_ids], pa.int64()))
+
+    def holds(self, slide_id: str) -> bool:
+        """Whether a slide is there."""
+        return bool(self.rows(["slide_id"], in_condition([slide_id]), limit=1)["slide_id"])
+
+    def thumbnail(self, slide_id: str) -> bytes | None:
+        """A slide's small JPEG; None where it has none."""
+        held = self.rows(["thumbnail"], in_condition([slide_id]), limit=1)["thumbnail"]
+        return held[0] if held else None
+
+    def with_thumbnail(self, slide_ids: Sequence[str]) -> set[str]:
+        """Which of these slides have a thumbnail."""
+        if not slide_ids:
+            return set()
+        where = f"{in_condition(slide_ids)} AND thumbnail IS NOT NULL"
+        return set(self.rows(["slide_id"], where)["slide_id"])
+
+    def label_values(self, most: int) -> dict[str, list[str]]:
+        """The values of every label that has at most so many."""
+        held = self.rows(list(self.labels.values())) if self.labels else {}
+        values = {name: sorted({v for v in held[column] if v is not None}) for name, column in self.labels.items()}
+        return {name: some for name, some in values.items() if len(some) <= most}
 
     def spread_row_ids(self, count: int) -> Int[np.ndarray, " n"]:
         """Row ids of at most ``count`` rows, evenly spread over the table."""
@@ -219,14 +241,14 @@ class Archive:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """One writer at a time; others wait for the moment."""
+        """One writer at a time; others wait for the moment. An object store has no locks."""
         try:
-            with waiting_lock(self.folder / ".lock"):
+            with nullcontext() if as_url(self.folder) else waiting_lock(self.folder / ".lock"):
                 yield
         except OSError as error:
             raise OutputError(
-                f"'{self.folder}': {error.strerror or error}; nothing of this batch was written: make room, or check "
-                "permissions, and run the same command again"
+                f"'{shown(self.folder)}': {error.strerror or error}; nothing of this batch was written: make room, or "
+                "check permissions, and run the same command again"
             ) from error
 
 
@@ -242,28 +264,31 @@ def make_index(table: Any, column: str, rows: int) -> None:
 def create_or_open(folder: Path, model: "Aligned", patches_a_slide: int) -> Archive:
     """The archive in a folder, made where there is none, to write a model's vectors to.
 
+    In an object store (``s3://``, ``gs://``, ``az://``) one process at a time may write: there are no locks.
+
     Raises:
         ContractError: it holds another model's. ConfigError: another number of patches a slide, or the folder holds
             something else. OutputError: it cannot be written to.
     """
-    if as_url(folder):
-        raise ConfigError(f"'{folder}': an archive is written to a folder of this machine or a mounted share")
     _lancedb()
-    check_writable(folder)
     try:
-        with waiting_lock(folder / ".lock"):
-            if not (folder / "archive.json").exists():
-                if others := sorted(p.name for p in folder.iterdir() if p.name[0] != "."):
-                    raise ConfigError(f"'{folder}': holds '{others[0]}' and is no archive; choose another --archive")
+        if as_url(folder) is None:
+            check_writable(folder)
+        with nullcontext() if as_url(folder) else waiting_lock(folder / ".lock"):
+            if not exists(folder / "archive.json"):
+                if others := [path.name for path in list_folder(folder) if path.name[0] != "."]:
+                    raise ConfigError(
+                        f"'{shown(folder)}': holds '{others[0]}' and is no archive; choose another --archive"
+                    )
                 _write_settings(Archive(folder, model_of(model), patches_a_slide))
     except OSError as error:
-        raise OutputError(f"'{folder}': {error.strerror or error}; choose another --archive") from error
+        raise OutputError(f"'{shown(folder)}': {error.strerror or error}; choose another --archive") from error
     archive = open_archive(folder)
     archive.check_model(model)
     if archive.patches_a_slide != patches_a_slide:
         raise ConfigError(
-            f"'{folder}': keeps {archive.patches_a_slide} patches a slide, got {patches_a_slide}; give  --patches "
-            f"{archive.patches_a_slide}, or another --archive"
+            f"'{shown(folder)}': keeps {archive.patches_a_slide} patches a slide, got {patches_a_slide}; give  "
+            f"--patches {archive.patches_a_slide}, or another --archive"
         )
     return archive
 
@@ -284,15 +309,15 @@ def open_archive(folder: Path) -> Archive:
 
 def _read_settings(folder: Path) -> dict[str, Any]:
     file = folder / "archive.json"
-    if not file.is_file():
-        raise ConfigError(f"'{folder}': no archive there (no archive.json); make one with  pathflip index")
+    if not _exists(file):
+        raise ConfigError(f"'{shown(folder)}': no archive there (no archive.json); make one with  pathflip index")
     try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
+        stored = json.loads(read_bytes(file))
         if not isinstance(stored, dict) or stored.get("format") != FORMAT:
-            raise ConfigError(f"'{file}': is of another program; expected an archive made by  pathflip index")
+            raise ConfigError(f"'{shown(file)}': is of another program; expected an archive made by  pathflip index")
         if stored.get("format_version") != FORMAT_VERSION:
             raise ConfigError(
-                f"'{file}': is version {stored.get('format_version')!r}, expected {FORMAT_VERSION}; written by "
+                f"'{shown(file)}': is version {stored.get('format_version')!r}, expected {FORMAT_VERSION}; written by "
                 f"pathflip {stored.get('pathflip_version')}, this is {__version__}; index again into another --archive"
             )
         ArchiveModel(**stored["model"])
@@ -302,22 +327,29 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         if not all(isinstance(c, str) and c.startswith("label_") and c[6:].isdecimal() for c in labels.values()):
             raise ValueError("labels name foreign columns")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise FeatureError(f"'{file}': damaged ({str(error)[:80]}); restore it, or index again") from error
+        raise FeatureError(f"'{shown(file)}': damaged ({str(error)[:80]}); restore it, or index again") from error
     return stored
 
 
+def _exists(file: Path) -> bool:
+    """Raises: FeatureError: an object store that cannot be reached, or refuses."""
+    try:
+        return exists(file)
+    except OSError as error:
+        raise FeatureError(f"'{shown(file)}': cannot be reached ({error.strerror or error})") from error
+
+
 def _write_settings(archive: Archive) -> None:
-    write_json(
-        archive.folder / "archive.json",
-        {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "pathflip_version": __version__,
-            "model": asdict(archive.model),
-            "patches_a_slide": archive.patches_a_slide,
-            "labels": archive.labels,
-        },
-    )
+    settings = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "pathflip_version": __version__,
+        "model": asdict(archive.model),
+        "patches_a_slide": archive.patches_a_slide,
+        "labels": archive.labels,
+    }
+    with written_to(archive.folder / "archive.json") as local:
+        write_json(local, settings)
 
 
 def schema_of(embed_dim: int) -> Any:
@@ -342,13 +374,17 @@ def _lancedb() -> Any:
 
 
 def connect(folder: Path) -> Any:
-    """LanceDB's handle on the folder."""
-    return _lancedb().connect(str(folder))
+    """LanceDB's handle on the folder; of an object store with the credentials of the environment."""
+    return _lancedb().connect(as_url(folder) or str(folder))
 
 
 def _open_table(folder: Path) -> Any:
     """The table; None where nothing was written yet."""
-    return connect(folder).open_table(TABLE) if (folder / f"{TABLE}.lance").is_dir() else None
+    there = list_folder(folder / f"{TABLE}.lance") if as_url(folder) else (folder / f"{TABLE}.lance").is_dir()
+    table = connect(folder).open_table(TABLE) if there else None
+    if table is not None and "slide_id" not in table.schema.names:  # a torn manifest reads as a table of nothing
+        raise FeatureError(f"'{shown(folder)}': damaged (its table has no columns); restore it, or index again")
+    return table
 
 
 @contextmanager
@@ -364,10 +400,10 @@ def database_errors(folder: Path, doing: str) -> Iterator[None]:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         if doing == "write":
             raise OutputError(
-                f"'{folder}': this batch was not written ({reason}); what was is whole: make room, or check "
+                f"'{shown(folder)}': this batch was not written ({reason}); what was is whole: make room, or check "
                 "permissions, and run the same command again"
             ) from error
-        raise FeatureError(f"'{folder}': cannot be read ({reason}); restore it, or index again") from error
+        raise FeatureError(f"'{shown(folder)}': cannot be read ({reason}); restore it, or index again") from error
 
 
 def in_condition(slide_ids: Sequence[str]) -> str:

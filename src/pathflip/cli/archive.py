@@ -18,6 +18,7 @@ from pathflip.cli.app import (
     finish,
     print_rows,
     progress_bar,
+    say,
 )
 from pathflip.errors import ConfigError
 
@@ -38,6 +39,8 @@ def index(
     labels: Annotated[Path | None, typer.Option(help="Table with a column 'slide': others become labels.")] = None,
     slides: Annotated[list[Path] | None, typer.Option(help="Slide files or folders, for thumbnails.")] = None,
     patches: Annotated[int, typer.Option(help="Patch embeddings kept of a slide.", min=1)] = 64,
+    cluster: Annotated[str, typer.Option(help="Ray cluster: auto, HOST:PORT or ray://HOST:PORT (docs/scale.md).")] = "",
+    gpus_per_slide: Annotated[float, typer.Option(help="GPU share of a slide on the cluster.", min=0)] = 0.0,
     slide_column: SlideColumn = None,
     text_column: ReportColumn = None,
     encoding: Encoding = None,
@@ -46,6 +49,7 @@ def index(
     """Put slides into a searchable archive; only what is new or changed is encoded, and a killed run goes on."""
     from pathflip import inference
     from pathflip.archive import index_features, read_facts
+    from pathflip.archive.indexing import RunIndexJobs
     from pathflip.io.slide_id import paths_by_id
     from pathflip.io.tables import TableOptions
 
@@ -57,6 +61,12 @@ def index(
         from pathflip.slide.paths import find_slides
 
         pictures = paths_by_id(find_slides(slides))
+    run_jobs: RunIndexJobs | None = None
+    if cluster:
+        from pathflip.archive.cluster_indexing import index_on_cluster
+        from pathflip.features.cluster import ClusterSpec
+
+        run_jobs = index_on_cluster(ClusterSpec(cluster, gpus=gpus_per_slide), model, say)
     with progress_bar("indexing") as advance:
         outcomes = index_features(
             inference.load(model),
@@ -65,6 +75,7 @@ def index(
             facts=facts,
             slides=pictures,
             patches_a_slide=patches,
+            run_jobs=run_jobs,
             progress=advance,
         )
     finish([as_row(outcome) for outcome in outcomes], json, _index_line)

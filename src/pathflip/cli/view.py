@@ -21,6 +21,10 @@ def view(
         list[Path] | None,
         typer.Option(help="Feature files or folders of them; slides read here are added to the first folder."),
     ] = None,
+    archive: Annotated[
+        Path | None,
+        typer.Option(help="Archive (pathflip index) to find cases in; with its own model unless one is named."),
+    ] = None,
     labels: Annotated[
         Path | None, typer.Option(help="CSV with a column 'slide': its other columns filter the cases found.")
     ] = None,
@@ -39,6 +43,10 @@ def view(
     from pathflip.workbench.service import Models
     from pathflip.workbench.web_server import Settings, open_workbench, show_page
 
+    if archive is not None and model is None and assistant is None:
+        from pathflip.archive import open_archive
+
+        model = Path(open_archive(archive).model.path)
     has_model = model is not None or assistant is not None
     if features and not has_model:
         raise ConfigError("--features: only a model can ask of them; give --model or --assistant too")
@@ -50,6 +58,7 @@ def view(
             annotations=annotations,
             labels=labels,
             models=models if has_model else None,
+            archive=archive,
             host=host,
             port=port,
             password=os.environ.get(PASSWORD_VARIABLE),

@@ -1,12 +1,8 @@
-"""QuPath GeoJSON in and out. QuPath's origin is the corner of the scanned bounds (MRXS and others declare them),
-so the bounds are added on the way in and subtracted on the way out.
-"""
+"""QuPath GeoJSON as regions and tiles, in and out."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import shapely
@@ -15,6 +11,7 @@ from shapely.geometry.base import BaseGeometry
 
 from pathflip.errors import FeatureError
 from pathflip.geometry import SlideInfo, TileGrid, TileSpec
+from pathflip.interop.qupath_objects import read_objects
 from pathflip.interop.tiles import ReadOptions, Stated, Tiles, settle
 from pathflip.io import geojson
 from pathflip.io.files import path_inside
@@ -25,7 +22,7 @@ __all__ = ["Region", "read_qupath", "read_regions", "tiles_inside", "write_qupat
 
 @dataclass(frozen=True)
 class Region:
-    """One QuPath object.
+    """An area of a QuPath export.
 
     Attributes:
         shape: polygon or polygons, level-0 pixels.
@@ -52,89 +49,17 @@ def read_regions(path: str | Path, info: SlideInfo | None = None) -> list[Region
         FeatureError: not such a file, or a broken geometry (the object is named).
     """
     path = Path(path)
-    bounds = info.bounds0 if info else None
-    offset = (float(bounds.x), float(bounds.y)) if bounds else (0.0, 0.0)
-    regions = []
-    for number, item in enumerate(_features(path)):
-        region = _region(path, number, item, offset)
-        if region is not None:
-            regions.append(region)
-    return regions
-
-
-def _features(path: Path) -> list[Any]:
     try:
         if path.exists() and not path.is_file():
             raise FeatureError(f"{path}: is no regular file, expected GeoJSON")
-        loaded = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise FeatureError(f"{path}: not readable GeoJSON ({reason}); export it from QuPath again") from error
-    if isinstance(loaded, dict):
-        loaded = loaded.get("features", [loaded])
-    if not isinstance(loaded, list) or not all(isinstance(item, dict) and "geometry" in item for item in loaded):
-        raise FeatureError(f"{path}: not GeoJSON as QuPath writes it; expected a FeatureCollection or its features")
-    return loaded
-
-
-def _region(path: Path, number: int, item: Mapping[str, Any], offset: tuple[float, float]) -> Region | None:
-    properties = item.get("properties")
-    properties = properties if isinstance(properties, dict) else {}
-    name = properties.get("name")
-    which = f"{path}: object {number}" + (f" ('{str(name)[:60]}')" if name else "")
-    shape = _shape(which, item["geometry"])
-    if shape is None:
-        return None
-    return Region(
-        shapely.transform(shape, lambda points: points + np.asarray(offset)),
-        str(properties.get("objectType") or properties.get("object_type") or "annotation").lower(),
-        str(name or ""),
-        class_name(properties.get("classification")),
-        _measurements(properties.get("measurements")),
-    )
-
-
-def _shape(which: str, geometry: Any) -> BaseGeometry | None:
-    """The area of a geometry; None where it has none: no geometry, points, lines.
-
-    Raises:
-        FeatureError: it is broken; ``which`` names the object.
-    """
-    if geometry is None:
-        return None
-    try:
-        shape = shapely.geometry.shape(geometry)
-        parts = [part for part in getattr(shape, "geoms", [shape]) if part.geom_type in ("Polygon", "MultiPolygon")]
-        shape = shapely.union_all(parts) if shape.geom_type == "GeometryCollection" else shape
-    except Exception as error:  # coordinates that are no numbers, too few, too deep: shapely raises many kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise FeatureError(f"{which} has a geometry that cannot be read ({reason})") from error
-    if not np.isfinite(shapely.get_coordinates(shape)).all():
-        raise FeatureError(f"{which} has a corner that is no number (NaN or infinity); draw it again")
-    if shape.geom_type not in ("Polygon", "MultiPolygon") or shape.is_empty:
-        return None
-    if not shape.is_valid:
-        shape = shapely.make_valid(shape)  # hand-drawn outlines cross themselves
-    if shape.area == 0:
-        raise FeatureError(f"{which} is an outline without an area; draw it again")
-    return shape
-
-
-def class_name(value: Any) -> str:
-    """A QuPath class as QuPath shows it: of a name, an object with a name, or the list of a derived class."""
-    if isinstance(value, dict):
-        value = value.get("names", value.get("name"))
-    if isinstance(value, list):
-        return ": ".join(str(part) for part in value if part is not None)
-    return "" if value is None else str(value)
-
-
-def _measurements(measured: Any) -> dict[str, float]:
-    if isinstance(measured, list):  # QuPath before 0.4: [{"name": …, "value": …}]
-        measured = {entry.get("name"): entry.get("value") for entry in measured if isinstance(entry, dict)}
-    if not isinstance(measured, dict):
-        return {}
-    return {str(k): float(v) for k, v in measured.items() if isinstance(v, (int, float)) and abs(v) < 1e300}
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise FeatureError(f"{path}: not readable GeoJSON ({error}); export it from QuPath again") from error
+    return [
+        Region(one.shape, one.object_type, one.name, one.classification, one.measurements)
+        for one in read_objects(text, info, str(path))
+        if one.shape is not None and "Polygon" in one.shape.geom_type
+    ]
 
 
 def tiles_inside(grid: TileGrid, regions: Sequence[Region], min_share: float = 0.25) -> NDArray[np.bool_]:

@@ -1,6 +1,5 @@
 """Routes of finding cases: a text, a slide or a region in, a page of slides out."""
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -11,23 +10,15 @@ from starlette.routing import Route
 
 from pathflip.errors import CaptionError
 from pathflip.geometry import Box
-from pathflip.workbench.case_search import CaseSearch, Labels, Match
+from pathflip.workbench.case_search import CaseSearch, Match
 from pathflip.workbench.endpoints import Body, in_thread, with_body
 
 if TYPE_CHECKING:
     from pathflip.workbench.web_app import Workbench
 
-__all__ = ["Cases", "case_routes"]
+__all__ = ["case_routes"]
 
 PAGE = 20
-
-
-@dataclass(eq=False)
-class Cases:
-    """What is searched, and the labels that can filter it."""
-
-    search: CaseSearch
-    labels: Labels
 
 
 class RegionBody(Body):
@@ -50,19 +41,27 @@ class Query(Body):
 
 
 def case_routes(bench: "Workbench") -> list[Route]:
-    """State and filters, search."""
+    """State and filters, search, pictures of slides that are not at hand."""
 
-    def cases() -> Cases:
+    def cases() -> CaseSearch:
         if bench.cases is None:
-            raise HTTPException(404, "no cases to search: start with  pathflip view … --model DIR --features DIR")
+            raise HTTPException(
+                404, "no cases to search: start with  pathflip view … --archive DIR, or --model DIR --features DIR"
+            )
         return bench.cases
 
     def state(request: Request) -> Response:
-        return JSONResponse({**cases().search.progress(), "columns": cases().labels.columns})
+        return JSONResponse({**cases().progress(), "columns": cases().columns()})
 
     def begin(request: Request) -> Response:
-        cases().search.begin()
-        return JSONResponse(cases().search.progress())
+        cases().begin()
+        return JSONResponse(cases().progress())
+
+    def picture(request: Request) -> Response:
+        data = cases().picture(request.query_params.get("id", ""))
+        if data is None:
+            raise HTTPException(404, "no picture of this slide")
+        return Response(data, media_type="image/jpeg")
 
     def find(request: Request, query: Query) -> dict[str, Any]:
         matches = _matches(bench, cases(), query)
@@ -70,38 +69,39 @@ def case_routes(bench: "Workbench") -> list[Route]:
         number = min(query.page, pages - 1)
         shown = matches[number * PAGE : (number + 1) * PAGE]
         if query.slide is None:
-            shown = [cases().search.place(match, query.text) for match in shown]
-        rows = [_row(bench, cases().labels, match) for match in shown]
+            shown = [cases().place(match, query.text) for match in shown]
+        rows = [_row(bench, match) for match in shown]
         return {"total": len(matches), "page": number, "pages": pages, "matches": rows}
 
     return [
         Route("/api/cases", in_thread(state), methods=["GET"]),
         Route("/api/cases", in_thread(begin), methods=["POST"]),
+        Route("/api/cases/picture.jpg", in_thread(picture), methods=["GET"]),
         Route("/api/cases/find", with_body(Query, find), methods=["POST"]),
     ]
 
 
-def _matches(bench: "Workbench", cases: Cases, query: Query) -> list[Match]:
-    allowed = cases.labels.allowed(query.filters)
+def _matches(bench: "Workbench", cases: CaseSearch, query: Query) -> list[Match]:
     if query.slide is None:
         if not query.text.strip():
             raise CaptionError("find cases: got nothing, expected words")
-        return cases.search.by_text(query.text, allowed)
+        return cases.by_text(query.text, query.filters)
     name = bench.file(query.slide).slide_id
     if query.region is None:
-        return cases.search.by_slide(name, allowed)
+        return cases.by_slide(name, query.filters)
     region = query.region
-    return cases.search.by_region(name, Box(region.x, region.y, region.width, region.height), allowed)
+    return cases.by_region(name, Box(region.x, region.y, region.width, region.height), query.filters)
 
 
-def _row(bench: "Workbench", labels: Labels, match: Match) -> dict[str, Any]:
+def _row(bench: "Workbench", match: Match) -> dict[str, Any]:
     file, box = bench.library.by_slide_id(match.slide_id), match.box
     return {
         "id": match.slide_id,
         "key": None if file is None else file.key,
         "version": None if file is None else file.version(),
+        "picture": match.picture,
         "score": round(match.score, 3),
         "size": list(match.size0),
         "box": None if box is None else {"x": box.x, "y": box.y, "width": box.width, "height": box.height},
-        "labels": dict(list(labels.rows.get(match.slide_id, {}).items())[:6]),
+        "labels": dict(match.labels),
     }

@@ -1,12 +1,12 @@
 """Find cases: slides that fit a text, or look like a slide or a region, among those whose features are at hand.
 
-:class:`CaseSearch` is what the page needs; :class:`FolderCases` answers from a folder of features held in memory. An
-index on disk can stand in its place.
+:class:`CaseSearch` is what the page needs; :class:`FolderCases` answers from a folder of features held in memory,
+:class:`~pathflip.workbench.archive_cases.ArchiveCases` from an archive on disk.
 """
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -23,13 +23,24 @@ if TYPE_CHECKING:
     from pathflip.inference import EncodedSlide
     from pathflip.workbench.service import ModelService
 
-__all__ = ["CaseSearch", "FolderCases", "Labels", "Match", "NotIndexedError", "read_labels"]
+__all__ = [
+    "MOST_LABELS",
+    "MOST_VALUES",
+    "CaseSearch",
+    "FolderCases",
+    "Labels",
+    "Match",
+    "NotIndexedError",
+    "read_labels",
+]
 
 MOST_CASES = 3000
 """Slides a folder may hold: their embeddings are kept in memory."""
 TOP_TILES = 3
 """A slide is as similar to a region as the mean of so many of its tiles."""
 MOST_VALUES = 40
+MOST_LABELS = 6
+"""Labels shown of a slide that was found."""
 _SLIDE_COLUMNS = ("slide", "slide_id", "slide name", "filename", "file", "image", "id")
 
 
@@ -39,17 +50,20 @@ class NotIndexedError(FeatureError):
 
 @dataclass(frozen=True)
 class Match:
-    """A slide that fits. ``box`` is the place that fits best, level-0 pixels; ``size0`` that of its level 0."""
+    """A slide that fits. ``box`` is the place that fits best, level-0 pixels; ``size0`` that of its level 0;
+    ``picture``: whether :meth:`CaseSearch.picture` has one."""
 
     slide_id: str
     score: float
     box: Box | None
     size0: tuple[int, int]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    picture: bool = False
 
 
 @runtime_checkable
 class CaseSearch(Protocol):
-    """What the page asks of a collection of slides. Results are all slides, best first; ``allowed`` limits them."""
+    """What the page asks of a collection of slides. Results come best first; ``filters`` are values of columns."""
 
     def progress(self) -> dict[str, Any]:
         """state (absent, running, ready, failed), done, total, message."""
@@ -59,15 +73,19 @@ class CaseSearch(Protocol):
         """Make the search ready in a thread of its own."""
         ...
 
-    def by_text(self, text: str, allowed: set[str] | None) -> list[Match]:
-        """Slides that show what a text says. Places are left to :meth:`place`."""
+    def columns(self) -> Mapping[str, Sequence[str]]:
+        """The columns that can filter, and their values."""
         ...
 
-    def by_slide(self, name: str, allowed: set[str] | None) -> list[Match]:
+    def by_text(self, text: str, filters: Mapping[str, str]) -> list[Match]:
+        """Slides that show what a text says. Places may be left to :meth:`place`."""
+        ...
+
+    def by_slide(self, name: str, filters: Mapping[str, str]) -> list[Match]:
         """Slides like another one."""
         ...
 
-    def by_region(self, name: str, box: Box, allowed: set[str] | None) -> list[Match]:
+    def by_region(self, name: str, box: Box, filters: Mapping[str, str]) -> list[Match]:
         """Slides with a place like a region of another one."""
         ...
 
@@ -75,12 +93,19 @@ class CaseSearch(Protocol):
         """The match with the place on it that fits the text best."""
         ...
 
+    def picture(self, name: str) -> bytes | None:
+        """A small JPEG of a slide whose file is not at hand; None where there is none."""
+        ...
+
 
 class FolderCases:
     """Every feature file at hand, encoded once by the model and kept in memory."""
 
-    def __init__(self, service: "ModelService", files: Mapping[str, Path], events: Events) -> None:
+    def __init__(
+        self, service: "ModelService", files: Mapping[str, Path], events: Events, labels: "Labels | None" = None
+    ) -> None:
         self._service = service
+        self._labels = labels or Labels()
         self._files = {slide_id(path): path for path in dict.fromkeys(files.values())}
         self._events = events
         self._lock = threading.Lock()
@@ -139,8 +164,17 @@ class FolderCases:
         if state["state"] != "ready":
             raise NotIndexedError("the slides are still being encoded")
 
-    def _allowed(self, allowed: set[str] | None) -> list[str]:
+    def columns(self) -> Mapping[str, Sequence[str]]:
+        """See :class:`CaseSearch`."""
+        return self._labels.columns
+
+    def picture(self, name: str) -> bytes | None:
+        """None: features hold no picture."""
+        return None
+
+    def _allowed(self, filters: Mapping[str, str]) -> list[str]:
         self._ready()
+        allowed = self._labels.allowed(filters)
         return [name for name in self._slides if allowed is None or name in allowed]
 
     def _slide(self, name: str) -> "EncodedSlide":
@@ -150,11 +184,11 @@ class FolderCases:
             raise FeatureError(f"slide '{name}': cannot be searched with: {why}")
         return self._slides[name]
 
-    def by_text(self, text: str, allowed: set[str] | None) -> list[Match]:
+    def by_text(self, text: str, filters: Mapping[str, str]) -> list[Match]:
         """Scores are those of :func:`pathflip.inference.retrieve` over the slides allowed."""
         from pathflip.inference import retrieve
 
-        names = self._allowed(allowed)
+        names = self._allowed(filters)
         if not names:
             return []
         if not text.strip():
@@ -162,22 +196,22 @@ class FolderCases:
         scores = retrieve(self._service.aligned, [self._slides[name] for name in names], [text]).scores[:, 0]
         return [self._match(names[row], float(scores[row])) for row in np.argsort(-scores, kind="stable")]
 
-    def by_slide(self, name: str, allowed: set[str] | None) -> list[Match]:
+    def by_slide(self, name: str, filters: Mapping[str, str]) -> list[Match]:
         """Cosine of the slides' own embeddings."""
         query = self._slide(name)
-        names = [other for other in self._allowed(allowed) if other != name]
+        names = [other for other in self._allowed(filters) if other != name]
         own = _unit(query.code.slide[0].float().cpu().numpy())
         scores = [float(_unit(self._slides[other].code.slide[0].float().cpu().numpy()) @ own) for other in names]
         mean = self._means[name]
         order = np.argsort(-np.array(scores), kind="stable")
         return [self._match(names[row], scores[row], self._best_tile(names[row], mean)) for row in order]
 
-    def by_region(self, name: str, box: Box, allowed: set[str] | None) -> list[Match]:
+    def by_region(self, name: str, box: Box, filters: Mapping[str, str]) -> list[Match]:
         """Mean cosine of a slide's best tiles with the mean of the tiles in the region."""
         query = self._slide(name)
         wanted = _unit(_patches(query)[_rows_in(query, box)].mean(axis=0))
         matches = []
-        for other in self._allowed(allowed):
+        for other in self._allowed(filters):
             if other == name:
                 continue
             cosines = _patches(self._slides[other]) @ wanted
@@ -192,10 +226,11 @@ class FolderCases:
 
         heatmap = ground(self._service.aligned, self._slide(match.slide_id), text)
         best = top_tiles(heatmap, 1)
-        return Match(match.slide_id, match.score, best[0][0] if best else None, match.size0)
+        return replace(match, box=best[0][0] if best else None)
 
     def _match(self, name: str, score: float, box: Box | None = None) -> Match:
-        return Match(name, score, box, self._slides[name].grid.info.size0)
+        labels = dict(list(self._labels.rows.get(name, {}).items())[:MOST_LABELS])
+        return Match(name, score, box, self._slides[name].grid.info.size0, labels)
 
     def _best_tile(self, name: str, direction: NDArray[np.float32]) -> Box | None:
         encoded = self._slides[name]

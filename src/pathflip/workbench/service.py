@@ -287,6 +287,7 @@ class ModelService:
 
     def _notes(self, loaded: _Loaded, text: str) -> tuple[list[str], bool]:
         """What must be said of a phrase before its map is looked at, and whether no word of it is known."""
+        from pathflip.archive.query_words import foreign_language
         from pathflip.text.known_words import content_words, unknown_fraction
         from pathflip.text.sub_captions import not_visual_kind, parse_sub_caption
 
@@ -296,12 +297,13 @@ class ModelService:
             missing = [word for word in words if unknown_fraction(word, known) == 1]
         else:
             missing = [word for word in words if _is_spelled_out(loaded.aligned, word)]
-        notes = []
+        language = foreign_language(text, 1 - len(missing) / max(1, len(words)))
+        seems = f"This seems to be {language}; ask in the language of the reports the model was trained on."
+        notes = [seems] if language else []
         if words and len(missing) == len(words):
-            return [
-                "The model knows none of these words (another language, or another organ?), so it cannot say where: "
-                + ", ".join(missing)
-            ], True
+            why = "" if language else " (another language, or another organ?)"
+            unknown = f"The model knows none of these words{why}, so it cannot say where: {', '.join(missing)}"
+            return [*notes, unknown], True
         if missing:
             notes.append(f"The model has not learned: {', '.join(missing)}. The map follows the other words.")
         if not parse_sub_caption(text).visual:

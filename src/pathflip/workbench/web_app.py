@@ -20,8 +20,8 @@ from starlette.staticfiles import StaticFiles
 from pathflip import __version__
 from pathflip.errors import PathFLIPError, SlideError
 from pathflip.workbench.annotations import Annotations, ChangedElsewhereError
-from pathflip.workbench.case_routes import Cases, case_routes
-from pathflip.workbench.case_search import NotIndexedError
+from pathflip.workbench.case_routes import case_routes
+from pathflip.workbench.case_search import CaseSearch, NotIndexedError
 from pathflip.workbench.deepzoom_tiles import ByteCache, encode_jpeg, unreadable_tile
 from pathflip.workbench.drawing import changed_elsewhere, region_routes
 from pathflip.workbench.endpoints import Endpoint, in_thread
@@ -52,7 +52,7 @@ class Workbench:
     note: str = CAUTION
     events: Events = field(default_factory=Events)
     service: ModelService | None = None
-    cases: Cases | None = None
+    cases: CaseSearch | None = None
     maps: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """Answers to "where" that were made elsewhere (a notebook), by slide key."""
     annotations: dict[Path, Annotations] = field(default_factory=dict)

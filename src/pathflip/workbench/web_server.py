@@ -15,7 +15,7 @@ from pathflip.slide.resolution_table import SlideResolution
 if TYPE_CHECKING:
     from pathflip.types import Heatmap
     from pathflip.workbench.annotations import Annotations
-    from pathflip.workbench.case_routes import Cases
+    from pathflip.workbench.case_search import CaseSearch
     from pathflip.workbench.events import Events
     from pathflip.workbench.library import Library
     from pathflip.workbench.service import Models, ModelService
@@ -37,6 +37,7 @@ class Settings:
         annotations: file that drawn regions are kept in; None: one beside the slides of each folder.
         labels: table of the slides, to filter cases by.
         models: a model, an assistant and features; None means a viewer.
+        archive: folder of an archive to find cases in.
         host, port: where to listen; port 0 takes a free one.
         password: needed where ``host`` is not this machine.
         heatmaps: to show from the start, by slide id.
@@ -48,6 +49,7 @@ class Settings:
     annotations: Path | None = None
     labels: Path | None = None
     models: "Models | None" = None
+    archive: Path | None = None
     host: str = "127.0.0.1"
     port: int = 0
     password: str | None = None
@@ -150,18 +152,25 @@ def open_workbench(settings: Settings) -> Running:
     return Running(_address(settings, port, access.token), len(library), serve, stop)
 
 
-def _cases(settings: Settings, service: "ModelService | None", library: "Library", events: "Events") -> "Cases | None":
-    """The slides with features, to be searched; None without any."""
-    from pathflip.workbench.case_routes import Cases
+def _cases(
+    settings: Settings, service: "ModelService | None", library: "Library", events: "Events"
+) -> "CaseSearch | None":
+    """The archive, or the slides with features, to be searched; None without any."""
     from pathflip.workbench.case_search import FolderCases, Labels, read_labels
 
+    if settings.archive is not None:
+        from pathflip.workbench.archive_cases import ArchiveCases
+
+        if settings.labels is not None:
+            raise ConfigError("--labels: an archive has its own; give them to  pathflip index")
+        return ArchiveCases(settings.archive, service, library)
     if service is None or not service.feature_files:
         if settings.labels is not None:
             raise ConfigError("--labels: they filter cases, which need --model and --features")
         return None
     names = [*service.feature_files, *(file.slide_id for file in library.files.values())]
     labels = Labels() if settings.labels is None else read_labels(settings.labels, list(dict.fromkeys(names)))
-    return Cases(FolderCases(service, service.feature_files, events), labels)
+    return FolderCases(service, service.feature_files, events, labels)
 
 
 def _maps(settings: Settings, library: "Library") -> dict[str, list[dict[str, Any]]]:
