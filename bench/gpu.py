@@ -6,8 +6,8 @@ Sections, each left out (and named) when the time is up:
 
 - ``matmul``: the card's bfloat16 rate on 8,192³ products; the yardstick of all "share of peak" below;
 - ``align_base``: a training step in bfloat16 at 32 and 256 slides × 128 patches × 1,024: seconds, slides/s, memory,
-  share of the matmul rate (operations counted by torch), waits for the device inside the step (profiler: should be
-  none), attention kernels seen (flash or not);
+  share of the matmul rate (operations counted by torch), what makes the host wait for the device inside the step
+  (profiler: values read by Python, boolean indices, explicit waits; should be none), attention kernels seen;
 - ``grad_cache``: the step of 256 slides encoded 32 at a time: memory and seconds beside the plain one;
 - ``published``: the published model at the paper's size, its released schedule beside ours;
 - ``loader``: training steps fed by the packed store, and the fraction of time they wait for data;
@@ -166,10 +166,11 @@ def profiled(bench: Bench, job: Callable[[], Any]) -> dict[str, Any]:
     with profile(activities=activities) as seen:
         job()
     counts = {event.key: event.count for event in seen.key_averages()}
-    # A value read by Python, or (on a GPU) a wait that is not the profiler's own at the end.
-    syncs = sum(counts.get(key, 0) for key in ("aten::_local_scalar_dense", "aten::nonzero", "cudaStreamSynchronize"))
+    waits = {"values_read": "aten::_local_scalar_dense", "boolean_indices": "aten::nonzero"}
+    waits["stream_waits"] = "cudaStreamSynchronize"
+    syncs = {name: counts.get(key, 0) for name, key in waits.items()}
     attention = sorted({word for key in counts for word in ("flash", "fmha", "mem_efficient") if word in key.lower()})
-    return {"host_syncs": syncs, "attention_kernels": ",".join(attention) or "none"}
+    return {**syncs, "attention_kernels": ",".join(attention) or "none"}
 
 
 def grad_cache(bench: Bench) -> dict[str, Any]:
