@@ -1,5 +1,6 @@
 """A case as one item: joined with the files of its slides, drawn evenly from them, scored over all of them at once."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 
 from case_run import TEXTS, feature_file, trained_on_cases
 from pathflip.data.align import AlignDataset, TextSpec
-from pathflip.data.case_items import cases_of_folders, join_reports, pair_reports, with_findings
+from pathflip.data.case_items import by_part, cases_of_folders, join_reports, pair_reports, with_findings
 from pathflip.data.regions import RegionSpec
 from pathflip.data.splits import read_split
 from pathflip.data.whole_files import WholeFiles
@@ -94,6 +95,33 @@ def test_a_part_whose_slide_is_missing_is_not_learned(tmp_path):
     assert joined.incomplete == ["K"]
     assert joined.items[0].caption.text == f"{TEXTS[0]} {TEXTS[2]}"
     assert joined.items[0].as_read is whole
+
+
+@pytest.mark.parametrize(
+    ("parts_of_slides", "expected"),
+    [
+        (("A", "B"), {"K__A": (["a"], TEXTS[0]), "K__B": (["b"], TEXTS[2])}),
+        (("A", "B2"), {"K__A": (["a"], TEXTS[0]), "K__B": (["b"], TEXTS[2])}),
+        (("A1", "A2"), {"K": (["a", "b"], TEXTS[0])}),
+        (("A", None), {"K": (["a", "b"], TEXTS[0])}),
+        (("A", "A, B"), {"K": (["a", "b"], f"{TEXTS[0]} {TEXTS[2]}")}),
+    ],
+)
+def test_the_parts_of_a_case_are_learned_apart(tmp_path, parts_of_slides, expected):
+    """A denial of part B says nothing of the slides of part A."""
+    table = tmp_path / "cases.csv"
+    report = f"Part A: {TEXTS[0]} Part B: {TEXTS[2]}"
+    rows = [f"K;{slide};{part or ''};{report}" for slide, part in zip("ab", parts_of_slides, strict=True)]
+    table.write_text("\n".join(["case;slide;part;report", *rows]) + "\n")
+    files = [feature_file(tmp_path / f"{name}.h5") for name in "ab"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        items = by_part(pair_reports(files, read_captions(table)))
+    decided = {
+        i.name: ([f.stem for f in i.files], " ".join(s.text for s in i.caption.sub_captions if s.decided))
+        for i in items
+    }
+    assert decided == expected
 
 
 def test_a_case_found_by_folder_with_fewer_slides_than_parts_is_undecided(tmp_path):

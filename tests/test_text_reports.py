@@ -143,3 +143,25 @@ def test_a_long_report_is_read_in_seconds():
     start = time.perf_counter()
     assert len(read_report(text).all_sub_captions) == 2400
     assert time.perf_counter() - start < 20
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<p>Other features are noted in the lower left of the tissue. No</p>\n<p>unremarkable glands are seen.</p>",
+        "Other features are noted in the lower left of the tissue. No vascular\n\ninvasion is identified anywhere.",
+    ],
+)
+def test_a_sentence_goes_on_behind_the_empty_lines_of_an_export(text):
+    """Each line a paragraph of its own: "No" and "glands are seen" are one denial."""
+    first, denied = read_report(text).all_sub_captions
+    assert (first.polarity, denied.polarity) == ("affirmed", "denied")
+
+
+def test_headings_in_capitals_are_found_where_line_ends_were_lost():
+    text = (
+        "NORTHFIELD HOSPITAL Accession: H26-4 CLINICAL HISTORY: Known mucin pools elsewhere. SPECIMENS: A. Skin, "
+        "biopsy GROSS DESCRIPTION: A mass. MICROSCOPIC DESCRIPTION: Necrosis is present. FINAL DIAGNOSIS: Melanoma."
+    )
+    decided = [one.text for one in read_report(text).all_sub_captions if one.decided]
+    assert decided == ["Necrosis is present.", "Melanoma."]

@@ -33,7 +33,9 @@ ExcludeArtefacts = Annotated[
 @app.command()
 def simulate(
     out: Out,
-    world: Annotated[str, typer.Argument(help="quick, demo or study.")] = "demo",
+    world: Annotated[
+        str, typer.Argument(help="quick, demo, study; hospital, quick-hospital: with messy reports.")
+    ] = "demo",
     seed: Annotated[int, typer.Option(help="A world is a name and a seed.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 2,
     json: Json = False,

@@ -54,7 +54,7 @@ def calibrate(
     json: Json = False,
 ) -> None:
     """Fit the probabilities of `pathflip verify` on slides and reports the model has not seen."""
-    from pathflip.data.case_items import pair_reports
+    from pathflip.data.case_items import by_part, pair_reports
     from pathflip.evaluate.verifier_calibration import calibrate as fit
     from pathflip.inference import encode_files, load
     from pathflip.io.tables import TableOptions
@@ -67,7 +67,7 @@ def calibrate(
     )
     if split not in parts or split == "train":
         raise ConfigError(f"--split: got '{split}', expected val or test: on training slides a model is too sure")
-    items = [pair_reports(*parts[split]), pair_reports(*parts["train"], allow_missing=True)]
+    items = [by_part(pair_reports(*parts[split])), by_part(pair_reports(*parts["train"], allow_missing=True))]
     with progress_bar("encoding") as advance:
         slides = []
         for number, item in enumerate([*items[0], *items[1]], start=1):
@@ -222,14 +222,14 @@ def _pairs(
 def _cases(
     model: "Aligned", files: list[Path], reports: "_Reports", failures: list[dict[str, Any]]
 ) -> "Iterator[tuple[EncodedSlide | EncodedCase, Path | None, str | Sequence[SubCaption]]]":
-    """Every report of the table that has features among the files, with its slide or with all slides of its case."""
-    from pathflip.data.case_items import join_reports
+    """Every report of the table that has features among the files, with the slides of its case or part."""
+    from pathflip.data.case_items import by_part, join_reports
     from pathflip.inference import encode_files
 
     joined = join_reports(files, reports.captions)
     if left := joined.leftovers():
         say(f"note: {left}")
-    for item in joined.items:
+    for item in by_part(joined.items):
         try:
             encoded = encode_files(model, item.files, item.name)
         except PathFLIPError as error:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from pathflip.data.case_items import Item, pair_reports, with_findings
+from pathflip.data.case_items import Item, by_part, pair_reports, with_findings
 from pathflip.data.patches import DrawnPatches, PatchReader, PatchRows
 from pathflip.data.whole_files import WholeFiles
 from pathflip.errors import CaptionError, ConfigError
@@ -93,7 +93,7 @@ class _Drawn:
 class AlignDataset:
     """Slides or cases paired with their reports; batches are a pure function of ``(indices, rng)``.
 
-    A case is one item: its patches are drawn from all its slides, evenly.
+    A case is one item, or one for each of its parts that has slides: its patches are drawn from all of them, evenly.
 
     Args:
         files: one feature file a slide.
@@ -136,7 +136,7 @@ class AlignDataset:
         if {"max_regions": max_regions, "max_patches": max_patches}[wrong] is not None:
             with_or_without = "with" if regions else "without"
             raise ConfigError(f"{wrong}: got a number {with_or_without} 'regions'; expected {other}, or none of both")
-        self.items = with_findings(pair_reports(files, captions, allow_missing), "training")
+        self.items = with_findings(by_part(pair_reports(files, captions, allow_missing)), "training")
         self.tokenizer, self.text, self.regions = tokenizer, text, regions
         self.max_patches, self.max_regions = max_patches, max_regions
         self.reader: PatchReader = reader if reader is not None else WholeFiles()

@@ -15,10 +15,19 @@ from pathlib import Path
 
 from pathflip.errors import CaptionError
 from pathflip.io.slide_id import join_ids, paths_by_id
-from pathflip.text.case_tables import case_with_slides, slides_of
+from pathflip.text.case_tables import case_with_slides, parts_of_slide, slides_of
 from pathflip.types import Caption, Case, CaseSlide
 
-__all__ = ["Item", "Joined", "cases_of_folders", "join_reports", "name_digest", "pair_reports", "with_findings"]
+__all__ = [
+    "Item",
+    "Joined",
+    "by_part",
+    "cases_of_folders",
+    "join_reports",
+    "name_digest",
+    "pair_reports",
+    "with_findings",
+]
 
 _SHOWN = 3
 _TCGA = re.compile(r"^TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}$")
@@ -176,6 +185,35 @@ def cases_of_folders(files: Sequence[Path]) -> list[Case]:
         Case(case if len(names) > 1 else names[0], case, "", (), case, tuple(CaseSlide(name) for name in names))
         for case, names in slides.items()
     ]
+
+
+def by_part(items: Sequence[Item]) -> list[Item]:
+    """The items, those of cases with slides of several parts as one item a part (``CASE__A``).
+
+    A denial holds for its part alone: over the slides of the whole case, "B. No necrosis." would deny the necrosis that
+    part A has. A case stays whole where it has slides of one part, or the part of one of its slides is not known.
+    """
+    return [one for item in items for one in _parts_of_item(item)]
+
+
+def _parts_of_item(item: Item) -> list[Item]:
+    case = item.caption
+    if not isinstance(case, Case) or len(case.parts) < 2:
+        return [item]
+    places: dict[str, list[int]] = {}
+    for place, slide in enumerate(case.slides):
+        labels = parts_of_slide(slide, case.parts)
+        if len(labels) != 1:
+            return [item]
+        places.setdefault(labels.pop(), []).append(place)
+    if len(places) < 2:
+        return [item]
+    parts = []
+    for label, own in sorted(places.items()):
+        narrowed = case_with_slides(case, [case.slides[place] for place in own])
+        name = f"{case.slide_id}__{label}"
+        parts.append(Item(replace(narrowed, slide_id=name), tuple(item.files[place] for place in own), item.as_read))
+    return parts
 
 
 def with_findings(items: Sequence[Item], what: str) -> list[Item]:

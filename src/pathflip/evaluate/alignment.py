@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pathflip.data.case_items import Item, name_digest, pair_reports, with_findings
+from pathflip.data.case_items import Item, by_part, name_digest, pair_reports, with_findings
 from pathflip.data.splits import SPLITS, read_split
 from pathflip.errors import ConfigError
 from pathflip.evaluate import metrics
@@ -102,7 +102,7 @@ def _items(
         files, reports = read_split(files, captions, splits, options)[split]
         if not reports:
             raise ConfigError(f"'{splits.name}' has no report of '{captions.name}' in the split '{split}'")
-    return with_findings(pair_reports(files, reports, allow_missing), "evaluation")
+    return with_findings(by_part(pair_reports(files, reports, allow_missing)), "evaluation")
 
 
 def _seen_in_training(model: Aligned, slides: Iterable[str], patients: Iterable[str]) -> str:

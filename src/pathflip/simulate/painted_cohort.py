@@ -17,12 +17,13 @@ from pathflip.errors import ConfigError
 from pathflip.geometry import SlideInfo
 from pathflip.io.files import write_json, write_text
 from pathflip.processes import follow_parent
+from pathflip.simulate.case_reports import PaintedSlide, write_case_report
 from pathflip.simulate.cases import plan_cases
 from pathflip.simulate.paint import paint
 from pathflip.simulate.question_writer import PaintedQuestion, write_questions
-from pathflip.simulate.report_writer import write_report
+from pathflip.simulate.report_writer import PaintedSubCaption, write_report
 from pathflip.simulate.truth import evidence_boxes, measure, write_labels, write_polygons
-from pathflip.simulate.world import CONCEPTS, FINDINGS, LABELS, CasePlan, World
+from pathflip.simulate.world import CONCEPTS, FINDINGS, LABELS, CasePlan, Measured, World
 from pathflip.simulate.write import write_slide
 
 __all__ = ["Progress", "paint_case", "simulate"]
@@ -52,7 +53,11 @@ def simulate(world: World, out: str | Path, *, num_workers: int = 2, progress: P
     labels.csv          slide, patient, split, tumour, grade, pattern, benign, one 0/1 column a finding
     splits.csv          slide, patient, split
     questions.jsonl     multiple-choice questions with their evidence regions
+    reports.csv         of a world with hospital's reports: case, patient, slide, part, stain, report; a row a slide
+    cases.jsonl         their truth: what every sentence states, and which slides of the case show it
     ```
+
+    The reports of cases can be added to a folder painted without them.
 
     The same world gives the same bytes, whatever ``num_workers`` (processes; 1 paints in this one). Slides that are
     complete are kept, so an interrupted run continues.
@@ -69,12 +74,15 @@ def simulate(world: World, out: str | Path, *, num_workers: int = 2, progress: P
     for count, _ in enumerate(_painted(open_plans, world, out, num_workers), start=1):
         if progress is not None:
             progress(len(plans) - len(open_plans) + count, len(plans))
-    _summarise([_read_record(out, plan.slide_id) for plan in plans], out)
+    records = [_read_record(out, plan.slide_id) for plan in plans]
+    _summarise(records, out)
+    if world.reports == "hospital":
+        _write_cases(world, records, out)
 
 
 def _claim(world: World, out: Path) -> None:
     """Write world.json, or check that the one there is the same."""
-    wanted = {"format": FORMAT, **asdict(world)}
+    wanted = {"format": FORMAT, **{key: value for key, value in asdict(world).items() if key != "reports"}}
     path = out / "world.json"
     if not path.exists():
         write_json(path, wanted)
@@ -183,6 +191,31 @@ def _summarise(records: list[dict[str, Any]], out: Path) -> None:
     write_text(out / "labels.csv", _table(columns, [_label_row(record) for record in records]))
 
 
+def _write_cases(world: World, records: list[dict[str, Any]], out: Path) -> None:
+    """The reports of the cases as a hospital exports them, and their truth."""
+    of_patient: dict[str, list[PaintedSlide]] = {}
+    for record in records:
+        of_patient.setdefault(record["plan"]["patient"], []).append(_painted_slide(record))
+    rows: list[dict[str, Any]] = []
+    truth: list[dict[str, Any]] = []
+    for patient, slides in sorted(of_patient.items()):
+        case = write_case_report(world, patient, slides)
+        truth.append(asdict(case))
+        for place, slide in enumerate(case.slides):
+            whose = {"Accession": case.case, "Patient": patient, "Slide": f"{slide.slide}.tif", "Part": slide.part}
+            rows.append({**whose, "Stain": "HE", "Report": "" if place else case.text})
+    write_text(out / "reports.csv", _table(tuple(rows[0]), rows, delimiter=";"))
+    write_text(out / "cases.jsonl", _lines(truth))
+
+
+def _painted_slide(record: dict[str, Any]) -> PaintedSlide:
+    report = record["report"]
+    rows = report["sub_captions"] if "sub_captions" in report else report["statements"]  # its name before
+    sub_captions = (PaintedSubCaption(**{**row, "others": tuple(row["others"])}) for row in rows)
+    measured = {concept: Measured(**values) for concept, values in record["measured"].items()}
+    return PaintedSlide(record["slide"], measured, tuple(sub_captions))
+
+
 def _label_row(record: dict[str, Any]) -> dict[str, Any]:
     plan, measured = record["plan"], record["measured"]
     return {
@@ -201,9 +234,9 @@ def _lines(rows: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _table(columns: tuple[str, ...], rows: list[dict[str, Any]]) -> str:
+def _table(columns: tuple[str, ...], rows: list[dict[str, Any]], delimiter: str = ",") -> str:
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n", delimiter=delimiter)
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

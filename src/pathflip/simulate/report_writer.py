@@ -47,6 +47,8 @@ __all__ = [
     "PlantedError",
     "Report",
     "corrupt_report",
+    "filled_in",
+    "particulars",
     "write_report",
 ]
 
@@ -196,7 +198,7 @@ class _SentenceWriter:
 
     def _worded(self, facts: PaintedSubCaption, wording: Wording) -> PaintedSubCaption:
         templates = wording.of(self.held_out)
-        return _filled_in(replace(facts, template=str(self.rng.choice(templates))), self.rng, self.held_out)
+        return filled_in(replace(facts, template=str(self.rng.choice(templates))), self.rng, self.held_out)
 
 
 def _nearest_five(fraction: float) -> str:
@@ -217,10 +219,10 @@ _SLOTS_OF = {
 _ALL_CLEAR = ("margin is clear", "margins are clear", "margins are free", "0/", "negative")
 
 
-def _filled_in(facts: PaintedSubCaption, rng: np.random.Generator, held_out: bool = False) -> PaintedSubCaption:
+def filled_in(facts: PaintedSubCaption, rng: np.random.Generator, held_out: bool = False) -> PaintedSubCaption:
     """Fill the sub-caption's template, and forget the facts that it does not mention."""
     if not facts.visual:
-        sentence = facts.template.format(**_particulars(rng))
+        sentence = facts.template.format(**particulars(rng))
         return replace(facts, sentence=sentence, negated=any(cue in sentence for cue in _ALL_CLEAR))
     silent: dict[str, Any] = {
         field: () if field == "others" else None
@@ -258,7 +260,7 @@ def _slots(facts: PaintedSubCaption, rng: np.random.Generator, held_out: bool) -
     return slots
 
 
-def _particulars(rng: np.random.Generator) -> dict[str, str]:
+def particulars(rng: np.random.Generator) -> dict[str, str]:
     """Numbers and names for sentences that no slide can confirm: independent of the slide, on purpose."""
     nodes = int(rng.integers(4, 29))
     return {
@@ -351,7 +353,7 @@ def _swap_attribute(
     where, field, values = choices[int(rng.integers(len(choices)))]
     old = sub_captions[where]
     value = values[int(rng.integers(len(values)))]
-    sub_captions[where] = new = _filled_in(replace(old, **{field: value}), rng)  # type: ignore[arg-type]
+    sub_captions[where] = new = filled_in(replace(old, **{field: value}), rng)  # type: ignore[arg-type]
     return PlantedError("attribute_swapped", old.concept, field, new.sentence, old.sentence)
 
 
@@ -384,7 +386,7 @@ def _invent(
     place = str(rng.choice(list(PLACES_SAID)))
     templates = [template for template in PRESENCE.seen if "{percent}" not in template]
     facts = PaintedSubCaption("", "finding", str(rng.choice(absent)), place=place, extent=extent)
-    new = _filled_in(replace(facts, template=str(rng.choice(templates))), rng)
+    new = filled_in(replace(facts, template=str(rng.choice(templates))), rng)
     after = [i for i, s in enumerate(sub_captions) if s.kind == "finding"] or list(free) or [-1]
     sub_captions.insert(after[int(rng.integers(len(after)))] + 1, new)
     return PlantedError("finding_invented", new.concept, None, new.sentence, None)
@@ -417,7 +419,7 @@ def _flip_negation(
     templates = PRESENCE_PLAIN.seen if old.negated else denials
     kind = "finding" if old.negated else "absence"
     facts = PaintedSubCaption("", kind, old.concept, negated=not old.negated, template=str(rng.choice(templates)))
-    sub_captions[where] = new = _filled_in(facts, rng)
+    sub_captions[where] = new = filled_in(facts, rng)
     return PlantedError("negation_flipped", old.concept, None, new.sentence, old.sentence)
 
 

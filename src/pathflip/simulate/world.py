@@ -5,6 +5,7 @@ A world is a name and a seed: ``World.named("demo", seed=0)`` is the same cohort
 
 import zlib
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -146,6 +147,8 @@ class World:
         mpp: microns per level-0 pixel.
         tile_px: side of the tiles the cohort is meant to be cut into, at level 0.
         label_px: level-0 pixels per pixel of a label map.
+        reports: "plain", one a slide; "hospital" has those of the cases beside them, as hospitals write them. Changes
+            nothing else: the slides, their truth and their plain reports are the same.
     """
 
     name: str
@@ -155,15 +158,22 @@ class World:
     mpp: float = 2.0
     tile_px: int = 64
     label_px: int = 16
+    reports: Literal["plain", "hospital"] = "plain"
 
     @classmethod
     def named(cls, name: str, seed: int = 0) -> "World":
-        """One of the worlds of the project: ``quick`` (48 small slides), ``demo`` (400) or ``study`` (1,500)."""
+        """One of the worlds of the project: ``quick`` (48 small slides), ``demo`` (400) or ``study`` (1,500).
+
+        ``hospital`` is ``demo`` with the reports of hospitals, ``quick-hospital`` is ``quick`` with them.
+        """
         sizes = {"quick": (48, 1024), "demo": (400, 2048), "study": (1500, 2048)}
-        if name not in sizes:
-            raise ConfigError(f"unknown world '{name}': expected one of {', '.join(sizes)}")
-        num_cases, slide_px = sizes[name]
-        return cls(name=name, seed=seed, num_cases=num_cases, slide_px=slide_px)
+        with_hospital = {"hospital": "demo", "quick-hospital": "quick"}
+        if name not in sizes and name not in with_hospital:
+            raise ConfigError(f"unknown world '{name}': expected one of {', '.join([*sizes, *with_hospital])}")
+        painted = with_hospital.get(name, name)
+        num_cases, slide_px = sizes[painted]
+        reports: Literal["plain", "hospital"] = "hospital" if name in with_hospital else "plain"
+        return cls(name=painted, seed=seed, num_cases=num_cases, slide_px=slide_px, reports=reports)
 
     def rng(self, *keys: int | str) -> np.random.Generator:
         """A random stream of this world's own for the purpose ``keys`` name; streams do not disturb one another."""
@@ -184,10 +194,19 @@ class World:
                 f"  findings  {len(FINDINGS)}, two to five a slide, each on 1–20 % of the tissue",
                 "  reports   8–12 sentences: what is there, how much and where, what is absent, "
                 "and what no slide can show",
+                *_HOSPITAL_LINES[self.reports],
                 "  split     by patient, about 70 / 10 / 20; held out for testing: 3 type-pattern combinations,",
                 "            8 pairs of findings, and a share of the phrasings",
             )
         )
+
+
+_HOSPITAL_LINES: dict[str, tuple[str, ...]] = {
+    "plain": (),
+    "hospital": (
+        "  cases     a report a patient in reports.csv: parts, forms, German, HTML; whose truth is in cases.jsonl",
+    ),
+}
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ _RTF_RESIDUE = re.compile(
     r"\\(?:par|pard|plain|fs\d+|f\d|b0|i0|ul(?:none)?|tab|line|'[0-9a-f]{2}|u-?\d+\??)(?![a-zA-Z])"
 )
 _ZERO_WIDTH = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff\u202a-\u202e\u2066-\u2069]")
+# A line of a paragraph that plainly goes on behind an empty line, as exports leave it that make each line a paragraph.
+_EMPTY_WITHIN = re.compile(r"(?m)^(?P<line>.{40,}[^\s.!?;:。！？])(?P<gap>[ \t]*\n(?:[ \t]*\n)+)(?=[ \t]*[a-zß-ÿ])")
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 _BLOCKS = (
     "p",
@@ -74,6 +76,7 @@ def plain_text(raw: str) -> PlainText:
     if "\n" not in text and "\\n" in text:  # line ends written out by an export
         text = text.replace("\\r\\n", "\n").replace("\\n", "\n")
         notes.append("line ends written as \\n")
+    text = _EMPTY_WITHIN.sub(lambda match: match["line"] + " " * (len(match["gap"]) - 1) + "\n", text)
     if _CONTROL.search(text):
         text = _CONTROL.sub(" ", text)
         notes.append("control characters")

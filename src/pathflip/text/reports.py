@@ -42,6 +42,7 @@ _TABLE_HEAD = re.compile(
     r"résultat|resultado|結果)\W*$",
     re.IGNORECASE,
 )
+_CAPITALS = re.compile(r"(?<!\S)[A-Z][A-Z/&'-]*(?: [A-Z/&'-]+){0,5}(?=\s?:\s)")
 _WORD = re.compile(r"[^\W\d_]{2,}|[\u3040-\u9fff]")
 _RULE = re.compile(r"^[\s|:=_*~.–—-]*$")
 
@@ -168,6 +169,7 @@ def _flat_lines(text: str) -> list[_Line]:
     two headings of which one is in capitals, three of which one is of microscopy, or four.
     """
     starts = [0] + [match.end() for match in re.finditer(r"[.!?;。]\s+(?=\S)", text)]
+    starts = sorted({*starts, *_capital_headings(text)})
     headings = [(start, heading) for start in starts if (heading := heading_of(text[start : start + 120])) is not None]
     inside = [(start, heading) for start, heading in headings if ":" in text[start : start + heading.length]]
     capitals = any(text[start : start + heading.length].isupper() for start, heading in inside)
@@ -176,6 +178,13 @@ def _flat_lines(text: str) -> list[_Line]:
         return [_Line(0, len(text))]
     cuts = sorted({0, *(start for start, _ in inside)})
     return [_Line(start, stop) for start, stop in zip(cuts, [*cuts[1:], len(text)], strict=True)]
+
+
+def _capital_headings(text: str) -> Iterator[int]:
+    """Where headings in capitals stand within a line: "… Accession: H26-17 CLINICAL HISTORY: smoker"."""
+    for run in _CAPITALS.finditer(text):
+        words = [run.start() + word.start() for word in re.finditer(r"\S+", run.group())]
+        yield from [start for start in words if heading_of(text[start : run.end() + 2]) is not None][:1]
 
 
 def _goes_with(before: str, line: str) -> bool:

@@ -13,7 +13,7 @@ from torch import nn
 from pathflip.arguments import Paths, as_paths, refuse_text
 from pathflip.checkpoint import Checkpoint, InputContract, save_checkpoint
 from pathflip.data.align import AlignDataset, TextSpec
-from pathflip.data.case_items import Item, name_digest, pair_reports, with_findings
+from pathflip.data.case_items import Item, by_part, name_digest, pair_reports, with_findings
 from pathflip.data.packed import PackedStore, open_store, pack_features
 from pathflip.data.packed.packed_store import StoreSettings
 from pathflip.data.packed.slide_file import DType
@@ -163,7 +163,7 @@ def train_align(
 
     config, evaluators = recipe.train, {}
     if val_files:
-        held = with_findings(pair_reports(val_files, val_captions, allow_missing), "validation")
+        held = with_findings(by_part(pair_reports(val_files, val_captions, allow_missing)), "validation")
         evaluators["val"] = _validation(recipe, tokenizer, contract, pretrained, held)
         config = config if config.best else config.model_copy(update={"best": "val/mean_r1"})
     return fit(
