@@ -256,6 +256,29 @@ def test_questions_nobody_has_answered_can_be_asked(saved, features, tmp_path):
     assert ["options" in row for row in rows] == [False, True]
 
 
+def test_cases_are_asked_and_described(saved, features, tmp_path):
+    """Both slides of a case are shown together; a slide of no case is asked alone."""
+    (tmp_path / "cases.csv").write_text("case,slide\nK,a.svs\nK,b.svs\n")
+    base = ("--assistant", saved, "--features", features, "--json")
+    cases = ("--cases", tmp_path / "cases.csv")
+    for verb in (("ask", "--question", "What is seen?"), ("caption",)):
+        status, rows = rows_of(verb[0], *base, *verb[1:], *cases, "--out", tmp_path / "out")
+        assert status == 0
+        assert (rows[0]["slide_id"], rows[0]["slides_of_case"]) == ("K", ["a", "b"])
+        names = {file.rpartition("/")[2] for file in rows[0]["files"]}
+        assert names == {"a.evidence.geojson", "b.evidence.geojson"}
+    (tmp_path / "q.csv").write_text("case,question\nK,What is seen?\nZ,What is seen?\n")
+    status, rows = rows_of("ask", *base, *cases, "--questions", tmp_path / "q.csv")
+    assert status == 1
+    assert [(row["slide_id"], "error" in row) for row in rows] == [("K", False), ("Z", True)]
+    assert "--cases" in rows[1]["error"]
+    status, rows = rows_of("chat", *base, *cases, "--case", "K", input="What is seen?\n")
+    assert (status, len(rows)) == (0, 1)
+    (tmp_path / "two.csv").write_text("case,slide\nK,a.svs\nL,b.svs\n")
+    status, _ = rows_of("chat", *base, "--cases", tmp_path / "two.csv", input="What is seen?\n")
+    assert status != 0
+
+
 def test_chat_answers_line_by_line(saved, features):
     status, rows = rows_of(
         "chat", "--assistant", saved, "--features", features / "a.h5", "--json", input="What is seen?\nWhere?\n\n"

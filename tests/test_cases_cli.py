@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 
+import numpy as np
 import pytest
 
 from case_run import TEXTS, trained_on_cases
@@ -125,3 +126,35 @@ def test_a_case_is_verified_over_its_slides_and_every_region_names_its_own(pathf
     drawn = [len(json.loads((tmp_path / "o" / name).read_text())["features"]) for name in names[2:]]
     assert sum(drawn) == len(sentence["regions"])
     assert "slide c0" in (tmp_path / "o" / names[0]).read_text()
+
+
+def test_a_phrase_is_shown_on_every_slide_of_a_case(pathflip, tmp_path):
+    command = f"ground --model run/last --features F --out {tmp_path / 'g'}"
+    status, rows, _ = pathflip(f"{command} --cases cases.csv --text necrosis --text mucin --json")
+    assert status == 0
+    assert [(row["case"], row["slide_id"], row["text"]) for row in rows[:4]] == [
+        ("c0", "c0a", "necrosis"), ("c0", "c0a", "mucin"), ("c0", "c0b", "necrosis"), ("c0", "c0b", "mucin"),
+    ]  # fmt: skip
+    assert rows[0]["presence_in_case"] == rows[2]["presence_in_case"]
+    assert len({file for row in rows for file in row["files"]}) == 12 * 2 * 2
+    status, _, said = pathflip(f"{command} --text a --slide x.svs")
+    assert (status, said.count("\n")) == (2, 1)
+    assert "12 feature files" in said
+
+
+def test_embeddings_of_cases(pathflip, tmp_path):
+    """A case's row is the vector that zero-shot and retrieval compare: of the patches of all its slides."""
+    from pathflip.features import read_features
+    from pathflip.inference import encode_case, load
+
+    out = tmp_path / "e.npy"
+    status, rows, _ = pathflip(f"embed --model run/last --features F --cases cases.csv --out {out} --json")
+    assert (status, rows[0]["rows"]) == (0, 6)
+    slides = [read_features(f"F/c0{name}.h5") for name in "ab"]
+    patches = sum(int(one.valid.sum()) for one in slides)
+    assert (tmp_path / "e.csv").read_text().splitlines()[:2] == ["case,slides,patches", f'c0,"c0a, c0b",{patches}']
+    encoded = encode_case(load("run/last"), slides, "c0")
+    np.testing.assert_allclose(np.load(out)[0], encoded.code.slide[0].numpy(), rtol=1e-5)
+    status, _, said = pathflip(f"embed --model run/last --features F --cases cases.csv --patches --out {out}")
+    assert status == 2
+    assert "--cases gives a row a case" in said

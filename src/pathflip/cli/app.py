@@ -131,7 +131,7 @@ AllowMissing = Annotated[
 Cases = Annotated[
     str | None,
     typer.Option(
-        help="Score cases, not slides: a table with case and slide (such as --captions), or the word 'folders': the "
+        help="Take cases, not slides: a table with case and slide (such as --captions), or the word 'folders': the "
         "files of one folder, and those called CASE__NAME, are one case."
     ),
 ]
@@ -352,7 +352,7 @@ def encoded_items(
     """
     from pathflip.inference import encode_files
 
-    for name, files in _files_of_items(files_in(features, {".h5"}), cases):
+    for name, files in files_of_items(files_in(features, {".h5"}), cases):
         try:
             encoded = encode_files(model, files, name)
         except PathFLIPError as error:
@@ -361,7 +361,7 @@ def encoded_items(
         yield encoded
 
 
-def _files_of_items(files: list[Path], cases: str | None) -> list[tuple[str, tuple[Path, ...]]]:
+def files_of_items(files: list[Path], cases: str | None) -> list[tuple[str, tuple[Path, ...]]]:
     """The files of every slide or case, and its name."""
     if cases is None:
         return [(file.stem, (file,)) for file in files]

@@ -1,13 +1,15 @@
 """Verbs of the assistant: ask, caption, chat."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pathflip.cli.app import (
+    Cases,
     Device,
     Encoding,
     Features,
@@ -18,6 +20,7 @@ from pathflip.cli.app import (
     app,
     check_table,
     files_in,
+    files_of_items,
     finish,
     print_rows,
     progress_bar,
@@ -44,11 +47,15 @@ Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
 def ask(
     assistant: AssistantFolder,
     features: Features,
-    question: Annotated[str | None, typer.Option(help="A question; all slides given belong to one case.")] = None,
+    question: Annotated[
+        str | None, typer.Option(help="A question; all slides given belong to one case (to several with --cases).")
+    ] = None,
     option: Annotated[list[str] | None, typer.Option(help="An option of a multiple-choice question.")] = None,
     questions: Annotated[
-        Path | None, typer.Option(help="Many: JSON lines or CSV with slide, question, and options (A, B, C, D).")
+        Path | None,
+        typer.Option(help="Many: JSON lines or CSV with slide (or case), question, options (A, B, …)."),
     ] = None,
+    cases: Cases = None,
     out: EvidenceOut = None,
     slide: SlideFile = None,
     slide_mpp: SlideMPP = None,
@@ -72,25 +79,26 @@ def ask(
     loaded = load_assistant(assistant, device, language_model)
     writing = Writing(temperature=temperature, seed=seed)
     if questions is not None:
-        rows = list(
-            _batch(loaded, features, questions, TableOptions(slide_column, text_column, encoding=encoding), writing)
-        )
-        _write_answers(out, rows)
-        finish(rows, json, _answer_line)
-        return
-    views = _views(loaded, features)
-    assert question is not None
-    answer = answer_to(loaded, question, views, option or (), writing=writing)
-    row = _row(views[0].slide_id, answer, loaded.aligned, question=question)
-    row["files"] = _write(answer, views, out, slide, slide_mpp, loaded)
-    _write_answers(out, [row])
-    finish([row], json, _answer_line)
+        options = TableOptions(slide_column, text_column, encoding=encoding)
+        rows = list(_batch(loaded, features, questions, options, writing, cases))
+    elif cases is not None:
+        asked = partial(answer_to, loaded, question, options=option or (), writing=writing)
+        rows = _each(loaded, features, cases, out, asked, question)
+    else:
+        views = _views(loaded, features)
+        assert question is not None
+        answer = answer_to(loaded, question, views, option or (), writing=writing)
+        row = _row(views[0].slide_id, answer, loaded.aligned, question=question)
+        rows = [row | {"files": _write(answer, views, out, slide, slide_mpp, loaded)}]
+    _write_answers(out, rows)
+    finish(rows, json, _answer_line)
 
 
 @app.command()
 def caption(
     assistant: AssistantFolder,
     features: Features,
+    cases: Cases = None,
     out: EvidenceOut = None,
     language_model: LanguageModel = None,
     temperature: Temperature = 0.0,
@@ -99,37 +107,48 @@ def caption(
     json: Json = False,
 ) -> None:
     """Describe slides, one caption each; every sentence names the regions that support it."""
-    from pathflip.assistant import Writing, load_assistant, prepare_slide
+    from pathflip.assistant import Writing, load_assistant
     from pathflip.assistant import caption as describe
-    from pathflip.features import read_features
 
     _check_out(out)
     loaded = load_assistant(assistant, device, language_model)
     writing = Writing(max_new_tokens=400, temperature=temperature, seed=seed)
-    rows: list[dict[str, Any]] = []
-    files = files_in(features, {".h5"})
-    with progress_bar("captions") as advance:
-        for done, path in enumerate(files, start=1):
-            try:
-                view = prepare_slide(loaded.aligned, read_features(path))
-                answer = describe(loaded, view, writing=writing)
-                rows.append(
-                    {
-                        **_row(view.slide_id, answer, loaded.aligned),
-                        "files": _write(answer, [view], out, None, None, loaded),
-                    }
-                )
-            except PathFLIPError as error:
-                rows.append({"slide_id": path.stem, "error": str(error)})
-            advance(done, len(files))
+    rows = _each(loaded, features, cases, out, partial(describe, loaded, writing=writing))
     _write_answers(out, rows)
     finish(rows, json, _answer_line)
+
+
+def _each(
+    loaded: Any,
+    features: list[Path],
+    cases: str | None,
+    out: Path | None,
+    answer_about: Callable[[list[Any]], Any],
+    question: str | None = None,
+) -> list[dict[str, Any]]:
+    """An answer about every slide or case; one that cannot be read is a row with an error, and the rest goes on."""
+    rows: list[dict[str, Any]] = []
+    items = files_of_items(files_in(features, {".h5"}), cases)
+    with progress_bar("answers") as advance:
+        for done, (name, files) in enumerate(items, start=1):
+            try:
+                views = _views(loaded, list(files))
+                answer = answer_about(views)
+                row = _row(name if cases else views[0].slide_id, answer, loaded.aligned, question=question)
+                of_case = {"slides_of_case": [view.slide_id for view in views]} if len(views) > 1 else {}
+                rows.append(row | of_case | {"files": _write(answer, views, out, None, None, loaded)})
+            except PathFLIPError as error:
+                rows.append({"slide_id": name, "error": str(error)})
+            advance(done, len(items), name)
+    return rows
 
 
 @app.command()
 def chat(
     assistant: AssistantFolder,
     features: Features,
+    cases: Cases = None,
+    case: Annotated[str | None, typer.Option(help="The case to talk about, of those of --cases.")] = None,
     language_model: LanguageModel = None,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
@@ -139,8 +158,14 @@ def chat(
     """Talk about the slides of one case; an empty line or Ctrl-D ends it."""
     from pathflip.assistant import Conversation, Writing, load_assistant
 
+    items = dict(files_of_items(files_in(features, {".h5"}), cases))
+    if case is not None and case not in items:
+        raise ConfigError(f"chat: --case '{case}' is none of {', '.join(sorted(items)[:5])}; name one, with --cases")
+    if case is None and cases is not None and len(items) > 1:
+        raise ConfigError(f"chat: {len(items)} cases; name one with --case: {', '.join(sorted(items)[:5])}, …")
+    named = case if case is not None else next(iter(items)) if cases is not None else None
     loaded = load_assistant(assistant, device, language_model)
-    talk = Conversation.about(loaded, _views(loaded, features))
+    talk = Conversation.about(loaded, _views(loaded, features if named is None else list(items[named])))
     writing = Writing(temperature=temperature, seed=seed)
     say(f"{', '.join(slide.slide_id for slide in talk.slides)}. Research software, not a medical device.")
     for question in _lines(sys.stdin):
@@ -177,7 +202,9 @@ def _rest(answer: Any) -> str:
     return text + (f"\n  evidence at {places}" if places else "")
 
 
-def _batch(loaded: Any, features: list[Path], questions: Path, options: Any, writing: Any) -> Iterator[dict[str, Any]]:
+def _batch(
+    loaded: Any, features: list[Path], questions: Path, options: Any, writing: Any, cases: str | None
+) -> Iterator[dict[str, Any]]:
     """Every question of a file; a bad slide or question is a row with an error, and the rest goes on."""
     from pathflip.assistant import ask as answer_to
     from pathflip.assistant import prepare_slide
@@ -189,14 +216,14 @@ def _batch(loaded: Any, features: list[Path], questions: Path, options: Any, wri
     known = read_questions(questions, labelled=False, options=options)
     named = dict.fromkeys(slide for one in known for slide in one.slides)
     files |= {name: files[own] for name, own in join_ids(named, files).items()}
+    of_case = dict(files_of_items(list(dict.fromkeys(files.values())), cases)) if cases else {}
     views: list[Any] = []
     shown: list[Path] = []
     with progress_bar("questions") as advance:
         for done, one in enumerate(sorted(known, key=lambda q: q.slide_id), start=1):
             try:
-                if missing := [slide for slide in one.slides if slide not in files]:
-                    raise ConfigError(f"no feature file '{missing[0]}.h5' among those given")
-                if shown != (wanted := [files[slide] for slide in one.slides]):
+                wanted = [file for slide in one.slides for file in of_case.get(slide) or _file_of(slide, files)]
+                if shown != wanted:
                     views = [prepare_slide(loaded.aligned, read_features(file)) for file in wanted]
                     shown = wanted
                 answer = answer_to(loaded, one.question, views, one.options, writing=writing)
@@ -204,6 +231,14 @@ def _batch(loaded: Any, features: list[Path], questions: Path, options: Any, wri
             except PathFLIPError as error:
                 yield {"slide_id": one.slide_id, "question": one.question, "error": str(error)}
             advance(done, len(known))
+
+
+def _file_of(slide: str, files: Mapping[str, Path]) -> tuple[Path, ...]:
+    if slide not in files:
+        raise ConfigError(
+            f"no feature file '{slide}.h5' among those given; if it is a case, give --cases, the table of its slides"
+        )
+    return (files[slide],)
 
 
 def _check_out(out: Path | None) -> None:

@@ -6,7 +6,20 @@ from typing import Annotated, Any
 
 import typer
 
-from pathflip.cli.app import Device, Features, Json, Model, app, files_in, numbers_line, print_rows, progress_bar, say
+from pathflip.cli.app import (
+    Cases,
+    Device,
+    Features,
+    Json,
+    Model,
+    app,
+    files_in,
+    files_of_items,
+    numbers_line,
+    print_rows,
+    progress_bar,
+    say,
+)
 from pathflip.errors import ConfigError
 
 Labels = Annotated[Path, typer.Option(help="Table with the columns slide, label and, optional, patient.")]
@@ -22,6 +35,7 @@ def embed(
     pool: Annotated[
         Path | None, typer.Option(help="Table slide, patient (or case): a row a patient, the mean of its slides.")
     ] = None,
+    cases: Cases = None,
     device: Device = None,
     json: Json = False,
 ) -> None:
@@ -35,13 +49,16 @@ def embed(
         raise ConfigError(f"embed: --out is '{out}', expected a name that ends in {', '.join(EMBEDDING_SUFFIXES)}")
     if patches and pool is not None:
         raise ConfigError("embed: --pool takes the mean over slides, --patches a row a patch; give one of them")
+    if cases is not None and (patches or pool is not None):
+        raise ConfigError("embed: --cases gives a row a case; leave out --pool and --patches")
     check_target(out)
     files = paths_by_id(files_in(features, {".h5"}))
+    items = dict(files_of_items(list(files.values()), cases)) if cases is not None else files
     groups = _patients(pool, list(files)) if pool is not None else {}
     loaded = load(model, device)
     failures: list[dict[str, Any]] = []
     with progress_bar("embedding") as advance:
-        embeddings = embed_cohort(loaded, files, patches=patches, failures=failures, progress=advance)
+        embeddings = embed_cohort(loaded, items, patches=patches, failures=failures, progress=advance)
     if pool is not None:
         embeddings = pooled(embeddings, groups)
     row = {

@@ -10,8 +10,10 @@ import typer
 from pathflip.cli.app import (
     AllowMissing,
     CaseColumn,
+    Cases,
     Device,
     Encoding,
+    Features,
     Json,
     Model,
     Out,
@@ -21,6 +23,7 @@ from pathflip.cli.app import (
     SlideMPP,
     app,
     as_row,
+    encoded_items,
     files_in,
     finish,
     numbers_line,
@@ -200,29 +203,40 @@ def evaluate(
 @app.command()
 def ground(
     model: Model,
-    features: Annotated[Path, typer.Option("--features", help="Feature file of the slide.")],
+    features: Features,
     text: Annotated[list[str], typer.Option(help="What to look for.")],
     out: Out,
+    cases: Cases = None,
     slide: Annotated[Path | None, typer.Option(help="The slide itself, to draw the heatmap over it.")] = None,
     slide_mpp: SlideMPP = None,
     tiles: Annotated[int, typer.Option(help="How many of the best tiles to report.")] = 5,
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Show where on a slide a phrase is: heatmap over the slide, best tiles, QuPath GeoJSON."""
-    from pathflip.features import read_features
-    from pathflip.inference import encode_slide, ground_to_files, load
+    """Show where on a slide, or on which slide of a case, a phrase is: heatmap, best tiles, QuPath GeoJSON."""
+    from pathflip.inference import ground_to_files, load, presence_scores, slides_in
     from pathflip.io.files import check_writable
 
     check_writable(out)
+    if slide is not None and (count := len(files_in(features, {".h5"}))) > 1:
+        raise ConfigError(f"ground: --slide is one slide, but there are {count} feature files; expected its own alone")
     loaded = load(model, device)
-    encoded = encode_slide(loaded, read_features(features))
-    rows = ground_to_files(loaded, encoded, text, out, slide_file=slide, slide_mpp=slide_mpp, tiles=tiles)
-    finish(
-        rows,
-        json,
-        lambda r: f"“{r['text']}”: presence logit {r['presence']:.2f}; {', '.join(r['files'])}\n  {r['note']}",
-    )
+    rows: list[dict[str, Any]] = []
+    for encoded in encoded_items(loaded, features, rows, cases):
+        own = slides_in(encoded)
+        logits = presence_scores(loaded, [encoded], text)[0].tolist() if len(own) > 1 else []
+        for one in own:
+            drawn = ground_to_files(loaded, one, text, out, slide_file=slide, slide_mpp=slide_mpp, tiles=tiles)
+            for place, logit in enumerate(logits):
+                drawn[place] |= {"case": encoded.slide_id, "presence_in_case": round(logit, 4)}
+            rows += drawn
+    finish(rows, json, _ground_line)
+
+
+def _ground_line(row: Mapping[str, Any]) -> str:
+    of_case = f" (case {row['case']}: {row['presence_in_case']:.2f})" if "case" in row else ""
+    logit = f"presence logit {row['presence']:.2f}{of_case}"
+    return f"“{row['text']}” on {row['slide_id']}: {logit}; {', '.join(row['files'])}\n  {row['note']}"
 
 
 @app.command()

@@ -265,7 +265,8 @@ def _parts(demo: Demo) -> dict[str, tuple[list[Path], list[Caption]]]:
 
 def _examples(demo: Demo) -> dict[str, list[InstructExample]]:
     """Captions and questions by split."""
-    examples = [one for name in ("captions", "questions") for one in read_examples(demo.cohort / f"{name}.jsonl")]
+    names = ("captions", "questions", "presence_questions")
+    examples = [one for name in names for one in read_examples(demo.cohort / f"{name}.jsonl")]
     return split_examples(examples, demo.cohort / "splits.csv")
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from pathflip.errors import ConfigError, FeatureError, MissingExtraError, PathFLIPError
 from pathflip.features import read_features
 from pathflip.inference.aligned import Aligned
-from pathflip.inference.encoding import EncodedSlide, encode_slide
+from pathflip.inference.encoding import EncodedCase, EncodedSlide, encode_case, encode_slide
 from pathflip.io.files import atomic_path
 from pathflip.io.slide_id import slide_id
 from pathflip.io.tables import read_table
@@ -54,7 +54,7 @@ def embed_slide(model: Aligned, features: SlideFeatures) -> Float[np.ndarray, " 
 
 def embed_cohort(
     model: Aligned,
-    files: Mapping[str, Path],
+    files: Mapping[str, Path] | Mapping[str, Path | Sequence[Path]],
     *,
     patches: bool = False,
     failures: list[dict[str, Any]] | None = None,
@@ -63,8 +63,9 @@ def embed_cohort(
     """The embedding of every slide, or of every valid patch.
 
     Args:
-        model: the alignment model. files: feature file of each slide.
-        patches: a row a patch, with its level-0 corner and the slide it is of, instead of a row a slide.
+        model: the alignment model. files: feature file of each slide, or those of each case.
+        patches: a row a patch, with its level-0 corner and the slide it is of, instead of a row a slide. Of a case
+            there is always one row, that of the patches of all its slides.
         failures: slides that cannot be read become rows of it; None raises.
 
     Raises:
@@ -74,13 +75,17 @@ def embed_cohort(
     about: dict[str, list[Any]] = {}
     for done, (slide, file) in enumerate(files.items(), start=1):
         try:
-            encoded = encode_slide(model, read_features(file))
+            if not isinstance(file, Path):
+                own, rows = _case_row(encode_case(model, [read_features(one) for one in file], slide))
+            elif patches:
+                own, rows = _patch_rows(encode_slide(model, read_features(file)))
+            else:
+                own, rows = _slide_row(encode_slide(model, read_features(file)))
         except PathFLIPError as error:
             if failures is None:
                 raise
             failures.append({"slide_id": slide, "error": str(error)})
             continue
-        own, rows = _patch_rows(encoded) if patches else _slide_row(encoded)
         vectors.append(own)
         for name, values in rows.items():
             about.setdefault(name, []).extend(values)
@@ -94,6 +99,15 @@ def embed_cohort(
 def _slide_row(encoded: EncodedSlide) -> tuple[np.ndarray, dict[str, list[Any]]]:
     vector = encoded.code.slide.float().cpu().numpy()
     return vector, {"slide": [encoded.slide_id], "patches": [int((encoded.row_of_tile >= 0).sum())]}
+
+
+def _case_row(encoded: EncodedCase) -> tuple[np.ndarray, dict[str, list[Any]]]:
+    slides = encoded.slides
+    return encoded.code.slide.float().cpu().numpy(), {
+        "case": [encoded.slide_id],
+        "slides": [", ".join(one.slide_id for one in slides)],
+        "patches": [sum(int((one.row_of_tile >= 0).sum()) for one in slides)],
+    }
 
 
 def _patch_rows(encoded: EncodedSlide) -> tuple[np.ndarray, dict[str, list[Any]]]:

@@ -20,7 +20,7 @@ from pathflip.processes import follow_parent
 from pathflip.simulate.case_reports import PaintedSlide, write_case_report
 from pathflip.simulate.cases import plan_cases
 from pathflip.simulate.paint import paint
-from pathflip.simulate.question_writer import PaintedQuestion, write_questions
+from pathflip.simulate.question_writer import PaintedQuestion, write_presence_questions, write_questions
 from pathflip.simulate.report_writer import PaintedSubCaption, write_report
 from pathflip.simulate.truth import evidence_boxes, measure, write_labels, write_polygons
 from pathflip.simulate.world import CONCEPTS, FINDINGS, LABELS, CasePlan, Measured, World
@@ -53,6 +53,7 @@ def simulate(world: World, out: str | Path, *, num_workers: int = 2, progress: P
     labels.csv          slide, patient, split, tumour, grade, pattern, benign, one 0/1 column a finding
     splits.csv          slide, patient, split
     questions.jsonl     multiple-choice questions with their evidence regions
+    presence_questions.jsonl  yes-or-no questions, answered in words
     reports.csv         of a world with hospital's reports: case, patient, slide, part, stain, report; a row a slide
     cases.jsonl         their truth: what every sentence states, and which slides of the case show it
     ```
@@ -76,6 +77,7 @@ def simulate(world: World, out: str | Path, *, num_workers: int = 2, progress: P
             progress(len(plans) - len(open_plans) + count, len(plans))
     records = [_read_record(out, plan.slide_id) for plan in plans]
     _summarise(records, out)
+    _write_presence_questions(world, plans, records, out)
     if world.reports == "hospital":
         _write_cases(world, records, out)
 
@@ -191,6 +193,18 @@ def _summarise(records: list[dict[str, Any]], out: Path) -> None:
     write_text(out / "labels.csv", _table(columns, [_label_row(record) for record in records]))
 
 
+def _write_presence_questions(world: World, plans: list[CasePlan], records: list[dict[str, Any]], out: Path) -> None:
+    rows = []
+    for plan, record in zip(plans, records, strict=True):
+        rng = world.rng("presence questions", plan.slide_id)
+        rows += [asdict(question) for question in write_presence_questions(plan, _measured(record), rng)]
+    write_text(out / "presence_questions.jsonl", _lines([{"slide": row.pop("slide_id"), **row} for row in rows]))
+
+
+def _measured(record: dict[str, Any]) -> dict[str, Measured]:
+    return {concept: Measured(**values) for concept, values in record["measured"].items()}
+
+
 def _write_cases(world: World, records: list[dict[str, Any]], out: Path) -> None:
     """The reports of the cases as a hospital exports them, and their truth."""
     of_patient: dict[str, list[PaintedSlide]] = {}
@@ -212,8 +226,7 @@ def _painted_slide(record: dict[str, Any]) -> PaintedSlide:
     report = record["report"]
     rows = report["sub_captions"] if "sub_captions" in report else report["statements"]  # its name before
     sub_captions = (PaintedSubCaption(**{**row, "others": tuple(row["others"])}) for row in rows)
-    measured = {concept: Measured(**values) for concept, values in record["measured"].items()}
-    return PaintedSlide(record["slide"], measured, tuple(sub_captions))
+    return PaintedSlide(record["slide"], _measured(record), tuple(sub_captions))
 
 
 def _label_row(record: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Multiple-choice questions about painted slides, with the tissue that holds the answer and some that nothing can."""
+"""Questions about painted slides: multiple choice with the tissue that holds the answer, and open yes-or-no ones."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from pathflip.simulate.world import (
 )
 from pathflip.text.refusals import CANNOT_TELL
 
-__all__ = ["PaintedQuestion", "write_questions"]
+__all__ = ["OpenQuestion", "PaintedQuestion", "write_presence_questions", "write_questions"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,51 @@ class PaintedQuestion:
     def answer_text(self) -> str:
         """The right option itself."""
         return self.options["ABCD".index(self.answer)]
+
+
+@dataclass(frozen=True)
+class OpenQuestion:
+    """A question that is answered in words: "Is there necrosis?", "Yes, necrosis is present."
+
+    Attributes:
+        concept: the finding it asks for.
+        present: whether the slide shows it.
+    """
+
+    slide_id: str
+    question: str
+    answer: str
+    concept: str
+    present: bool
+
+
+_PRESENCE_ASKED = (
+    "{Is} there {name}?",
+    "{Is} there any {name}?",
+    "{Is} {name} present?",
+    "{Is} {name} seen?",
+    "Does the slide show {name}?",
+    "Can {name} be seen on this slide?",
+)
+
+
+def write_presence_questions(
+    plan: CasePlan, measured: Mapping[str, Measured], rng: np.random.Generator
+) -> list[OpenQuestion]:
+    """Whether a finding is there, asked openly: for one that is, and one that is not."""
+    present = [name for name in FINDINGS if name in measured and measured[name].present]
+    absent = [name for name in FINDINGS if name not in present]
+    questions = []
+    for names, there in ((present, True), (absent, False)):
+        if names:
+            concept = names[int(rng.integers(len(names)))]
+            wording = NAMES[concept].wording.seen
+            words = agreement(concept, wording[int(rng.integers(len(wording)))])
+            words["Is"] = words["is"].capitalize()
+            question = _PRESENCE_ASKED[int(rng.integers(len(_PRESENCE_ASKED)))].format(**words)
+            answer = f"{'Yes' if there else 'No'}, {words['name']} {words['is']} {'present' if there else 'not seen'}."
+            questions.append(OpenQuestion(plan.slide_id, question, answer, concept, there))
+    return questions
 
 
 def write_questions(

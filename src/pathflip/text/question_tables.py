@@ -17,6 +17,7 @@ from typing import Any
 from pathflip.errors import CaptionError
 from pathflip.io.tables import PLAIN, TableOptions, TableRow, first_of, is_empty, read_rows, text_of
 from pathflip.text.captions import PATIENT_KEYS, SLIDE_KEYS, slides_of_row
+from pathflip.text.case_tables import case_of_row
 
 __all__ = ["ID_KEYS", "QUESTION_KEYS", "QUESTION_SLIDE_KEYS", "QuestionRow", "question_rows", "read_question_rows"]
 
@@ -98,7 +99,7 @@ def _question(row: TableRow, first: int | None) -> QuestionRow:
     return QuestionRow(
         number=row.number,
         question_id="" if (name := first_of(fields, ID_KEYS)) is None else str(name).strip(),
-        slide_ids=slides_of_row(fields, QUESTION_SLIDE_KEYS),
+        slide_ids=_slides_or_case(fields),
         patient=str(first_of(fields, PATIENT_KEYS) or "").strip(),
         question=question,
         options=options,
@@ -109,6 +110,13 @@ def _question(row: TableRow, first: int | None) -> QuestionRow:
         answerable=_flag(fields, "answerable"),
         needs_slide=_flag(fields, "needs_slide"),
     )
+
+
+def _slides_or_case(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """The slides a question is about; its case, where the row names no slide."""
+    named = any(not is_empty(fields[key]) for key in QUESTION_SLIDE_KEYS if key in fields)
+    case = "" if named else case_of_row(fields)
+    return (case,) if case else slides_of_row(fields, QUESTION_SLIDE_KEYS)
 
 
 def _key(fields: Mapping[str, Any], options: Sequence[str]) -> Any:
