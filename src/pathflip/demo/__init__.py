@@ -23,6 +23,7 @@ from pathflip.demo.stages import BASELINE, DESCRIPTIONS, REFERENCE, Demo, Measur
 from pathflip.evaluate.estimates import Estimate, estimate_all
 from pathflip.evaluate.report.content import ModelNote, ReportContent
 from pathflip.evaluate.report.page import write_report
+from pathflip.evaluate.simulated.case_example import case_example
 from pathflip.evaluate.simulated.examples import confusions, finding_rows, grounding_examples, retrieval_examples
 from pathflip.evaluate.simulated.measures import measures, read_cohort
 from pathflip.features import extract_cohort
@@ -81,7 +82,7 @@ def run_demo(
     if quick:
         demo = Demo(out, seed, num_workers, steps=30, assistant_steps=0, resamples=200)
     notes = [QUICK_NOTE] if quick else []
-    return play(demo, World.named("quick" if quick else "demo", seed), command, notes, say, progress)
+    return play(demo, World.named("quick-hospital" if quick else "hospital", seed), command, notes, say, progress)
 
 
 def play(
@@ -128,6 +129,7 @@ def play(
             notes=notes,
             baseline=BASELINE,
             selection=SELECTION,
+            case=case_example(demo.cohort, test, models[REFERENCE]),
             answers=measured.answers,
             verification=measured.verification,
         )

@@ -11,14 +11,19 @@ from pathflip.errors import ConfigError
 from pathflip.evaluate.estimates import Estimate
 from pathflip.evaluate.simulated.answered_questions import AssistantStudy
 from pathflip.evaluate.simulated.verified_reports import CohortVerification
+from pathflip.geometry import Box
 from pathflip.types import Heatmap
 
 __all__ = [
+    "CaseExample",
+    "CasePhrase",
+    "CaseSlideMap",
     "Confusion",
     "FindingRow",
     "GroundingExample",
     "ModelNote",
     "ReportContent",
+    "ReportSentence",
     "RetrievalExample",
     "RetrievedSlide",
     "model_names",
@@ -85,6 +90,64 @@ class RetrievalExample:
         check_picture(self.slide_id, self.thumbnail)
 
 
+@dataclass(frozen=True)
+class ReportSentence:
+    """A stretch of a case's report as it was read.
+
+    Attributes:
+        kind: "affirmed", "denied", "undecided", "not visible", or "" for what is no sentence (headings, spaces).
+        note: what is shown of it on demand: its part, and why it is not visible.
+    """
+
+    text: str
+    kind: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class CaseSlideMap:
+    """One slide of a case for one phrase.
+
+    Attributes:
+        truth: where the thing is, (h', w') bool, all False where this slide has none of it.
+        presence: logit that the phrase is true of this slide.
+    """
+
+    slide_id: str
+    part: str
+    thumbnail: NDArray[np.uint8] = field(repr=False)
+    heatmap: Heatmap
+    truth: NDArray[np.bool_] = field(repr=False)
+    presence: float
+
+    def __post_init__(self) -> None:
+        check_picture(self.slide_id, self.thumbnail)
+
+
+@dataclass(frozen=True, eq=False)
+class CasePhrase:
+    """A sub-caption of a case's report: its part ("" for none), and every slide of the case, in one order.
+
+    ``evidence``: the best places over all slides, best first: slide, box, similarity.
+    """
+
+    text: str
+    part: str
+    slides: tuple[CaseSlideMap, ...]
+    evidence: tuple[tuple[str, Box, float], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class CaseExample:
+    """A case of several slides with one report."""
+
+    case: str
+    patient: str
+    parts: tuple[str, ...]
+    report: tuple[ReportSentence, ...]
+    phrases: tuple[CasePhrase, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Confusion:
     """Slides of each true class (rows) by the class the model chose (columns): ``counts`` (C, C)."""
@@ -145,6 +208,7 @@ class ReportContent:
         notes: lines shown under the title, such as "A quick run: too few slides for its numbers to mean much."
         baseline: whose maps stand beside the model's.
         answers, verification: what the assistant and the verifier showed; None leaves their sections out.
+        case: a case of two slides with one report; None leaves its section out.
         selection: a sentence on how the phrases and reports were picked, so that nobody takes them for hand-picked.
     """
 
@@ -164,6 +228,7 @@ class ReportContent:
     notes: Sequence[str] = ()
     baseline: str = "mean-pool CLIP"
     selection: str = ""
+    case: CaseExample | None = None
     answers: AssistantStudy | None = None
     verification: CohortVerification | None = None
 

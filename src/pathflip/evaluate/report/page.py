@@ -6,6 +6,7 @@ interval plots are inline SVG, so they stay sharp in print. What the model *cann
 
 from pathlib import Path
 
+from pathflip.evaluate.report.case_section import case_view
 from pathflip.evaluate.report.content import ReportContent
 from pathflip.evaluate.report.example_views import confusion_view, grounding_view, retrieval_view
 from pathflip.evaluate.report.language_sections import answers_view, verification_view
@@ -25,6 +26,7 @@ def write_report(target: Path, content: ReportContent) -> None:
         color_bar=color_bar(),
         groundings=[grounding_view(example, content) for example in content.groundings],
         retrievals=[retrieval_view(example) for example in content.retrievals],
+        case=case_view(content.case) if content.case else None,
         confusions=[confusion_view(table) for table in content.confusions],
         models=models_view(content),
         verdicts=verdict_counts(content),

@@ -22,12 +22,16 @@ def color_bar() -> str:
     return embedded(np.rint(row * 255).astype(np.uint8), "PNG")
 
 
-def heatmap_panel(heatmap: Heatmap, thumbnail: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The map over a pale grey slide, stretched between percentiles of its own scores: colours mean tile, not stain."""
+def heatmap_panel(
+    heatmap: Heatmap, thumbnail: NDArray[np.uint8], limits: tuple[float, float] | None = None
+) -> NDArray[np.uint8]:
+    """The map over a pale grey slide, stretched between ``limits``, or percentiles of its own scores: colours mean
+    tile, not stain.
+    """
     from matplotlib import colormaps
 
     image = heatmap_image(heatmap, thumbnail.shape[:2])
-    low, high = score_range(heatmap)
+    low, high = limits or score_range(heatmap)
     scaled = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
     color = 255 * colormaps[COLOR_MAP](np.nan_to_num(scaled))[..., :3]
     grey = 255 - 0.5 * (255 - thumbnail @ np.array([0.299, 0.587, 0.114]))
