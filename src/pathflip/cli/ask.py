@@ -82,6 +82,7 @@ def ask(
         options = TableOptions(slide_column, text_column, encoding=encoding)
         rows = list(_batch(loaded, features, questions, options, writing, cases))
     elif cases is not None:
+        assert question is not None
         asked = partial(answer_to, loaded, question, options=option or (), writing=writing)
         rows = _each(loaded, features, cases, out, asked, question)
     else:
