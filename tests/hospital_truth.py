@@ -17,7 +17,8 @@ class Outcomes:
     """What became of the sub-captions of some reports, counted, and the sentences that went wrong.
 
     "right": decided with the right polarity; "lost": visible and not decided; "opposite": decided with the other
-    polarity; "hidden": not visible and not decided; "leaked": not visible, yet decided.
+    polarity; "hidden": not visible and not decided; "leaked": not visible, yet decided; "invented": decided, and
+    nothing that the report says (a heading, a name).
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -41,13 +42,18 @@ def held_against_truth(case: CaseReport, outcomes: Outcomes) -> None:
     slides = [CaseSlide(one.slide, one.part or None) for one in case.slides]
     sub_captions = findings_on(report.all_sub_captions, report.parts, slides)
     end: dict[str, int] = {}
+    places: list[tuple[int, int]] = []
     for sub_caption in case.sub_captions:
         pattern = re.compile(r"\s+".join(map(re.escape, sub_caption.sentence.split())))
         match = pattern.search(report.text, end.get(sub_caption.sentence, 0)) or pattern.search(report.text)
         assert match is not None, (sub_caption.sentence, report.text)
         end[sub_caption.sentence] = match.end()
+        places.append(match.span())
         own = [one for one in sub_captions if _overlaps(one, *match.span())]
         outcomes.add(_outcome(sub_caption, own), sub_caption.sentence)
+    for one in sub_captions:
+        if one.decided and not any(_overlaps(one, *place) for place in places):
+            outcomes.add("invented", one.text)
 
 
 def _overlaps(one: SubCaption, start: int, stop: int) -> bool:

@@ -79,8 +79,9 @@ _PART_WORD = (
     r"prélèvements?|pièces?|flacons?|échantillons?|muestras?|piezas?|frascos?|partes?|検体|標本|材料)"
 )
 _LABEL = r"(?:[A-Z]|\d{1,2}|[IVX]{1,4})"
+# Behind the word no plural's last letter: "SPECIMENS" names no part S.
 _KEYWORD_PART = re.compile(
-    rf"(?<!\w){_PART_WORD}\s*(?:no\.?|nr\.?|n°|#)?\s*\(?(?P<label>{_LABEL})\b\)?(?!\s*(?:mm|cm|%|of\b|/))(?!\.\d)",
+    rf"(?<!\w){_PART_WORD}(?![sen]\b)\s*(?:no\.?|nr\.?|n°|#)?\s*\(?(?P<label>{_LABEL})\b\)?(?!\s*(?:mm|cm|%|of\b|/))(?!\.\d)",
     re.IGNORECASE,
 )
 _MARKS = re.compile(r"^[\s#>*_\-–—•●▪■◦=~|]+|[\s*_#=~|]+$")

@@ -55,7 +55,7 @@ def _example(folder: Path, row: dict[str, Any], known: dict[str, CohortSlide], m
     sub_captions = findings_on(
         report.all_sub_captions, report.parts, [CaseSlide(slide.slide_id, parts[slide.slide_id]) for slide in slides]
     )
-    chosen = _told_apart([one for one in row["statements"] if one["visual"] and one["concept"] in FINDINGS], num)
+    chosen = _told_apart([one for one in row["sub_captions"] if one["visual"] and one["concept"] in FINDINGS], num)
     return CaseExample(
         case=row["case"],
         patient=row["patient"],
@@ -65,9 +65,9 @@ def _example(folder: Path, row: dict[str, Any], known: dict[str, CohortSlide], m
     )
 
 
-def _told_apart(statements: Sequence[dict[str, Any]], num: int) -> list[dict[str, Any]]:
+def _told_apart(sub_captions: Sequence[dict[str, Any]], num: int) -> list[dict[str, Any]]:
     """Findings that one slide alone shows, from the parts in turn; then others that are affirmed."""
-    affirmed = [one for one in statements if not one["negated"]]
+    affirmed = [one for one in sub_captions if not one["negated"]]
     apart = [one for one in affirmed if len(one["slides"]) == 1]
     by_part: dict[str, list[dict[str, Any]]] = {}
     for one in apart:
@@ -79,7 +79,7 @@ def _told_apart(statements: Sequence[dict[str, Any]], num: int) -> list[dict[str
 
 def _phrase(
     folder: Path,
-    statement: dict[str, Any],
+    sub_caption: dict[str, Any],
     slides: Sequence[CohortSlide],
     parts: dict[str, str],
     encoded: Sequence[EncodedSlide],
@@ -88,7 +88,7 @@ def _phrase(
     maps = []
     places = []
     for slide, code in zip(slides, encoded, strict=True):
-        heatmap = ground(model, code, statement["sentence"])
+        heatmap = ground(model, code, sub_caption["sentence"])
         labels = slide_truth.read_labels(folder / "truth" / f"{slide.slide_id}.png")
         maps.append(
             CaseSlideMap(
@@ -96,13 +96,13 @@ def _phrase(
                 part=parts[slide.slide_id],
                 thumbnail=thumbnail(folder, slide.slide_id, GROUNDING_PX),
                 heatmap=heatmap,
-                truth=slide_truth.concept_mask(labels, statement["concept"]),
+                truth=slide_truth.concept_mask(labels, sub_caption["concept"]),
                 presence=heatmap.presence,
             )
         )
         places += [(slide.slide_id, box, score) for box, score in plots.top_tiles(heatmap, _EVIDENCE)]
     best = sorted(places, key=lambda one: -one[2])[:_EVIDENCE]
-    return CasePhrase(statement["sentence"], statement["part"], tuple(maps), tuple(best))
+    return CasePhrase(sub_caption["sentence"], sub_caption["part"], tuple(maps), tuple(best))
 
 
 def _sentences(report: Report, sub_captions: Sequence[SubCaption]) -> list[ReportSentence]:
