@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pathflip.errors import CaptionError
 from pathflip.text.captions import read_captions
 from pathflip.text.flips import flip_sub_caption
-from pathflip.text.sub_captions import not_visual_kind, parse_sub_caption
+from pathflip.text.sub_captions import not_visual_kind, parse_sub_caption, sub_captions_of
 
 # An assertion and denials of it that must come to the same content.
 SAME_CONTENT = [
@@ -262,3 +262,12 @@ def test_slidebench_rates(real_data):
     free = [sub_caption for sub_caption in sub_captions if "margins are free of" in sub_caption.text.lower()]
     assert len(free) == 84
     assert not any("margin" in sub_caption.content for sub_caption in free if sub_caption.visual)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    ["Dr. Hall was informed of the result by telephone.", "Frau Dr. Sato wurde telefonisch verständigt."],
+)
+def test_a_doctors_title_ends_no_clause(sentence):
+    (one,) = sub_captions_of(sentence)
+    assert not one.visual

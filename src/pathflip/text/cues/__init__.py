@@ -9,10 +9,30 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import import_module
 
-__all__ = ["LANGUAGES", "Cues", "cues_of"]
+__all__ = ["LANGUAGES", "NEXT_SENTENCE", "Cues", "cues_of"]
 
 LANGUAGES = ("en", "de", "fr", "es", "ja")
 """Languages with a table. Text in any other one is undecided."""
+
+_OPEN_ABBREVIATIONS = (
+    "dr",
+    "drs",
+    "prof",
+    "mr",
+    "mrs",
+    "ms",
+    "vs",
+    "fig",
+    "ca",
+    "st",
+    "hosp",
+    "dra",
+    "mme",
+)
+NEXT_SENTENCE = (
+    r"(?<=[a-zäöüßéèñ]{2})" + "".join(rf"(?<!\b{word})" for word in _OPEN_ABBREVIATIONS) + r"\.\s+(?=(?-i:[A-ZÄÖÜÉ]))"
+)
+"""A break of polarity: a full stop that a capital follows, but not that of "Dr. Hall"."""
 
 
 @dataclass(frozen=True)

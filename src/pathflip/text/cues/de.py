@@ -5,7 +5,7 @@ German, checked against the grammar of denial (kein-, nicht, ohne, weder/noch, f
 of routine reports. What a slide cannot show: the sections of the S3 guidelines' structured pathology reports.
 """
 
-from pathflip.text.cues import Cues
+from pathflip.text.cues import NEXT_SENTENCE, Cues
 from pathflip.text.cues.en import NOT_VISUAL, NOT_VISUAL_CASED
 
 _SEEN = (
@@ -98,7 +98,7 @@ CUES = Cues(
         r"\bdifferen[tz]ialdiagnos\w*|\bkönnte\w*|\bmutmaßlich\w*|\bdenkbar\b|\banmutend\w*|\bvereinbar\b|\bpasst zu\b",
     ),
     breaks=(
-        r"(?<=[a-zäöüßéèñ]{2})\.\s+(?=[A-ZÄÖÜÉ])",
+        NEXT_SENTENCE,
         r"\s*;\s*",
         r",?\s+\b(?:(?<!\bnicht )aber|(?<!\bnicht )jedoch|allerdings|während|hingegen|dagegen|dafür|stattdessen|sondern|obwohl|wobei|außer|ausser|abgesehen von|doch)\b,?\s+",
         r",\s+(?=(?:kein\w*|nicht|ohne|mit|weder|sowie|dabei|es|die|der|das)\b)",

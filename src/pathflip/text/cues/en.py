@@ -7,7 +7,7 @@ What a slide cannot show follows the headings of the College of American Patholo
 size, margins, regional nodes, pTNM, special studies, clinical history).
 """
 
-from pathflip.text.cues import Cues
+from pathflip.text.cues import NEXT_SENTENCE, Cues
 
 _COUNTED = r"(?:\d+|one|two|three|four|five|six|seven|eight|nine|ten|twelve|none|all|both|several|multiple)"
 _NODE_WORDS = (
@@ -253,7 +253,8 @@ _BREAKS = (
     r"(?<!not),?\s+(?=without\b|with (?:no|(?:an? |the )?(?:\w+ )?(?:absence|lack) of)\b|in the absence of\b)",
     r"\s+(?:and|&)\s+(?=the \w+ (?:also )?(?:shows?|has|have|contains?|exhibits?)\b)",
     r"\s+and\s+(?=(?:is|are|was|were) (?:\w+ly )?(?:classified|graded|accompanied|associated|notable|remarkable|characteri[sz]ed)\b)",
-    r",\s+(?:and\s+)?(?=presence of\b)|\s+and\s+(?=presence of\b)|(?<=[-+−–)])[,;]\s+|(?<=[a-z]{2})\.\s+(?=[A-Z])",
+    r",\s+(?:and\s+)?(?=presence of\b)|\s+and\s+(?=presence of\b)|(?<=[-+−–)])[,;]\s+",
+    NEXT_SENTENCE,
     r",?\s+(?:and|but)\s+(?=(?:with )?(?:an? |the )?(?:\w+ )?(?:absence|lack) of\b)|,\s+(?=(?:only|just|merely)\b)",
     r",\s+(?=measuring\b)|\s+and\s+(?=(?:measure[sd]|weigh(?:s|ed)|show(?:s|ed)|exhibit(?:s|ed)|contain(?:s|ed)|extend(?:s|ed)|"
     r"demonstrate[sd]|reveal(?:s|ed)|is accompanied)\b)",

@@ -5,7 +5,7 @@ are general Spanish (no, sin, ausencia de, ningún, ni, carece, libre de, negati
 reports. What a slide cannot show: the items of the Sociedad Española de Anatomía Patológica's protocols.
 """
 
-from pathflip.text.cues import Cues
+from pathflip.text.cues import NEXT_SENTENCE, Cues
 from pathflip.text.cues.en import NOT_VISUAL, NOT_VISUAL_CASED
 
 CUES = Cues(
@@ -85,7 +85,7 @@ CUES = Cues(
     ),
     breaks=(
         r",\s+(?=(?:positiv|negativ)[oa]s?\b)",
-        r"(?<=[a-zäöüßéèñ]{2})\.\s+(?=[A-ZÄÖÜÉ])",
+        NEXT_SENTENCE,
         r"\s*;\s*",
         r",?\s+\b(?:pero|sin embargo|aunque|mientras que|mientras|salvo|excepto|a excepción de|sino|no obstante)\b,?\s+",
         r",\s+(?=(?:no|sin|con|ausencia|ni|ningun\w*|el|la|los|las|se|presencia)\b)",

@@ -5,7 +5,7 @@ general French (ne … pas, pas de, aucun, sans, absence de, ni, dépourvu, inde
 reports. What a slide cannot show: the items of the Société française de pathologie's minimal data sets.
 """
 
-from pathflip.text.cues import Cues
+from pathflip.text.cues import NEXT_SENTENCE, Cues
 from pathflip.text.cues.en import NOT_VISUAL, NOT_VISUAL_CASED
 
 CUES = Cues(
@@ -89,7 +89,7 @@ CUES = Cues(
         r"\bsuggèr\w+|\bsuggest\w+|\bpourrai(?:t|ent)\b|\bvraisembl\w+|\béventuel\w*|\bprésum\w+|\bdiagnostics? différentiel\w*|\bsemble\w*",
     ),
     breaks=(
-        r"(?<=[a-zäöüßéèñ]{2})\.\s+(?=[A-ZÄÖÜÉ])",
+        NEXT_SENTENCE,
         r"\s*;\s*",
         r",?\s+\b(?:mais|cependant|toutefois|alors que|tandis que|néanmoins|en revanche|hormis|sauf|excepté|en dehors)\b,?\s+",
         r",\s+(?=(?:pas|sans|absence|aucun\w*|avec|ni|non|il|on|la|le|les|présence)\b)",
