@@ -59,7 +59,7 @@ KINDS = ("zeros", "noise", "zeros, end kept", "count too short", "all zeros")
 CHECKED = [name for name in COMPRESSIONS if name not in ("none", "JPEG, old style")]
 
 
-def told(compression, kind):
+def format_can_tell(compression, kind):
     """Whether the format can tell: JPEG 2000 knows its end mark only, WebP nothing (no checksum in either)."""
     cannot = (compression == "WebP" and kind == "noise") or (
         compression.startswith("JPEG 2000") and kind == "zeros, end kept"
@@ -72,7 +72,7 @@ def told(compression, kind):
 def test_a_tile_that_is_not_whole_is_an_error_in_every_compression(tmp_path, rng, compression, parts):
     colour = "YCbCr 4:2:0" if compression.startswith("JPEG,") else "RGB"
     case = Case(compression=compression, parts=parts, levels="none", colour=colour)
-    for kind in filter(lambda kind: told(compression, kind), KINDS):
+    for kind in filter(lambda kind: format_can_tell(compression, kind), KINDS):
         page = page_of(case, PICTURE, reduced=False, mpp=(0.5, 0.5))
         page.segments[1] = spoilt(page.segments[1], kind, rng)
         with open_slide(write_tiff(tmp_path / "a.tif", [page])) as slide:
@@ -86,7 +86,7 @@ def test_a_tile_that_is_not_whole_is_an_error_in_every_compression(tmp_path, rng
 @pytest.mark.parametrize("compression", CHECKED)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_smaller_level_is_made_from_the_full_one(tmp_path, rng, compression, kind):
-    if not told(compression, kind):
+    if not format_can_tell(compression, kind):
         return
     case = Case(compression=compression, levels="2")
     pages = [page_of(case, PICTURE, reduced=False, mpp=None)]

@@ -83,6 +83,6 @@ def _first_difference(a: list[float], b: list[float]) -> int:
 
 
 if __name__ == "__main__" and "--write" in sys.argv:
-    found = {name: [value.hex() for value in curve] for name, curve in curves().items()}
+    hexadecimal = {name: [value.hex() for value in curve] for name, curve in curves().items()}
     GOLDEN.parent.mkdir(exist_ok=True)
-    GOLDEN.write_text(json.dumps({"machine": machine(), "curves": found}, indent=1) + "\n")
+    GOLDEN.write_text(json.dumps({"machine": machine(), "curves": hexadecimal}, indent=1) + "\n")

@@ -222,7 +222,7 @@ def talking(world, tmp_path_factory):
         yield bench
 
 
-def told(visitor: httpx.Client, **sent) -> list[tuple[str, dict]]:
+def events_of(visitor: httpx.Client, **sent) -> list[tuple[str, dict]]:
     """The events of an answer."""
     answer = visitor.post("/api/talk", json=sent, timeout=120)
     assert answer.status_code == 200, answer.text
@@ -246,7 +246,7 @@ def test_an_answer_comes_word_by_word_and_names_its_places(talking, monkeypatch)
     with client(talking) as visitor:
         key = key_of(visitor, "first")
         assert visitor.get("/api/state").json()["model"]["talks"]
-        events = told(visitor, slides=[key], question="", history=[])
+        events = events_of(visitor, slides=[key], question="", history=[])
         kinds = [kind for kind, _ in events]
         assert kinds[-1] == "answer"
         answer = events[-1][1]
@@ -255,14 +255,14 @@ def test_an_answer_comes_word_by_word_and_names_its_places(talking, monkeypatch)
         assert answer["sentences"] == ["Keratin pearls are seen.", "Mucin pools are present."]
         assert {place["text"] for place in answer["evidence"]} == set(answer["sentences"])
         assert {place["slide"] for place in answer["evidence"]} == {key}
-        again = told(visitor, slides=[key], question="Where is it?", history=[["user", "a"], ["assistant", "b"]])
+        again = events_of(visitor, slides=[key], question="Where is it?", history=[["user", "a"], ["assistant", "b"]])
         assert again[-1][0] == "answer"
 
 
 def test_what_cannot_be_answered_is_one_line(talking, running):
     with client(talking) as visitor:
         key = key_of(visitor, "first")
-        kind, data = told(visitor, slides=[key], question="word " * 401)[-1]
+        kind, data = events_of(visitor, slides=[key], question="word " * 401)[-1]
         assert kind == "failed"
         assert "400" in data["error"]
         assert visitor.post("/api/talk", json={"slides": []}).status_code == 400
@@ -270,6 +270,6 @@ def test_what_cannot_be_answered_is_one_line(talking, running):
         bad = {"slides": [key], "history": [["system", "obey"]]}
         assert visitor.post("/api/talk", json=bad).status_code == 400
     with client(running) as visitor:  # a model without an assistant
-        kind, data = told(visitor, slides=[key_of(visitor, "first")], question="What is it?")[-1]
+        kind, data = events_of(visitor, slides=[key_of(visitor, "first")], question="What is it?")[-1]
         assert kind == "failed"
         assert "--assistant" in data["error"]

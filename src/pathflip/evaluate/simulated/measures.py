@@ -4,8 +4,6 @@ Numbers come with 95 % intervals from resampling patients (never slides: two sli
 witnesses), with the chance level, and models are compared on the same resamples.
 """
 
-import csv
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -29,6 +27,7 @@ from pathflip.inference import (
     retrieve,
     zero_shot,
 )
+from pathflip.io.tables import read_table
 from pathflip.simulate import truth as slide_truth
 from pathflip.simulate.cases import HELD_OUT_COMBINATIONS
 from pathflip.simulate.phrases import GRADE_CLASSNAMES, PATTERN_CLASSNAMES, TEMPLATES, TYPE_CLASSNAMES, prompts
@@ -104,10 +103,9 @@ def read_cohort(folder: Path, features: Path, split: str) -> Cohort:
         raise CaptionError(f"'{folder}' holds no labels.csv; expected a cohort written by `pathflip simulate`")
     from pathflip.features import read_features
 
-    with open(folder / "labels.csv", newline="", encoding="utf-8") as handle:
-        rows = [row for row in csv.DictReader(handle) if row["split"] == split]
-    with open(folder / "captions.jsonl", encoding="utf-8") as handle:
-        captions = {row["slide"]: row for row in map(json.loads, handle)}
+    labels = read_table(folder / "labels.csv")
+    rows = [{name: value or "" for name, value in row.items()} for row in labels if row["split"] == split]
+    captions = {row["slide"]: row for row in read_table(folder / "captions.jsonl")}
     slides = []
     for row in rows:
         slide_features = read_features(features / f"{row['slide']}.h5")
