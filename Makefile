@@ -21,7 +21,7 @@ demo: $(VENV)/.installed  ## a synthetic cohort, a trained model, one HTML repor
 	$(BIN)/pathflip demo --out $(OUT)
 
 test: lint $(VENV)/.language-model  ## lint, types, then every test
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

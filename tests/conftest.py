@@ -16,6 +16,19 @@ from shape_check import unchecked
 # own runs without.
 install_import_hook("pathflip", "shape_check.typechecked")
 
+LONGEST_FIRST = (
+    "test_demo", "test_documented_commands", "test_workbench_page", "test_cluster", "test_robustness", "test_instruct",
+    "test_models_streaming", "test_bench_worlds", "test_features_extract", "test_train_packed", "test_train_loop",
+    "test_real_slides", "test_verify", "test_inference", "test_train_distributed", "test_losses_distributed",
+)  # fmt: skip
+"""Files that take longest. A file is one worker's: begun last, it would leave the others idle for minutes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files of :data:`LONGEST_FIRST` come first, the others as they stand."""
+    place = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
