@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pathflip.archive.indexing import IndexRun, RunIndexJobs
 from pathflip.archive.slide_rows import EncodedRow, IndexJob, encode_row
+from pathflip.archive.text_vectors import TextProbe
 from pathflip.features.cluster import ClusterSpec, Dispatcher, connected
 from pathflip.features.workers import settle_worker
 from pathflip.inference import Aligned, load
@@ -33,7 +34,7 @@ def index_on_cluster(cluster: ClusterSpec, model: Path, say: Callable[[str], Non
     return run_jobs
 
 
-_models: dict[Path, Aligned] = {}
+_models: dict[Path, tuple[Aligned, TextProbe]] = {}
 """This worker process's models; Ray keeps processes and gives them one task after the other."""
 
 
@@ -45,5 +46,6 @@ def _work(job: IndexJob, model: Path) -> EncodedRow:
     """One slide, in a worker process of some node."""
     if model not in _models:
         settle_worker()
-        _models[model] = load(model)
-    return encode_row(_models[model], job)
+        aligned = load(model)
+        _models[model] = aligned, TextProbe.of(aligned)
+    return encode_row(*_models[model], job)

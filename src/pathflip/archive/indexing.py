@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from pathflip.archive.slide_rows import EncodedRow, IndexJob, encode_row
+from pathflip.archive.text_vectors import TextProbe
 from pathflip.archive.vector_tables import Archive, create_or_open, in_condition
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.inference import Aligned
@@ -193,9 +194,10 @@ def index_features(
     ]
     if run_jobs is not None and jobs:
         run_jobs(jobs, run)
-    else:
+    elif jobs:
+        probe = TextProbe.of(model)
         for job in jobs:
-            run.end(encode_row(model, job))
+            run.end(encode_row(model, probe, job))
     run.write()
     if any(outcome.status == "indexed" for outcome in run.outcomes.values()):
         archive.tidy()

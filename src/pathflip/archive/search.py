@@ -1,4 +1,4 @@
-"""Search an archive in two stages: by the slides' own vectors, then the best by their stored patches.
+"""Search an archive in two stages: by one vector a slide, then the best by their stored patches.
 
 A text scores a slide as :func:`pathflip.inference.retrieve` does, z(whole) + 2·z(sub-captions), with the stored patches
 in place of all; mean and standard deviation are over slides evenly spread through the archive, so that a score does not
@@ -17,7 +17,8 @@ from jaxtyping import Bool, Float, Int
 
 from pathflip.archive.covering import cover, from_int8
 from pathflip.archive.query_words import check_words
-from pathflip.archive.slide_rows import row_of, tile_boxes
+from pathflip.archive.slide_rows import tile_boxes, unit_vector
+from pathflip.archive.text_vectors import query_direction
 from pathflip.archive.vector_tables import Archive, in_condition
 from pathflip.archive.where import condition
 from pathflip.errors import ConfigError, FeatureError
@@ -93,6 +94,7 @@ class Searcher:
             raise ConfigError(f"'{shown(archive.folder)}': no slide in this archive yet; fill it with  pathflip index")
         self.archive, self.model, self.candidates = archive, model, candidates
         self._references: StoredSlides | None = None
+        self._reference_vectors: Float[np.ndarray, "n E"] | None = None
 
     def by_text(self, text: str, k: int = 20, where: str = "") -> list[Hit]:
         """Slides that show what a text says.
@@ -107,14 +109,14 @@ class Searcher:
 
     def by_codes(self, whole: TextCode, sub_captions: TextCode, k: int, expression: str = "") -> list[Hit]:
         """:meth:`by_text` of an encoded caption; ``expression`` is one of :func:`pathflip.archive.where.condition`."""
-        direction = F.normalize(whole.caption[0], dim=-1).float().cpu().numpy()
-        row_ids, _ = self.archive.nearest("vector", direction, max(k, self.candidates), expression)
-        if not len(row_ids):
-            return []
         if self._references is None:
             self._references = self.load(self.archive.spread_row_ids(REFERENCES))
-        parts = self._parts(self._references, whole, sub_captions)
+        presence = self._presence(self._references, sub_captions)
+        parts = np.stack([self._cosine(self._references, whole), presence.mean(1)], 1)
         center, spread = parts.mean(0), parts.std(0)
+        row_ids = self._candidates_of_text(whole, sub_captions, parts, presence, max(k, self.candidates), expression)
+        if not len(row_ids):
+            return []
         slides = self.load(row_ids)
         scaled = np.where(
             spread > 1e-9, (self._parts(slides, whole, sub_captions) - center) / np.maximum(spread, 1e-9), 0
@@ -188,14 +190,43 @@ class Searcher:
 
     # --- Scores ------------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
+    def _candidates_of_text(
+        self,
+        whole: TextCode,
+        sub_captions: TextCode,
+        parts: Float[np.ndarray, "n 2"],
+        presence: Float[np.ndarray, "n C"],
+        count: int,
+        expression: str,
+    ) -> Int[np.ndarray, " m"]:
+        """The first stage: rows that a product of vectors ranks highest for a text (see ``text_vectors``)."""
+        assert self._references is not None
+        if self._reference_vectors is None:
+            held = self.archive.take(self._references.row_ids, ["text_vector"])["text_vector"]
+            self._reference_vectors = np.array(held.to_pylist(), np.float32)
+        caption, local = (
+            F.normalize(vectors.float(), dim=-1).cpu().numpy() for vectors in (whole.caption, sub_captions.local)
+        )
+        stored = self._reference_vectors
+        direction = query_direction(stored, parts, caption[0], local, presence, SENTENCE_WEIGHT)
+        return self.archive.farthest("text_vector", direction, stored, count, expression)
+
     def _parts(self, slides: StoredSlides, whole: TextCode, sub_captions: TextCode) -> Float[np.ndarray, "n 2"]:
         """Whole-slide cosine and mean presence of the sub-captions, slide by slide."""
+        return np.stack([self._cosine(slides, whole), self._presence(slides, sub_captions).mean(1)], 1)
+
+    @torch.no_grad()
+    def _cosine(self, slides: StoredSlides, whole: TextCode) -> Float[np.ndarray, " n"]:
+        model = self._model("a text")
+        return np.asarray(model.net.similarity(slides.code.to(model.device), whole)[:, 0].float().cpu().numpy())
+
+    @torch.no_grad()
+    def _presence(self, slides: StoredSlides, sub_captions: TextCode) -> Float[np.ndarray, "n C"]:
+        """Of every sub-caption on every slide."""
         model, parts = self._model("a text"), []
         for start in range(0, len(slides.names), SLIDES_AT_ONCE):
             code = _some(slides.code, slice(start, start + SLIDES_AT_ONCE)).to(model.device)
-            presence = model.net.presence(code, sub_captions).mean(1)
-            parts.append(torch.stack([model.net.similarity(code, whole)[:, 0], presence], 1).float().cpu())
+            parts.append(model.net.presence(code, sub_captions).float().cpu())
         return torch.cat(parts).numpy()
 
     @torch.no_grad()
@@ -283,13 +314,12 @@ class Searcher:
     def _slide_query(self, slide: str | Path | EncodedSlide) -> _Query:
         encoded = self._encoded(slide)
         if encoded is not None:
-            row = row_of(encoded, self.archive.patches_a_slide)
             patches = encoded.code.patches[0].float().cpu()
             covering = cover(patches.numpy(), self.archive.patches_a_slide)
             return _Query(
                 F.normalize(patches[torch.from_numpy(covering.rows)], dim=-1),
                 torch.from_numpy(covering.weight.astype(np.float32)),
-                torch.from_numpy(row["vector"]),
+                torch.from_numpy(unit_vector(encoded.code.slide[0].float().cpu().numpy())),
                 encoded.slide_id,
             )
         stored, _ = self._stored(str(slide))

@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from pathflip.archive.covering import cover, to_int8
+from pathflip.archive.covering import cover, from_int8, to_int8
+from pathflip.archive.text_vectors import TextProbe
 from pathflip.errors import FeatureError, PathFLIPError
 from pathflip.features import read_features
 from pathflip.inference import Aligned, EncodedSlide, encode_slide
 from pathflip.io.slide_id import slide_id
 from pathflip.io.storage import local_copy, shown
+from pathflip.types import SlideCode
 
-__all__ = ["EncodedRow", "IndexJob", "encode_row", "row_of", "tile_boxes"]
+__all__ = ["EncodedRow", "IndexJob", "encode_row", "tile_boxes", "unit_vector"]
 
 THUMBNAIL_PX = 256
 
@@ -39,7 +42,7 @@ class EncodedRow:
     error: str = ""
 
 
-def encode_row(model: Aligned, job: IndexJob) -> EncodedRow:
+def encode_row(model: Aligned, probe: TextProbe, job: IndexJob) -> EncodedRow:
     """Encode one slide. Whatever is wrong with its files becomes an error of its own."""
     try:
         with local_copy(job.file) as local:
@@ -47,7 +50,8 @@ def encode_row(model: Aligned, job: IndexJob) -> EncodedRow:
         encoded = encode_slide(model, features)
         if encoded.slide_id != job.slide_id and slide_id(encoded.slide_id) != job.slide_id:
             raise FeatureError(f"{job.file.name}: holds slide '{encoded.slide_id}'; give it that slide's name")
-        columns = row_of(encoded, job.patches_a_slide) | {"slide_id": job.slide_id, "file": shown(job.file)}
+        columns = _columns(model, probe, encoded, job.patches_a_slide)
+        columns |= {"slide_id": job.slide_id, "file": shown(job.file)}
         columns["thumbnail"] = _thumbnail(job.slide_file)
     except PathFLIPError as error:
         return EncodedRow(job.slide_id, error=str(error))
@@ -56,7 +60,7 @@ def encode_row(model: Aligned, job: IndexJob) -> EncodedRow:
     return EncodedRow(job.slide_id, columns)
 
 
-def row_of(encoded: EncodedSlide, patches_a_slide: int) -> dict[str, Any]:
+def _columns(model: Aligned, probe: TextProbe, encoded: EncodedSlide, patches_a_slide: int) -> dict[str, Any]:
     """The vectors of a slide as the table's columns (docs/formats.md)."""
     patches = encoded.code.patches[0].float().cpu().numpy()
     vector = encoded.code.slide[0].float().cpu().numpy()
@@ -65,6 +69,10 @@ def row_of(encoded: EncodedSlide, patches_a_slide: int) -> dict[str, Any]:
         raise FeatureError(f"slide '{encoded.slide_id}': the model gives NaN or infinity for it; check its features")
     covering = cover(patches, patches_a_slide)
     numbers, scales = to_int8(patches[covering.rows])
+    weight = torch.from_numpy(covering.weight.astype(np.float32))[None]
+    stored = torch.from_numpy(from_int8(numbers, scales))[None]
+    code = SlideCode(encoded.code.slide[:1].float().cpu(), stored, weight > 0, weight)
+    unit = unit_vector(vector)
     return {
         "slide_id": encoded.slide_id,
         "num_patches": len(patches),
@@ -72,8 +80,9 @@ def row_of(encoded: EncodedSlide, patches_a_slide: int) -> dict[str, Any]:
         "height0": encoded.grid.info.size0[1],
         "mean_cosine": covering.mean_cosine,
         "min_cosine": covering.min_cosine,
-        "vector": _unit(vector),
-        "patch_vector": _unit(mean),
+        "vector": unit,
+        "patch_vector": unit_vector(mean),
+        "text_vector": np.concatenate([unit, probe.coefficients(model, code)[0]]),
         "patches": numbers.tobytes(),
         "scales": scales.astype("<f4").tobytes(),
         "weights": covering.weight.astype("<i4").tobytes(),
@@ -93,7 +102,8 @@ def tile_boxes(encoded: EncodedSlide, rows: NDArray[np.int64]) -> NDArray[np.int
     return np.concatenate([start[rows], stop[rows] - start[rows]], axis=1)
 
 
-def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
+def unit_vector(vector: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Of length 1."""
     return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-12), np.float32)
 
 

@@ -34,13 +34,17 @@ if TYPE_CHECKING:
 __all__ = ["Archive", "ArchiveModel", "create_or_open", "model_of", "open_archive"]
 
 FORMAT = "pathflip-archive"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 TABLE = "slides"
 INDEX_FROM = 50_000
 """Rows from which an index pays: below, a scan of all vectors takes less than a tenth of a second (bench/search.py)."""
 NUM_PROBES = 200
 """Partitions of about √rows that a query reads: R@10 above 0.95 of a million in bench/search.py."""
 ROWS_TO_TRAIN = 256
+VECTORS = ("vector", "patch_vector", "text_vector")
+FAR = 300.0
+"""Where a query stands that is a direction, in units of how far vectors lie apart: so far out that the nearest vectors
+are those with the largest product."""
 OWN_COLUMNS = ("slide_id", "case_id", "patient")
 """Beside the labels, what a condition may name."""
 
@@ -151,6 +155,24 @@ class Archive:
         cosine = 1 - result["_distance"].to_numpy() / 2
         return result["_rowid"].to_numpy().astype(np.int64), np.asarray(cosine, np.float32)
 
+    def farthest(
+        self,
+        column: str,
+        direction: Float[np.ndarray, " E"],
+        some: Float[np.ndarray, "n E"],
+        count: int,
+        where: str = "",
+    ) -> Int[np.ndarray, " m"]:
+        """Row ids of the rows whose vector in a column has the largest product with a direction, best first.
+
+        Args:
+            some: vectors of that column, to know where they lie.
+        """
+        middle = some.mean(0)
+        apart = max(float(np.linalg.norm(some - middle, axis=1).max()), 1e-6)
+        length = max(float(np.linalg.norm(direction)), 1e-12)
+        return self.nearest(column, middle + FAR * apart * direction / length, count, where)[0]
+
     def take(self, row_ids: Int[np.ndarray, " n"], columns: Sequence[str]) -> Any:
         """An Arrow table of these rows, in their order."""
         import pyarrow as pa
@@ -235,9 +257,10 @@ class Archive:
             self.table.optimize()
             rows = len(self)
             indexed = {column for index in self.table.list_indices() for column in index.columns}
-            if rows >= INDEX_FROM and "vector" not in indexed:
-                for column in ("vector", "patch_vector"):
-                    make_index(self.table, column, rows)
+            if rows >= INDEX_FROM:
+                for column in VECTORS:
+                    if column not in indexed:
+                        make_index(self.table, column, rows)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -361,7 +384,8 @@ def schema_of(embed_dim: int) -> Any:
     bytes_ = [pa.field(name, pa.binary()) for name in ("patches", "scales", "weights", "boxes", "thumbnail")]
     numbers = [pa.field(name, pa.int32()) for name in ("num_patches", "width0", "height0")]
     cosines = [pa.field(name, pa.float32()) for name in ("mean_cosine", "min_cosine")]
-    vectors = [pa.field("vector", vector), pa.field("patch_vector", vector)]
+    both = pa.list_(pa.float32(), 2 * embed_dim)
+    vectors = [pa.field("vector", vector), pa.field("patch_vector", vector), pa.field("text_vector", both)]
     return pa.schema([*texts, pa.field("facts_state", pa.string()), *numbers, *cosines, *vectors, *bytes_])
 
 
