@@ -23,6 +23,7 @@ from pathflip.cli.app import (
     progress_bar,
     say,
 )
+from pathflip.errors import ConfigError
 
 ExcludeArtefacts = Annotated[
     bool,
@@ -37,19 +38,69 @@ def simulate(
         str, typer.Argument(help="quick, demo, study; hospital, quick-hospital: with messy reports.")
     ] = "demo",
     seed: Annotated[int, typer.Option(help="A world is a name and a seed.")] = 0,
+    kind: Annotated[str, typer.Option(help="painted; mosaic: composed of the real images in --classes.")] = "painted",
+    classes: Annotated[Path | None, typer.Option(help="Mosaic: folder with a sub-folder a tissue class.")] = None,
+    classes_mpp: Annotated[float | None, typer.Option(help="Mosaic: µm a pixel of these images.")] = None,
+    mpp: Annotated[float, typer.Option(help="Mosaic: µm a pixel of the slides.")] = 1.0,
+    class_map: Annotated[Path | None, typer.Option(help="Mosaic: CSV with the columns folder, label.")] = None,
+    donor_pattern: Annotated[str | None, typer.Option(help="Mosaic: donor in a file's path, a group.")] = None,
+    donors: Annotated[Path | None, typer.Option(help="Mosaic: CSV with the columns image, donor.")] = None,
     workers: Annotated[int, typer.Option(help="Processes.", min=1)] = 2,
     json: Json = False,
 ) -> None:
-    """Paint a synthetic cohort: slides, reports, questions, truth."""
+    """Make a synthetic cohort: slides, reports, questions, truth; painted, or composed of real tissue."""
     from pathflip.simulate import World
     from pathflip.simulate import simulate as run
 
+    if kind not in ("painted", "mosaic"):
+        raise ConfigError(f"--kind: got '{kind}', expected painted or mosaic")
+    if kind == "mosaic":
+        if classes is None or classes_mpp is None:
+            raise ConfigError(
+                "simulate --kind mosaic: give --classes FOLDER and --classes-mpp, µm a pixel of its images"
+            )
+        chosen = World.named(world, seed)
+        row = _mosaic(chosen, out, workers, (classes, classes_mpp, mpp), (class_map, donor_pattern, donors))
+        print_rows([row], json, lambda r: f"{r['slides']} slides in {r['out']}")
+        return
+    if given := [
+        name
+        for name, value in {"--classes": classes, "--class-map": class_map, "--donors": donors}.items()
+        if value is not None
+    ]:
+        raise ConfigError(f"{given[0]} goes with --kind mosaic")
     chosen = World.named(world, seed)
     say(chosen.describe())
     with progress_bar("painting") as advance:
         run(chosen, out, num_workers=workers, progress=advance)
     row = {"world": world, "seed": seed, "slides": chosen.num_cases, "out": str(out)}
     print_rows([row], json, lambda r: f"{r['slides']} slides in {r['out']}")
+
+
+def _mosaic(world: Any, out: Path, workers: int, images: tuple[Any, ...], options: tuple[Any, ...]) -> dict[str, Any]:
+    """Compose a cohort of real tissue, say of what, and return the row to print."""
+    from dataclasses import replace
+
+    from pathflip.simulate.mosaic import mosaic
+    from pathflip.simulate.tissue_classes import find_tissue_images, read_class_map
+
+    (folder, images_mpp, mpp), (class_map, donor_pattern, donors) = images, options
+    chosen = replace(world, name=f"mosaic_{world.name}", mpp=mpp)
+    found = find_tissue_images(
+        folder,
+        class_map=None if class_map is None else read_class_map(class_map),
+        donor_pattern=donor_pattern,
+        donors=donors,
+    )
+    for one, own in found.images.items():
+        say(f"{one.tumour or one.label}: {len(own)} images of {len({donor for _, donor in own})} donors")
+    if found.left_out:
+        say(f"left out: {', '.join(found.left_out)}")
+    if not found.donors_known:
+        say("note: no donors are told (--donor-pattern, --donors): images of one donor may be in training and testing")
+    with progress_bar("composing") as advance:
+        mosaic(chosen, found, out, mpp=images_mpp, num_workers=workers, progress=advance)
+    return {"world": chosen.name, "seed": chosen.seed, "slides": chosen.num_cases, "out": str(out)}
 
 
 @app.command()

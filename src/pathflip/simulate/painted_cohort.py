@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from pathflip.errors import ConfigError
 from pathflip.geometry import SlideInfo
@@ -26,7 +27,7 @@ from pathflip.simulate.truth import evidence_boxes, measure, write_labels, write
 from pathflip.simulate.world import CONCEPTS, FINDINGS, LABELS, CasePlan, Measured, World
 from pathflip.simulate.write import write_slide
 
-__all__ = ["Progress", "paint_case", "simulate"]
+__all__ = ["Progress", "paint_case", "run_plans", "simulate", "write_case"]
 
 FORMAT = 1
 """Version of what is painted and written; folders of another version are not continued."""
@@ -66,13 +67,31 @@ def simulate(world: World, out: str | Path, *, num_workers: int = 2, progress: P
     Raises:
         ConfigError: ``out`` holds another world.
     """
+    run_plans(world, plan_cases(world), out, paint_case, num_workers, progress)
+
+
+def run_plans(
+    world: World,
+    plans: list[CasePlan],
+    out: str | Path,
+    make: Callable[[CasePlan, World, Path], None],
+    num_workers: int,
+    progress: Progress | None,
+) -> None:
+    """Make every slide of a cohort that is not complete yet, and the tables over all of them.
+
+    Args:
+        make: makes one slide and writes all about it (:func:`write_case`); a function other processes can import.
+
+    Raises:
+        ConfigError: ``out`` holds another world.
+    """
     out = Path(out)
     _claim(world, out)
-    plans = plan_cases(world)
     open_plans = [plan for plan in plans if not _is_complete(plan, out)]
     if progress is not None:
         progress(len(plans) - len(open_plans), len(plans))
-    for count, _ in enumerate(_painted(open_plans, world, out, num_workers), start=1):
+    for count, _ in enumerate(_made(open_plans, world, out, make, num_workers), start=1):
         if progress is not None:
             progress(len(plans) - len(open_plans) + count, len(plans))
     records = [_read_record(out, plan.slide_id) for plan in plans]
@@ -101,16 +120,22 @@ def _claim(world: World, out: Path) -> None:
         )
 
 
-def _painted(plans: list[CasePlan], world: World, out: Path, num_workers: int) -> Iterator[None]:
-    """Paint the plans, in this process or in several; yields after each."""
+def _made(
+    plans: list[CasePlan],
+    world: World,
+    out: Path,
+    make: Callable[[CasePlan, World, Path], None],
+    num_workers: int,
+) -> Iterator[None]:
+    """Make the slides of the plans, in this process or in several; yields after each."""
     if num_workers <= 1 or len(plans) <= 1:
         for plan in plans:
-            paint_case(plan, world, out)
+            make(plan, world, out)
             yield None
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start_worker) as pool:
-        running = {pool.submit(paint_case, plan, world, out) for plan in plans}
+        running = {pool.submit(make, plan, world, out) for plan in plans}
         try:
             while running:
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
@@ -126,21 +151,26 @@ def _start_worker() -> None:
 
 
 def paint_case(plan: CasePlan, world: World, out: Path) -> None:
-    """Paint one slide and write everything about it; its record comes last and marks it complete."""
+    """Paint one slide and write everything about it."""
     painting = paint(plan, world)
-    measured = measure(painting.labels)
+    write_case(plan, world, out, painting.rgb, painting.labels)
+
+
+def write_case(plan: CasePlan, world: World, out: Path, rgb: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
+    """Write a slide, its truth, report and questions; the record comes last and marks the slide complete."""
+    measured = measure(labels)
     report = write_report(plan, measured, world.rng("report", plan.slide_id))
     questions = write_questions(plan, measured, world.rng("questions", plan.slide_id))
     info = SlideInfo(plan.slide_id, (world.slide_px, world.slide_px), world.mpp)
-    write_slide(_slide_path(out, plan.slide_id), painting.rgb, world.mpp)
-    write_labels(out / "truth" / f"{plan.slide_id}.png", painting.labels)
-    write_polygons(out / "truth" / f"{plan.slide_id}.geojson", painting.labels, info, world.label_px)
+    write_slide(_slide_path(out, plan.slide_id), rgb, world.mpp)
+    write_labels(out / "truth" / f"{plan.slide_id}.png", labels)
+    write_polygons(out / "truth" / f"{plan.slide_id}.geojson", labels, info, world.label_px)
     record = {
         "slide": plan.slide_id,
         "plan": asdict(plan),
         "measured": {concept: asdict(measures) for concept, measures in measured.items()},
         "report": asdict(report),
-        "questions": [_question_row(question, painting.labels, world.label_px) for question in questions],
+        "questions": [_question_row(question, labels, world.label_px) for question in questions],
         "labels": list(LABELS),
         "concepts": {concept: list(labels) for concept, labels in CONCEPTS.items()},
         "downsample": world.label_px,

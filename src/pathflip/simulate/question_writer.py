@@ -112,7 +112,8 @@ def write_questions(
     asker = _Asker(plan, measured, rng)
     questions = [asker.malignancy()]
     if plan.tumour is not None:
-        questions += [asker.type(), asker.grade(), asker.pattern()]
+        questions.append(asker.type())
+        questions += [asker.grade(), asker.pattern()] if plan.grade else []
     if asker.present:
         questions += [asker.presence(), asker.location(), asker.extent(), asker.largest()]
     if len(asker.present) >= 3:

@@ -123,6 +123,8 @@ def _compose(writer: "_SentenceWriter") -> tuple[str, tuple[PaintedSubCaption, .
     extras = ["split", "absence", "nonvisual", "nonvisual", "tumour_extent", "tumour_place", "nuclei", "background"]
     if plan.tumour is None:
         extras = ["absence", "absence", "nonvisual", "background"]
+    elif not plan.grade:  # of real tissue neither grade nor pattern is known
+        extras = ["absence", "nonvisual", "nonvisual", "tumour_extent", "tumour_place", "background"]
     wanted = int(rng.integers(8, 13)) - (1 + len(present) + 2 + 2)
     more = [extras[i] for i in rng.permutation(len(extras))][: max(wanted, 0)]
     opening = writer.diagnosis("split" in more)
@@ -152,6 +154,8 @@ class _SentenceWriter:
         """Type, grade and pattern in one sentence or two."""
         if self.plan.tumour is None:
             return [self._worded(PaintedSubCaption("", "benign", "benign"), DIAGNOSIS["benign"])]
+        if not self.plan.grade:
+            return [self.about_tumour("type")]
         ways = (("type", "grade_pattern"), ("type_grade", "pattern"))
         kinds = ways[int(self.rng.integers(2))] if split else ("diagnosis",)
         return [self.about_tumour(kind) for kind in kinds]

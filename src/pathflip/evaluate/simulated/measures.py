@@ -256,6 +256,8 @@ def _class_measures(scores: CohortScores, cohort: Cohort) -> list[Measure]:
         truth = np.array([slide.row[column[task]] for slide in cohort.slides])
         guess = np.array(answer.best)
         tumour, chance = np.isin(truth, answer.classes), 1 / len(answer.classes)
+        if not tumour.any():  # of composed slides neither grade nor pattern is known
+            continue
         of = _balanced(truth, guess, tumour)
         right = (truth == guess)[tumour].astype(np.float64)
         out.append(Measure(f"{task}, balanced accuracy", of, chance, "zero-shot, tumour slides", right))
