@@ -253,7 +253,8 @@ def _squares(files: tuple[Path, ...], scale: float) -> tuple[NDArray[np.uint8], 
         if min(height, width) >= side:
             y, x = (height - side) // 2, (width - side) // 2
             square = picture[y : y + side, x : x + side]
-            squares.append(cv2.resize(square, (target, target), interpolation=cv2.INTER_AREA))
+            resized = cv2.resize(square, (target, target), interpolation=cv2.INTER_AREA)
+            squares.append(np.asarray(resized, np.uint8))
     return tuple(squares)
 
 
@@ -264,4 +265,4 @@ def _read(file: Path) -> NDArray[np.uint8] | None:
     except OSError:
         return None
     picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
-    return None if picture is None else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    return None if picture is None else np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)

@@ -71,7 +71,7 @@ def _cut(view: Tile, tile: Tile, overlap: int, left: bool, above: bool) -> Float
     if above:
         path = _cheapest_path(difference[:overlap].T)
         new[:overlap] &= np.arange(overlap)[:, None] >= path
-    soft: NDArray[np.float32] = cv2.GaussianBlur(new.astype(np.float32), (0, 0), SOFT_PX)
+    soft = np.asarray(cv2.GaussianBlur(new.astype(np.float32), (0, 0), SOFT_PX), np.float32)
     if not left:
         soft[:, :overlap] = np.maximum(soft[:, :overlap], new[:, :overlap])
     return np.where(view.any(-1), soft, 1.0).astype(np.float32)
