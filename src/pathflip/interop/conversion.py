@@ -11,13 +11,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import h5py
-
 from pathflip.arguments import Paths, as_paths
 from pathflip.errors import ConfigError, FeatureError, PathFLIPError
-from pathflip.features.store import FORMAT, FeatureKind, read_features, write_features
+from pathflip.features.store import FeatureKind, read_features, write_features
 from pathflip.geometry import TileGrid
 from pathflip.interop.clam import read_clam, read_clam_coords, read_clam_pt, write_clam
+from pathflip.interop.detection import COORDS_NAMES, FEATURE_NAMES, detect, named_dataset
 from pathflip.interop.lazyslide import read_lazyslide, write_lazyslide
 from pathflip.interop.qupath import read_qupath, write_qupath
 from pathflip.interop.slidechat import read_slidechat, write_slidechat
@@ -25,7 +24,7 @@ from pathflip.interop.stamp import read_stamp, write_stamp
 from pathflip.interop.tiles import ReadOptions, Tiles, encoder_of
 from pathflip.interop.trident import read_trident, write_trident
 from pathflip.io.files import path_inside, write_text
-from pathflip.io.hdf5 import File, dataset, opened, read_file
+from pathflip.io.hdf5 import File, opened, read_file
 from pathflip.io.slide_id import check_name, slide_id
 from pathflip.processes import follow_parent
 from pathflip.slide import read_coords
@@ -65,100 +64,11 @@ class Converted:
     error: str | None = None
 
 
-def detect(path: Path) -> str:
-    """What a file is, by what it holds (its suffix only where that decides).
-
-    Raises:
-        FeatureError: unreadable, or none of the known formats; the message says what was found.
-    """
-    suffix = path.suffix.lower()
-    by_suffix = {".pt": "clam pt", ".csv": "slidechat", ".geojson": "qupath", ".json": "qupath"}
-    if suffix in by_suffix:
-        return by_suffix[suffix]
-    if path.is_dir():
-        if any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs")):
-            return "lazyslide"
-        raise FeatureError(f"{path}: a folder, and no zarr store; expected feature files or folders of them")
-    with opened(path) as file:
-        return _detect_hdf5(path, file)
-
-
-FEATURE_NAMES = (
-    "features", "feats", "feat", "embeddings", "embedding", "embeds", "tile_embeds", "tile_embeddings", "tile_features",
-    "patch_embeddings", "patch_embeds", "patch_features", "tile_feats", "patch_feats",
-)  # fmt: skip
-COORDS_NAMES = (
-    "coords",
-    "coordinates",
-    "coord",
-    "tile_coords",
-    "tile_coordinates",
-    "patch_coords",
-    "patch_coordinates",
-)
-"""Names that pipelines give one row a tile, and where the tiles are."""
-
-
-def _named(path: Path, file: h5py.File, names: Sequence[str], what: str) -> str | None:
-    """The one dataset with any of these names, or None.
-
-    Raises:
-        FeatureError: there are two.
-    """
-    present = [name for name in names if dataset(path, file, name) is not None]
-    if len(present) > 1:
-        raise FeatureError(f"{path}: holds '{present[0]}' and '{present[1]}'; expected one dataset of {what}")
-    return present[0] if present else None
-
-
-def _shape(file: h5py.File, name: str | None) -> tuple[int, ...] | None:
-    """Of a dataset, without a batch axis."""
-    if name is None:
-        return None
-    shape = tuple(int(n) for n in file[name].shape)
-    return shape[1:] if len(shape) == 3 and shape[0] == 1 else shape
-
-
-def _detect_hdf5(path: Path, file: h5py.File) -> str:
-    if file.attrs.get("format") == FORMAT:
-        return "pathflip"
-    features = _named(path, file, FEATURE_NAMES, "features")
-    coords = _named(path, file, COORDS_NAMES, "coordinates")
-    shape, at = _shape(file, features), _shape(file, coords)
-    if shape is not None and (len(shape) == 1 or at is None):
-        raise FeatureError(
-            f"{path}: '{features}' {shape} without 'coords': one vector a slide; expected one row a tile"
-        )
-    if at is None:
-        raise FeatureError(f"{path}: holds {sorted(file)}; expected 'coords' with 'features' or 'feats'")
-    if features == "feats":
-        return "stamp"
-    on_coords = file[coords].attrs
-    if features is None:
-        _refuse_unknown_features(path, file)
-        if "settings_hash" in on_coords:
-            return "pathflip coordinates"
-        return "clam coordinates" if "patch_level" in on_coords else "trident coordinates"
-    is_trident = "patch_size_level0" in on_coords or "encoder" in file[features].attrs
-    return "trident" if is_trident else "clam"
-
-
-def _refuse_unknown_features(path: Path, file: h5py.File) -> None:
-    """A table of numbers beside the coordinates, under a name nobody knows, is not passed over."""
-    for name in sorted(file):
-        item = None if name in COORDS_NAMES else dataset(path, file, name)
-        if item is not None and item.ndim > 1 and item.dtype.kind == "f":
-            raise FeatureError(
-                f"{path}: holds '{name}' {item.shape} beside its coordinates; if these are features, rename "
-                f"the dataset: expected one of {', '.join(FEATURE_NAMES)}"
-            )
-
-
 def _file(path: Path) -> File:
     """A neighbour's file, whatever it calls its datasets: as ``features`` and ``coords``."""
     with opened(path) as file:
-        features = _named(path, file, FEATURE_NAMES, "features")
-        coords = _named(path, file, COORDS_NAMES, "coordinates")
+        features = named_dataset(path, file, FEATURE_NAMES, "features")
+        coords = named_dataset(path, file, COORDS_NAMES, "coordinates")
     return read_file(path, {name: own for name, own in ((features, "features"), (coords, "coords")) if name})
 
 

@@ -20,6 +20,7 @@ from pathflip.geometry import SlideInfo
 __all__ = ["QuPathObject", "class_name", "origin", "read_objects", "sound_shape"]
 
 FARTHEST = 1e8
+_DEEPEST = 20
 """Pixels: beyond it lies no place on a slide."""
 
 
@@ -102,8 +103,12 @@ def sound_shape(geometry: Any, which: str) -> BaseGeometry | None:
     if geometry is None:
         return None
     try:
-        _check_numbers(geometry.get("coordinates"))
+        _check_geometry(geometry)
         shape = shapely.geometry.shape(geometry)
+        if shape.geom_type == "GeometryCollection" and not shape.is_empty:
+            shape = _areas(shape)
+            if shape.is_empty:
+                return None  # points and lines only
     except _NoNumberError:
         raise FeatureError(f"{which} has a corner that is no place on a slide (no number, or too far)") from None
     except Exception as error:  # coordinates that are no numbers, too few, too deep: shapely raises many kinds
@@ -111,8 +116,6 @@ def sound_shape(geometry: Any, which: str) -> BaseGeometry | None:
         raise FeatureError(f"{which} has a geometry that cannot be read ({reason[:120]})") from None
     if shape.is_empty:
         raise FeatureError(f"{which} has a geometry that cannot be read (it is empty)")
-    if shape.geom_type == "GeometryCollection":
-        shape = _areas(shape)
     if shape.geom_type not in ("Polygon", "MultiPolygon", "Point", "MultiPoint") or shape.is_empty:
         return None
     if not shape.is_valid:
@@ -126,6 +129,15 @@ class _NoNumberError(ValueError):
     """A coordinate that is none."""
 
 
+def _check_geometry(geometry: Any, depth: int = 0) -> None:
+    """Numbers of a geometry, and of those inside a collection."""
+    if depth > _DEEPEST:
+        raise ValueError("collections inside collections without end")
+    _check_numbers(geometry.get("coordinates"))
+    for inner in geometry.get("geometries") or ():
+        _check_geometry(inner, depth + 1)
+
+
 def _check_numbers(coordinates: Any) -> None:
     if isinstance(coordinates, list | tuple):
         for part in coordinates:
@@ -137,8 +149,13 @@ def _check_numbers(coordinates: Any) -> None:
 
 
 def _areas(shape: BaseGeometry) -> BaseGeometry:
-    """What of a mended outline or a collection has an area (mending may leave lines)."""
-    parts = [part for part in getattr(shape, "geoms", [shape]) if part.geom_type in ("Polygon", "MultiPolygon")]
+    """What of a mended outline or a collection has an area (mending may leave lines), collections inside it included."""
+    parts = [_areas(part) for part in shape.geoms] if shape.geom_type == "GeometryCollection" else []
+    if shape.geom_type in ("Polygon", "MultiPolygon"):
+        if shape.is_valid:
+            return shape
+        parts = [_areas(shapely.make_valid(shape))]  # what crosses itself cannot be united
+    parts = [part for part in parts if not part.is_empty]
     return shapely.union_all(parts) if parts else shapely.Polygon()
 
 

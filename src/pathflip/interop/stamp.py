@@ -1,24 +1,35 @@
 """STAMP: ``<extractor>/<slide>.h5`` with ``feats`` in half precision and ``coords`` in microns."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pathflip.errors import FeatureError
 from pathflip.interop.own_attribute import OWN, own_attribute, read_own
-from pathflip.interop.tiles import ReadOptions, Stated, Tiles, encoder_of, join, numeric, settle, smallest_step
+from pathflip.interop.tile_steps import SAME_STEP, smallest_step
+from pathflip.interop.tiles import ReadOptions, Stated, Tiles, encoder_of, join, numeric, settle, unbatched
 from pathflip.io.files import atomic_hdf5, path_inside
 from pathflip.io.hdf5 import File, whole
 from pathflip.io.slide_id import slide_id
 
-__all__ = ["read_stamp", "write_stamp"]
+__all__ = ["is_stamp", "read_stamp", "write_stamp"]
 
 LAYOUT_VERSION = "2.1.0"
 """The release that introduced ``tile_size_um``; STAMP refuses files of a release newer than itself."""
-_SAME_STEP = 0.03
-"""A step may differ from the tile's side by this fraction: coordinates are rounded to pixels before they are scaled."""
+_ATTRIBUTES = frozenset(("stamp_version", "extractor", "unit", "tile_size", "tile_size_um", "feat_type"))
+"""What tells a file of STAMP from another with the same two datasets."""
 _HISTORIC_UM, _HISTORIC_PX = 256.0, 224
 """Files of STAMP 1 count in pixels of 256/224 µm and carry no unit."""
+
+
+def is_stamp(attributes: Iterable[str], coords: NDArray[Any]) -> bool:
+    """Whether a file with ``feats`` and ``coords`` is STAMP's: by its attributes; of STAMP 1, by its steps of 224."""
+    coords = unbatched(coords)
+    step = smallest_step(coords) if coords.ndim == 2 and coords.shape[1] == 2 and coords.dtype.kind in "fiu" else None
+    return not _ATTRIBUTES.isdisjoint(attributes) or (step is not None and round(step) == _HISTORIC_PX)
 
 
 def read_stamp(file: File, options: ReadOptions) -> Tiles:
@@ -37,7 +48,8 @@ def read_stamp(file: File, options: ReadOptions) -> Tiles:
     if own is None:
         note = _check_step(file.path, smallest_step(coords_um), tile_um, tiles.grid.info.require_mpp())
         tiles = Tiles(tiles.grid, warnings=tiles.warnings + note)
-    encoder = encoder_of(file.path, options, str(root.get("extractor", "")) or file.path.parent.name, own_encoder)
+    by_folder = None if options.encoder else file.path.parent.name  # a folder may be called anything
+    encoder = encoder_of(file.path, options, str(root.get("extractor", "")) or by_folder, own_encoder)
     return join(file.path, tiles, numeric(file.path, "features", file.array("features")), encoder, options)
 
 
@@ -47,12 +59,12 @@ def _check_step(path: Path, step: float | None, tile_um: float, mpp0: float) -> 
     Raises:
         FeatureError: the step is the tile's side in pixels of the slide: the coordinates are no microns.
     """
-    if step is not None and abs(mpp0 - 1) > _SAME_STEP and abs(step * mpp0 / tile_um - 1) < _SAME_STEP:
+    if step is not None and abs(mpp0 - 1) > SAME_STEP and abs(step * mpp0 / tile_um - 1) < SAME_STEP:
         raise FeatureError(
             f"{path}: says its coordinates are microns, but its tiles of {tile_um:g} µm stand {step:g} apart, which is "
             f"{tile_um:g} µm in pixels of {mpp0:g} µm: they are pixels; extract it again"
         )
-    if step is None or step >= (1 - _SAME_STEP) * tile_um:
+    if step is None or step >= (1 - SAME_STEP) * tile_um:
         return ()
     return (
         f"its tiles are {tile_um:g} µm wide but stand {step:g} µm apart: they overlap, which STAMP's do not, or one of "
@@ -67,11 +79,14 @@ def _tile_size(file: File) -> tuple[float, int | None, float]:
     unit = str(root.get("unit", "um" if "tile_size_um" in root else ""))
     if unit == "um" and ("tile_size_um" in root or "tile_size" in root):
         return float(root.get("tile_size_um", root.get("tile_size"))), tile_px, 1.0
-    if unit == "" and round(float(root.get("tile_size", _HISTORIC_PX))) == _HISTORIC_PX:
+    step = smallest_step(numeric(file.path, "coords", file.array("coords"), 2))
+    stated = root.get("tile_size", _HISTORIC_PX if step is None else step)
+    if unit == "" and round(float(stated)) == _HISTORIC_PX:
         return _HISTORIC_UM, _HISTORIC_PX, _HISTORIC_UM / _HISTORIC_PX
+    apart = "" if step is None else f", {step:g} apart,"
     raise FeatureError(
-        f"{file.path}: coordinates are in unit '{unit or 'unknown'}' with attributes {sorted(root)}; expected microns "
-        "('unit' um and 'tile_size_um')"
+        f"{file.path}: coordinates{apart} are in unit '{unit or 'unknown'}' with attributes {sorted(root)}; expected "
+        "microns ('unit' um and 'tile_size_um'), or the steps of 224 of STAMP 1"
     )
 
 

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from pathflip.errors import ConfigError, FeatureError, SlideError
 from pathflip.features.store import rows_named
 from pathflip.geometry import SlideInfo, TileGrid, TileSpec
+from pathflip.interop.tile_steps import check_step, commonest_step
 from pathflip.io.slide_id import check_name, join_ids, slide_id
 from pathflip.slide import open_slide
 from pathflip.slide.resolution_table import SlideResolution, mpp_of
 from pathflip.types import SlideFeatures
 
-__all__ = ["ReadOptions", "Stated", "Tiles", "encoder_of", "join", "level0_coords", "numeric", "settle",
-           "smallest_step", "unbatched"]  # fmt: skip
+__all__ = ["ReadOptions", "Stated", "Tiles", "encoder_of", "join", "level0_coords", "numeric", "settle", "unbatched"]
 
 _FARTHEST_PX0 = 2**40
 AGREE = 0.01
@@ -278,8 +278,22 @@ def settle(path: Path, stated: Stated, options: ReadOptions, coords: NDArray[Any
         unknown = SlideInfo(stated.slide_id, stated.size0 or (0, 0), mpp0, reader="features made elsewhere")
         info = replace(slide or stated.info or unknown, slide_id=stated.slide_id, mpp0=mpp0)
     coords0 = level0_coords(path, coords) if unit == "px0" else _from_microns(path, coords, info.require_mpp())
+    if stated.own is None:
+        spec, more = _with_step(path, info, spec, coords0, stated.stride_px is not None)
+        notes += more if unit == "px0" else ()
     info = _inside(path, info, coords0, spec.tile_px0(info), notes)
     return Tiles(TileGrid(info, spec, coords0), warnings=tuple(notes))
+
+
+def _with_step(
+    path: Path, info: SlideInfo, spec: TileSpec, coords: NDArray[np.int64], is_stated: bool
+) -> tuple[TileSpec, tuple[str, ...]]:
+    """The tiles with the step that their coordinates have, where the file does not state one."""
+    side0, stride0 = spec.tile_px0(info), spec.stride_px0(info) if is_stated else None
+    step, notes = check_step(path, coords, side0, info.require_mpp(), stride0)
+    if step is None:
+        return spec, notes
+    return replace(spec, stride_px=max(1, round(step / side0 * spec.tile_px))), notes
 
 
 def _from_microns(path: Path, values: NDArray[Any], mpp0: float) -> NDArray[np.int64]:
@@ -363,26 +377,11 @@ def _agree(tile_px: int, side0: int | None, mpp: float | None, mpp0: float | Non
     return true, mpp0, [note]
 
 
-def smallest_step(values: NDArray[Any]) -> float | None:
-    """The smallest distance between neighbours in a row or column of tiles; None where no two share one."""
-    gaps = []
-    for along, across in ((0, 1), (1, 0)):
-        rows = values[np.lexsort((values[:, along], values[:, across]))].astype(np.float64)
-        gap = np.diff(rows[:, along])[np.diff(rows[:, across]) == 0]
-        gaps += [float(gap[gap > 0].min())] if (gap > 0).any() else []
-    return min(gaps, default=None)
-
-
 def _step(path: Path, values: NDArray[Any]) -> int:
-    """The commonest distance between horizontal neighbours: the step of a lattice whose origin may shift."""
-    coords = level0_coords(path, values)
-    order = np.lexsort((coords[:, 0], coords[:, 1]))
-    rows = coords[order]
-    gaps = np.diff(rows[:, 0])[np.diff(rows[:, 1]) == 0]
-    if len(gaps) == 0:
+    step = commonest_step(level0_coords(path, values))
+    if step is None:
         raise FeatureError(f"{path}: too few tiles to tell their step; give --slides DIR or --slide-mpp")
-    steps, counts = np.unique(gaps, return_counts=True)
-    return int(steps[np.argmax(counts)])
+    return int(step)
 
 
 def _inside(path: Path, info: SlideInfo, coords: NDArray[np.int64], side0: int, notes: list[str]) -> SlideInfo:

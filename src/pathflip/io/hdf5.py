@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -45,13 +45,55 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
     if url is None:
         _check_regular(path)
     try:
-        with filesystem(url).open(url, "rb") if url else path.open("rb") as handle, h5py.File(handle, "r") as file:
+        with (
+            filesystem(url).open(url, "rb") if url else path.open("rb") as handle,
+            h5py.File(_WholeReads(handle), "r") as file,
+        ):
             yield file
     except PathFLIPError:
         raise
     except Exception as error:  # damage shows as OSError, KeyError, RuntimeError, MemoryError, UnicodeDecodeError, …
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FeatureError(f"{shown(path)}: not a readable HDF5 file ({reason}); copy or extract it again") from error
+
+
+class _WholeReads:
+    """A file to read whose every read is filled, or fails.
+
+    h5py hands what :meth:`readinto` leaves unfilled to the HDF5 library as it happens to lie in memory. In a file whose
+    end is missing, and whose header was changed so that it is not missed, the library then follows numbers that nobody
+    wrote, and may end the process: now and then, never twice alike.
+    """
+
+    def __init__(self, handle: BinaryIO) -> None:
+        self._handle = handle
+
+    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
+        """As files have it."""
+        return self._handle.seek(place, whence)
+
+    def tell(self) -> int:
+        """As files have it."""
+        return self._handle.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer of bytes (Cython's, or any other).
+
+        Raises:
+            EOFError: the file ends before it is full.
+        """
+        size = len(buffer)
+        got = self._handle.readinto(buffer)  # type: ignore[attr-defined]  # every buffered file has it
+        if got != size:
+            raise EOFError(f"it ends {size - (got or 0)} bytes before what its header says is there")
+        return size
+
+    def read(self, size: int = -1) -> bytes:
+        """As files have it (h5py asks whether it is there, and reads by :meth:`readinto`)."""
+        return self._handle.read(size)
+
+    def flush(self) -> None:
+        """Nothing is ever written."""
 
 
 def _check_regular(path: Path) -> None:
