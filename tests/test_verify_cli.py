@@ -149,3 +149,39 @@ def test_a_slide_is_cut_at_the_stride_the_model_was_trained_at(tmp_path, annotat
         assert len(steps) > 0
         assert steps.min() == 2 * expected  # level-0 pixels
         contract.check(made)
+
+
+def test_ground_takes_files_and_folders_and_none_is_passed_over(bench, run, tmp_path):
+    bench, _ = bench
+    folder = bench / "features"
+    files = sorted(folder.glob("*.h5"))[:3]
+    words = ("ground", "--model", str(bench / "model"), "--text", "pearls", "--out", str(tmp_path / "o"), "--json")
+    several = run(*words, *(word for file in files for word in ("--features", str(file))))
+    assert [json.loads(line)["slide_id"] for line in several.stdout.splitlines()] == [file.stem for file in files]
+    whole = run(*words, "--features", str(folder))
+    assert len(whole.stdout.splitlines()) == len(list(folder.glob("*.h5")))
+    foreign = bench / "other" / "foreign.h5"
+    mixed = run(*words, "--features", str(files[0]), "--features", str(foreign))
+    assert mixed.returncode == 1
+    assert "error" in json.loads(mixed.stdout.splitlines()[1])
+    drawn = run(*words, "--features", str(folder), "--slide", "s.svs")
+    assert (drawn.returncode, drawn.stderr.count("\n")) == (2, 1)
+    assert "--slide is one slide" in drawn.stderr
+
+
+def test_a_slide_finds_its_features_in_a_folder(bench, run, tmp_path):
+    bench, _ = bench
+    (tmp_path / "r.txt").write_text("Pearls are seen.")
+    own = sorted((bench / "features").glob("*.h5"))[0]
+    picture = write_pyramid(tmp_path / f"{own.stem}.tif", [smooth_picture(300, 400)], mpp=0.5)
+    words = (str(tmp_path / "r.txt"), "--model", str(bench / "model"), "--out", str(tmp_path / "o.jsonl"))
+    seen = run("verify", str(picture), *words, "--features", str(bench / "features"))
+    assert (seen.returncode, "note: the slide is" in seen.stderr) == (0, False), seen.stderr
+    other = picture.rename(tmp_path / "another.tif")
+    none = run("verify", str(other), *words, "--features", str(bench / "features"))
+    assert (none.returncode, "holds no features of slide 'another'" in none.stderr + none.stdout) == (1, True)
+    told = run("verify", str(other), *words, "--features", str(own))
+    assert f"the slide is 'another', but the features are those of '{own.stem}'" in told.stderr
+    twice = run("verify", str(bench / "features"), *words, "--slide", str(other))
+    assert twice.returncode == 2
+    assert "--slide is one slide, got" in twice.stderr

@@ -25,7 +25,8 @@ from pathflip.cli.app import (
     say,
     write_rows,
 )
-from pathflip.errors import CaptionError, ConfigError, PathFLIPError
+from pathflip.errors import CaptionError, ConfigError, FeatureError, PathFLIPError
+from pathflip.io.slide_id import join_ids, paths_by_id, slide_id
 
 if TYPE_CHECKING:
     from pathflip.inference import Aligned, EncodedCase, EncodedSlide
@@ -204,10 +205,13 @@ def _pairs(
     if stored and reports.holds_cases:
         yield from _cases(model, files_in([slide], {".h5"}), reports, failures)
         return
-    for path in files_in([slide], {".h5"}) if stored else [slide]:
+    files = files_in([slide], {".h5"}) if stored else [slide]
+    if image is not None and len(files) > 1:
+        raise ConfigError(f"verify: --slide is one slide, got {len(files)} feature files; give its own, or no --slide")
+    for path in files:
         try:
             if stored or features is not None:
-                slide_features = read_features(path if stored else features or path)
+                slide_features = read_features(_features_of(path, path if stored or features is None else features))
             else:
                 say(f"extracting features of {path.name} …")
                 slide_features = features_of_slide(model, path, slide_mpp)
@@ -216,7 +220,21 @@ def _pairs(
         except PathFLIPError as error:
             failures.append({"slide_id": path.stem, "error": str(error)})
             continue
-        yield encoded, image if stored else path, text
+        picture = image if stored else path
+        if picture is not None and slide_id(picture) != slide_features.slide_id.rpartition("__")[2]:
+            say(f"note: the slide is '{slide_id(picture)}', but the features are those of '{slide_features.slide_id}'")
+        yield encoded, picture, text
+
+
+def _features_of(slide: Path, features: Path) -> Path:
+    """A feature file, or the one of this slide in a folder."""
+    if not features.is_dir():
+        return features
+    by_id = paths_by_id(files_in([features], {".h5"}))
+    own = join_ids([slide_id(slide)], by_id).get(slide_id(slide))
+    if own is None:
+        raise FeatureError(f"{features}: holds no features of slide '{slide_id(slide)}'; give its feature file")
+    return by_id[own]
 
 
 def _cases(

@@ -20,8 +20,8 @@ from pathflip.geometry import SlideInfo
 __all__ = ["QuPathObject", "class_name", "origin", "read_objects", "sound_shape"]
 
 FARTHEST = 1e8
-_DEEPEST = 20
 """Pixels: beyond it lies no place on a slide."""
+_DEEPEST = 20
 
 
 @dataclass(frozen=True)
