@@ -5,11 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
-from pathflip.processes import freed_memory_is_reused
+from pathflip.processes import follow_parent, freed_memory_is_reused
 
 CLI = "from pathflip.cli import main; main()"
 
@@ -81,3 +84,14 @@ def test_kept_memory_is_not_mapped_anew():
     assert with_memory == 1
     assert usual > 100  # pages of 2 MiB at the largest
     assert reused < usual / 10
+
+
+def warn(name):
+    warnings.warn(f"slide '{name}':\ntwo lines", stacklevel=1)
+    warnings.warn("a library's own", DeprecationWarning, stacklevel=1)
+
+
+def test_a_workers_warnings_are_notes_of_one_line(capfd):
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=follow_parent) as pool:
+        pool.submit(warn, "a\x1b[2Jb").result()
+    assert capfd.readouterr().err == "note: slide 'a\\u001b[2Jb': two lines\n"

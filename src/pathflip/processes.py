@@ -2,21 +2,30 @@
 
 import ctypes
 import os
+import re
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import parent_process
 from typing import Any
 
-__all__ = ["follow_parent", "freed_memory_is_reused", "keep_memory", "transformers_are_quiet"]
+__all__ = [
+    "follow_parent",
+    "freed_memory_is_reused",
+    "keep_memory",
+    "printable",
+    "transformers_are_quiet",
+    "warnings_are_notes",
+]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _LARGEST, _NEVER, _USUAL = 2**30, -1, 2**17
 
 
 def follow_parent() -> None:
-    """End this process of ``multiprocessing`` with its parent, also when that is killed.
+    """End this process of ``multiprocessing`` with its parent, also when that is killed; its warnings are notes.
 
     Why: a worker waits for work on a pipe that it holds both ends of, so nothing else tells it that nobody will come.
     Meant as the ``initializer`` of a pool; does nothing in a process that has no such parent.
@@ -30,6 +39,29 @@ def follow_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+    warnings_are_notes()
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters that steer a terminal; file names, reports and servers' replies may hold them."""
+
+
+def printable(text: str) -> str:
+    """Text whose control characters are visible escapes, so that no name or answer steers the terminal."""
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def warnings_are_notes() -> None:
+    """Show warnings of this process as notes of one line; those of libraries about their own code not at all."""
+
+    def show(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+    ) -> None:
+        if issubclass(category, UserWarning):
+            sys.stderr.write(printable(f"note: {' '.join(str(message).split())}") + "\n")
+            sys.stderr.flush()
+
+    warnings.showwarning = show
 
 
 def keep_memory() -> bool:

@@ -6,10 +6,8 @@ error. Exit status: 0 all done, 1 something failed (the rest was done), 2 wrong 
 
 import json as json_module
 import os
-import re
 import shlex
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from pathflip.errors import ConfigError, PathFLIPError
-from pathflip.processes import keep_memory
+from pathflip.processes import keep_memory, printable, warnings_are_notes
 
 __all__ = [
     "MPP",
@@ -142,7 +140,7 @@ def main() -> None:
     """Run the command line; errors PathFLIP raises on purpose become one line and exit status 1."""
     for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that are no text
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
-    warnings.showwarning = _show_warning
+    warnings_are_notes()
     keep_memory()  # the process is ours, and what it frees it will need again
     try:
         app()
@@ -172,23 +170,6 @@ def how_to_go_on(reason: str, words: Sequence[str]) -> str:
     if verb in ("extract", "demo", "pack"):
         return f"{reason} What is whole is kept; the same command goes on from there.".strip()
     return reason
-
-
-def _show_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
-) -> None:
-    """Warnings as notes of one line; those of libraries about their own code are not for the user."""
-    if issubclass(category, UserWarning):
-        say(f"note: {' '.join(str(message).split())}")
-
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""Characters that steer a terminal; file names, reports and servers' replies may hold them."""
-
-
-def printable(text: str) -> str:
-    """Text whose control characters are visible escapes, so that no name or answer steers the terminal."""
-    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def say(text: str) -> None:
