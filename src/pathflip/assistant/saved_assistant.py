@@ -12,6 +12,7 @@ A pretrained language model that is frozen, or trained through LoRA, is named an
 """
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,10 +35,11 @@ from pathflip.assistant.language_model import (
     prepare_language_model,
 )
 from pathflip.assistant.visual_tokens import VisualTokenizer
-from pathflip.errors import CheckpointError
+from pathflip.errors import CheckpointError, ConfigError
 from pathflip.features.devices import device_named
 from pathflip.inference import Aligned, load
 from pathflip.io.files import atomic_directory, write_json
+from pathflip.io.model_folder import check_model_folder, stored_shapes
 from pathflip.models.assistant import Assistant, AssistantConfig
 from pathflip.models.measurements import MEASURES_VERSION
 from pathflip.text.chat import ChatTemplate
@@ -191,6 +193,7 @@ def load_assistant(
         raise CheckpointError(
             f"{path / 'config.json'}: settings cannot be used: {' '.join(str(error).split())[:160]}"
         ) from None
+    _check_language_model(path, language)
     template = ChatTemplate(open_tokenizer(path / "language"), language.template)
     lm = _language_model(path, language, language_model)
     model = Assistant(shown, lm, [ids[-1] for ids in template.letter_ids(MOST_OPTIONS)])
@@ -210,14 +213,38 @@ def load_assistant(
     )
 
 
+def _check_language_model(path: Path, language: LanguageModelSpec) -> None:
+    """Look at the language model's settings before any library builds from them.
+
+    Raises:
+        CheckpointError: they cannot be.
+    """
+    weights = path / "assistant.safetensors" if language.owns_weights else None
+    try:
+        check_model_folder(path / "language", "its language model", weights)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
 def _language_model(path: Path, language: LanguageModelSpec, moved: str | Path | None) -> Any:
     """Weights from where they are kept, or an empty model to be filled from the checkpoint."""
     if not language.owns_weights:
         return open_language_model(language, moved)
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    settings = AutoConfig.from_pretrained(path / "language", local_files_only=True, trust_remote_code=False)
-    return prepare_language_model(AutoModelForCausalLM.from_config(settings, trust_remote_code=False), language)
+    folder, weights = path / "language", path / "assistant.safetensors"
+    try:
+        settings = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):  # sizes before memory
+            outline = AutoModelForCausalLM.from_config(settings, trust_remote_code=False)
+        wanted = sum(value.numel() for value in outline.parameters())
+        stored = sum(math.prod(shape) for shape in stored_shapes(weights).values())
+        if wanted > stored:
+            raise ConfigError(f"'{folder}' describes {wanted} weights, '{weights.name}' holds {stored}")
+        return prepare_language_model(AutoModelForCausalLM.from_config(settings, trust_remote_code=False), language)
+    except Exception as error:  # transformers raises many kinds on settings that do not fit together
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise CheckpointError(f"{path}: its language model cannot be built ({reason}); copy it again") from None
 
 
 def _fill(path: Path, model: Assistant, language: LanguageModelSpec) -> None:
@@ -265,6 +292,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: cannot be read as JSON ({' '.join(str(error).split())[:120]})") from None
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file}: holds a {type(config).__name__}, expected the settings of an assistant")
     if config.get("format") != FORMAT or config.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
             f"{file}: format is {config.get('format')!r}, version {config.get('format_version')!r}; "

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pathflip.errors import ConfigError
+from pathflip.io.model_folder import check_model_folder, refuse_missing_weights
 
 __all__ = ["BertScorer", "greedy_matching"]
 
@@ -130,14 +131,15 @@ def _load(folder: Path) -> tuple[Any, Any]:
             f"BERTScore: '{folder}' holds no config.json; expected the folder of a Hugging Face encoder "
             "(fetch one with  hf download google-bert/bert-base-uncased --local-dir FOLDER)"
         )
+    check_model_folder(Path(folder), f"BERTScore: '{folder}'")
+    options: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model = AutoModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError) as error:
+        model, loading = AutoModel.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+    except Exception as error:  # transformers raises many kinds on damage
         line = " ".join(str(error).split())[:200]
         raise ConfigError(f"BERTScore: '{folder}' cannot be opened: {line}") from None
+    refuse_missing_weights(f"BERTScore: '{folder}'", loading)
     if model.config.is_encoder_decoder:
         raise ConfigError(f"BERTScore: '{folder}' is an encoder with a decoder; expected an encoder such as BERT")
     return tokenizer, model

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pathflip.errors import ConfigError, MissingExtraError
+from pathflip.io.model_folder import check_model_folder, refuse_missing_weights
 from pathflip.io.packaged_weights import PackagedFile
 from pathflip.processes import transformers_are_quiet
 
@@ -55,6 +56,15 @@ class LanguageModelFiles:
         """What transformers' ``from_pretrained`` is told beside the folder."""
         options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         return options | ({"gguf_file": self.gguf} if self.gguf else {})
+
+    def check(self) -> None:
+        """Compare settings and weights before anything is built from them.
+
+        Raises:
+            ConfigError: they contradict each other.
+        """
+        if not self.gguf and (self.folder / "config.json").is_file():
+            check_model_folder(self.folder, f"language model '{self.source}'")
 
     def unreadable(self, error: Exception) -> ConfigError:
         """The error for a model that its library cannot read."""
@@ -141,6 +151,7 @@ def read_language_tokenizer(files: LanguageModelFiles) -> Any:
     """
     from transformers import AutoTokenizer
 
+    files.check()  # the settings are read for the tokenizer as well
     try:
         with transformers_are_quiet():
             tokenizer = AutoTokenizer.from_pretrained(files.folder, **files.options)
@@ -164,6 +175,7 @@ def read_language_model(files: LanguageModelFiles, dtype: Any = "auto", **option
     import torch
     from transformers import AutoModelForCausalLM
 
+    files.check()
     if files.gguf:
         dtype = torch.float32 if dtype == "auto" else dtype
     else:
@@ -172,9 +184,13 @@ def read_language_model(files: LanguageModelFiles, dtype: Any = "auto", **option
     bar = redirect_stderr(StringIO()) if files.gguf else nullcontext()
     try:
         with transformers_are_quiet(), bar:
-            lm: Any = AutoModelForCausalLM.from_pretrained(files.folder, dtype=dtype, **files.options, **options)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                files.folder, dtype=dtype, output_loading_info=True, **files.options, **options
+            )
     except Exception as error:
         raise files.unreadable(error) from None
+    lm, loading = loaded
+    refuse_missing_weights(f"language model '{files.source}'", loading)
     if files.gguf and getattr(lm, "hf_quantizer", None) is not None:
         lm.hf_quantizer.remove_quantization_config(lm)  # its weights are plain numbers now
     return lm

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from pathflip.arguments import as_texts
 from pathflip.errors import CheckpointError, ConfigError, MissingExtraError
+from pathflip.io.model_folder import check_model_folder, refuse_missing_weights
 from pathflip.processes import transformers_are_quiet
 from pathflip.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -156,14 +157,19 @@ def open_network(source: str, folder: Path) -> nn.Module:
     """
     from transformers import AutoModel
 
+    what = f"text encoder '{source}'"
+    check_model_folder(folder, what)
+    options: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
+    network: nn.Module
     try:
         with transformers_are_quiet():
-            network: nn.Module = AutoModel.from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+            network, loading = AutoModel.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False, **options
             )
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, RuntimeError, … for damaged files
         reason = " ".join(str(error).split())[:160]
         raise ConfigError(f"text encoder '{source}': '{folder}' cannot be opened ({reason})") from None
+    refuse_missing_weights(what, loading)
     config: Any = network.config
     if getattr(config, "is_encoder_decoder", False) or getattr(config, "is_decoder", False):
         raise ConfigError(f"text encoder '{source}': {config.model_type} is not an encoder; expected BERT or its like")

@@ -19,6 +19,7 @@ from torch import Tensor
 from pathflip.arguments import as_texts
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.io.files import write_json, write_text
+from pathflip.io.model_folder import check_model_folder
 from pathflip.text.privacy import without_private_words
 
 __all__ = ["TokenBatch", "Tokenizer", "load_tokenizer", "train_tokenizer"]
@@ -231,6 +232,8 @@ def _read_words(file: Path) -> frozenset[str] | None:
 def _from_transformers(name: str, is_folder: bool) -> Tokenizer:
     from transformers import AutoTokenizer
 
+    if is_folder and (Path(name) / "config.json").is_file():  # it is read for the tokenizer as well
+        check_model_folder(Path(name), f"tokenizer folder '{name}'")
     try:
         loaded = AutoTokenizer.from_pretrained(name, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a missing, gated or damaged tokenizer raises OSError, ValueError, KeyError, …
