@@ -9,7 +9,7 @@ import pytest
 
 from pathflip.geometry import SlideInfo
 from pathflip.slide import TissueMask, find_tissue, open_slide
-from pathflip.slide.tissue import TissueSpec, _doubts, _tissue
+from pathflip.slide.tissue import TissueSpec, _doubts, _tissue, glass_colour
 from slide_files import write_pyramid
 
 GLASS = (243, 241, 243)
@@ -384,6 +384,37 @@ def test_an_overview_too_poor_for_pale_tissue_is_said(tmp_path, kind):
     assert masked(tmp_path / "good", picture, mpp=8.0).warnings == ()
     warnings = masked(tmp_path, degraded(picture, kind), mpp=8.0).warnings
     assert any(f"overview too poor: pale tissue may be missed ({kind})" == one for one in warnings), warnings
+
+
+def with_colour(picture, share, glass=243.0):
+    """The picture with a share of its colour: of how much the densities of the three channels differ."""
+    density = -np.log(np.maximum(picture, 1) / glass)
+    grey = density.mean(axis=-1, keepdims=True)
+    return np.clip(glass * np.exp(-(grey + (density - grey) * share)), 0, 255).round().astype(np.uint8)
+
+
+HARDLY_ANY = "hardly any colour: pale tissue may be missed"
+
+
+def test_tissue_that_lost_its_colour_is_said(tmp_path):
+    picture = glass()
+    texture = cv2.GaussianBlur(np.random.default_rng(5).normal(size=(1024, 1024)), (0, 0), 2)[..., None]
+    disk = cv2.circle(np.zeros((1024, 1024), np.uint8), (500, 500), 300, 1, -1)[..., None] > 0
+    picture = np.where(disk, np.clip(np.array(EOSIN) + 200 * texture, 0, 255), picture).astype(np.uint8)
+    said = [HARDLY_ANY in masked(tmp_path, with_colour(picture, share)).warnings for share in (1, 0.6, 0.25, 0.15)]
+    assert said == [False, False, True, True]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["BS30_HE", "fat-necrosis_HE", "insidious-lymph-node-metastasis_HE"])
+def test_half_of_the_colour_gone_is_said_of_real_slides(real_data, name):
+    with open_slide(real_data / "slides_tissue" / f"{name}.tif") as slide:
+        overview = slide.overview(8.0 / slide.info.require_mpp())
+    white = glass_colour(overview)[0]
+    for share in (1.0, 0.5):
+        picture = with_colour(overview, share, white)
+        doubts = _doubts(picture, _tissue(picture, 8.0, TissueSpec()), 8.0, TissueSpec())
+        assert (HARDLY_ANY in doubts) == (share == 0.5), (name, share, doubts)
 
 
 def test_pixels_too_coarse_for_walls_are_said(tmp_path):

@@ -279,8 +279,8 @@ def settle(path: Path, stated: Stated, options: ReadOptions, coords: NDArray[Any
         info = replace(slide or stated.info or unknown, slide_id=stated.slide_id, mpp0=mpp0)
     coords0 = level0_coords(path, coords) if unit == "px0" else _from_microns(path, coords, info.require_mpp())
     if stated.own is None:
-        spec, more = _with_step(path, info, spec, coords0, stated.stride_px is not None)
-        notes += more if unit == "px0" else ()
+        spec, on_step = _with_step(path, info, spec, coords0, stated.stride_px is not None)
+        notes += on_step if unit == "px0" else ()
     info = _inside(path, info, coords0, spec.tile_px0(info), notes)
     return Tiles(TileGrid(info, spec, coords0), warnings=tuple(notes))
 

@@ -32,7 +32,7 @@ from pathflip.slide.reader import Slide, open_slide
 from pathflip.slide.resolution_table import SlideResolution
 from pathflip.slide.stain import measure_stains
 from pathflip.slide.tiling import exclude_artefacts, tile_slide
-from pathflip.slide.tissue import TissueMask, find_tissue
+from pathflip.slide.tissue import DOUBTS, TissueMask, find_tissue
 
 __all__ = ["COLUMNS", "QualitySpec", "SlideQuality", "check_cohort", "check_slide"]
 
@@ -238,7 +238,7 @@ def _flags(row: SlideQuality, spec: QualitySpec) -> tuple[str, ...]:
         flags.append("no tissue found" if row.vendor else "nothing found")
     elif row.tissue_mm2 is not None and row.tissue_mm2 < spec.least_tissue_mm2:
         flags.append(f"little tissue: {row.tissue_mm2:.2g} mm²")
-    flags += [warning for warning in row.warnings if warning.startswith(("very pale", "overview too poor"))]
+    flags += [warning for warning in row.warnings if warning.startswith(DOUBTS)]
     if row.tissue_share and row.tiles == 0:
         flags.append("no tile holds enough tissue")
     if row.sharpness is not None and row.sharpness < spec.least_sharpness:
