@@ -10,8 +10,9 @@ import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,6 +28,9 @@ __all__ = ["File", "attribute_json", "dataset", "opened", "plain_attributes", "r
 _PLAUSIBLE_BYTES = 2**28
 """Larger arrays must take at least a hundredth of their size in the file; a damaged header can claim terabytes."""
 _MOST_ATTRIBUTES = 1000
+_DEEPEST_TYPE = 8
+_ENCODED_BITS = 3
+"""Where an encoded type has its class's bits: behind two bytes of the encoding, and the byte of class and version."""
 _FILTERS = {
     307: "bzip2", 32000: "lzf", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp", 32015: "zstd",
     32017: "sz", 32019: "fcidecomp", 32026: "blosc2", 32028: "zfp", 32029: "bitshuffle",
@@ -49,6 +53,7 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
             filesystem(url).open(url, "rb") if url else path.open("rb") as handle,
             h5py.File(_WholeReads(handle), "r") as file,
         ):
+            _check_types(path, file)
             yield file
     except PathFLIPError:
         raise
@@ -106,6 +111,43 @@ def _check_regular(path: Path) -> None:
         raise FeatureError(f"{path}: is a folder, expected a feature file; give the files inside it")
     if not stat.S_ISREG(mode):
         raise FeatureError(f"{path}: is no regular file (a pipe or device), expected a feature file")
+
+
+def _check_types(path: Path, file: h5py.File) -> None:
+    """Refuse attributes and datasets of a type that does not exist; reading one ends the process.
+
+    Raises:
+        FeatureError: there is one.
+    """
+    items: list[h5py.Group | h5py.Dataset] = [file]
+    for key in islice(file, _MOST_ATTRIBUTES):
+        if isinstance(file.get(key, getlink=True), h5py.HardLink):
+            with suppress(Exception):  # whoever wants a damaged one is told so
+                items.append(file[key])
+    for item in items:
+        types = [item.id.get_type()] if isinstance(item, h5py.Dataset) else []
+        count = min(h5py.h5a.get_num_attrs(item.id), _MOST_ATTRIBUTES + 1)
+        types += [h5py.h5a.open(item.id, index=index).get_type() for index in range(count)]
+        if any(map(_is_no_type, types)):
+            raise FeatureError(f"{path}: an attribute or dataset of '{item.name}' has no type of HDF5; copy it again")
+
+
+def _is_no_type(kind: Any, depth: int = 0) -> bool:
+    """Whether a type, or one inside it, is of variable length and neither a sequence nor text.
+
+    The library takes all sixteen numbers that its header can hold, and then calls functions that it has for two only.
+    """
+    if depth > _DEEPEST_TYPE:
+        return True
+    what = kind.get_class()
+    if what == h5py.h5t.VLEN:
+        number = kind.encode()[_ENCODED_BITS] & 0x0F  # "Datatype message", class 9, of HDF5's file format
+        return number > 1 or _is_no_type(kind.get_super(), depth + 1)
+    if what == h5py.h5t.ARRAY:
+        return _is_no_type(kind.get_super(), depth + 1)
+    if what == h5py.h5t.COMPOUND:
+        return any(_is_no_type(kind.get_member_type(i), depth + 1) for i in range(kind.get_nmembers()))
+    return False
 
 
 def dataset(path: Path, file: h5py.Group, key: str) -> h5py.Dataset | None:
