@@ -407,7 +407,7 @@ def test_slidechat_out(ours, tmp_path):
         (lambda f: f.__delitem__("coords"), "without 'coords'"),
         (lambda f: f.__delitem__("features") or f.__delitem__("coords"), r"holds \[\]; expected 'coords'"),
         (lambda f: f.attrs.__setitem__("pathflip", "{"), "attribute 'pathflip' is not JSON"),
-        (lambda f: f.attrs.__setitem__("pathflip", '{"format_version": "1.0"}'), "attribute 'slide_id' is missing"),
+        (lambda f: f.attrs.__setitem__("pathflip", '{"format_version": "1.0"}'), "attribute 'encoder' is missing"),
     ],
 )
 def test_bad_files_are_one_clear_line(tmp_path, change, message):

@@ -424,3 +424,52 @@ def test_other_broken_geometries(tmp_path, geometry):
         read_regions(path)
     assert "\n" not in str(error.value)
     assert re.search(r"Traceback", str(error.value)) is None
+
+
+# ---------------------------------------------------------------- what ends the HDF5 library
+
+
+def without_a_type(path):
+    """The first text of variable length in the file gets a kind of variable length that does not exist."""
+    data = path.read_bytes()
+    at = data.index(bytes.fromhex("1901010010000000"))  # class 9, text, UTF-8
+    path.write_bytes(data[: at + 1] + b"\x0c" + data[at + 2 :])
+
+
+def test_a_type_that_does_not_exist_is_refused_unread(ours, tmp_path):
+    """HDF5 2.0.0 ends the process that reads such an attribute: it has functions for two kinds of sixteen."""
+    shutil.copy(FEATURES / "plain_for_comparison.h5", tmp_path / "theirs.h5")
+    with h5py.File(tmp_path / "theirs.h5", "a") as file:
+        file.attrs["note"] = "a text"
+    for path in (tmp_path / "theirs.h5", ours):
+        without_a_type(path)
+        for read in (lambda path: read_tiles(path, KNOWN), read_features, read_settings, read_coords):
+            with pytest.raises(FeatureError, match="has no type of HDF5; copy it again"):
+                read(path)
+
+
+def test_types_inside_types(tmp_path):
+    """A kind of variable length inside a compound; what exists passes."""
+    path = tmp_path / "a.h5"
+    shutil.copy(FEATURES / "plain_for_comparison.h5", path)
+    inside = np.dtype([("n", "i4"), ("t", h5py.string_dtype())])
+    with h5py.File(path, "a") as file:
+        file.attrs["pair"] = np.array((1, "x"), inside)
+        file.attrs["lists"] = np.array([np.arange(2), np.arange(3)], dtype=object).astype(h5py.vlen_dtype("i4"))
+    assert read_tiles(path, ReadOptions(mpp=0.5, encoder="uni_v1"))[1].features is not None
+    without_a_type(path)
+    with pytest.raises(FeatureError, match="has no type of HDF5"):
+        read_tiles(path, KNOWN)
+
+
+def test_a_file_whose_end_is_missing_is_never_filled_up_with_memory(tmp_path):
+    """h5py hands on what a short read leaves in memory; here a short read is an error."""
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"0123456789")
+    with path.open("rb") as handle:
+        whole = hdf5._WholeReads(handle)
+        buffer = bytearray(6)
+        assert whole.readinto(buffer) == 6
+        assert bytes(buffer) == b"012345"
+        with pytest.raises(EOFError, match="2 bytes before"):
+            whole.readinto(buffer)
