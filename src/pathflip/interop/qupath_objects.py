@@ -149,7 +149,7 @@ def _check_numbers(coordinates: Any) -> None:
 
 
 def _areas(shape: BaseGeometry) -> BaseGeometry:
-    """What of a mended outline or a collection has an area (mending may leave lines), collections inside it included."""
+    """What of a mended outline (mending may leave lines) or of a collection, and those inside it, has an area."""
     parts = [_areas(part) for part in shape.geoms] if shape.geom_type == "GeometryCollection" else []
     if shape.geom_type in ("Polygon", "MultiPolygon"):
         if shape.is_valid:
