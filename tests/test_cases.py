@@ -44,6 +44,16 @@ def test_one_cell_with_several_slides_is_a_case(tmp_path):
     assert (two.slide_id, two.case_id) == ("c", "C2")  # a case of one slide bears its slide's name
 
 
+def test_parts_may_be_listed_as_slides_are(tmp_path):
+    rows = [
+        {"case": "C1", "slides": "['a.svs', 'b.svs']", "parts": "['A', 'B']", "report": TWO_PARTS},
+        {"case": "C2", "slides": '["c.svs", "d.svs"]', "parts": '["B", "A"]', "report": TWO_PARTS},
+        {"case": "C3", "slides": "e.svs", "parts": "['B']", "report": TWO_PARTS},
+    ]
+    cases = read_captions(table(tmp_path / "t.csv", rows))
+    assert [[one.part for one in case.slides] for case in cases] == [["A", "B"], ["B", "A"], ["B"]]
+
+
 def test_rows_of_one_case_and_one_report_are_one_case(tmp_path):
     rows = [
         {"Case": "C1", "Slide": "a.svs", "Part": "A", "Report": TWO_PARTS},

@@ -15,16 +15,20 @@ from PIL import Image
 from pathflip.errors import ConfigError
 from pathflip.evaluate.estimates import Estimate
 from pathflip.evaluate.report.content import (
+    CaseExample,
+    CasePhrase,
+    CaseSlideMap,
     Confusion,
     FindingRow,
     GroundingExample,
     ModelNote,
     ReportContent,
+    ReportSentence,
     RetrievalExample,
     RetrievedSlide,
 )
 from pathflip.evaluate.report.page import write_report
-from pathflip.geometry import SlideInfo, TileGrid, TileSpec
+from pathflip.geometry import Box, SlideInfo, TileGrid, TileSpec
 from pathflip.types import Heatmap
 
 MODELS = ("PathFLIP", "mean-pool CLIP", "ABMIL CLIP", "published PathFLIP")
@@ -245,6 +249,34 @@ def test_opens_with_slides_and_ends_with_how(tmp_path, content):
     _, page = written(tmp_path, content)
     order = [a["id"] for tag, a in page.tags if tag == "section"]
     assert order == ["where", "retrieved", "classes", "numbers", "chance", "findings", "limits", "made"]
+
+
+def test_a_case_shows_its_report_and_its_findings_on_every_slide(tmp_path, bare):
+    rng = np.random.default_rng(3)
+    there, nowhere = blob(0.6, 0.45, 0.14), np.zeros((256, 256), bool)
+    maps = tuple(
+        CaseSlideMap(name, part, painted(mask, rng), heatmap(mask, 0.02, rng, "necrosis"), mask, logit)
+        for name, part, mask, logit in (("s1", "A", there, 3.25), ("s2", "B", nowhere, -1.5))
+    )
+    report = (
+        ReportSentence("MICROSCOPY\n"), ReportSentence("A. "), ReportSentence("Necrosis <b>.", "affirmed", "part A"),
+        ReportSentence("No mucin.", "denied", "part B"), ReportSentence("A mass.", "not visible", "gross"),
+    )  # fmt: skip
+    phrase = CasePhrase("Necrosis <b>.", "A", maps, (("s1", Box(1216, 896, 64, 64), 0.61),))
+    html, page = written(tmp_path, replace(bare, case=CaseExample("H-17", "P1", ("A", "B"), report, (phrase,))))
+    assert "Necrosis &lt;b&gt;." in html
+    assert "s1 at (1216, 896), 64 × 64 px similarity 0.610" in page.text
+    kinds = [a["class"] for tag, a in page.tags if tag == "span" and a.get("title")]
+    assert kinds == ["read affirmed", "read denied", "read not-visible"]
+    for words in (
+        "s1, part A",
+        "s2, part B",
+        "presence logit +3.25",
+        "truth: none on this slide; presence logit −1.50",
+    ):
+        assert words in page.text
+    first, second = page.pictures("Heatmap of 'Necrosis <b>.'")
+    assert first[300, 400].sum() > second[300, 400].sum()  # bright where it is, on shared colours
 
 
 def test_every_number_given_is_on_the_page(tmp_path, content):

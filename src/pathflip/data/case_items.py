@@ -191,7 +191,8 @@ def by_part(items: Sequence[Item]) -> list[Item]:
     """The items, those of cases with slides of several parts as one item a part (``CASE__A``).
 
     A denial holds for its part alone: over the slides of the whole case, "B. No necrosis." would deny the necrosis that
-    part A has. A case stays whole where it has slides of one part, or the part of one of its slides is not known.
+    part A has. A case stays whole where it has slides of one part. It also does where the part of one of its slides is
+    not known, or several; then what one part denies is undecided.
     """
     return [one for item in items for one in _parts_of_item(item)]
 
@@ -204,7 +205,7 @@ def _parts_of_item(item: Item) -> list[Item]:
     for place, slide in enumerate(case.slides):
         labels = parts_of_slide(slide, case.parts)
         if len(labels) != 1:
-            return [item]
+            return [replace(item, caption=_without_denials_of_parts(case))]
         places.setdefault(labels.pop(), []).append(place)
     if len(places) < 2:
         return [item]
@@ -214,6 +215,18 @@ def _parts_of_item(item: Item) -> list[Item]:
         name = f"{case.slide_id}__{label}"
         parts.append(Item(replace(narrowed, slide_id=name), tuple(item.files[place] for place in own), item.as_read))
     return parts
+
+
+def _without_denials_of_parts(case: Case) -> Case:
+    """The case with undecided what not all of its parts deny: its slides may be of the others."""
+    every = set(case.parts)
+    sub_captions = tuple(
+        replace(one, negated=False, undecided=True, reason="a denial of one part, and the slides may be of another")
+        if one.decided and one.negated and one.part is not None and set(one.part.split(", ")) != every
+        else one
+        for one in case.sub_captions
+    )
+    return replace(case, sub_captions=sub_captions)
 
 
 def with_findings(items: Sequence[Item], what: str) -> list[Item]:

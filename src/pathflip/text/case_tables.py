@@ -6,6 +6,7 @@ in one cell or in rows, and a part and stain for each; an archive has a folder a
 :func:`case_with_slides` narrows a case to the slides at hand.
 """
 
+import ast
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -100,6 +101,8 @@ def _one_for_each(value: Any, count: int, what: str) -> list[str | None]:
     """A cell's parts, a slide each: "A" is of all slides, "A; B" is of two."""
     if value is None or (isinstance(value, list) and not value):
         return [None] * count
+    if isinstance(value, str) and value.strip()[:1] == "[" and isinstance(listed := _list_written(value), list):
+        value = listed
     text = _text_or_none(value)
     values = value if isinstance(value, list) else [one.strip() for one in re.split(r"[;,|\n]", text or "")]
     if count == 1:
@@ -111,6 +114,14 @@ def _one_for_each(value: Any, count: int, what: str) -> list[str | None]:
             f"{len(values)} {what} for {count} slides ({value!r}); expected one for all, or one for each"
         )
     return [_text_or_none(one) for one in values]
+
+
+def _list_written(text: str) -> Any:
+    """A list written as JSON or Python in a cell; the text where it is none."""
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
 
 
 def _text_or_none(value: Any) -> str | None:

@@ -20,8 +20,10 @@ def case_view(case: CaseExample) -> dict[str, Any]:
         "patient": case.patient,
         "parts": case.parts,
         "sentences": [{"text": one.text, "kind": one.kind.replace(" ", "-"), "note": one.note} for one in case.report],
-        "slides": [{"slide_id": one.slide_id, "part": one.part, "src": embedded(_small(one))} for one in first],
-        "phrases": [_phrase_view(phrase) for phrase in case.phrases],
+        "slides": [
+            {"slide_id": one.slide_id, "is_of": _is_of(case, one), "src": embedded(_small(one))} for one in first
+        ],
+        "phrases": [_phrase_view(case, phrase) for phrase in case.phrases],
     }
 
 
@@ -29,14 +31,19 @@ def _small(slide: CaseSlideMap) -> Any:
     return shrunk(slide.thumbnail, PANEL_PX)
 
 
-def _phrase_view(phrase: CasePhrase) -> dict[str, Any]:
+def _is_of(case: CaseExample, slide: CaseSlideMap) -> str:
+    """The part of the report, or the block of the specimen, that a slide is of."""
+    return f"{'part' if case.parts else 'block'} {slide.part}" if slide.part else ""
+
+
+def _phrase_view(case: CaseExample, phrase: CasePhrase) -> dict[str, Any]:
     """One sub-caption; its maps share their colours, so that the slides compare."""
     ranges = [score_range(slide.heatmap) for slide in phrase.slides]
     limits = (min(low for low, _ in ranges), max(high for _, high in ranges))
     return {
         "text": phrase.text,
         "part": phrase.part,
-        "panels": [_panel(phrase, slide, limits) for slide in phrase.slides],
+        "panels": [_panel(phrase, slide, _is_of(case, slide), limits) for slide in phrase.slides],
         "evidence": [
             {"slide_id": name, "x": box.x, "y": box.y, "side": f"{box.width} × {box.height}", "score": format_number(s)}
             for name, box, s in phrase.evidence
@@ -44,14 +51,14 @@ def _phrase_view(phrase: CasePhrase) -> dict[str, Any]:
     }
 
 
-def _panel(phrase: CasePhrase, slide: CaseSlideMap, limits: tuple[float, float]) -> dict[str, Any]:
+def _panel(phrase: CasePhrase, slide: CaseSlideMap, is_of: str, limits: tuple[float, float]) -> dict[str, Any]:
     thumbnail = _small(slide)
     height, width = thumbnail.shape[:2]
     shows = bool(slide.truth.any())
     own = [box for name, box, _ in phrase.evidence if name == slide.slide_id]
     where = "outlined" if shows else "none on this slide"
     return {
-        "title": f"{slide.slide_id}{f', part {slide.part}' if slide.part else ''}",
+        "title": ", ".join(filter(None, (slide.slide_id, is_of))),
         "src": embedded(heatmap_panel(slide.heatmap, thumbnail, limits)),
         "alt": f"Heatmap of {phrase.text!r} on slide {slide.slide_id}; truth: {where}",
         "detail": f"truth: {where}; presence logit {format_signed(slide.presence)}",
