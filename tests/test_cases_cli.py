@@ -158,3 +158,18 @@ def test_embeddings_of_cases(pathflip, tmp_path):
     status, _, said = pathflip(f"embed --model run/last --features F --cases cases.csv --patches --out {out}")
     assert status == 2
     assert "--cases gives a row a case" in said
+
+
+def test_each_part_is_held_against_its_own_slides(pathflip, tmp_path):
+    """What part B denies is not asked of part A, whose report affirms it."""
+    report = "Part A: Necrosis is present. Part B: No necrosis is identified."
+    (tmp_path / "parts.csv").write_text(f"case;slide;part;report\nK;c0a;A;{report}\nK;c0b;B;{report}\n")
+    status, rows, _ = pathflip(f"verify F {tmp_path / 'parts.csv'} --model run/last --out {tmp_path / 'o'} --json")
+    assert status == 1  # the slides without a report are named
+    by_name = {row["slide_id"]: row for row in rows if "sentences" in row}
+    assert by_name.keys() == {"K__A", "K__B"}
+    for name, own, other in (("K__A", "c0a", "No necrosis is identified."), ("K__B", "c0b", "Necrosis is present.")):
+        judged = {one["sentence"]: one for one in by_name[name]["sentences"]}
+        assert judged[other]["verdict"] == "not visible"
+        regions = [region["slide"] for one in judged.values() for region in one["regions"]]
+        assert set(regions) <= {own}
