@@ -47,7 +47,7 @@ def test_one_cell_with_several_slides_is_a_case(tmp_path):
 def test_parts_may_be_listed_as_slides_are(tmp_path):
     rows = [
         {"case": "C1", "slides": "['a.svs', 'b.svs']", "parts": "['A', 'B']", "report": TWO_PARTS},
-        {"case": "C2", "slides": '["c.svs", "d.svs"]', "parts": '["B", "A"]', "report": TWO_PARTS},
+        {"case": "C2", "slides": "c.svs; d.svs", "parts": "['B', 'A']", "report": TWO_PARTS},
         {"case": "C3", "slides": "e.svs", "parts": "['B']", "report": TWO_PARTS},
     ]
     cases = read_captions(table(tmp_path / "t.csv", rows))
