@@ -103,6 +103,15 @@ def test_evidence_of_a_choice_is_what_was_shown_for_it(assistant):
     assert gaps.min() >= 1.5 * view.features.grid.tile_px0
 
 
+def test_a_yes_or_no_question_of_unknown_words_is_refused(assistant):
+    """A yes or no would be about something else that the language model did learn."""
+    assistant = calibrated(assistant, refuse_above=1.0)
+    view = prepare_slide(assistant.aligned, tiny_slide("a"))
+    assert ask(assistant, "Is there a fracture?", view) == Answer(CANNOT_TELL, abstained=True)
+    assert ask(assistant, "Is there necrosis?", view).confidence is not None
+    assert ask(assistant, "What is seen?", view).confidence is not None
+
+
 def test_an_open_question_is_refused_from_the_threshold_on(assistant, monkeypatch):
     view = prepare_slide(assistant.aligned, tiny_slide("a"))
     soft = {"refusal_slope": 0.01}  # brings the odds of an untrained model into reach

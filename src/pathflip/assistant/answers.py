@@ -5,6 +5,7 @@ slide" is weighed first, by a calibration fitted on questions of both kinds (``c
 """
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -26,6 +27,8 @@ from pathflip.types import Answer, Evidence, SlideFeatures
 __all__ = ["Conversation", "Writing", "answer", "ask", "caption", "refusal_logit"]
 
 MOST_QUESTION_WORDS = 400
+# "Is there a fracture?": without a word of the training texts, a yes or no would be about something else.
+_WHETHER = re.compile(r"\W*(?:is|are|was|were|do|does|did|has|have|can|could|any)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ def ask(
         stream: called with every stretch of an open answer as it is written (not where it is withheld).
 
     Returns:
-        The answer. ``abstained`` says that the slide cannot tell; ``confidence`` is the probability of the answer
+        The answer. ``abstained`` says that the slide cannot tell, or that a yes-or-no question holds no word of the
+        training texts (then without a confidence); ``confidence`` is the probability of the answer
         given: of the option chosen, of not being told, or the geometric mean over what was written.
 
     Raises:
@@ -76,6 +80,9 @@ def ask(
         raise CaptionError(f"question: got {words} words, expected at most {MOST_QUESTION_WORDS}; shorten it")
     slides = prepared_slides(assistant, slides)
     prompt = build_prompt(assistant, question, slides, options, history=history)
+    content = question_content(question)
+    if not options and _WHETHER.match(question) and content and assistant.aligned.knows_no_word_of(content):
+        return Answer(CANNOT_TELL, abstained=True)  # what is asked for was never learned
     refusal = refusal_logit(
         assistant, build_prompt(assistant, question, slides, history=history) if options else prompt
     )
