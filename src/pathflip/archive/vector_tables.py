@@ -12,6 +12,7 @@ docs/formats.md specifies the columns.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -390,6 +391,7 @@ def schema_of(embed_dim: int) -> Any:
 
 
 def _lancedb() -> Any:
+    os.environ.setdefault("LANCEDB_LOG", "error")  # it tells of every empty partition of an index
     try:
         import lancedb
     except ImportError as error:
