@@ -1,6 +1,7 @@
 """What a new user meets in an afternoon: version, tables in and out, short reprs, files where folders belong."""
 
 import csv
+import inspect
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ import pathflip
 from benchmark_files import save_features, slides, write_csv
 from pathflip.cli import app
 from pathflip.cli.app import how_to_go_on
+from pathflip.cli.model_verbs import evaluate
 from pathflip.errors import ConfigError, PathFLIPError
 from pathflip.io.write_tables import write_table
 from pathflip.slide.resolution_table import ResolutionTable, read_slide_mpp
@@ -235,3 +237,40 @@ def test_rows_that_are_left_out_are_written_down(tmp_path):
     lost = table(tmp_path / "o.left_out.csv")
     assert [row["row"] for row in lost] == ["2", "3"]
     assert "the first below it is 1" in done.stderr
+
+
+RUN_A_MODEL = (
+    "train", "extract", "curve", "few-shot", "embed", "benchmark", "zero-shot", "retrieve", "ground", "calibrate",
+    "verify", "ask", "caption", "chat", "index", "search", "view",
+)  # fmt: skip
+
+
+def test_every_verb_that_runs_a_model_takes_a_device():
+    verbs = {verb.name or verb.callback.__name__: verb.callback for verb in app.registered_commands}
+    assert [name for name in RUN_A_MODEL if "device" not in inspect.signature(verbs[name]).parameters] == []
+    assert "device" in inspect.signature(evaluate).parameters
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "align_base", "--features", "FILES", "--captions", "TABLE", "--out", "o"],
+        ["extract", "FILES", "--out", "o"],
+        ["eval", "--model", "MODEL", "--features", "FILES", "--captions", "TABLE"],
+        ["curve", "align_base", "--features", "FILES", "--captions", "REPORTS", "--splits", "SPLITS", "--out", "o"],
+        ["few-shot", "--model", "MODEL", "--features", "FILES", "--labels", "TABLE"],
+        ["index", "FILES", "--model", "MODEL", "--archive", "o"],
+        ["benchmark", "slidebench-retrieval", "--data", "REPORTS", "--model", "MODEL", "--features", "FILES",
+         "--other-set", "--out", "o"],
+    ],
+)  # fmt: skip
+def test_a_gpu_that_is_not_there_is_one_line_and_nothing_is_written(words, tmp_path, model, features, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    reports = write_csv(tmp_path / "r.csv", [{"slide": n, "patient": n, "text": "Glands are fused."} for n in NAMES])
+    parts = [{"slide": n, "split": ("train", "train", "val", "test")[i % 4]} for i, n in enumerate(NAMES)]
+    splits = write_csv(tmp_path / "s.csv", parts)
+    paths = {"MODEL": model, "FILES": features, "TABLE": labels(tmp_path), "REPORTS": reports, "SPLITS": splits}
+    done = cli(*(paths.get(word, word) for word in words), "--device", "cuda:7")
+    assert isinstance(done.exception, ConfigError), (done.output, done.exception)
+    assert "device 'cuda:7': torch sees" in str(done.exception)
+    assert not (tmp_path / "o").exists()

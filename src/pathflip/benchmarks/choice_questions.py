@@ -113,7 +113,7 @@ def _text_only(name: str, questions: Sequence[VQAQuestion], inputs: Inputs) -> l
         return None
     if inputs.text_only.is_dir():
         twin = replace(inputs, assistant=inputs.text_only, predictions=None, allow_missing=False)
-        loaded = load_assistant(inputs.text_only)
+        loaded = load_assistant(inputs.text_only, inputs.device, inputs.settings.get("language_model"))
         if not loaded.model.config.text_only:
             raise CaptionError(
                 f"--text-only '{inputs.text_only}': this assistant is shown slides; expected one trained with "

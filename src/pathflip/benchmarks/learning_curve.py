@@ -80,6 +80,7 @@ def run_curve(
     fractions: Sequence[Fraction] = FRACTIONS,
     seeds: int = 3,
     learning_rates: Sequence[float] = (),
+    device: str | None = None,
     progress: Callable[..., None] = lambda done, total, note="": None,
 ) -> list[dict[str, Any]]:
     """Train every point that is not there yet, and measure it.
@@ -89,7 +90,7 @@ def run_curve(
         fractions: of the training patients. seeds: trainings a point, each with its own draw of patients.
         learning_rates: every recipe tries each at every fraction (first seed) and keeps the best on the validation
             patients; empty keeps the recipes' own.
-        progress: called with points done and all.
+        device: where models are measured; None takes a GPU if there is one. progress: called with points done and all.
 
     Returns:
         A row a point (recipe, fraction, patients, seed, learning rate, measures); see :func:`curve_rows` for means.
@@ -113,8 +114,8 @@ def run_curve(
                 "more: give larger fractions"
             )
         first = nested_patients(patients, fraction, 0)
-        rate = _learning_rate(recipes[name], name, fraction, data, out, learning_rates, first)
-        rows.append(_point(recipes[name], name, fraction, seed, rate, chosen, data, out))
+        rate = _learning_rate(recipes[name], name, fraction, data, out, learning_rates, first, device)
+        rows.append(_point(recipes[name], name, fraction, seed, rate, chosen, data, out, device))
     progress(len(points), len(points))
     return rows
 
@@ -127,11 +128,12 @@ def _learning_rate(
     out: Path,
     rates: Sequence[float],
     patients: Sequence[str],
+    device: str | None,
 ) -> float:
     """The best of the learning rates on the validation patients, first seed; the recipe's own where none are given."""
     if not rates:
         return recipe.train.optim.lr
-    tried = {rate: _point(recipe, name, fraction, 0, rate, patients, data, out)["val_r1"] for rate in rates}
+    tried = {rate: _point(recipe, name, fraction, 0, rate, patients, data, out, device)["val_r1"] for rate in rates}
     return max(tried, key=lambda rate: tried[rate])
 
 
@@ -144,6 +146,7 @@ def _point(
     patients: Sequence[str],
     data: CurveData,
     out: Path,
+    device: str | None,
 ) -> dict[str, Any]:
     """One trained and measured model; from its folder, where it is whole and of these very settings."""
     wanted = set(patients)
@@ -159,7 +162,8 @@ def _point(
     )
     own = recipe.model_copy(update={"train": train})
     folder = path_inside(out, "points", name, str(fraction).replace("/", "_"), f"seed{seed}_lr{rate:g}")
-    key = digest_of([own.model_dump(mode="json"), sorted(slides), sorted(c.slide_id for c in data.test[1])])
+    same_anywhere = own.model_copy(update={"train": train.model_copy(update={"device": "auto"})})
+    key = digest_of([same_anywhere.model_dump(mode="json"), sorted(slides), sorted(c.slide_id for c in data.test[1])])
     file = folder / "point.json"
     if file.is_file():
         stored = json.loads(file.read_text(encoding="utf-8"))
@@ -171,7 +175,7 @@ def _point(
                 f"curve: '{folder}' holds a point of other settings or data; expected the same: choose another --out"
             )
     train_align(own, files, captions, folder / "run", val_files=data.val[0], val_captions=data.val[1], resume=True)
-    model = load(folder / "run")
+    model = load(folder / "run", device)
     hits = _hits(model, data.test)
     row = {
         "recipe": name, "fraction": str(fraction), "patients": len(wanted), "slides": len(files), "seed": seed,

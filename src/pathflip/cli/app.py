@@ -40,6 +40,7 @@ __all__ = [
     "StridePx",
     "TableOut",
     "TilePx",
+    "TrainDevice",
     "app",
     "as_row",
     "check_table",
@@ -52,6 +53,7 @@ __all__ = [
     "printable",
     "progress_bar",
     "say",
+    "training_device",
     "write_rows",
 ]
 
@@ -121,6 +123,9 @@ QuestionColumn = Annotated[str | None, typer.Option("--text-column", help="Colum
 TableOut = Annotated[Path | None, typer.Option("--out", help="Table to write: .csv, .tsv, .jsonl, .json, .parquet.")]
 Device = Annotated[
     str | None, typer.Option("--device", help="Where to run: cpu, cuda, cuda:1, …; a GPU if there is one.")
+]
+TrainDevice = Annotated[
+    str | None, typer.Option("--device", help="Where to train: cpu, cuda, cuda:1, …; a GPU if there is one.")
 ]
 CaseColumn = Annotated[str | None, typer.Option(help="Column with the case: rows of one case and report are one item.")]
 AllowMissing = Annotated[
@@ -314,6 +319,27 @@ def unknown_words(model: Any, text: str) -> list[str]:
     from pathflip.text.known_words import UNKNOWN_WORDS
 
     return [UNKNOWN_WORDS] if model.knows_no_word_of(text) else []
+
+
+def training_device(device: str | None) -> list[str]:
+    """Settings that train on the device named; a GPU that is named becomes the one this process takes.
+
+    Raises:
+        ConfigError: no such device, or one of several processes that each take their own.
+    """
+    if device is None:
+        return []
+    import torch
+
+    from pathflip.features.devices import device_named
+
+    chosen = device_named(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(f"--device {device}: every process of a distributed run takes its own GPU; expected none")
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+        return []
+    return [f"train.device={chosen.type}"]
 
 
 def as_row(outcome: Any) -> dict[str, Any]:

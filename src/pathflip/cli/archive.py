@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pathflip.cli.app import (
+    Device,
     Encoding,
     Json,
     Model,
@@ -44,6 +45,7 @@ def index(
     slide_column: SlideColumn = None,
     text_column: ReportColumn = None,
     encoding: Encoding = None,
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """Put slides into a searchable archive; only what is new or changed is encoded, and a killed run goes on."""
@@ -69,7 +71,7 @@ def index(
         run_jobs = index_on_cluster(ClusterSpec(cluster, gpus=gpus_per_slide), model, say)
     with progress_bar("indexing") as advance:
         outcomes = index_features(
-            inference.load(model),
+            inference.load(model, device),
             files,
             archive,
             facts=facts,
@@ -104,6 +106,7 @@ def search(
     model: Annotated[
         Path | None, typer.Option(help="Checkpoint directory; the one that filled the archive if absent.")
     ] = None,
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """Find slides in an archive by a text, a slide or a region; each hit names its regions."""
@@ -117,7 +120,7 @@ def search(
     if text is not None or name.lower().endswith(".h5"):
         from pathflip import inference
 
-        aligned = inference.load(model or Path(opened.model.path))
+        aligned = inference.load(model or Path(opened.model.path), device)
     searcher = Searcher(opened, aligned, candidates=candidates)
     if text is not None:
         hits = searcher.by_text(text, k, where)

@@ -12,6 +12,7 @@ from pathflip.cli.app import (
     Features,
     Json,
     Model,
+    TrainDevice,
     app,
     files_in,
     files_of_items,
@@ -19,6 +20,7 @@ from pathflip.cli.app import (
     print_rows,
     progress_bar,
     say,
+    training_device,
 )
 from pathflip.errors import ConfigError
 
@@ -190,6 +192,7 @@ def curve(
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="Table slide, label: zero-shot of the names, too.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE for all recipes.")] = None,
+    device: TrainDevice = None,
     json: Json = False,
 ) -> None:
     """The learning curve: train on 1/16 … all of the patients, ours and baselines; goes on where it stopped."""
@@ -210,7 +213,8 @@ def curve(
     from pathflip.train.align_run import read_split
 
     parts = read_split(files_in(features, {".h5"}), captions, splits)
-    chosen = {name.rpartition(":")[2]: with_settings(find_recipe(name), settings or []) for name in recipes}
+    settings = [*(settings or []), *training_device(device)]
+    chosen = {name.rpartition(":")[2]: with_settings(find_recipe(name), settings) for name in recipes}
     if len(chosen) < len(recipes):
         raise ConfigError("curve: two recipes of one name; expected each once")
     slides = [slide_id(file) for file in parts["test"][0]]
@@ -222,7 +226,7 @@ def curve(
         with progress_bar("learning curve") as advance:
             points = run_curve(
                 chosen, data, out, fractions=sorted(set(fractions)), seeds=seeds, learning_rates=tune or (),
-                progress=advance,
+                device=device, progress=advance,
             )  # fmt: skip
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"points so far are in '{out}'; the same command goes on from there") from None

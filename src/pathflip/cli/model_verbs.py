@@ -21,6 +21,7 @@ from pathflip.cli.app import (
     ReportColumn,
     SlideColumn,
     SlideMPP,
+    TrainDevice,
     app,
     as_row,
     encoded_items,
@@ -30,6 +31,7 @@ from pathflip.cli.app import (
     print_rows,
     progress_bar,
     say,
+    training_device,
 )
 from pathflip.errors import ConfigError
 
@@ -70,6 +72,7 @@ def train(
     part_column: PartColumn = None,
     case_column: CaseColumn = None,
     encoding: Encoding = None,
+    device: TrainDevice = None,
     json: Json = False,
 ) -> None:
     """Train an alignment model on slides and their reports, or an assistant on captions, questions, conversations."""
@@ -77,12 +80,13 @@ def train(
     from pathflip.io.tables import TableOptions
 
     options = TableOptions(slide_column, text_column, part_column, encoding, case_column)
+    settings = [*(settings or []), *training_device(device)]
     check_writable(out)
     texts = [path for path in (captions, questions, conversations) if path is not None]
     if recipe.startswith("language_"):
         from pathflip.cli.train_assistant import train_words
 
-        print_rows([train_words(recipe, texts, out, splits, settings or [], resume, options)], json, numbers_line)
+        print_rows([train_words(recipe, texts, out, splits, settings, resume, options)], json, numbers_line)
         return
     if not features:
         raise ConfigError("train: give --features, the feature files of the slides (or folders of them)")
@@ -96,9 +100,7 @@ def train(
             "resume": resume,
             "options": options,
         }
-        row = train_assistant(
-            recipe, features, texts, out, language_model=language_model, settings=settings or [], **words
-        )
+        row = train_assistant(recipe, features, texts, out, language_model=language_model, settings=settings, **words)
         print_rows([row], json, numbers_line)
         return
     from pathflip.cli.pack import number_format
@@ -108,7 +110,7 @@ def train(
 
     if captions is None:
         raise ConfigError("train: give --captions, a JSON lines or CSV file with slide, patient, text")
-    chosen = with_settings(find_recipe(recipe), settings or [])
+    chosen = with_settings(find_recipe(recipe), settings)
     parts = read_split(files_in(features, {".h5"}), captions, splits, options)
     if split not in parts or (split != "train" and splits is None):
         raise ConfigError(f"--split: got '{split}', expected {', '.join(parts)}, with --splits")
@@ -165,6 +167,7 @@ def evaluate(
     part_column: PartColumn = None,
     case_column: CaseColumn = None,
     encoding: Encoding = None,
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """Measure an alignment model (--model, --features), or captions and answers (the commands below)."""
@@ -186,6 +189,7 @@ def evaluate(
         options=options,
         splits=splits,
         allow_missing=allow_missing,
+        device=device,
     )
     if rows and not json:
         counts = rows[0]

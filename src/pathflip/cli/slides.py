@@ -9,6 +9,7 @@ import typer
 
 from pathflip.cli.app import (
     MPP,
+    Device,
     Json,
     MinTissue,
     Out,
@@ -242,6 +243,7 @@ def extract(
     cluster: Annotated[str, typer.Option(help="Ray cluster: auto, HOST:PORT or ray://HOST:PORT (docs/scale.md).")] = "",
     gpus_per_slide: Annotated[float, typer.Option(help="With --cluster: GPUs a slide takes; fractions share.")] = 0.0,
     recursive: Recursive = False,
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """Tiles to feature vectors: one HDF5 file a slide, resumable, failures listed in failures.jsonl."""
@@ -250,6 +252,12 @@ def extract(
     from pathflip.slide import ArtefactSpec, find_slides
 
     spec = TileSpec(tile_px, mpp, stride_px, min_tissue)
+    if device is not None:
+        from pathflip.features.devices import device_named
+
+        device_named(device)  # a device that is not there is said before any work
+        if cluster:
+            raise ConfigError("extract: with --cluster Ray places the slides; expected no --device")
     files = find_slides(slides, recursive=recursive)
     run: Callable[..., Any] = extract_cohort
     if cluster:
@@ -264,7 +272,7 @@ def extract(
             out,
             slide_mpp=slide_mpp,
             exclude=ArtefactSpec() if exclude_artefacts else None,
-            **({} if cluster else {"num_workers": workers, "warn": say}),
+            **({} if cluster else {"num_workers": workers, "warn": say, "device": device}),
             precision=precision,
             overwrite=overwrite,
             names=names,

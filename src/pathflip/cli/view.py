@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pathflip.cli.app import Json, SlideMPP, Slides, app, print_rows, say
+from pathflip.cli.app import Device, Json, SlideMPP, Slides, app, print_rows, say
 from pathflip.errors import ConfigError
 
 PASSWORD_VARIABLE = "PATHFLIP_PASSWORD"
@@ -37,6 +37,7 @@ def view(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)] = 0,
     browser: Annotated[bool, typer.Option(help="Open the page.")] = True,
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """Look at slides in the browser: a fast viewer, and with a model, ask where, what and which cases."""
@@ -50,7 +51,7 @@ def view(
     has_model = model is not None or assistant is not None
     if features and not has_model:
         raise ConfigError("--features: only a model can ask of them; give --model or --assistant too")
-    models = Models(model=model, assistant=assistant, features=tuple(features or ()))
+    models = Models(model=model, assistant=assistant, features=tuple(features or ()), device=device)
     running = open_workbench(
         Settings(
             slides=slides,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pathflip.cli.app import (
+    Device,
     Encoding,
     Json,
     PartColumn,
@@ -201,6 +202,7 @@ def caption(
     bertscore_layer: Annotated[
         int | None, typer.Option(help="Its layer to compare, from 1; the last if absent.")
     ] = None,
+    device: Device = None,
     slide_column: SlideColumn = None,
     text_column: ReportColumn = None,
     part_column: PartColumn = None,
@@ -222,6 +224,7 @@ def caption(
         meteor_jar=meteor_jar,
         bertscore=bertscore,
         bertscore_layer=bertscore_layer,
+        device=device,
         num=resamples,
         seed=seed,
         options=TableOptions(slide_column, text_column, part_column, encoding),

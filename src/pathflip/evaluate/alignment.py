@@ -33,6 +33,7 @@ def evaluate_checkpoint(
     options: TableOptions = PLAIN,
     splits: Path | None = None,
     allow_missing: bool = False,
+    device: str | None = None,
 ) -> list[dict[str, Any]]:
     """Measure an alignment checkpoint.
 
@@ -43,6 +44,7 @@ def evaluate_checkpoint(
         splits: which slides and cases (of ``captions``) belong to which split. split: the one to measure, "test" if
             not given; of a cohort too.
         allow_missing: pass over captions without features and features without captions, with a warning.
+        device: where to run; None takes a GPU if there is one.
 
     Returns:
         One row a measure: measure, value, low, high (95 % over patients), chance, note, and the numbers of items
@@ -60,7 +62,7 @@ def evaluate_checkpoint(
     if captions is not None and split is not None and splits is None:
         raise ConfigError(f"--split {split}: give --splits, the table that says which slide is in it")
     check_cohort(files)
-    loaded = load(model)
+    loaded = load(model, device)
     if cohort is not None:
         known = read_cohort(cohort, files[0].parent, split or "test")
         measured, patients = measures(score_model("model", loaded, known), known), known.patients

@@ -12,6 +12,7 @@ from pathflip.evaluate.bertscore import BertScorer
 from pathflip.evaluate.bootstrap import PatientBootstrap, bounds
 from pathflip.evaluate.caption_baselines import bag_of_words, constant_caption
 from pathflip.evaluate.caption_scores import BertScores, CaptionScores, caption_scores
+from pathflip.features.devices import device_named
 from pathflip.io.slide_id import join_ids
 from pathflip.io.tables import PLAIN, TableOptions, column_name, read_table
 from pathflip.text.captions import TEXT_KEYS, read_captions, slide_of_row
@@ -59,6 +60,7 @@ def evaluate_captions(
     meteor_jar: Path | None = None,
     bertscore: Path | None = None,
     bertscore_layer: int | None = None,
+    device: str | None = None,
     num: int = 1000,
     seed: int = 0,
     options: TableOptions = PLAIN,
@@ -69,7 +71,7 @@ def evaluate_captions(
         text_only: captions of the same language model without the slide. train: captions that baselines are made of.
         group_column: a column of ``references`` (the organ) for the baseline "one constant caption a group".
         bertscore: folder of the language model BERTScore is counted with. bertscore_layer: see
-            :class:`~pathflip.evaluate.bertscore.BertScorer`.
+            :class:`~pathflip.evaluate.bertscore.BertScorer`. device: where that runs; None takes a GPU if there is one.
         options: columns and encoding of ``references`` and ``train``; of generated captions the slide's column, where
             they have it, and the encoding.
 
@@ -88,7 +90,7 @@ def evaluate_captions(
             f"no slide of '{predictions.name}' (first '{next(iter(generated))}') stands in '{references.name}' "
             f"(first '{known[0]}'); expected captions of the same slides"
         )
-    scorer = BertScorer(bertscore, bertscore_layer) if bertscore else None
+    scorer = BertScorer(bertscore, bertscore_layer, device_named(device)) if bertscore else None
     rows = caption_measures(
         [generated.get(slide, "") for slide in known],
         truth,

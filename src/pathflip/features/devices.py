@@ -52,6 +52,8 @@ def device_named(name: str | torch.device | None) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(f"device '{name}': is none; expected cpu, cuda, cuda:1, …") from None
+    if device.type not in ("cpu", "cuda", "mps") or (device.type == "mps" and not torch.backends.mps.is_available()):
+        raise ConfigError(f"device '{name}': torch cannot run there on this machine; expected cpu, cuda, cuda:1, …")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         have = torch.cuda.device_count()
         raise ConfigError(

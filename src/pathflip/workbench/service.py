@@ -47,6 +47,7 @@ class Models:
     features: tuple[Path, ...] = ()
     slide_mpp: SlideResolution | None = None
     language_model: str | None = None
+    device: str | None = None
 
 
 @dataclass(eq=False)
@@ -107,9 +108,9 @@ class ModelService:
         if self._models.assistant is not None:
             from pathflip.assistant import load_assistant
 
-            assistant = load_assistant(self._models.assistant, language_model=self._models.language_model)
+            assistant = load_assistant(self._models.assistant, self._models.device, self._models.language_model)
         if self._models.model is not None:
-            aligned = load(self._models.model)
+            aligned = load(self._models.model, self._models.device)
         else:
             assert assistant is not None
             aligned = assistant.aligned
