@@ -21,7 +21,7 @@ from pathflip.data.instruct_examples import read_examples
 from pathflip.data.splits import read_splits
 from pathflip.errors import PathFLIPError
 from pathflip.evaluate.captioning import read_generated
-from pathflip.evaluate.vqa import read_predictions
+from pathflip.evaluate.predictions import read_predictions
 from pathflip.features.store import read_features, read_settings
 from pathflip.geometry import TileSpec
 from pathflip.interop import ReadOptions, read_tiles

@@ -23,6 +23,7 @@ from pathflip.benchmarks.phrase_places import dice, iou
 from pathflip.benchmarks.prompts import TEMPLATES_22, TEMPLATES_23
 from pathflip.benchmarks.protocol import Inputs
 from pathflip.benchmarks.retrieval_scores import organ_level
+from pathflip.benchmarks.slidebench_captioning import prompt_groups
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.evaluate.caption_scores import caption_scores
 from pathflip.geometry import SlideInfo
@@ -96,6 +97,20 @@ def test_captions_are_scored_beside_a_constant_caption_of_the_organ(tmp_path):
             tmp_path,
             predictions=write_lines(tmp_path / "q.jsonl", said[1:]),
         )
+
+
+def test_a_constant_caption_knows_what_the_prompt_says_and_no_more(tmp_path):
+    rows = [{"Slide": n, "Tumor": "ABC"[i % 3], "Question": ("Of the lung?", "Of the skin?")[i % 2], "Caption": TEXTS[i]}
+            for i, n in enumerate(NAMES)]  # fmt: skip
+    groups = prompt_groups(write_csv(tmp_path / "c.csv", rows))
+    assert [groups[name] for name in NAMES] == ["Of the lung?", "Of the skin?"] * 3
+    every = [row | {"Question": f"Question {i}?"} for i, row in enumerate(rows)]  # a question a slide tells no groups
+    assert [prompt_groups(write_csv(tmp_path / "d.csv", every))[n] for n in NAMES] == ["A", "B", "C"] * 2
+
+
+def test_the_references_are_no_predictions(tmp_path):
+    with pytest.raises(CaptionError, match="all 6 captions are the references word for word"):
+        run("slidebench-captioning", captions(tmp_path), tmp_path, predictions=captions(tmp_path))
 
 
 def test_retrieval_has_both_directions_and_no_statistics_of_the_gallery(tmp_path, model, features):
@@ -192,6 +207,7 @@ def test_the_templates_are_as_many_as_the_published_ones():
     ("rows", "says"),
     [
         ([{"slide_id": n, "label": "LUAD"} for n in NAMES], "1 classes among 6 labels"),
+        ([row | {"label": "LUSC" if i == 0 else "LUAD"} for i, row in enumerate(LUNG)], "class 'LUSC' has one slide"),
         ([*LUNG[:5], {"slide_id": "s05", "label": "MESO"}], "labelled 'MESO', expected one of LUAD, LUSC"),
         ([*LUNG, {"slide_id": "s00", "label": "LUSC"}], "row 7: slide 's00' is 'CPTAC-LUAD' in another row"),
     ],

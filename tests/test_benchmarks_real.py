@@ -57,16 +57,31 @@ def test_slidebench_vqa_answered_at_random_is_at_chance_and_says_so(tmp_path, re
     assert {"Microscopy", "Diagnosis", "Clinical"} <= {s["group"] for s in result["scores"]}
 
 
-def test_some_slidebench_questions_asked_of_an_untrained_assistant(tmp_path, real_data, assistant):
-    whole = (real_data / "slidebench" / "SlideBench-VQA-TCGA.csv").read_text(encoding="utf-8-sig").splitlines()
-    data = tmp_path / "some.csv"
-    data.write_text("\n".join(whole[:41]) + "\n", encoding="utf-8")
+def test_every_slidebench_question_asked_of_an_untrained_assistant_is_at_chance(tmp_path, real_data, assistant):
+    """All 1,489 questions through an assistant, slide by slide: what it finds likeliest is a guess, and is said so."""
+    data = real_data / "slidebench" / "SlideBench-VQA-TCGA.csv"
     stored = save_features(tmp_path / "f", unique(q.slide_id for q in read_questions(data)))
-    inputs = Inputs(data, assistant=assistant, features=(stored,), other_set=True, resamples=50)
+    inputs = Inputs(data, assistant=assistant, features=(stored,), resamples=100)
     result = run_benchmark("slidebench-vqa-tcga", inputs, tmp_path / "out")
-    assert result["scored"] == 40
+    assert (result["scored"], result["total"]) == (1489, 1489)
+    assert "content verified" in result["test_set"]["set"]
     assert result["scores"][0]["note"].startswith("not read: ")  # an untrained language model names no option
-    assert summary_rows([result])[0]["verdict"]
+    likeliest = next(s for s in result["scores"] if s["measure"] == "accuracy (likeliest option)")
+    assert likeliest["group"] == "all"
+    assert likeliest["value"] < likeliest["baselines"]["constant"] + 0.01  # no better than a letter
+    assert likeliest["paired"]["constant"]["low"] <= 0
+    assert {summary_rows([result])[0]["verdict"]} <= {"at chance", "not above answering without the slide"}
+
+
+def test_every_slidebench_caption_written_by_an_untrained_assistant_is_below_the_floor(tmp_path, real_data, assistant):
+    data = real_data / "slidebench" / "SlideBench-Caption-TCGA.csv"
+    stored = save_features(tmp_path / "f", [c.slide_id for c in read_captions(data)])
+    inputs = Inputs(data, assistant=assistant, features=(stored,), resamples=5, settings={"longest": "6"})
+    result = run_benchmark("slidebench-captioning", inputs, tmp_path / "out")
+    assert (result["scored"], result["total"]) == (732, 732)
+    bleu = next(s for s in result["scores"] if s["measure"] == "BLEU-1")
+    assert bleu["value"] < bleu["baselines"]["constant"]
+    assert summary_rows([result])[0]["verdict"] == "at chance"
 
 
 def test_slidebench_captions_of_a_constant_are_at_the_floor_and_retrieval_at_chance(tmp_path, real_data, model):
@@ -78,8 +93,9 @@ def test_slidebench_captions_of_a_constant_are_at_the_floor_and_retrieval_at_cha
     result = run_benchmark("slidebench-captioning", Inputs(data, predictions=said, resamples=10), tmp_path / "captions")
     bleu = next(s for s in result["scores"] if s["measure"] == "BLEU-1")
     assert bleu["baselines"]["constant"] == pytest.approx(0.391, abs=0.002)
-    # Groups are the ten tumour types of the file; others quote .435 an organ and .484 for a bag of words.
-    assert bleu["baselines"]["constant a group"] == pytest.approx(0.454, abs=0.002)
+    # Groups are the eight organs that the prompts name, and captions are chosen on the test captions themselves. By the
+    # ten tumour types it is .454, by seven organs and chosen on four fifths of the slides .436 (docs/benchmarks.md).
+    assert bleu["baselines"]["constant a group"] == pytest.approx(0.448, abs=0.002)
     assert bleu["baselines"]["bag of words"] == pytest.approx(0.489, abs=0.002)
     assert next(s for s in result["scores"] if s["measure"] == "skill in BLEU-1")["value"] < 0
     stored = save_features(tmp_path / "f", [c.slide_id for c in captions])

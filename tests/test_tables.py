@@ -10,7 +10,8 @@ import pytest
 from pathflip.data.instruct_examples import read_examples
 from pathflip.data.question_files import read_questions
 from pathflip.errors import CaptionError, ConfigError
-from pathflip.evaluate.vqa import letter_baselines, match_predictions, read_predictions
+from pathflip.evaluate.predictions import match_predictions, read_predictions
+from pathflip.evaluate.vqa import letter_baselines
 from pathflip.io.slide_id import join_ids
 from pathflip.io.tables import TableOptions, column_name, first_of, is_empty, read_rows, read_table, read_utf8
 from pathflip.text.captions import check_captions, read_captions

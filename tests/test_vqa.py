@@ -13,13 +13,8 @@ import pytest
 from pathflip.data.question_files import VQAQuestion, read_questions
 from pathflip.errors import CaptionError
 from pathflip.evaluate.answer_parsing import parse_answer
-from pathflip.evaluate.vqa import (
-    VQAPrediction,
-    letter_baselines,
-    match_predictions,
-    read_predictions,
-    vqa_measures,
-)
+from pathflip.evaluate.predictions import VQAPrediction, match_predictions, read_predictions
+from pathflip.evaluate.vqa import letter_baselines, vqa_measures
 from pathflip.text.refusals import CANNOT_TELL
 
 OPTIONS = ("squamous cell carcinoma", "small cell carcinoma", "papillary adenocarcinoma", "adenocarcinoma")
@@ -273,6 +268,26 @@ def test_bad_questions_are_one_line(tmp_path, rows, said):
     with pytest.raises(CaptionError, match=said) as error:
         read_questions(path)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_of_questions_is_no_file_of_answers(tmp_path):
+    """Its key would be read as what a model said: all right."""
+    rows = [{"id": i, "slide": "s", "question": "q", "options": list(OPTIONS), "answer": "A"} for i in range(3)]
+    (tmp_path / "q.json").write_text(json.dumps(rows))
+    with pytest.raises(CaptionError, match="the key of a file of questions"):
+        read_predictions(tmp_path / "q.json")
+    (tmp_path / "p.json").write_text(json.dumps([row | {"output": "B"} for row in rows]))
+    assert [one.text for one in read_predictions(tmp_path / "p.json")] == ["B"] * 3
+    (tmp_path / "a.json").write_text(json.dumps([{"id": 1, "answer": "C"}]))
+    assert read_predictions(tmp_path / "a.json")[0].text == "C"
+
+
+def test_null_is_an_empty_answer_and_ids_may_be_written_as_fractions(tmp_path):
+    rows = [{"id": 1.0, "output": None}, {"id": 2.0, "output": float("nan")}, {"id": "3", "output": "C"}]
+    (tmp_path / "p.json").write_text(json.dumps(rows))
+    matched, strays = match_predictions([question(i) for i in (1, 2, 3)], read_predictions(tmp_path / "p.json"))
+    assert strays == 0
+    assert [parse_answer(one.text, OPTIONS).letter for one in matched] == [None, None, "C"]
 
 
 def test_predictions_must_belong_to_the_questions():

@@ -16,13 +16,8 @@ from pathflip.errors import CaptionError
 from pathflip.evaluate.answer_parsing import parse_answer
 from pathflip.evaluate.answering import answer_questions
 from pathflip.evaluate.bootstrap import PatientBootstrap
-from pathflip.evaluate.vqa import (
-    VQAPrediction,
-    letter_baselines,
-    match_predictions,
-    read_predictions,
-    vqa_measures,
-)
+from pathflip.evaluate.predictions import VQAPrediction, match_predictions, read_predictions
+from pathflip.evaluate.vqa import letter_baselines, vqa_measures
 
 __all__ = ["answers_to", "choice_outcome", "content_rows", "match_answers", "refuse_duplicates"]
 

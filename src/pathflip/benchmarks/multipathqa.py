@@ -27,7 +27,7 @@ from pathflip.data.question_files import VQAQuestion
 from pathflip.errors import CaptionError
 from pathflip.evaluate import metrics
 from pathflip.evaluate.answer_parsing import parse_answer
-from pathflip.evaluate.vqa import VQAPrediction, read_predictions
+from pathflip.evaluate.predictions import VQAPrediction, read_predictions
 from pathflip.features import read_features
 from pathflip.io.tables import first_of, is_empty, read_table
 from pathflip.text.captions import PATIENT_KEYS, patient_of, slide_of_row

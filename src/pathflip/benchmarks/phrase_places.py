@@ -323,7 +323,7 @@ def run_masks(inputs: Inputs) -> Outcome:
 
 def _read_mask(one: _Phrase) -> NDArray[np.bool_]:
     assert one.mask is not None
-    picture = cv2.imread(str(one.mask), cv2.IMREAD_GRAYSCALE)
+    picture = cv2.imread(str(one.mask), cv2.IMREAD_GRAYSCALE) if one.mask.is_file() else None
     if picture is None:
         raise CaptionError(f"mask '{one.mask}': cannot be read; expected a picture, white where the phrase is")
     scale = min(1.0, 2048 / max(picture.shape))

@@ -16,8 +16,8 @@ from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Published, S
 from pathflip.benchmarks.slide_files import allow_missing_or_raise, feature_files
 from pathflip.benchmarks.test_sets import KnownSet, recognise
 from pathflip.data.instruct import CAPTION_PROMPTS
-from pathflip.errors import CaptionError, FeatureError
-from pathflip.evaluate.captioning import caption_measures, read_generated
+from pathflip.errors import CaptionError, ConfigError, FeatureError
+from pathflip.evaluate.captioning import caption_measures, read_generated, refuse_references
 from pathflip.features import read_features
 from pathflip.io.slide_id import join_ids
 from pathflip.io.tables import first_of, read_table
@@ -32,7 +32,7 @@ ORGAN_KEYS = ("organ", "tumor", "tumour", "project", "site", "cancer")
 _PER_ORGAN = "constant a group"
 _MOST = {"CIDEr": 10.0}
 LONGEST = 400
-"""Tokens of a written report, at most."""
+"""Tokens of a written report, at most, where ``--set longest`` says nothing."""
 
 
 def caption_rows(path: Path) -> list[tuple[str, str]]:
@@ -45,11 +45,23 @@ def organs_of(path: Path) -> dict[str, str]:
     return {slide_of_row(row): str(first_of(row, ORGAN_KEYS) or "") for row in read_table(path)}
 
 
+def prompt_groups(path: Path) -> dict[str, str]:
+    """What the prompt tells of every slide: the prompt itself where the file has a few of them (SlideBench's eight name
+    the organ), else the organ or tumour type of :func:`organs_of`.
+
+    A constant caption may know no more than an assistant is told: SlideBench's column Tumor tells two kinds of lung
+    cancer apart, its prompts do not.
+    """
+    prompts = {slide_of_row(row): str(first_of(row, ("question", "prompt")) or "") for row in read_table(path)}
+    distinct = set(prompts.values())
+    return prompts if "" not in distinct and 1 < len(distinct) <= len(prompts) // 2 else organs_of(path)
+
+
 def run(inputs: Inputs) -> Outcome:
     """Score captions of the slides of ``inputs.data``."""
     truth = read_captions(inputs.data)
     test_set, published = recognise(inputs.data.name, caption_rows(inputs.data), SETS, inputs.other_set)
-    organ_of = organs_of(inputs.data)
+    organ_of = prompt_groups(inputs.data)
     generated, skipped, strays = _captions(truth, inputs)
     scored = [caption for caption in truth if caption.slide_id in generated]
     text_only = _text_only([caption.slide_id for caption in scored], inputs)
@@ -94,7 +106,7 @@ def _scores(row: Mapping[str, Any]) -> list[Score]:
         measure=row["measure"], group="all", value=row["value"], low=row["low"], high=row["high"],
         number=row["captions"], chance=constant, baselines=known, text_only=row.get("text_only"),
         difference=row.get("difference"), difference_low=row.get("difference_low"),
-        difference_high=row.get("difference_high"), note="chance is the constant caption of the organ or tumour type",
+        difference_high=row.get("difference_high"), note="chance is one constant caption for each organ",
         drawn=row["drawn"],
         paired={
             name: paired_row(row["value"], value, row["drawn"], row["baselines_drawn"][name])
@@ -111,7 +123,7 @@ def _scores(row: Mapping[str, Any]) -> list[Score]:
     return [score, replace(
         score, measure=name, value=value, low=skill(row["low"]), high=skill(row["high"]), chance=0.0, baselines={},
         text_only=None, difference=None, difference_low=None, difference_high=None, paired={}, drawn=None,
-        note="over the constant caption of the organ or tumour type",
+        note="over one constant caption for each organ",
     )]  # fmt: skip
 
 
@@ -129,6 +141,8 @@ def _captions(truth: Sequence[Caption], inputs: Inputs) -> tuple[dict[str, str],
             f"{inputs.predictions.name}: no slide of it stands in '{inputs.data.name}' (first "
             f"'{next(iter(predicted), '')}' and '{slides[0]}'); expected captions of the same slides"
         )
+    own = [caption for caption in truth if caption.slide_id in generated]
+    refuse_references(inputs.predictions.name, [generated[one.slide_id] for one in own], [one.text for one in own])
     skipped = [Skipped(slide, "no caption") for slide in slides if slide not in generated]
     allow_missing_or_raise(NAME, skipped, len(slides), "slides", inputs)
     return generated, skipped, len(predicted) - len(generated)
@@ -150,12 +164,20 @@ def _text_only(slides: Sequence[str], inputs: Inputs) -> list[str] | None:
     return [generated.get(slide, "") for slide in slides]
 
 
+def _longest(inputs: Inputs) -> int:
+    setting = str(inputs.settings.get("longest") or LONGEST)
+    if not setting.isdigit() or int(setting) < 1:
+        raise ConfigError(f"--set longest: got '{setting}', expected the tokens of a written report, at most")
+    return int(setting)
+
+
 def _written(slides: Sequence[str], inputs: Inputs) -> tuple[dict[str, str], list[Skipped]]:
     """What an assistant writes, asked by each row's own question; greedy."""
     assert inputs.assistant is not None
     files, skipped = feature_files(NAME, slides, inputs)
     prompts = {slide_of_row(row): str(row.get("question") or CAPTION_PROMPTS[1]) for row in read_table(inputs.data)}
     assistant = load_assistant(inputs.assistant, inputs.device, inputs.settings.get("language_model"))
+    longest = _longest(inputs)
     generated: dict[str, str] = {}
     for done, (slide, file) in enumerate(files.items(), start=1):
         try:
@@ -165,7 +187,7 @@ def _written(slides: Sequence[str], inputs: Inputs) -> tuple[dict[str, str], lis
                 raise FeatureError(f"{NAME}: {error}; or give --allow-missing to score the other slides") from None
             skipped.append(Skipped(slide, "its feature file cannot be read"))
             continue
-        generated[slide] = generate(assistant, prompt, max_new_tokens=LONGEST)
+        generated[slide] = generate(assistant, prompt, max_new_tokens=longest)
         inputs.progress(done, len(files), slide)
     return generated, skipped
 

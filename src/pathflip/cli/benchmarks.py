@@ -90,7 +90,7 @@ def benchmark(
 
 
 def _settings(pairs: list[str]) -> dict[str, str]:
-    known = ("crop_mpp", "language_model", "meteor_jar", "prompts", "sentence_model", "train")
+    known = ("crop_mpp", "language_model", "longest", "meteor_jar", "prompts", "sentence_model", "train")
     chosen = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")

@@ -252,7 +252,8 @@ def vqa(
 ) -> None:
     """Accuracy of multiple-choice answers, by writing and by likelihood, beside answers that look at no slide."""
     from pathflip.data.question_files import read_questions
-    from pathflip.evaluate.vqa import read_predictions, vqa_measures
+    from pathflip.evaluate.predictions import read_predictions
+    from pathflip.evaluate.vqa import vqa_measures
     from pathflip.io.tables import TableOptions
 
     options = TableOptions(slide_column, text_column, encoding=encoding)

@@ -11,6 +11,7 @@ from pathflip.assistant import load_assistant
 from pathflip.data.instruct_examples import InstructExample, read_examples
 from pathflip.demo.jobs import Done, Job, run_jobs
 from pathflip.evaluate.answering import answer_questions, calibrate_assistant
+from pathflip.evaluate.predictions import VQAPrediction
 from pathflip.evaluate.simulated.answered_questions import (
     AssistantStudy,
     CaptionExample,
@@ -23,7 +24,6 @@ from pathflip.evaluate.simulated.explained_answers import Faithfulness, explain_
 from pathflip.evaluate.simulated.measures import CohortScores, read_cohort, score_model
 from pathflip.evaluate.simulated.upper_bound import supervised_upper_bound
 from pathflip.evaluate.simulated.verified_reports import CohortVerification, verify_cohort
-from pathflip.evaluate.vqa import VQAPrediction
 from pathflip.inference import load
 from pathflip.recipes.align import AlignRecipe, align_base, align_published_small, clip_abmil, clip_mean
 from pathflip.recipes.instruct import InstructRecipe, instruct_small_stage1, instruct_small_stage2

@@ -21,8 +21,8 @@ from pathflip.assistant import (
 from pathflip.data.question_files import VQAQuestion
 from pathflip.errors import CaptionError
 from pathflip.evaluate import metrics
+from pathflip.evaluate.predictions import VQAPrediction
 from pathflip.evaluate.probability_scores import skills_of_binary
-from pathflip.evaluate.vqa import VQAPrediction
 from pathflip.features import read_features
 
 __all__ = ["answer_questions", "calibrate_assistant", "views_with_questions"]

@@ -18,7 +18,7 @@ from pathflip.io.tables import PLAIN, TableOptions, column_name, read_table
 from pathflip.text.captions import TEXT_KEYS, read_captions, slide_of_row
 from pathflip.types import Caption
 
-__all__ = ["caption_measures", "evaluate_captions", "read_generated"]
+__all__ = ["caption_measures", "evaluate_captions", "read_generated", "refuse_references"]
 
 _SAID_KEYS = ("output", "prediction", "pred", "generated", "response", "answer", *TEXT_KEYS)
 _MOST = {"CIDEr": 10.0}
@@ -35,8 +35,10 @@ def read_generated(path: Path, options: TableOptions = PLAIN) -> dict[str, str]:
         CaptionError: the file cannot be read, a row names no slide or no text, or a slide stands twice.
     """
     generated: dict[str, str] = {}
-    for number, row in enumerate(read_table(path, options), 1):
-        key = next((key for key in _SAID_KEYS if key in row), None)
+    rows = read_table(path, options)
+    some_key = next((key for key in _SAID_KEYS if any(key in row for row in rows)), None)
+    for number, row in enumerate(rows, 1):
+        key = next((key for key in _SAID_KEYS if key in row), some_key)  # null in JSON is an empty caption
         if key is None:
             raise CaptionError(
                 f"{path.name}: row {number} holds no caption; expected one of {', '.join(_SAID_KEYS[:8])}"
@@ -46,8 +48,22 @@ def read_generated(path: Path, options: TableOptions = PLAIN) -> dict[str, str]:
             raise CaptionError(
                 f"{path.name}: row {number}: slide '{slide_id}' stands there already; expected one caption"
             )
-        generated[slide_id] = str(row[key] or "").strip()
+        generated[slide_id] = str(row.get(key) or "").strip()
     return generated
+
+
+def refuse_references(file: str, generated: Sequence[str], truth: Sequence[str]) -> None:
+    """Refuse the references themselves in the place of generated captions: every score would be the best there is.
+
+    Raises:
+        CaptionError: there are two captions or more, and each is the reference word for word.
+    """
+    same = [" ".join(own.split()) == " ".join(true.split()) for own, true in zip(generated, truth, strict=True)]
+    if len(same) > 1 and all(same):
+        raise CaptionError(
+            f"{file}: all {len(same)} captions are the references word for word; expected what a model wrote: is "
+            "it the file of the references?"
+        )
 
 
 def evaluate_captions(
@@ -90,6 +106,7 @@ def evaluate_captions(
             f"no slide of '{predictions.name}' (first '{next(iter(generated))}') stands in '{references.name}' "
             f"(first '{known[0]}'); expected captions of the same slides"
         )
+    refuse_references(predictions.name, [generated.get(slide, "") for slide in known], [one.text for one in truth])
     scorer = BertScorer(bertscore, bertscore_layer, device_named(device)) if bertscore else None
     rows = caption_measures(
         [generated.get(slide, "") for slide in known],

@@ -88,7 +88,7 @@ def check_classes(labels: Sequence[str], classes: Sequence[str]) -> list[str]:
     """Remarks on classes that are too small to say much.
 
     Raises:
-        CaptionError: a label that is no class, a class without a slide, or fewer than two classes with slides.
+        CaptionError: a label that is no class, or a class with no slide or a single one.
     """
     count = Counter(labels)
     if strange := [label for label in count if label not in classes]:
@@ -97,6 +97,11 @@ def check_classes(labels: Sequence[str], classes: Sequence[str]) -> list[str]:
         raise CaptionError(
             f"no slide of class '{empty[0]}' among {len(labels)}; its recall cannot be measured: leave the class "
             "out, or add slides"
+        )
+    if single := [name for name in classes if count[name] == 1]:
+        raise CaptionError(
+            f"class '{single[0]}' has one slide among {len(labels)}: its recall is 0 or 1, without an interval; "
+            "expected two at least: leave the class out, or add slides"
         )
     few = [f"'{name}' has {count[name]}" for name in classes if count[name] < FEW]
     return [f"classes of very few slides: {', '.join(few)}"] if few else []

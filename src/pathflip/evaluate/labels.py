@@ -1,5 +1,6 @@
 """Labels of slides from a table: which slide is of which class, and of which patient."""
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ class SlideLabel:
 
 
 def read_labels(path: Path, column: str | None = None, options: TableOptions = PLAIN) -> list[SlideLabel]:
-    """The labelled slides of a table with the columns slide, label and, optional, patient; other rows are left out.
+    """The labelled slides of a table with the columns slide, label and, optional, patient.
+
+    Rows without a label are left out, with a warning that counts them.
 
     Args:
         path: CSV, TSV, JSON lines or JSON. column: the column of the label, where it bears another name.
@@ -39,7 +42,7 @@ def read_labels(path: Path, column: str | None = None, options: TableOptions = P
     rows = read_rows(path, options, expected="a table of labels with the columns slide and label")
     keys = (column_name(column),) if column else LABEL_KEYS
     labels: dict[str, SlideLabel] = {}
-    problems = []
+    problems, unlabelled = [], 0
     for row in rows:
         try:
             if row.problem:
@@ -48,6 +51,7 @@ def read_labels(path: Path, column: str | None = None, options: TableOptions = P
                 raise CaptionError(f"no column '{column or 'label'}'; got {', '.join(sorted(row.fields))}")
             value = first_of(row.fields, keys)
             if value is None:
+                unlabelled += 1
                 continue
             slide = slide_of_row(row.fields)
             patient = str(first_of(row.fields, PATIENT_KEYS) or patient_of(slide)).strip()
@@ -59,6 +63,8 @@ def read_labels(path: Path, column: str | None = None, options: TableOptions = P
     if problems:
         more = f"; and {len(problems) - _SHOWN} more" if problems[_SHOWN:] else ""
         raise CaptionError(f"{path.name}: {'; '.join(problems[:_SHOWN])}{more}")
+    if unlabelled:
+        warnings.warn(f"{path.name}: {unlabelled} of {len(rows)} rows have no label and are left out", stacklevel=2)
     classes = Counter(one.label for one in labels.values())
     if len(classes) < 2:
         raise CaptionError(f"{path.name}: {len(classes)} classes among {len(labels)} labels; expected two at least")

@@ -7,9 +7,8 @@ chance, and the same model without the slide.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
@@ -17,138 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathflip.data.question_files import VQAQuestion
-from pathflip.errors import CaptionError
 from pathflip.evaluate import metrics
 from pathflip.evaluate.answer_parsing import parse_answer
 from pathflip.evaluate.bootstrap import PatientBootstrap, bounds
 from pathflip.evaluate.paired import are_right_or_wrong, mcnemar
+from pathflip.evaluate.predictions import VQAPrediction, match_predictions
 from pathflip.evaluate.probability_scores import brier_skill, log_loss_skill
-from pathflip.io.slide_id import join_ids
-from pathflip.io.tables import PLAIN, TableOptions, first_of, read_table
-from pathflip.text.captions import slide_of_row
-from pathflip.text.question_tables import ID_KEYS, QUESTION_SLIDE_KEYS
 
-__all__ = [
-    "VQAPrediction",
-    "letter_baselines",
-    "match_predictions",
-    "read_predictions",
-    "vqa_measures",
-]
+__all__ = ["letter_baselines", "vqa_measures"]
 
 AUROC_COHORTS = 200
 """Bootstrap cohorts of the abstention AUROC, which is slow to count."""
 _ROUNDED = 0.02
 """Probabilities of an option list may miss 1 by this much: files round them."""
-_ANSWER_KEYS = ("output", "prediction", "pred", "response", "model_answer", "generated", "text", "answer")
 _DRAWS = ("drawn", "places", "right")
-_PROBABILITY_KEYS = ("probabilities", "option_probabilities", "probs")
-
-
-@dataclass(frozen=True)
-class VQAPrediction:
-    """What a model said to one question: words, probabilities of the options, or both."""
-
-    text: str | None = None
-    probabilities: tuple[float, ...] | None = None
-    question_id: str | None = None
-    slide_id: str | None = None
-    question: str | None = None
-
-
-# --- Files -----------------------------------------------------------------------------------------------------------
-
-
-def read_predictions(path: Path, options: TableOptions = PLAIN) -> list[VQAPrediction]:
-    """Predictions: JSON lines, JSON or CSV (SlideChat's columns are understood).
-
-    A row names its question by ``id``, or by slide and question text; it holds the model's words (``output``,
-    ``prediction``, ``response`` or ``answer``; where a column ``output`` stands beside ``answer``, ``answer`` is the
-    truth) and, where known, ``probabilities`` of the options: a list, or an object from letter to number.
-
-    Raises:
-        CaptionError: the file cannot be read, or a row holds neither words nor probabilities of a kind.
-    """
-    predictions = []
-    for number, row in enumerate(read_table(path, options), 1):
-        words = next((row[key] or "" for key in _ANSWER_KEYS if key in row), None)  # an empty cell is an empty answer
-        chances = _probabilities(first_of(row, _PROBABILITY_KEYS), f"{path.name}: row {number}")
-        if words is None and chances is None:
-            raise CaptionError(f"{path.name}: row {number} holds no answer; expected one of {', '.join(_ANSWER_KEYS)}")
-        named = any(key in row for key in QUESTION_SLIDE_KEYS)
-        predictions.append(
-            VQAPrediction(
-                text=None if words is None else str(words),
-                probabilities=chances,
-                question_id=None if (question_id := first_of(row, ID_KEYS)) is None else str(question_id),
-                slide_id=slide_of_row(row, QUESTION_SLIDE_KEYS) if named else None,
-                question=None if row.get("question") is None else str(row["question"]).strip(),
-            )
-        )
-    return predictions
-
-
-def _probabilities(value: Any, where: str) -> tuple[float, ...] | None:
-    if value is None:
-        return None
-    numbers = [value[letter] for letter in sorted(value)] if isinstance(value, dict) else value
-    if not isinstance(numbers, list) or not all(isinstance(n, int | float) and 0 <= n <= 1 for n in numbers):
-        raise CaptionError(f"{where}: probabilities are {str(value)[:60]}, expected a number from 0 to 1 an option")
-    return tuple(float(number) for number in numbers)
-
-
-def match_predictions(
-    questions: Sequence[VQAQuestion], predictions: Iterable[VQAPrediction]
-) -> tuple[list[VQAPrediction | None], int]:
-    """The prediction of every question (None where there is none), and how many predictions belong to no question.
-
-    By id where it is known, else by slide and question text, several of the same in file order.
-
-    Raises:
-        CaptionError: two predictions of one question, probabilities of another number of options, or none that fits.
-    """
-    predictions = list(predictions)
-    names = {p.slide_id for p in predictions if p.slide_id is not None}
-    slide_of = join_ids(sorted(names), [question.slide_id for question in questions])
-    predictions = [replace(p, slide_id=slide_of.get(p.slide_id or "", p.slide_id)) for p in predictions]
-    place_of = {question.question_id: i for i, question in enumerate(questions)}
-    by_text: dict[tuple[str, str], list[int]] = {}
-    for i, question in enumerate(questions):
-        by_text.setdefault((question.slide_id, question.question), []).append(i)
-    matched: list[VQAPrediction | None] = [None] * len(questions)
-    strays = 0
-    for prediction in predictions:
-        place = place_of.get(prediction.question_id or "")
-        if place is not None and prediction.slide_id not in (None, questions[place].slide_id):
-            raise CaptionError(
-                f"prediction '{prediction.question_id}' is of slide '{prediction.slide_id}', the question of "
-                f"'{questions[place].slide_id}'; expected predictions of these very questions"
-            )
-        if place is None:
-            same = by_text.get((prediction.slide_id or "", prediction.question or ""), [])
-            place = next((p for p in same if matched[p] is None), same[-1] if same else None)
-        if place is None:
-            strays += 1
-            continue
-        if matched[place] is not None:
-            raise CaptionError(f"two predictions of question '{questions[place].question_id}'; expected one")
-        matched[place] = replace(prediction, probabilities=_by_letter(prediction.probabilities, questions[place]))
-    if all(prediction is None for prediction in matched):
-        raise CaptionError("no prediction belongs to these questions; expected their 'id', or slide and question text")
-    return matched, strays
-
-
-def _by_letter(chances: tuple[float, ...] | None, question: VQAQuestion) -> tuple[float, ...] | None:
-    """A probability a letter; 0 for letters without an option, where only the others have one."""
-    options = question.options
-    if chances is None or len(chances) == len(options):
-        return chances
-    if len(chances) != question.offered:
-        raise CaptionError(
-            f"question '{question.question_id}': got {len(chances)} probabilities, expected {question.offered}"
-        )
-    rest = iter(chances)
-    return tuple(next(rest) if option else 0.0 for option in options)
 
 
 # --- Answers ---------------------------------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ from pathflip.assistant import AnswerCalibration, LoadedAssistant, caption, prep
 from pathflip.data.question_files import VQAQuestion, read_questions
 from pathflip.evaluate.estimates import Estimate, Measure, estimate_all
 from pathflip.evaluate.faithfulness import deletion_measures, pointing_measures
+from pathflip.evaluate.predictions import VQAPrediction
 from pathflip.evaluate.simulated.explained_answers import Faithfulness
-from pathflip.evaluate.vqa import VQAPrediction, vqa_measures
+from pathflip.evaluate.vqa import vqa_measures
 from pathflip.features import read_features
 from pathflip.geometry import Box
 from pathflip.io.tables import read_table
