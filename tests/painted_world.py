@@ -24,7 +24,7 @@ from pathflip.types import SlideFeatures
 
 TILE_PX0 = 64
 SETTINGS = (
-    "text.pretrained=", "model.width=64", "model.embed_dim=48", "train.steps=220", "train.batch_size=24",
+    "text.pretrained=", "model.width=64", "model.embed_dim=48", "train.steps=160", "train.batch_size=24",
     "train.eval_every=0", "train.save_every=0", "train.optim.warmup_steps=20",
 )  # fmt: skip
 

@@ -100,7 +100,8 @@ def test_captions_are_scored_beside_a_constant_caption_of_the_organ(tmp_path):
 
 
 def test_a_constant_caption_knows_what_the_prompt_says_and_no_more(tmp_path):
-    rows = [{"Slide": n, "Tumor": "ABC"[i % 3], "Question": ("Of the lung?", "Of the skin?")[i % 2], "Caption": TEXTS[i]}
+    asked = ("Of the lung?", "Of the skin?")
+    rows = [{"Slide": n, "Tumor": "ABC"[i % 3], "Question": asked[i % 2], "Caption": TEXTS[i]}
             for i, n in enumerate(NAMES)]  # fmt: skip
     groups = prompt_groups(write_csv(tmp_path / "c.csv", rows))
     assert [groups[name] for name in NAMES] == ["Of the lung?", "Of the skin?"] * 3

@@ -10,6 +10,7 @@ from pathflip import __version__
 from pathflip.benchmarks import PROTOCOLS, read_result, run_benchmark
 from pathflip.benchmarks.protocol import Inputs
 from pathflip.benchmarks.result import digest_of_path
+from pathflip.benchmarks.result_page import verdict
 from pathflip.benchmarks.test_sets import KnownSet, content_hash, recognise
 from pathflip.cli import app
 from pathflip.errors import CaptionError, ConfigError, OutputError
@@ -119,6 +120,17 @@ def test_two_systems_on_the_same_items_are_compared_pair_by_pair(files):
                "--resamples", 50, "--out", folder / "out")  # fmt: skip
     assert "minus worse.csv +0.500" in done.stdout
     assert "McNemar p 0.031" in done.stdout
+
+
+def test_the_verdict_is_by_the_paired_interval_where_there_is_one():
+    plain = {"value": 0.6, "low": 0.5, "high": 0.7, "baselines": {"constant": 0.55}, "text_only": None}
+    assert verdict(plain, 0.25) == "not above answering without the slide"
+    assert verdict(plain | {"paired": {"constant": {"low": 0.01}}}, 0.25) == ""
+    assert verdict(plain | {"low": 0.58, "paired": {"constant": {"low": -0.01}}}, 0.25).startswith("not above")
+    unaware = {"baselines": {}, "text_only": 0.3, "difference_low": -0.1}
+    assert verdict(plain | unaware, 0.25).startswith("not above")
+    assert verdict(plain | unaware | {"difference_low": 0.1}, 0.25) == ""
+    assert verdict(plain | {"low": 0.2}, 0.25) == "at chance"
 
 
 def test_every_accuracy_is_compared_with_the_baselines_that_look_at_nothing(files):

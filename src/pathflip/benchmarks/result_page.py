@@ -104,11 +104,25 @@ def verdict(score: Mapping[str, Any], chance: float | None) -> str:
     """What a number must not hide: that it is at chance, or not above what answering without the slide gives."""
     if at_chance(score, chance):
         return "at chance"
+    return "not above answering without the slide" if any(not above for above in _above(score)) else ""
+
+
+def _above(score: Mapping[str, Any]) -> list[bool]:
+    """Whether the score is above each answer without the slide: by the paired interval, where it was compared."""
+    if score["value"] is None:
+        return []
     low = score["low"] if score["low"] is not None else score["value"]
-    known = [value for value in [*score["baselines"].values(), score["text_only"]] if value is not None]
-    if known and score["value"] is not None and low <= max(known):
-        return "not above answering without the slide"
-    return ""
+    paired = {name: row["low"] for name, row in score.get("paired", {}).items()}
+    known = dict(score["baselines"])
+    if score["text_only"] is not None:
+        known["text only"], paired["text only"] = score["text_only"], score["difference_low"]
+    above = []
+    for name, value in known.items():
+        if paired.get(name) is not None:
+            above.append(paired[name] > 0)
+        elif value is not None:
+            above.append(low > value)
+    return above
 
 
 def at_chance(metric: Mapping[str, Any], chance: float | None) -> bool:
