@@ -65,7 +65,7 @@ def answers_to(
     lost = {one.item for one in missing}
     skipped = [Skipped(q.question_id, "its slide has no feature file") for q in questions if q.slide_id in lost]
     offered = [_without_gaps(q) for q in can]
-    answers = answer_questions(assistant, offered, files)
+    answers = answer_questions(assistant, offered, files, inputs.progress)
     return can, [_as_written(*one) for one in zip(can, offered, answers, strict=True)], skipped, 0
 
 

@@ -1,6 +1,6 @@
 """An assistant against multiple-choice questions with known answers: its answers to all, and its calibration."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -33,14 +33,17 @@ WITHHELD = 0.1
 
 
 def answer_questions(
-    assistant: LoadedAssistant, questions: Sequence[VQAQuestion], files: Mapping[str, Path]
+    assistant: LoadedAssistant,
+    questions: Sequence[VQAQuestion],
+    files: Mapping[str, Path],
+    progress: Callable[..., None] = lambda done, total, note="": None,
 ) -> list[VQAPrediction]:
     """Every question answered both ways: what the assistant writes, and the probabilities of the options.
 
     Args:
         assistant: who is asked (one that is shown no slide, too).
         questions: multiple choice.
-        files: feature file of every slide.
+        files: feature file of every slide. progress: called with questions answered and all, slide by slide.
     """
     predictions: dict[str, VQAPrediction] = {}
     for view, own in views_with_questions(assistant, questions, files):
@@ -51,6 +54,7 @@ def answer_questions(
             predictions[one.question_id] = VQAPrediction(
                 text=written, probabilities=tuple(map(float, row)), question_id=one.question_id
             )
+        progress(len(predictions), len(questions), own[0].slide_id)
     return [predictions[one.question_id] for one in questions]
 
 
