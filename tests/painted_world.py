@@ -23,6 +23,8 @@ from pathflip.train.align_run import read_split, train_align
 from pathflip.types import SlideFeatures
 
 TILE_PX0 = 64
+SHOWN = ("type", "presence", "largest", "location")
+"""Categories of questions about what tiles show; grade, pattern and number of glands are not on them."""
 SETTINGS = (
     "text.pretrained=", "model.width=64", "model.embed_dim=48", "train.steps=160", "train.batch_size=24",
     "train.eval_every=0", "train.save_every=0", "train.optim.warmup_steps=20",
@@ -95,11 +97,11 @@ def painted_world(folder: Path, num: int = 200, seed: int = 3) -> PaintedWorld:
 
 
 def questions_of(world: PaintedWorld, split: str) -> list[dict]:
-    """Questions about the slides of a split that a slide can answer, as SlideBench's columns name them."""
+    """Questions about the slides of a split whose answer the tiles show, as SlideBench's columns name them."""
     rows = []
     for line in (world.folder / "questions.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        if world.plans[row["slide"]].split == split and row["answerable"] and row["needs_slide"]:
+        if world.plans[row["slide"]].split == split and row["answerable"] and row["category"] in SHOWN:
             options = dict(zip("ABCD", row["options"], strict=True))
             rows.append({"ID": row["id"], "Slide": f"h5_files/{row['slide']}.h5", "Tumor": "painted",
                          "Broad Category": "Microscopy", "Narrow Category": row["category"],

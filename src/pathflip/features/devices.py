@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pathflip.errors import ConfigError, FeatureError
 
-__all__ = ["PRECISIONS", "FittingBatches", "autocast", "device_named", "precision_for", "worker_device"]
+__all__ = ["PRECISIONS", "FittingBatches", "autocast", "device_named", "precision_for", "take_device", "worker_device"]
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
@@ -61,6 +61,18 @@ def device_named(name: str | torch.device | None) -> torch.device:
             f"{'cpu' if not have else f'cuda:0 to cuda:{have - 1}' if have > 1 else 'cuda:0'}, or a CUDA build"
         )
     return device
+
+
+def take_device(name: str) -> str:
+    """The kind of the device named; a GPU becomes the one this process takes where none is named.
+
+    Raises:
+        ConfigError: as :func:`device_named`.
+    """
+    device = device_named(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device.type
 
 
 def precision_for(precision: str, recommended: str, device: torch.device) -> str:
