@@ -159,8 +159,10 @@ def test_classes_by_words_alone(world, run, tmp_path):
     result = run("tcga-nsclc-zero-shot", write_csv(tmp_path / "l.csv", rows))
     above_chance(result, "AUROC one-vs-rest", "one prompt")
     rows = [{"slide": n, "label": kind, "patient": world.plans[n].patient} for n, kind in tumours(world).items()]
-    few = write_csv(tmp_path / "t.csv", [row for row in rows if [r["label"] for r in rows].count(row["label"]) > 1])
-    words = ["zero-shot", "--model", world.model, "--features", world.features, "--labels", few, "--json"]
+    rows = [row for row in rows if [r["label"] for r in rows].count(row["label"]) > 1]
+    words = ["zero-shot", "--model", world.model, "--labels", write_csv(tmp_path / "t.csv", rows), "--json"]
+    words += [word for row in rows for word in ("--features", world.features / f"{row['slide']}.h5")]
+    words += ["--resamples", 200]
     done = CliRunner().invoke(app, [str(word) for word in words])
     scores = [row for row in map(json.loads, done.stdout.splitlines()) if row.get("measure") == "balanced accuracy"]
     assert scores[0]["low"] > scores[0]["chance"]

@@ -141,10 +141,10 @@ def _captions(truth: Sequence[Caption], inputs: Inputs) -> tuple[dict[str, str],
             f"{inputs.predictions.name}: no slide of it stands in '{inputs.data.name}' (first "
             f"'{next(iter(predicted), '')}' and '{slides[0]}'); expected captions of the same slides"
         )
-    own = [caption for caption in truth if caption.slide_id in generated]
-    refuse_references(inputs.predictions.name, [generated[one.slide_id] for one in own], [one.text for one in own])
     skipped = [Skipped(slide, "no caption") for slide in slides if slide not in generated]
     allow_missing_or_raise(NAME, skipped, len(slides), "slides", inputs)
+    own = [caption for caption in truth if caption.slide_id in generated]
+    refuse_references(inputs.predictions.name, [generated[one.slide_id] for one in own], [one.text for one in own])
     return generated, skipped, len(predicted) - len(generated)
 
 
