@@ -17,7 +17,7 @@ from pathflip.benchmarks.slide_files import allow_missing_or_raise, feature_file
 from pathflip.benchmarks.test_sets import KnownSet, recognise
 from pathflip.data.instruct import CAPTION_PROMPTS
 from pathflip.errors import CaptionError, ConfigError, FeatureError
-from pathflip.evaluate.captioning import caption_measures, read_generated, refuse_references
+from pathflip.evaluate.captioning import are_references, caption_measures, read_generated
 from pathflip.features import read_features
 from pathflip.io.slide_id import join_ids
 from pathflip.io.tables import first_of, read_table
@@ -144,7 +144,11 @@ def _captions(truth: Sequence[Caption], inputs: Inputs) -> tuple[dict[str, str],
     skipped = [Skipped(slide, "no caption") for slide in slides if slide not in generated]
     allow_missing_or_raise(NAME, skipped, len(slides), "slides", inputs)
     own = [caption for caption in truth if caption.slide_id in generated]
-    refuse_references(inputs.predictions.name, [generated[one.slide_id] for one in own], [one.text for one in own])
+    if are_references([generated[one.slide_id] for one in own], [one.text for one in own]):
+        raise CaptionError(
+            f"{inputs.predictions.name}: all {len(own)} captions are the references word for word; expected what a "
+            "model wrote: is it the file of the references?"
+        )
     return generated, skipped, len(predicted) - len(generated)
 
 

@@ -1,5 +1,6 @@
 """``pathflip eval caption``: captions against references, with intervals over patients, beside baselines."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from pathflip.io.tables import PLAIN, TableOptions, column_name, read_table
 from pathflip.text.captions import TEXT_KEYS, read_captions, slide_of_row
 from pathflip.types import Caption
 
-__all__ = ["caption_measures", "evaluate_captions", "read_generated", "refuse_references"]
+__all__ = ["are_references", "caption_measures", "evaluate_captions", "read_generated"]
 
 _SAID_KEYS = ("output", "prediction", "pred", "generated", "response", "answer", *TEXT_KEYS)
 _MOST = {"CIDEr": 10.0}
@@ -52,18 +53,10 @@ def read_generated(path: Path, options: TableOptions = PLAIN) -> dict[str, str]:
     return generated
 
 
-def refuse_references(file: str, generated: Sequence[str], truth: Sequence[str]) -> None:
-    """Refuse the references themselves in the place of generated captions: every score would be the best there is.
-
-    Raises:
-        CaptionError: there are two captions or more, and each is the reference word for word.
-    """
+def are_references(generated: Sequence[str], truth: Sequence[str]) -> bool:
+    """Whether these are the references themselves, word for word: every score is then the best there is."""
     same = [" ".join(own.split()) == " ".join(true.split()) for own, true in zip(generated, truth, strict=True)]
-    if len(same) > 1 and all(same):
-        raise CaptionError(
-            f"{file}: all {len(same)} captions are the references word for word; expected what a model wrote: is "
-            "it the file of the references?"
-        )
+    return len(same) > 1 and all(same)
 
 
 def evaluate_captions(
@@ -106,7 +99,8 @@ def evaluate_captions(
             f"no slide of '{predictions.name}' (first '{next(iter(generated))}') stands in '{references.name}' "
             f"(first '{known[0]}'); expected captions of the same slides"
         )
-    refuse_references(predictions.name, [generated.get(slide, "") for slide in known], [one.text for one in truth])
+    if are_references([generated.get(slide, "") for slide in known], [one.text for one in truth]):
+        warnings.warn(f"{predictions.name}: all captions are the references word for word", stacklevel=2)
     scorer = BertScorer(bertscore, bertscore_layer, device_named(device)) if bertscore else None
     rows = caption_measures(
         [generated.get(slide, "") for slide in known],
