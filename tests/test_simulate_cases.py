@@ -29,7 +29,7 @@ from pathflip.simulate.phrases import (
     TYPES_SAID,
     prompts,
 )
-from pathflip.simulate.question_writer import write_questions
+from pathflip.simulate.question_writer import write_presence_questions, write_questions
 from pathflip.simulate.report_writer import ERROR_KINDS, corrupt_report, write_report
 from pathflip.simulate.world import (
     CONCEPTS,
@@ -481,6 +481,24 @@ def test_answers_are_right_and_nothing_gives_them_away(cases):
     assert all(letters[x] / len(questions) == pytest.approx(0.25, abs=0.03) for x in "ABCD")
     offered = [q for q in questions if CANNOT_TELL in q.options]
     assert np.mean([not q.answerable for q in offered]) == pytest.approx(0.25, abs=0.05)
+
+
+def test_yes_or_no_questions_are_answered_as_painted(cases):
+    """Names, yes and no are looked for in the words; one question of each kind a slide, where it has findings."""
+    names = {name: concept for concept in FINDINGS for name in NAMES[concept].wording.seen}
+    answers = Counter()
+    for plan, measured, _ in cases:
+        questions = write_presence_questions(plan, measured, WORLD.rng("presence questions", plan.slide_id))
+        assert [one.present for one in questions] in ([True, False], [False])
+        for one in questions:
+            named = {names[name] for name in names if re.search(rf"\b{name}\b", one.question)}
+            assert one.concept in named
+            there = one.concept in measured and measured[one.concept].present
+            assert one.present == there == one.answer.startswith("Yes, ") == one.answer.endswith("present.")
+            assert one.question.endswith("?")
+            assert not re.search(r"\b(?:Is there|Is) \w*(?:pearls|pools|cells|spaces|glands)\b", one.question)
+            answers[one.present] += 1
+    assert min(answers.values()) > 300
 
 
 def test_a_world_describes_itself():
