@@ -7,11 +7,13 @@ import pytest
 
 from pathflip.text.checkboxes import checked_lines
 from pathflip.text.language_detection import MIXED, language_of
+from pathflip.text.reports import read_report
 from pathflip.text.sub_captions import parse_sub_caption, sub_captions_of
 
 FIXTURES = Path(__file__).parent / "fixtures" / "text"
-EXAMPLES, LANGUAGES = (
-    json.loads((FIXTURES / name).read_text(encoding="utf-8")) for name in ("sub_captions.json", "languages.json")
+EXAMPLES, LANGUAGES, FORMS = (
+    json.loads((FIXTURES / name).read_text(encoding="utf-8"))
+    for name in ("sub_captions.json", "languages.json", "forms.json")
 )
 MEANS = {"present": "affirmed", "absent": "denied", "uncertain": "undecided"}
 SUPPORTED = ("en", "de", "fr", "es", "ja")
@@ -131,3 +133,15 @@ def test_the_report_decides_where_a_line_tells_nothing():
 def test_the_reach_of_a_denial(text, said):
     for finding, polarity in said.items():
         assert stated_of({"text": text}, finding) == {polarity}, finding
+
+
+@pytest.mark.parametrize("example", FORMS, ids=lambda e: e["text"])
+def test_forms(example):
+    """What a form may be read as: one of the polarities listed for a finding, or nothing that trains."""
+    stated = read_report(example["text"]).sub_captions()
+    if example["nothing"]:
+        assert not [s.text for s in stated if s.decided]
+    for finding, may_be in example["findings"]:
+        polarities = {s.polarity for s in stated if s.visual and finding.lower() in s.text.lower()}
+        assert polarities - {"undecided"} <= set(may_be)
+        assert polarities or "undecided" in may_be or not may_be

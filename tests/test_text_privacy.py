@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from pathflip.text.tokenizer import train_tokenizer
 from pathflip.train.align_run import _words
 from pathflip.types import Caption
 
+IDENTIFIERS = json.loads((Path(__file__).parent / "fixtures" / "text" / "identifiers.json").read_text(encoding="utf-8"))
 SURNAMES = (
     "Quillfeather",
     "Zywiecki",
@@ -58,6 +60,16 @@ def test_planted_identifiers_are_noted():
     missed = [text for (_, text), seen in zip(texts, noted, strict=True) if not seen]
     print(f"{sum(noted)} of {len(noted)} planted identifiers noted; missed: {missed[:10]}")
     assert sum(noted) >= 0.97 * len(noted), missed
+
+
+@pytest.mark.parametrize(("kind", "text", "secret"), IDENTIFIERS["planted"])
+def test_identifiers_of_reports_are_taken_out(kind, text, secret):
+    assert secret not in redact(f"Necrosis is seen. {text}"), kind
+
+
+@pytest.mark.parametrize("text", IDENTIFIERS["none"])
+def test_eponyms_and_measures_are_no_identifiers(text):
+    assert find_identifiers(text) == []
 
 
 def test_places_are_those_of_the_text_given():

@@ -12,10 +12,21 @@ from pathflip.text.polarity import value_polarity
 
 __all__ = ["CheckedLine", "Option", "checked_lines", "has_boxes"]
 
-_TICKED = r"\[\s*(?:[xX×✓✔√☓✗✘*■●]|yes)\s*\]|\(\s*[xX×✓✔√■●]\s*\)|[☑☒⊠🗹🗷❎✅◉]|(?<![A-Za-z])_+[xX✓✔]_+(?![A-Za-z])"
-_EMPTY = r"\[\s*\]|\[_+\]|\(\s+\)|\(_+\)|[☐□◻▢❏❑❒⬜]|(?<![A-Za-z_])_{2,}(?![A-Za-z_xX✓✔])"
+_TICKED = (
+    r"\[\s*(?:[xX×✓✔√☓✗✘*■●vV#]|XX|xx|yes)\s*\]|\(\s*[xX×✓✔√■●]\s*\)|[☑☒⊠🗹🗷❎✅"
+    r"\uf0fe\uf0fd\uf052\uf053]|(?<![A-Za-z])_+[xX✓✔]_+(?![A-Za-z])"
+)
+_EMPTY = r"\[\s*\]|\[_+\]|\(\s+\)|\(_+\)|[☐□▢❏❑❒⬜\uf0a8\uf06f\uf071\uf0a3]|(?<![A-Za-z_])_{2,}(?![A-Za-z_xX✓✔])"
 # Told from bullets only where their counterpart stands in the same line.
-_PAIRS = (("■", "□"), ("●", "○"), ("✓", "✗"), ("✔", "✘"), ("▣", "□"))
+_PAIRS = tuple(
+    (re.compile(on), re.compile(off))
+    for on, off in (
+        ("[■▣]", "□"), ("[◼◾]", "[◻◽]"), ("▪", "▫"), ("[●◉⦿◎]", "○"),
+        ("✓", "✗"), ("✔", "✘"), ("[✓✔√]", "[☐□]"), ("þ", "¨"),
+        (r"\[\s*\+\s*\]", r"\[\s*[-−–]\s*\]"), (r"\[\s*[yY]\s*\]", r"\[\s*[nN]\s*\]"), (r"\[\s*1\s*\]", r"\[\s*0\s*\]"),
+        (r"\{\s*[xX✓*]\s*\}", r"\{\s*\}"), (r"<\s*[xX✓*]\s*>", r"<\s+>"), (r"\|[xX✓*]\|", r"\|\s\|"),
+    )
+)  # fmt: skip
 _BOX = re.compile(rf"(?P<ticked>{_TICKED})|(?P<empty>{_EMPTY})")
 _LEAD = re.compile(r"^[\s:：=\-–—•*.,;|]+|[\s:：=\-–—|,;]+$")
 
@@ -48,13 +59,15 @@ def has_boxes(text: str) -> bool:
 def _boxes(text: str) -> list[tuple[int, int, bool]]:
     boxes = [(m.start(), m.end(), m["ticked"] is not None) for m in _BOX.finditer(text)]
     for on, off in _PAIRS:
-        if on in text and off in text:
-            boxes = [(i, i + 1, c == on) for i, c in enumerate(text) if c in (on, off)]
+        ticks, blanks = list(on.finditer(text)), list(off.finditer(text))
+        if ticks and blanks:
+            boxes = sorted((m.start(), m.end(), ticked) for ms, ticked in ((ticks, True), (blanks, False)) for m in ms)
     round_or_line = [text[a] in "(_" for a, _, _ in boxes]
     if boxes and all(round_or_line) and len(boxes) < 2 and text[: boxes[0][0]].strip():
         # One "(x)" or "____" in running text is a place-holder, unless it answers a label.
         a, b, ticked = boxes[0]
-        if not (ticked and text[:a].rstrip().endswith((":", "="))) or not text[b:].strip():
+        answers = text[:a].rstrip().endswith((":", "=")) and text[b:].strip()
+        if not answers or not (ticked or value_polarity(text[b:]) is not None):
             return []
     return boxes
 

@@ -20,7 +20,7 @@ HIDDEN_SECTIONS = frozenset(
 _KINDS: tuple[tuple[str, str], ...] = (
     ("frozen", """frozen intraoperative intra-operative schnellschnitt schnellschnittuntersuchung extemporané extemporanée
         intraoperatorio intraoperatoria intraoperatoire congelación peroperatoire 術中迅速診断 迅速診断"""),
-    ("clinical", """clinical history indication indications preoperative pre-operative postoperative operative procedure
+    ("clinical", """clinical history indication indications preoperative pre-operative postoperative operative
         symptoms complaint klinisch klinische klinischer klinik anamnese fragestellung indikation vorgeschichte angaben
         renseignements clinique cliniques contexte antécédents motif clínico clínicos clínica antecedentes historia
         indicación motivo 臨床情報 臨床診断 臨床経過 既往歴 臨床所見"""),
@@ -42,7 +42,7 @@ _KINDS: tuple[tuple[str, str], ...] = (
         accession collected received date doctor physician surgeon pathologist pathologists reported dictated sex gender age
         geb geburtsdatum eingang ausgang einsender befunddatum unterschrift nom prénom née né médecin prescripteur
         reçu signé date médico paciente fecha nombre edad firmado sexo 患者 氏名 患者名 報告日 受付日 採取日 診断医 担当医 年齢 性別"""),
-    ("specimen", """specimen specimens source material sample samples tissue submitted site sites entnahme entnahmen entnahmeort
+    ("specimen", """procedure specimen specimens source material sample samples tissue submitted site sites entnahme entnahmen entnahmeort
         untersuchungsgut untersuchungsmaterial einsendung präparat präparate lokalisation prélèvement prélèvements nature
         siège matériel muestra muestras espécimen remitido remitida pieza piezas 検体 材料 採取部位 提出検体 臓器"""),
     ("synoptic", """synoptic checklist template synoptischer formular synoptique sinóptico"""),

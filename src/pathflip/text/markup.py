@@ -13,10 +13,12 @@ __all__ = ["PlainText", "plain_text"]
 
 _TAG = re.compile(
     r"</?(?:html|head|body|br|p|b|i|u|em|strong|div|span|font|table|thead|tbody|tr|td|th|ul|ol|li|h[1-6]|sup|sub|hr|pre|"
-    r"center|small|a|style|title|meta)(?:\s[^<>]*)?/?>",
+    r"center|small|a|style|title|meta|s|del|ins|strike|input|label|form|select|option|textarea|mark)(?:\s[^<>]*)?/?>",
     re.IGNORECASE,
 )
 _ENTITY = re.compile(r"&(?:[a-zA-Z]{2,8}|#\d{1,6}|#x[0-9a-fA-F]{1,5});")
+_STRUCK = re.compile(r"line-through|display:\s*none", re.IGNORECASE)
+_RTF_STRUCK = re.compile(r"\{\\strike(?!0)\b[^{}]*\}|\\strike(?!0)\b.*?(?:\\strike0\b|\\plain\b|\\par\b)", re.DOTALL)
 _RTF_RESIDUE = re.compile(
     r"\\(?:par|pard|plain|fs\d+|f\d|b0|i0|ul(?:none)?|tab|line|'[0-9a-f]{2}|u-?\d+\??)(?![a-zA-Z])"
 )
@@ -91,6 +93,7 @@ def plain_text(raw: str) -> PlainText:
 def _from_rtf(text: str) -> str:
     from striprtf.striprtf import rtf_to_text
 
+    text = _RTF_STRUCK.sub(lambda match: "\\par " if match.group().endswith("\\par") else " ", text)
     source = text if text.lstrip().startswith("{\\rtf") else "{\\rtf1\\ansi " + text.replace("\n", "\\par ") + "}"
     try:
         plain: str = rtf_to_text(source, errors="ignore")
@@ -103,8 +106,15 @@ def _from_html(text: str) -> str:
     from bs4 import BeautifulSoup
 
     soup = BeautifulSoup(text, "html.parser")
-    for gone in soup(["script", "style", "head"]):
+    for gone in [*soup(["script", "style", "head", "s", "del", "strike"]), *soup(style=_STRUCK)]:
         gone.decompose()
+    for field in soup("input"):
+        kind = str(field.get("type", "text")).lower()
+        mark = "☒" if field.has_attr("checked") else "☐"
+        field.replace_with(f" {mark} " if kind in ("checkbox", "radio") else f" {field.get('value', '')} ")
+    for option in soup("option"):
+        if not option.has_attr("selected"):
+            option.decompose()
     for row in soup("tr"):
         cells = row.find_all(["td", "th"])
         for cell in cells[:-1]:

@@ -30,8 +30,9 @@ Polarity = Literal["affirmed", "denied", "undecided"]
 
 # An answer behind its question: "Necrosis: absent", "Necrosis = none", "Necrosis ..... not seen", "Necrosis | no".
 _VALUE = re.compile(
-    r"^(?P<label>[^:：=|\t]{2,90}?)\s*(?:[:：=|\t]|\.{3,}|…+|_{3,}|\s[-–—]\s)\s*(?P<value>\S.*?)[\s.。;,]*$"
+    r"^(?P<label>[^:：=|\t?]{2,90}?)\s*(?:[:：=|\t?]|\.{3,}|…+|_{3,}|\s[-–—]\s)\s*(?P<value>\S.*?)[\s.。;,]*$"
 )
+_CROSS = re.compile("[✗✘❌☓]")  # ticked, or ruled out: nobody can tell
 # "Necrosis was searched for" tells nothing until it is said what was found.
 _SOUGHT = re.compile(r"\b(?:looked|searched|screened|tested|sought|hunted)\b(?: for)?\W*$", re.IGNORECASE)
 
@@ -94,6 +95,8 @@ def polarity_of(clause: str, language: str = "en") -> Polarity:
     if answer is not None:
         return answer
     rules = rules_of(language)
+    if _CROSS.search(clause):
+        return "undecided"
     if rules.doubt.search(clause) or rules.degree.search(rules.pseudo.sub(blanked, clause)):
         return "undecided"
     denial = rules.denial.search(rules.pseudo.sub(blanked, clause))

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 
 from pathflip.text.headings import heading_of, keyword_part
 
-__all__ = ["WEAK_MARK", "inline_part", "parts_of", "referred_parts", "strong_mark"]
+__all__ = ["WEAK_MARK", "inline_part", "parts_of", "referred_parts", "strong_mark", "title_mark"]
 
 WEAK_MARK = re.compile(r"[\s•●▪■*#>–-]*\(?(?P<label>[A-Z]|\d{1,2}|[IVX]{2,4})(?:\s?[.):\]]+|\s[-–—])\s+(?=\S)")
+_TITLE = re.compile(r"\s*(?:\d{1,2}[.)]\s+)?[A-ZÄÖÜÉ][^:.;\n]{2,80}\((?P<label>[A-Z])\)\s*:\s*")
 _LISTED_MARK = re.compile(r"(?:^|(?<=[:;.])\s*)(?P<label>[A-Z]),\s+(?=[a-zäöüé])", re.MULTILINE)
 _INLINE_MARK = re.compile(r"(?<=[.;:!?。)])\s+(?:\(?(?P<label>[A-Z])\)?\s?[.):]\s+(?=[A-ZÄÖÜÉ(\[]|[a-zäöüé]))")
 _INLINE_KEYWORD = re.compile(r"(?<=[.;:!?。\n])\s*(?=\S)")
@@ -31,6 +32,7 @@ def parts_of(lines: Iterable[str]) -> tuple[str, ...]:
     """The labels of the parts a report names: a run of letters from A, or numbers behind "Part" or "Specimen"."""
     named: set[str] = set()
     letters: set[str] = set()
+    titled: set[str] = set()
     numbers: set[str] = set()
     for rest in lines:
         heading = heading_of(rest)
@@ -46,10 +48,14 @@ def parts_of(lines: Iterable[str]) -> tuple[str, ...]:
             (numbers if weak["label"].isdigit() else letters).add(weak["label"])
         for inline in _INLINE_MARK.finditer(rest):
             letters.add(inline["label"])
+        if (title := _TITLE.match(rest)) is not None:
+            titled.add(title["label"])
         letters |= {listed["label"] for listed in _LISTED_MARK.finditer(rest)}
         for place in _INLINE_KEYWORD.finditer(rest):
             if (match := keyword_part(rest[place.end() :])) is not None:
                 named.add(match["label"])
+    if len(_run(titled)) > 1:
+        letters |= titled
     run = _run(letters | {label for label in named if len(label) == 1 and label.isalpha()})
     named_numbers = sorted((label for label in named if label.isdigit()), key=int)
     if run:
@@ -78,6 +84,12 @@ def strong_mark(rest: str, parts: Sequence[str]) -> tuple[str, int] | None:
         return None
     after = re.match(r"[\s:：.,)\]*–-]*", rest[lead + match.end() :])
     return match["label"], lead + match.end() + (after.end() if after else 0)
+
+
+def title_mark(rest: str, parts: Sequence[str]) -> tuple[str, int] | None:
+    """The part that a title with its letter in brackets opens ("1. Lobe, wedge (A):"), and the length of the title."""
+    title = _TITLE.match(rest)
+    return (title["label"], title.end()) if title is not None and title["label"] in parts else None
 
 
 def inline_part(sentence: str, part: str | None, parts: Sequence[str]) -> tuple[str | None, int]:

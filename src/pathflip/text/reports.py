@@ -18,7 +18,7 @@ from pathflip.text.headings import HIDDEN_SECTIONS, heading_of
 from pathflip.text.language_detection import language_of
 from pathflip.text.markup import plain_text
 from pathflip.text.polarity import value_polarity
-from pathflip.text.report_parts import WEAK_MARK, inline_part, parts_of, referred_parts, strong_mark
+from pathflip.text.report_parts import WEAK_MARK, inline_part, parts_of, referred_parts, strong_mark, title_mark
 from pathflip.text.sentences import split_sentences
 from pathflip.text.sub_captions import sub_captions_of
 from pathflip.types import Caption, SubCaption
@@ -253,7 +253,7 @@ def _read_line(text: str, line: _Line, state: _State, parts: Sequence[str], stru
     marked = False
     for _ in range(4):
         rest = text[position : line.end]
-        strong = strong_mark(rest, parts)
+        strong = strong_mark(rest, parts) or (title_mark(rest, parts) if not marked else None)
         if strong:
             _open_part(state, *strong[:1], strong=True)
             position, marked = position + strong[1], True
@@ -335,7 +335,9 @@ def _is_title(label: str, answer: str) -> bool:
 
 def _is_prose(text: str) -> bool:
     """Whether a text is a sentence and not a title."""
-    return (len(text.split()) > 3 and text.rstrip().endswith((".", "!", "。"))) or any(
+    if text.rstrip().endswith("。"):
+        return True
+    return (len(text.split()) > 3 and text.rstrip().endswith((".", "!"))) or any(
         len(text.split()) > 3 and re.search(cues_of(name).verbs, text, re.IGNORECASE) is not None for name in LANGUAGES
     )
 

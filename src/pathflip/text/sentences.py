@@ -73,6 +73,11 @@ _NUMBERING = re.compile(r"^\s*[(\[]?(?:\d{1,2}|[A-Za-z]|[ivxIVX]{1,4})[.)\]]\s+\
 _CANDIDATE = re.compile(
     r"""[.!?…]+["'”’»)\]]*(?=\s|$)|(?<=[a-z]{3})\.(?=[A-Z][a-z])|[。！？｡।؟]+["'”’»）」』]*|;(?=\s)"""
 )
+_ANSWER_BEHIND = re.compile(
+    r"(?:[-–:]\s*)?(?:yes|no|none|absent|present|not (?:identified|seen|present)|ja|nein|keine|oui|non|sí|si)(?!\w)"
+    r"[.;,]?(?:\s+[A-ZÄÖÜÉ]|\s*$)",
+    re.IGNORECASE,
+)
 _LEFT_WORD = re.compile(r"[^\s(\[{\"“‘'«,;:/]+$")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _DOTTED = re.compile(r"^(?:[^\W\d_]\.)+[^\W\d_]$")
@@ -141,7 +146,7 @@ def _goes_on(block: str, line: str, wrapped: bool) -> bool:
         return True
     if last[-1] == ":":  # a heading and its text
         return True
-    return wrapped and last[-1] not in ".!?;。！？" and line[0].islower()
+    return wrapped and last[-1] not in ".!?;。！？" and line[0].islower() and not re.match(r"[a-z]{1,2}[A-Z]", line)
 
 
 def _ends(block: str) -> Iterator[int]:
@@ -170,11 +175,15 @@ def _is_end(block: str, start: int, match: re.Match[str]) -> bool:
     """Whether the stop at ``match`` ends the sentence that began at ``start``."""
     stop = match.group()[0]
     left, right = block[start : match.start()], block[match.end() :].lstrip()[:60]
+    if stop == ";" and _ANSWER_BEHIND.match(right):  # "Invasion: present; not identified"
+        return False
     if stop == ";":
         following = re.match(r"\w*", right)
         return len(_WORD.findall(left)) >= 2 and following is not None and following.group().lower() in _AFTER_SEMICOLON
     if stop in "。！？｡।؟":
         return True
+    if stop == "?" and _ANSWER_BEHIND.match(right):  # "Is necrosis seen? No."
+        return False
     opens_low = right[0].islower() and not re.match(r"[a-z]{1,2}[A-Z]", right)  # "pT2" and "mRNA" are no low openings
     if stop in "!?…" or len(match.group().rstrip("\"'”’»)]")) > 1:
         return not opens_low

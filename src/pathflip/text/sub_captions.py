@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from pathflip.errors import CaptionError
 from pathflip.text.checkboxes import CheckedLine, Option, checked_lines
+from pathflip.text.choices import is_bare_answer, offers_both, without_offer
 from pathflip.text.clauses import clauses_of, is_request
 from pathflip.text.cues import LANGUAGES
 from pathflip.text.denied_lists import visible_items
@@ -93,6 +94,7 @@ def _parsed(sentence: str, language: str | None) -> tuple[SubCaption, ...]:
     if not sentence.strip():
         raise CaptionError("cannot parse an empty sentence: expected text")
     language = language or language_of(sentence)
+    sentence = without_offer(sentence)
     lines = checked_lines(sentence)
     if lines:
         return tuple(one for line in lines for one in _form_line(sentence, line, language))
@@ -104,10 +106,12 @@ def _parsed(sentence: str, language: str | None) -> tuple[SubCaption, ...]:
 
 def _prose(sentence: str, language: str) -> tuple[SubCaption, ...]:
     bare = bare_sentence(sentence)
+    if offers_both(bare):
+        return (_unticked(sentence.strip(), bare, (0, len(sentence)), language),)
     text = without_asides(bare, language) or sentence.strip()
     clauses = clauses_of(text, language)
     kinds = kinds_of([clause.text for clause in clauses], language)
-    if text.endswith(":"):  # a bare heading
+    if text.endswith(":") or is_bare_answer(text):  # a bare heading
         kinds = ["no information"] * len(clauses)
     elif is_request(text):
         kinds = ["clinical"] * len(clauses)

@@ -93,6 +93,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\b(?:do|does|did) not (?:\w+ly )?(?:specify|mention|state|report|describe|detail|address|provide)\b",
         r"\bun(?:known|specified)\b|\bpending\b|\bdeferred\b|(?<=[:=])\s*n/?a\s*[.;]?$",
         r"\b(?:cannot|can not|could not) be (?:\w+ly )?(?:assessed|determined|evaluated|graded)\b|\b(?:insufficient|inadequate) (?:material|for)\b",
+        r"^\W*(?:additional|other|further) (?:\w+ )?findings?\s*[:=]\s*(?:none|no|nil)\b",
         r"\b(?:details?|information|data) (?:regarding|about|on|concerning|of|for)\b",
         r"\bno (?:\w+ )?(?:mention|information|details?|data|comment)\b|\bsee (?:below|above|comment|note|synoptic)\W*$",
     ),
@@ -186,7 +187,7 @@ _DENIALS: tuple[tuple[str, str], ...] = (
     (r"\babsent\b", "present"),
     (r"\babsence\b", "presence"),
     (r"(?<=[:=])\s*(?:none|no|nil|[∅ø⌀]|negative|neg|zero|\(-\)|\(−\))\.?(?=\s*(?:$|[.,;(]))", " present"),
-    (r"(?<=[:=])\s*0(?: ?%|/\d+| ?(?:/|per) ?(?:\d+ )?hpf)?(?=\s*(?:$|[.,;(]))", " present"),
+    (r"(?<=[:=])\s*0(?: ?%|/\d+| ?(?:/|per) ?(?:\d+ )?(?:hpf|mm ?[2²]?|sq\.? ?mm))?(?=\s*(?:$|[.,;(]))", " present"),
     (r"(?:(?<=is)|(?<=are)|(?<=was)|(?<=were))\s+negative(?=\s*(?:$|[.,;(]))", " positive"),
     (r"(?<=\btumor)[- ]free\b|(?<=\btumour)[- ]free\b|(?<=\bcancer)[- ]free\b|(?<=\bcarcinoma)[- ]free\b", " involved"),
     (r"(?<=\w)\s*\(\s*[-−–]\s*\)", " (+)"),  # "Perineural invasion (-)", "LVI-"
@@ -224,7 +225,7 @@ _DOUBTS = (
     rf"(?:\w+ly )?(?:be )?{_OUT}\b",
     r"\bno (?:\w+ )?exclusion\b|\bwithout (?:\w+ )?excluding\b",
     rf"\bto {_OUT}\b|\br/o\b|\?\s*(?=\w+\W*$)|^\W*\?(?=\s*\w)|\w ?\?\W*$",
-    r"\b(?:no|not)\b.{0,60}\bwith certainty\b",
+    r"\b(?:no|not)\b.{0,60}\bwith certainty\b|\b(?:absent|present|identified)\s*[:=]\s*(?:[xX_✓]+(?!\w)|$)",
     r"\bno(?:t)? (?:definit\w+|convincing\w*|unequivocal\w*|certain\w*|clear[- ]cut|conclusive\w*)\b",
     r"\bwithout (?:definite|convincing|unequivocal|clear[- ]cut|conclusive)\b",
     r"\b(?:definit\w+|convincing|unequivocal|conclusive|clear[- ]cut) (?:\w+ )?(?:evidence|features?|signs?|proof|\w+ invasion)\b"
@@ -246,6 +247,7 @@ _HEDGES = (
 )
 _BREAKS = (
     r"\s*;\s*",
+    r"(?<=\w absent)\s+(?=(?:\w+ ){1,3}present\W*$)|(?<=\w present)\s+(?=(?:\w+ ){1,3}absent\W*$)",
     r",?\s+(?!however, (?:is|are|was|were|has|have|do|does)\b)\b(?:but|although|though|while|whereas|however|except(?:ing)?(?: for)?|despite|yet|apart from|"
     r"aside from|other than|with the exception of|save for)\b,?\s+",
     r",\s+(?=with\b|no\b(?!\.)|not\b|neither\b|nor\b|none\b)",

@@ -23,17 +23,20 @@ _UPPER = "A-ZÄÖÜÉÈÁÍÓÚÑÇŁŠŽ"
 _NAME = rf"[{_UPPER}][\w'’\-]{{1,40}}|[A-Z]\."
 _NAMES = rf"(?:{_NAME})(?:[ ,]{{1,3}}(?:{_NAME})){{0,3}}"
 _LABEL = (
-    r"(?i:patient(?:in|'s)?(?: name)?|name|surname|physician|surgeon|pathologist|clinician|referr(?:er|ed by)|"
+    r"(?i:resident|fellow|pathologist of record|cc|attn|pt|hausarzt|hausärztin|befunder(?:in)?|(?:assistenz|ober|chef|fach)arzt|zuweiser(?:in)?|interne|"
+    r"m[eé]dico solicitante|solicitante|patient(?:in|'s)?(?: name)?|name|surname|physician|surgeon|pathologist|clinician|referr(?:er|ed by)|"
     r"signed(?: out)?(?: electronically)?(?: by)?|dictated by|reported by|requested by|attending|next of kin|vorname|nachname|"
     r"einsender|patholog(?:e|in)|nom|pr[eé]nom|m[eé]decin|prescripteur|patiente|paciente|nombre|apellidos?|m[eé]dico|firmado)"
 )
 _PLAIN_LABEL = r"(?i:(?:patient(?:'s)?|last|first|family|given|maiden) name|surname|forename|nachname|apellidos?)"
 _NUMBER_LABEL = (
-    r"(?i:MRN|UHID|URN|NHC|UMRN|medical record(?: (?:no|number))?|record (?:no|number)|accession(?: (?:no|number))?|"
-    r"case (?:no|number)|patient id(?:entifier)?|hospital (?:no|number)|specimen (?:no|number|id)|lab(?:oratory)? (?:no|number)|"
+    r"(?:(?i:HN|MRN|UHID|URN|NHC|UMRN|medical record(?: (?:no|number))?|record (?:no|number)|accession(?: (?:no|number))?|"
+    r"case (?:no|number)|(?:patient|pat\.?)[- ]?id(?:entifier)?|hospital (?:no|number)|specimen (?:no|number|id)|lab(?:oratory)? (?:no|number)|"
     r"account (?:no|number)|policy (?:no|number)|NHS (?:no|number)|reference (?:no|number)|befund(?:bericht)?[- ]?nr|fall[- ]?(?:nr|nummer)|"
+    r"(?:e|histo|lab|auftrags|untersuchungs|aufnahme|versicherten|sozialversicherungs|journal|bericht)[- ]?(?:nr|nummer)|unser zeichen|"
+    r"n[°ºo]\.? d['’]examen|num[eé]ro (?:de |d['’])(?:dossier|examen)|n[°º] ?SS|n[°º.o]* ?(?:de )?historia(?: cl[ií]nica)?|"
     r"eingangs[- ]?(?:nr|nummer)|patienten[- ]?(?:nr|nummer)|pat\.?[- ]?nr|journal[- ]?nr|dossier(?: invent[eé])? n[°o]|n[°o] (?:de )?dossier|"
-    r"historia cl[ií]nica(?: n[°º.o]*)?|n[.º°o]* de historia|informe n[.º°o]*)|(?:カルテ番号|病理番号|標本番号|受付番号|患者ID)"
+    r"historia cl[ií]nica(?: n[°º.o]*)?|n[.º°o]* de historia|informe n[.º°o]*)|(?:カルテ(?:番号|No)|病理番号|標本番号|受付番号|検体番号|検査番号|依頼番号|患者ID))"
 )
 _VALUE = r"(?=[A-Za-z\d\-/ ]{0,20}\d)[A-Za-z\d](?:[A-Za-z\d\-/]|[ ](?=[\d\-/])|(?<=[\-/])[ ]){3,24}"
 
@@ -57,24 +60,45 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
         rf"\b(?:\d{{1,2}}(?:st|nd|rd|th)? (?:of )?(?i:{_MONTH})"
         rf"|(?=[A-Z])(?i:{_MONTH}) \d{{1,2}}(?:st|nd|rd|th)?)(?=[ ,.;)]|$)",
     ),
+    ("date", rf"(?<![\d./-])(?:0?[1-9]|1[0-2])/{_YEAR}(?![\d/])"),
     ("date", r"(?:(?:19|20)\d\d|(?:令和|平成|昭和)[\d元]{1,2})年\s?\d{1,2}月(?:\s?\d{1,2}日)?"),
     ("record number", rf"\b{_NUMBER_LABEL}\.?\s*(?:is|:|：|#|=)?\s*#?\s*{_VALUE}"),
     # Behind such a number "/3" makes it a morphology code ("M-8140/3").
     ("record number", r"\b[A-Z]{1,3} ?\d{0,2} ?[-:/] ?(?:\d{2}[-:])?\d{4,7}\b(?!/\d)"),
+    ("record number", r"\b\d{2}[A-Z]{1,2}\d{4,7}\b|\b[A-Z]{1,2}(?:19|20)\d\d\.\d{4,6}\b"),
     ("record number", r"(?<![\d.,])\d{7,14}(?![\d.,]*\d)"),
     ("record number", r"(?<![\d.])\d{3} \d{3} \d{4}(?! ?\d)"),
-    ("telephone number", r"(?i:\b(?:tel|phone|telephone|telefon|t[eé]l[eé]phone|fax|pager|ext|call)\b)\.?:?\s*\+?[\d(][\d()\-. /]{4,24}\d"),
+    ("telephone number", r"(?i:\b(?:t[eé]l|tfno|tlf|phone|telephone|telefon|handy|mobile|m[oó]vil|tel[eé]fono|t[eé]l[eé]phone|fax|pager|ext|call)\b|電話)"
+                         r"\.?\s?:?\s*\+?[\d(][\d()\-. /]{3,24}\d"),
+    ("address", r"(?<![\d.])\d{1,5} (?:[A-Z][\w'’]+ ){1,3}(?:Street|St|Avenue|Ave|Road|Rd|Lane|Drive|Boulevard|Blvd|Court)\b\.?"
+                r"(?:,? [A-Z][a-z]+){0,3}(?:,? [A-Z]{2} \d{5})?"),
+    ("address", rf"(?<![\w-])[{_UPPER}][a-zäöüß-]{{2,}}(?:straße|strasse|str\.|weg|platz|allee|gasse) ?\d{{1,4}}[a-z]?(?:,? \d{{5}} [{_UPPER}]\w+)?"),
+    ("address", rf"(?<![\d.])\d{{1,4}},? (?i:rue|avenue|boulevard|place|chemin|all[eé]e|impasse|quai) (?:(?:de la|de|du|des) |(?:de )?[lL]['’]|d['’])?"
+                rf"[{_UPPER}][\w'’-]+(?: [{_UPPER}][\w'’-]+){{0,2}}(?:,? \d{{5}} [{_UPPER}][\w-]+)?"),
+    ("address", rf"\b(?:[Cc]alle|C/|[Aa]venida|[Aa]vda\.?|[Pp]laza|[Pp]aseo) (?:de (?:la )?)?[{_UPPER}]\w+(?: [{_UPPER}]\w+){{0,2}},? \d{{1,4}}"
+                rf"(?:,? \d{{5}} [{_UPPER}]\w+)?"),
+    ("address", r"(?:東京都|北海道|(?:京都|大阪)府|[一-龯]{2,3}県)[一-龯ヶ]{1,8}[市区町村郡][^\s。、]{0,24}"),
+    ("address", r"\b[A-Z][a-z]{2,},? [A-Z]{1,2}\d[A-Z\d]? \d[A-Z]{2}\b"),
     ("telephone number", r"(?<![\w.-])(?:\+\d{1,3}[ .-]?)?(?:\(\d{3}\)[ ]?|\d{3}[-.])\d{3}[-.]\d{4}(?![\d-])"),
     ("telephone number", r"(?<![\w.])\+\d{2}[ .-]?\(?\d{1,4}\)?(?:[ .-]?\d{2,4}){2,4}(?!\d)"),
-    ("name", rf"\b(?:Drs?|DRS?|Dra|Mr|Mrs|MRS|Ms|Miss|MISS|Prof|PROF|Doz|Frau|FRAU|Herrn?|HERRN?|Mme|Mlle|Srta?|Sra|Docteur)\.?\s+"
-             rf"(?:(?:med|Dr|DR)\.\s+){{0,3}}{_NAMES}"),
+    ("name", rf"\b(?:Drs?|DRS?|Dra|Mr|Mrs|MRS|Ms|Miss|MISS|Prof|PROF|Doz|Frau|FRAU|Herrn?|HERRN?|Mme|Mlle|Madame|Monsieur|Mademoiselle|"
+             rf"Sr|Srta|Sra|Señora?|Señorita|Doña|Dña|Pr|Docteur|gez|i\. ?[AV])\.?\s+(?:(?:med|habil|univ|dent|Prof|PD|Dr|DR)\.?\s+){{0,4}}{_NAMES}"),
+    ("name", rf"\b(?:Don|D\.)\s+(?:{_NAME})\s+(?:{_NAME})(?:\s+(?:{_NAME}))?"),
+    ("name", rf"\bM\.\s+{_NAMES}(?=,?\s+(?:\d{{1,3}} ans|née?\b|âgé))"),
+    ("name", rf"\b(?:[Nn]ée?|NÉE?|geb\.|geborene)\s+(?:{_NAME})"),
+    ("name", rf"\b[Pp]atient(?:in)?\s+(?:{_NAME}),\s+(?:{_NAME})"),
+    ("name", rf"\b(?i:(?:electronically )?(?:signed|verified|reviewed|dictated|reported|transcribed|approved|validated)(?: out)?(?: electronically)? by|valid[eé] par)"
+             rf"\s*:?\s*(?:(?:Drs?|DR|Prof)\.?\s+){{0,2}}(?!\w+(?:ology|ment)\b){_NAMES}"),
+    ("name", rf"\b(?i:pathologist of record|attending pathologist)\s*[-–:]\s*{_NAMES}"),
+    ("name", r"(?<![一-龯])[一-龯]{2,5}(?:医師|先生)|(?<![一-龯])(?![一-龯]*[状型性腺癌腫炎胞膜管皮骨脈芽核織同多模仕異])[一-龯]{3,5}(?<!患者)様(?=\s*(?:$|[、。]))"),
+    ("name", r"(?:氏名|担当医|主治医|診断医|病理医)[ 　]+[一-龯]{1,4}(?:[ 　][一-龯]{1,4})?"),
     ("name", rf"\b(?:MR|MS|PROF|DR)\.\s+{_NAMES}"),
     ("name", rf"\b(?i:doctor|professor|surgeon|pathologist)\s+{_NAMES}"),
-    ("name", rf"\b{_LABEL}\s{{0,3}}[:：=]\s{{0,3}}(?:(?:Drs?|DR|Prof|PROF|Herr|Frau)\.?\s{{1,2}}){{0,3}}{_NAMES}"),
+    ("name", rf"\b{_LABEL}\s{{0,3}}[:：=]\s{{0,3}}(?:(?:Praxis|Drs?|DR|Prof|PROF|Herr|Frau)\.?\s{{1,2}}){{0,3}}{_NAMES}"),
     ("name", rf"\b{_PLAIN_LABEL}\s{{0,3}}[:=]?\s{{1,3}}[\w'’\-]{{2,40}}(?:[ ,]{{1,3}}[\w'’\-]{{2,40}}){{0,2}}"),
     ("name", r"(?:患者名?|氏名|診断医|担当医|主治医|病理医)\s*[:：]\s*[^\s、。：:]{2,10}(?:[ 　][^\s、。：:]{1,6})?"),
     ("name", rf"(?<![\w'’-])(?:{_NAME})(?:[ ,]{{1,2}}(?:{_NAME})){{0,3}},?\s{{1,2}}(?:M\.?D\.?|Ph\.?D\.?|D\.O\.|MBBS|FRCPath)(?![A-Za-z])"),
-    ("age over 89", r"\b(?:9\d|1[01]\d)(?=[ -]?(?i:years?|yrs?|y|jahre?|ans|años)[ -]?(?i:old|of age|alt|o\b)|[ -]?(?i:y/?o)\b|-?(?i:jährig)|歳| ans\b| años\b)"),
+    ("age over 89", r"\b(?:9\d|1[01]\d)(?= ?Jahre\b|[ -]?(?i:years?|yrs?|y|jahre?|ans|años)[ -]?(?i:old|of age|alt|o\b)|[ -]?(?i:y/?o)\b|-?(?i:jährig)|歳| ans\b| años\b)"),
     ("age over 89", r"(?i:\b(?:aged?|age of|age:)\s*)(?:9\d|1[01]\d)\b"),
 )  # fmt: skip
 _COMPILED = tuple((kind, re.compile(pattern)) for kind, pattern in _PATTERNS)
