@@ -82,9 +82,9 @@ def test_places_are_those_of_the_text_given():
 @pytest.mark.parametrize("piece", ["a.", "Aa ", "1 ", "A. ", "Dr. ", "x@", "(", "S-", "12.", "Patient: "])
 def test_the_guard_takes_time_in_proportion(piece):
     def seconds(count):
-        start = time.perf_counter()
+        start = time.process_time()
         find_identifiers(piece * count)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     seconds(10)
     assert seconds(20_000) < 30 * max(seconds(2_000), 0.02)

@@ -140,9 +140,9 @@ def test_odd_texts_are_read(text):
 
 def test_a_long_report_is_read_in_seconds():
     text = "The tumour shows necrosis and no mitoses are seen in it. " * 1200
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(read_report(text).all_sub_captions) == 2400
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
 
 
 @pytest.mark.parametrize(

@@ -33,12 +33,30 @@ def content_words(text: str) -> list[str]:
 def unknown_fraction(text: str, words: Iterable[str]) -> float:
     """Fraction of a sub-caption's content words that no training caption holds; 1 where it has none at all.
 
-    A word counts as known when it stands there in singular or plural.
+    A word counts as known when it stands there in singular or plural, Latin and Greek ones included (mitosis, mitoses;
+    nucleus, nuclei). Another spelling ("tumor" for "tumour") and a slip of the pen do not: a model reads them as other
+    words than those it learnt.
     """
     known = words if isinstance(words, (set, frozenset)) else set(words)
     own = content_words(text)
-    missing = [w for w in own if not ({w, w + "s", w.removesuffix("s"), w.removesuffix("es")} & known)]
+    missing = [word for word in own if not (_singular_and_plural(word) & known)]
     return len(missing) / len(own) if own else 1.0
+
+
+_ENDINGS = (
+    ("", "s"), ("", "es"), ("y", "ies"), ("is", "es"), ("us", "i"), ("um", "a"), ("a", "ae"), ("a", "ata"),
+)  # fmt: skip
+
+
+def _singular_and_plural(word: str) -> set[str]:
+    """A word with what may be its singular or its plural."""
+    forms = {word}
+    for singular, plural in _ENDINGS:
+        if word.endswith(plural) and len(word) > len(plural) + 2:
+            forms.add(word.removesuffix(plural) + singular)
+        if word.endswith(singular) and len(word) > len(singular) + 2:
+            forms.add(word[: len(word) - len(singular)] + plural)
+    return forms
 
 
 def holds_no_known_word(text: str, words: Iterable[str] | None) -> bool:
