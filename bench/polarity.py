@@ -3,7 +3,9 @@
     python bench/polarity.py --sub-captions sub-captions.json --slidebench SlideBench-Caption-TCGA.csv [--others PYTHON]
 
 ``--sub-captions``: a list of objects with text, language, visible and findings (finding, polarity: present, absent,
-uncertain). ``--slidebench``: the public captions; 180 sentences of them are annotated in bench/annotations, twice.
+uncertain). ``--slidebench``: the public captions; sentences of them are annotated in bench/annotations: 180 drawn at
+random, read twice; 170 the rules were mended on; 220 of which 130 hold a word of denial or doubt, read twice before
+the rules saw them.
 ``--others`` names a Python with medspacy and negspacy installed (their versions of spaCy need an environment of their
 own):  python -m venv others && others/bin/pip install medspacy negspacy
 """
@@ -68,9 +70,12 @@ def kappa(first: list, second: list) -> float:
     return (same - chance) / (1 - chance)
 
 
-def sample(captions: dict[str, str]) -> list[dict]:
-    """The annotated sentences with their text."""
-    lines = (HERE / "annotations" / "slidebench_180.jsonl").read_text(encoding="utf-8").splitlines()
+SAMPLES = ("slidebench_180", "slidebench_170_development", "slidebench_220_test")
+
+
+def sample(captions: dict[str, str], name: str = SAMPLES[0]) -> list[dict]:
+    """The sentences of an annotated sample with their text."""
+    lines = (HERE / "annotations" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     return [row | {"text": captions[row["id"]][row["start"] : row["start"] + row["length"]]} for row in rows]
 
@@ -122,6 +127,26 @@ def kept_denials(captions: dict[str, str]) -> None:
           f"{where['undecided']}, affirmed {where['affirmed']} (read them: \"not otherwise specified\")")  # fmt: skip
 
 
+def _measure_sample(rows: list[dict], name: str, others: str | None) -> None:
+    """Agreement of the readings, precision and recall against each, and the other systems finding by finding."""
+    print(name)
+    readings = [reading for reading in ("first", "second") if reading in rows[0]]
+    if len(readings) > 1:
+        agreement(rows)
+    for reading in readings:
+        measure(rows, reading)
+        for stratum in sorted({row.get("stratum", "") for row in rows} - {""}):
+            print(f"  of these {stratum:6}", end=" ")
+            measure([row for row in rows if row["stratum"] == stratum], reading)
+    findings = [
+        {"text": row["text"], "language": "en", "finding": phrase, "polarity": polarity}
+        for row in rows for polarity, phrase in row["first"] or ()
+    ]  # fmt: skip
+    answers = {"pathflip": [ours(row["text"], row["finding"]) for row in findings]}
+    answers |= ask_others(others, findings) if others else {}
+    table(findings, answers)
+
+
 def main() -> None:
     """Measure what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -145,20 +170,8 @@ def main() -> None:
     if arguments.slidebench:
         with open(arguments.slidebench, encoding="utf-8-sig", newline="") as handle:
             captions = {row["ID"]: row["Caption"] for row in csv.DictReader(handle)}
-        rows = sample(captions)
-        agreement(rows)
-        for reading in ("first", "second"):
-            measure(rows, reading)
-        if arguments.others:
-            findings = [
-                {"text": row["text"], "language": "en", "finding": phrase, "polarity": polarity}
-                for row in rows for polarity, phrase in row["first"] or ()
-            ]  # fmt: skip
-            answers_of = {"pathflip": [ours(row["text"], row["finding"]) for row in findings]} | ask_others(
-                arguments.others, findings
-            )
-            print("the 180 sentences, finding by finding")
-            table(findings, answers_of)
+        for name in SAMPLES:
+            _measure_sample(sample(captions, name), name, arguments.others)
         kept_denials(captions)
 
 

@@ -12,6 +12,8 @@ from pathflip.text.polarity import LanguageRules, blanked, polarity_of
 __all__ = ["RELATIVE", "Clause", "items_of", "japanese_items"]
 
 _ITEM_BREAK = re.compile(r",\s+(?:and\s+|und\s+|et\s+|y\s+)?|\s+(?:and|und|et|y)\s+|\s+(?:with|mit|avec|con)\s+")
+_WITHOUT = re.compile(r"\W*(?:without|with no|ohne|sans|sin)\b", re.IGNORECASE)
+_LISTED_OR = re.compile(r"\b(?:or|nor|oder|noch|ou|ni|o|u)\b", re.IGNORECASE)
 _LISTED = re.compile(r"\b(?:or|nor|and|oder|noch|und|ou|ni|et|o|u|y)\b|/", re.IGNORECASE)
 # Adjectives that begin a finding of its own: "no granulomas, chronic inflammation" may or may not deny the second.
 _DESCRIPTOR = re.compile(
@@ -57,6 +59,11 @@ def items_of(part: str, rules: LanguageRules, language: str) -> list[Clause]:
     bounds = [0, *[position for span in cuts for position in span], len(part)]
     items = [part[bounds[i] : bounds[i + 1]] for i in range(0, len(bounds), 2)]
     links = [part[a:b] for a, b in cuts]
+    if len(items) > 2 and _WITHOUT.match(part) and not _LISTED_OR.search(part):
+        # "ductal hyperplasia without atypia, adenosis, fibrosis, and cysts": the list may go on with what is there
+        rest = part[len(items[0]) :].lstrip(" ,")
+        if rules.cues.findings == r"(?!)" or re.search(rules.cues.findings, rest, re.IGNORECASE):
+            return [Clause(items[0]), Clause(rest, unclear=True)]
     groups, unclear = [items[0]], [False]
     for place, item in enumerate(items[1:]):
         left, rest = groups[-1], "".join(items[place + 1 :])

@@ -128,11 +128,10 @@ def _inherited(before: str | None, clause: str, dependent: re.Pattern[str], verb
 # "The nodes show reactive changes, but no carcinoma": what follows is still of the nodes.
 _ELSEWHERE = ("nodes", "margins", "receptors", "molecular")
 _GOES_ON = re.compile(
-    r"(?:suggesting|indicating|suspected|showing|confirming|favou?ring|revealing|identifying|consistent with|"
-    r"not \w+ing)\b|(?:no|without|all|none|both|reactive)\b"
-    r"(?!.*\b(?:vascular|lympho\w*|perineural|necrosis|in situ|dysplasia|mitos\w+|atypia|granuloma\w*|"
-    r"abnormalit\w+|calcif\w+|micro-?calcif\w+|fibrosis|mucin\w*|polyps?|cyst\w*|"
-    r"ulcer\w*|skin|nipple|pleura\w*|muscle|muscularis|bone|parenchyma|mucosa|capsule)\b)",
+    r"(?:suggesting|indicating|suspected|showing|confirming|favou?ring|revealing|identifying|consistent with)\b|"
+    r"not \w+ing\b|(?:no|without|all|none|both|reactive)\b(?!.*\b(?:vascular|(?:angio)?lymphatic invasion|angio\w+|"
+    r"lympho\w*|perineural|necrosis|in situ|dysplasia|mitos\w+|atypia|granuloma\w*|abnormalit\w+|(?:micro-?)?calcif\w+|"
+    r"fibrosis|mucin\w*|polyps?|cyst\w*|ulcer\w*|skin|nipple|pleura\w*|muscle|muscularis|bone|parenchyma|mucosa|capsule)\b)",
     re.IGNORECASE,
 )
 # "… staged as pN0, suggesting localized disease" is of the stage; "… pT3, showing evidence of vessel invasion" is not.
@@ -141,6 +140,7 @@ _OF_THE_CASE = re.compile(r"(?:suggesting|indicating|supporting|reflecting|favou
 
 # Said of how a finding was come by, not of what it is.
 _ASIDE_PHRASES = re.compile(
+    r", which (?:is|was) (?:grossly|macroscopically) \w+(?=,)|"
     r",? (?:submitted|received|provided|taken) for (?:\w+ )?(?:evaluation|examination|analysis|assessment)\b|"
     r",(?: (?:all|these|the))?(?: findings?)? (?:as |which (?:is|was|were) )?(?:confirmed|supported|"
     r"corroborated) (?:by|on|in|with) "

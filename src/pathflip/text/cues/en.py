@@ -25,7 +25,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\bcompleteness of (?:excision|resection)\b|\b(?:resection|excision) (?:status|is complete)\b",
     ),
     "nodes": (
-        r"\bnodes\b|\bnodal\b|\blymphadenectomy\b|\bextra(?:nodal|capsular) (?!extension of the tumou?r into)",
+        r"\bnodes\b|\bnodal\b|\blymphadenitis\b|\blymphadenectomy\b|\bextra(?:nodal|capsular) (?!extension of the tumou?r into)",
         r"\bextra(?:nodal|capsular)\b",
         rf"\bnode (?:\w+ )?{_NODE_WORDS}\b|\bnode[- ](?:positive|negative)\b|\bnode\s*:",
         r"\b(?:sentinel|regional|axillary|hilar|pelvic|inguinal|mediastinal|cervical|peribronchial|intrapulmonary|subcarinal|"
@@ -94,6 +94,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\bun(?:known|specified)\b|\bpending\b|\bdeferred\b|(?<=[:=])\s*n/?a\s*[.;]?$",
         r"\b(?:cannot|can not|could not) be (?:\w+ly )?(?:assessed|determined|evaluated|graded)\b|\b(?:insufficient|inadequate) (?:material|for)\b",
         r"^\W*(?:additional|other|further) (?:\w+ )?findings?\s*[:=]\s*(?:none|no|nil)\b",
+        r"\bno (?:\w+ ){1,4}(?:was|were) (?:performed|submitted|received|requested)\b",
         r"\b(?:details?|information|data) (?:regarding|about|on|concerning|of|for)\b",
         r"\bno (?:\w+ )?(?:mention|information|details?|data|comment)\b|\bsee (?:below|above|comment|note|synoptic)\W*$",
     ),
@@ -134,6 +135,7 @@ _EMPTY = {
     r"compris\w+)\b|\bclassification was\b",
 }
 _VISIBLE_ANYWAY = (
+    r"\bextracapsular (?:extension|spread|invasion)(?=.{0,80}prostat)|(?:examination|sections?|analysis) of the submitted\b",
     r"\bin the (?:\w+ )?(?:submitted|received) (?:\w+ )?(?:material|tissue|sections?|specimens?|samples?|fragments?)\b",
     r"\b(?:ill|poorly|well|sharply)[- ](?:defined|circumscribed|demarcated) (?:\w+ )?margins?\b",
     r"\b(?:infiltrat\w+|invasive|pushing|irregular|smooth|scalloped|expansile|circumscribed|tumou?r)(?: tumou?r)? "
@@ -227,6 +229,7 @@ _DOUBTS = (
     rf"\bto {_OUT}\b|\br/o\b|\?\s*(?=\w+\W*$)|^\W*\?(?=\s*\w)|\w ?\?\W*$",
     r"\b(?:no|not)\b.{0,60}\bwith certainty\b|\b(?:absent|present|identified)\s*[:=]\s*(?:[xX_✓]+(?!\w)|$)",
     r"\bno(?:t)? (?:definit\w+|convincing\w*|unequivocal\w*|certain\w*|clear[- ]cut|conclusive\w*)\b",
+    r"\bnot \w+ (?:any )?(?:definit\w+|convincing|unequivocal|clear[- ]cut|conclusive)\b",
     r"\bwithout (?:definite|convincing|unequivocal|clear[- ]cut|conclusive)\b",
     r"\b(?:definit\w+|convincing|unequivocal|conclusive|clear[- ]cut) (?:\w+ )?(?:evidence|features?|signs?|proof|\w+ invasion)\b"
     r".{0,60}\b(?:not|absent|lacking|lacks?|missing)\b",
