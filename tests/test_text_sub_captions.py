@@ -151,7 +151,7 @@ def test_what_a_slide_can_show(text):
         ("It measures 3 cm and shows necrosis.", "shows necrosis", True, False),
         ("The biopsy shows atrophy, with no evidence of tumour.", "the biopsy shows atrophy", True, False),
         ("Findings:", "findings", False, False),
-        ("No.", "no", True, False),
+        ("No.", "no", False, True),
     ],
 )
 def test_whole_sub_captions(text, content, visual, negated):
