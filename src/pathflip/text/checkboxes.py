@@ -13,7 +13,7 @@ from pathflip.text.polarity import value_polarity
 __all__ = ["CheckedLine", "Option", "checked_lines", "has_boxes"]
 
 _TICKED = (
-    r"\[\s*(?:[xX×✓✔√☓✗✘*■●vV#]|XX|xx|yes)\s*\]|\(\s*[xX×✓✔√■●]\s*\)|[☑☒⊠🗹🗷❎✅"
+    r"\[\s*(?:[xX×✓✔√☓✗✘*■●vV#]|XX|xx|yes)\s*\]|\(\s*[xX×✓✔√■●•]\s*\)|[☑☒⊠🗹🗷❎✅"
     r"\uf0fe\uf0fd\uf052\uf053]|(?<![A-Za-z])_+[xX✓✔]_+(?![A-Za-z])"
 )
 _EMPTY = r"\[\s*\]|\[_+\]|\(\s+\)|\(_+\)|[☐□▢❏❑❒⬜\uf0a8\uf06f\uf071\uf0a3]|(?<![A-Za-z_])_{2,}(?![A-Za-z_xX✓✔])"

@@ -194,7 +194,8 @@ def _is_mixed(text: str, distinct: set[str], best: str, evidence: dict[str, int]
 
 
 def _is_not_english(text: str, distinct: set[str]) -> bool:
-    lower = text.lower().replace("de novo", "")
+    without_acronyms = text if text.isupper() else re.sub(r"\b[A-Z]{2,}\b", " ", text)
+    lower = without_acronyms.lower().replace("de novo", "")
     return bool(
         (distinct & _NOT_ENGLISH and "de novo" not in text.lower())
         or _FORMS.search(lower)

@@ -32,7 +32,10 @@ Polarity = Literal["affirmed", "denied", "undecided"]
 _VALUE = re.compile(
     r"^(?P<label>[^:：=|\t?]{2,90}?)\s*(?:[:：=|\t?]|\.{3,}|…+|_{3,}|\s[-–—]\s)\s*(?P<value>\S.*?)[\s.。;,]*$"
 )
-_CROSS = re.compile("[✗✘❌☓]")  # ticked, or ruled out: nobody can tell
+# Ticked or ruled out, present or absent: nobody can tell. "regression -" at the end may be a dash.
+_CROSS = re.compile(
+    r"[✗✘❌☓±]|[+＋]\s*/\s*[-−–]|[-−–]\s*/\s*[+＋]|[:=]\s*\[\s*[-−–]\s*\]|[a-z]{3}\s?[-−–]\s*[.;,]?\s*$"
+)
 # "Necrosis was searched for" tells nothing until it is said what was found.
 _SOUGHT = re.compile(r"\b(?:looked|searched|screened|tested|sought|hunted)\b(?: for)?\W*$", re.IGNORECASE)
 

@@ -175,6 +175,7 @@ def without_asides(text: str, language: str = "en") -> str:
         return "" if not_visual_kind(match.group(), language) in _ASIDES else match.group()
 
     parts = re.split(r"(,\s+)", re.sub(r"\s*\([^()]*\)", aside, text))
-    while len(parts) > 2 and not_visual_kind(parts[-1], language) == "stage" and len(parts[-1].split()) <= 6:
+    trailing = ("stage",) if language == "en" else ("stage", "size")
+    while len(parts) > 2 and not_visual_kind(parts[-1], language) in trailing and len(parts[-1].split()) <= 6:
         del parts[-2:]
     return "".join(parts)
