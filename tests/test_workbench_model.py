@@ -82,7 +82,11 @@ def test_words_the_model_never_met_are_said_and_get_no_map(visitor):
     foreign = ask("Verhornungszwiebeln vorhanden")
     assert foreign["unknown"]
     assert "map" not in foreign
-    assert "verhornungszwiebeln" in foreign["notes"][0]
+    assert foreign["notes"][0].startswith("This seems to be German;")
+    assert "verhornungszwiebeln" in foreign["notes"][1]
+    unsure = ask("zymurgy qwzzk")
+    assert unsure["unknown"]
+    assert "another language, or another organ?" in unsure["notes"][0]
     mixed = ask("keratin pearls and zymurgy")
     assert not mixed["unknown"]
     assert "zymurgy" in mixed["notes"][0]

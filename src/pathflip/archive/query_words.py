@@ -46,7 +46,7 @@ def check_words(model: Aligned, text: str) -> None:
 def foreign_language(text: str, known_fraction: float) -> str:
     """The language a text seems to be in, as a word; "" for English, and where the model knows enough of its words."""
     language = language_of(text)
-    return "" if language == "en" or known_fraction >= ENOUGH else _NAMES.get(language, f"another ({language})")
+    return "" if language == "en" or known_fraction >= ENOUGH else _NAMES.get(language, "another language")
 
 
 def _is_known(model: Aligned, word: str) -> bool:
