@@ -251,6 +251,9 @@ def test_pt_files_are_tensors_or_refused(tmp_path, monkeypatch):
     torch.save({"features": torch.ones(5, 3)}, path)
     with pytest.raises(FeatureError, match=r"holds a dict of \['features'\], expected a bare tensor"):
         read_tiles(path, options)
+    torch.save({1: torch.ones(5, 3), "b": 2}, path)
+    with pytest.raises(FeatureError, match=r"holds a dict of \['1', 'b'\], expected a bare tensor"):
+        read_tiles(path, options)
     torch.save(torch.ones(4, 3), path)
     with pytest.raises(FeatureError, match="4 feature rows, but 5 coordinates"):
         read_tiles(path, options)

@@ -11,12 +11,14 @@ from pathflip.assistant import LanguageModelSpec, open_language_model
 from pathflip.assistant.saved_assistant import load_assistant, save_assistant
 from pathflip.errors import CheckpointError, ConfigError, PathFLIPError
 from pathflip.evaluate.bertscore import BertScorer
+from pathflip.inference import load
 from pathflip.io.model_folder import check_model_folder, refuse_missing_weights, stored_shapes
 from pathflip.text.decompose import DecomposeSpec, LocalSpec, decompose_reports
 from pathflip.text.pretrained import open_pretrained_text
+from pathflip.text.tokenizer import train_tokenizer
 from pathflip.types import Caption
 from text_encoder_files import encoder_folder
-from tiny_assistant import assemble, save_language_model
+from tiny_assistant import assemble, save_aligned, save_language_model
 
 REPORT = [Caption("s", "p", "Necrosis is seen.", ())]
 OPENERS = {
@@ -132,3 +134,12 @@ def test_parts_and_shapes_by_hand(tmp_path):
     refuse_missing_weights("model", {"missing_keys": {"pooler.dense.weight"}, "unexpected_keys": {"head"}})
     with pytest.raises(ConfigError, match=r"lack 1 of the tensors.*have 1 of another shape.*first 'x'"):
         refuse_missing_weights("model", {"missing_keys": {"x"}, "mismatched_keys": [("y", (1,), (2,))]})
+
+
+def test_a_tokenizer_with_more_words_than_the_model(tmp_path):
+    """An id beyond the embeddings would be an index error in the middle of an answer, or another word's vector."""
+    folder = save_aligned(tmp_path / "aligned")
+    words = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in "lmnrstvz"]
+    train_tokenizer(words * 3, 900).save(folder / "tokenizer")
+    with pytest.raises(CheckpointError, match=r"its tokenizer has \d+ ids, the model \d+ embeddings"):
+        load(folder)

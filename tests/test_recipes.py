@@ -3,13 +3,14 @@
 import gc
 import shutil
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pathflip.errors import CheckpointError, ConfigError, FeatureError
+from pathflip.errors import CheckpointError, ConfigError, FeatureError, TrainingError
 from pathflip.evaluate.alignment import evaluate_checkpoint
 from pathflip.features import read_features, write_features
 from pathflip.geometry import SlideInfo, TileSpec
@@ -167,3 +168,16 @@ def test_models_without_such_a_path_refuse_a_pretrained_encoder(tmp_path, rng):
     recipe = with_settings(find_recipe("align_published_small"), [f"text.pretrained={folder}"])
     with pytest.raises(ConfigError, match="pretrained"):
         train_align(recipe, files, captions, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_changed_captions_do_not_resume(tmp_path, rng):
+    """The weights would go on under a new tokenizer, whose ids mean other words."""
+    files, captions = small_cohort(tmp_path, rng)
+    recipe = short(model__width=16, model__embed_dim=8, model__text_width=16, model__text_heads=2, model__text_ffn=16)
+    train_align(recipe, files, captions, tmp_path / "run")
+    before = {file: file.read_bytes() for file in sorted((tmp_path / "run" / "last").rglob("*")) if file.is_file()}
+    other = [replace(one, text=f"{one.text} Mitoses are frequent.") for one in captions]
+    with pytest.raises(TrainingError, match="the captions differ"):
+        train_align(recipe, files, other, tmp_path / "run", resume=True)
+    assert {file: file.read_bytes() for file in before} == before
