@@ -81,8 +81,8 @@ def test_the_truth_names_the_slides_that_show_a_finding(cases, slides):
 def test_every_finding_of_a_slide_is_in_its_report(cases, slides):
     for case in cases:
         for slide in slides[case.patient]:
-            told = {s.concept for s in case.sub_captions if not s.negated and slide.slide_id in s.slides}
-            assert set(slide.present) <= told, case
+            stated = {s.concept for s in case.sub_captions if not s.negated and slide.slide_id in s.slides}
+            assert set(slide.present) <= stated, case
 
 
 def test_cases_have_all_kinds_of_parts(cases, slides):

@@ -33,9 +33,9 @@ def violations(page) -> list[str]:
     """What axe-core finds, one line a rule: its name and the first element."""
     from axe_playwright_python.sync_playwright import Axe
 
-    found = Axe().run(page, options=RULES).response
-    assert len(found["passes"]) > 10, "axe-core looked at nothing"
-    return [f"{v['id']} × {len(v['nodes'])}: {v['nodes'][0]['html'][:120]}" for v in found["violations"]]
+    access = Axe().run(page, options=RULES).response
+    assert len(access["passes"]) > 10, "axe-core looked at nothing"
+    return [f"{v['id']} × {len(v['nodes'])}: {v['nodes'][0]['html'][:120]}" for v in access["violations"]]
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 780)])
@@ -77,4 +77,4 @@ def test_every_part_of_the_page_passes_wcag_aa(running, width, height):
         page.keyboard.press("?")
         page.wait_for_selector("dialog.help")
         seen["keys"] = violations(page)
-    assert {name: found for name, found in seen.items() if found} == {}
+    assert {name: access for name, access in seen.items() if access} == {}

@@ -294,8 +294,8 @@ def _rows(
 
 def _most_given(guesses: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     """The class that most draws give each slide; the lowest of equally frequent ones."""
-    given = np.stack(guesses)
-    counts = np.stack([(given == code).sum(0) for code in range(int(given.max()) + 1)])
+    guessed = np.stack(guesses)
+    counts = np.stack([(guessed == code).sum(0) for code in range(int(guessed.max()) + 1)])
     most: NDArray[np.int64] = counts.argmax(0)
     return most
 

@@ -277,12 +277,12 @@ def _compared(
     cohorts = PatientBootstrap(np.array([one.patient for one in labels]), num, seed)
     guesses = [np.array([point["test_classes"] for point in own]) for own in (first, second)]
 
-    def mean(given: NDArray[np.str_], rows: NDArray[np.int64]) -> float:
-        return float(np.mean([metrics.balanced_accuracy(truth[rows], one[rows]) for one in given]))
+    def mean(guessed: NDArray[np.str_], rows: NDArray[np.int64]) -> float:
+        return float(np.mean([metrics.balanced_accuracy(truth[rows], one[rows]) for one in guessed]))
 
-    values = [mean(given, np.arange(len(truth))) for given in guesses]
-    resampled = [cohorts.values(partial(mean, given)) for given in guesses]
-    right = [np.array([_most_given(column) for column in given.T]) == truth for given in guesses]
+    values = [mean(guessed, np.arange(len(truth))) for guessed in guesses]
+    resampled = [cohorts.values(partial(mean, guessed)) for guessed in guesses]
+    right = [np.array([_most_given(column) for column in guessed.T]) == truth for guessed in guesses]
     compared["test_balanced_accuracy"] = paired_difference(
         (values[0], values[1]), (resampled[0], resampled[1]), (right[0], right[1])
     )

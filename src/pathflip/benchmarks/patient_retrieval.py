@@ -159,7 +159,7 @@ class _Organ:
         named = {way: [self.classes[code] for code in codes] for way, codes in self.answers.items()}
         return [
             {"slide": one.name, "organ": self.name, "diagnosis": one.diagnosis,
-             **{way.replace(" ", "_"): given[i] for way, given in named.items() if way != _LARGEST}}
+             **{way.replace(" ", "_"): predicted[i] for way, predicted in named.items() if way != _LARGEST}}
             for i, one in enumerate(self.slides)
         ]  # fmt: skip
 
@@ -174,7 +174,7 @@ def _organ(name: str, own: Sequence[_Slide], vectors: dict[str, Any], patches: d
     }
     diagnoses_by[_PATCHES] = patch_votes([patches[one.name] for one in own], patients, diagnoses)
     diagnoses_by[_LARGEST] = [max(classes, key=diagnoses.count)] * len(own)
-    codes = {way: np.array([classes.index(one) for one in given]) for way, given in diagnoses_by.items()}
+    codes = {way: np.array([classes.index(one) for one in predicted]) for way, predicted in diagnoses_by.items()}
     return _Organ(name, tuple(own), classes, np.array([classes.index(one) for one in diagnoses]), codes)
 
 

@@ -83,8 +83,8 @@ def ask(
         rows = list(_batch(loaded, features, questions, options, writing, cases))
     elif cases is not None:
         assert question is not None
-        asked = partial(answer_to, loaded, question, options=option or (), writing=writing)
-        rows = _each(loaded, features, cases, out, asked, question)
+        answer_of = partial(answer_to, loaded, question, options=option or (), writing=writing)
+        rows = _each(loaded, features, cases, out, answer_of, question)
     else:
         views = _views(loaded, features)
         assert question is not None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pathflip.simulate.phrases import ABSENCE, PRESENCE_PLAIN
-from pathflip.simulate.report_shapes import SHAPES, Part, Said, shaped
+from pathflip.simulate.report_shapes import SHAPES, Part, ReportSentence, shaped
 from pathflip.simulate.report_writer import PaintedSubCaption, filled_in
 from pathflip.simulate.world import FINDINGS, Measured, World
 
@@ -104,7 +104,7 @@ def write_case_report(world: World, patient: str, slides: Sequence[PaintedSlide]
         shape=shape,
         slides=layout,
         text=written.text,
-        sub_captions=tuple(_truth(said, shown, slides) for said in written.said),
+        sub_captions=tuple(_truth(one, shown, slides) for one in written.sentences),
     )
 
 
@@ -162,19 +162,21 @@ def _plain(name: str, negated: bool, rng: np.random.Generator) -> PaintedSubCapt
     return filled_in(PaintedSubCaption("", kind, name, negated=negated, template=str(rng.choice(templates))), rng)
 
 
-def _truth(said: Said, shown: Mapping[str, Sequence[PaintedSlide]], slides: Sequence[PaintedSlide]) -> CaseSubCaption:
+def _truth(
+    sentence: ReportSentence, shown: Mapping[str, Sequence[PaintedSlide]], slides: Sequence[PaintedSlide]
+) -> CaseSubCaption:
     """Which slides show what a sentence states."""
-    facts = said.facts
-    own = shown.get(said.part, slides) if facts.visual else ()
+    facts = sentence.facts
+    own = shown.get(sentence.part, slides) if facts.visual else ()
     if facts.kind == "finding":
         own = [one for one in own if facts.concept in one.present]
     return CaseSubCaption(
-        sentence=said.sentence,
+        sentence=sentence.sentence,
         concept=facts.concept,
         negated=facts.negated,
         visual=facts.visual and bool(own),
-        part=said.part,
-        language=said.language,
+        part=sentence.part,
+        language=sentence.language,
         slides=tuple(one.slide_id for one in own),
         others=facts.others,
     )

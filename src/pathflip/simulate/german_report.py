@@ -1,4 +1,4 @@
-"""Statements of plain reports in German, sentence by sentence."""
+"""Sub-captions of plain reports in German, sentence by sentence."""
 
 from collections.abc import Sequence
 from dataclasses import replace

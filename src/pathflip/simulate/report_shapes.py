@@ -17,7 +17,7 @@ from pathflip.simulate.report_writer import PaintedSubCaption, particulars
 from pathflip.simulate.synoptic_lines import BOXES, synoptic_lines, unanswered_line
 from pathflip.simulate.world import FINDINGS
 
-__all__ = ["SHAPES", "Part", "ReportText", "Said", "shaped"]
+__all__ = ["SHAPES", "Part", "ReportText", "ReportSentence", "shaped"]
 
 _DIAGNOSIS_KINDS = ("diagnosis", "type", "grade_pattern", "type_grade", "pattern", "benign")
 _SITES = (
@@ -51,7 +51,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Said:
+class ReportSentence:
     """One sentence or line of a report: its words, what it states, its part, its language."""
 
     sentence: str
@@ -65,7 +65,7 @@ class ReportText:
     """A whole report and all that is said in it."""
 
     text: str
-    said: tuple[Said, ...]
+    sentences: tuple[ReportSentence, ...]
 
 
 @dataclass
@@ -73,7 +73,7 @@ class _Page:
     """A report being written: lines, and what they state."""
 
     lines: list[str] = field(default_factory=list)
-    said: list[Said] = field(default_factory=list)
+    sentences: list[ReportSentence] = field(default_factory=list)
 
     def add(self, *lines: str) -> None:
         self.lines += lines
@@ -84,12 +84,12 @@ class _Page:
 
     def tell(self, sub_captions: Iterable[PaintedSubCaption], part: str = "", language: str = "en") -> str:
         """Note what sub-captions say; gives back their sentences as one stretch of text."""
-        told = [Said(one.sentence, one, part, language) for one in sub_captions]
-        self.said += told
-        return " ".join(one.sentence for one in told)
+        noted = [ReportSentence(one.sentence, one, part, language) for one in sub_captions]
+        self.sentences += noted
+        return " ".join(one.sentence for one in noted)
 
     def report(self) -> ReportText:
-        return ReportText("\n".join(self.lines).strip() + "\n", tuple(self.said))
+        return ReportText("\n".join(self.lines).strip() + "\n", tuple(self.sentences))
 
 
 def shaped(shape: str, parts: Sequence[Part], accession: str, rng: np.random.Generator) -> ReportText:
@@ -226,9 +226,9 @@ def _german(parts: Sequence[Part], accession: str, rng: np.random.Generator) -> 
     page.heading(str(rng.choice(("Diagnose", "Beurteilung"))))
     for part in parts:
         diagnosis = _whole_diagnosis(part)
-        told = [line for one in diagnosis for line in german_sentence(one, rng)]
-        told += german_non_visual(part.of_kind("margins", "nodes", "stage"), rng)
-        page.add(_marked(part, page.tell(told, part.label, "de")))
+        noted = [line for one in diagnosis for line in german_sentence(one, rng)]
+        noted += german_non_visual(part.of_kind("margins", "nodes", "stage"), rng)
+        page.add(_marked(part, page.tell(noted, part.label, "de")))
     if remarks := _all_of(parts, "administration"):
         page.heading("Anmerkung")
         page.add(page.tell(german_non_visual(remarks, rng), language="de"))
@@ -237,11 +237,11 @@ def _german(parts: Sequence[Part], accession: str, rng: np.random.Generator) -> 
 
 def _whole_diagnosis(part: Part) -> list[PaintedSubCaption]:
     """Type, grade and pattern as one sub-caption, however many sentences the plain report has for them."""
-    said = part.of_kind(*_DIAGNOSIS_KINDS)
-    if len(said) < 2:
-        return said
-    whole = replace(said[0], kind="diagnosis")
-    for one in said[1:]:
+    diagnosis = part.of_kind(*_DIAGNOSIS_KINDS)
+    if len(diagnosis) < 2:
+        return diagnosis
+    whole = replace(diagnosis[0], kind="diagnosis")
+    for one in diagnosis[1:]:
         whole = replace(
             whole,
             tumour=whole.tumour or one.tumour,

@@ -50,15 +50,15 @@ def visible_items(clause: str, language: str = "en") -> str | None:
     verb = re.compile(cues_of(language).verbs, re.IGNORECASE)
     behind = _items(clause[end:])
     if len(behind) > 1:  # "no evidence of A, B or C (is seen)"
-        kept = _visible(behind, _OR.search(clause[end:]) is not None, language)
-        rest = f"{clause[:end].rstrip()} {', '.join(kept)}"
+        visible_items = _visible(behind, _OR.search(clause[end:]) is not None, language)
+        rest = f"{clause[:end].rstrip()} {', '.join(visible_items)}"
     else:  # "A, B and C are absent"
         tail = verb.search(clause)
         place = min(start, tail.start()) if tail is not None else start
         before = _items(clause[:place])
-        kept = _visible(before, True, language) if len(before) > 1 else []
-        rest = f"{', '.join(kept)} {clause[place:]}"
-    return rest if kept and not_visual_kind(rest, language) is None else None
+        visible_items = _visible(before, True, language) if len(before) > 1 else []
+        rest = f"{', '.join(visible_items)} {clause[place:]}"
+    return rest if visible_items and not_visual_kind(rest, language) is None else None
 
 
 def _items(text: str) -> list[str]:
@@ -75,7 +75,7 @@ def _visible(items: list[str], one_denial: bool, language: str) -> list[str]:
     """
     finding = re.compile(cues_of(language).findings if language == "en" else _EVENT.pattern, re.IGNORECASE)
     of_places = _OF_PLACES.search(items[0]) is not None  # "no involvement of the nipple, the margins or the skin"
-    kept: list[str] = []
+    visible_items: list[str] = []
     dropped = places = False
     for item in items:
         if len(item.split()) > _LONGEST_ITEM:
@@ -85,9 +85,9 @@ def _visible(items: list[str], one_denial: bool, language: str) -> list[str]:
         elif dropped and not one_denial:  # "without nodal spread, a stage of T2 and lymphatic invasion"
             break
         elif (of_places and not places) or (_EVENT if places else finding).search(item):
-            kept.append(item)
+            visible_items.append(item)
         else:
             return []
     # "invasion into the bronchial or vascular margins"
     last_is_a_place = of_places and not_visual_kind(items[-1], language) is not None
-    return kept if dropped and not last_is_a_place else []
+    return visible_items if dropped and not last_is_a_place else []

@@ -122,8 +122,8 @@ def _difference(model: nn.Module, start: Checkpoint) -> str:
     settings: Any = model.config
     own, before = settings.model_dump(mode="json"), start.config["model"]
     names = sorted((name for name in own if own[name] != before.get(name)), key=lambda name: name != "kind")
-    told = [f"{name} is {before.get(name)!r} there, {own[name]!r} here" for name in names[:3]]
-    return "; ".join(told) + "; take the recipe of that kind, and --set model.NAME=VALUE"
+    differences = [f"{name} is {before.get(name)!r} there, {own[name]!r} here" for name in names[:3]]
+    return "; ".join(differences) + "; take the recipe of that kind, and --set model.NAME=VALUE"
 
 
 def _some(names: list[str]) -> str:
