@@ -17,7 +17,7 @@ from pathflip.simulate.report_writer import PaintedSubCaption, particulars
 from pathflip.simulate.synoptic_lines import BOXES, synoptic_lines, unanswered_line
 from pathflip.simulate.world import FINDINGS
 
-__all__ = ["SHAPES", "Part", "ReportText", "ReportSentence", "shaped"]
+__all__ = ["SHAPES", "Part", "ReportSentence", "ReportText", "shaped"]
 
 _DIAGNOSIS_KINDS = ("diagnosis", "type", "grade_pattern", "type_grade", "pattern", "benign")
 _SITES = (
