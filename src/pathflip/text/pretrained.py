@@ -1,9 +1,9 @@
 """Pretrained text encoders: opened from a folder or an installed Python package, checked, and asked for vectors.
 
 Any encoder in Hugging Face's layout works (BERT, RoBERTa, MPNet, ModernBERT and their like). How a text's token states
-become one vector is read from the folder: sentence-transformers writes it down (``modules.json``); where nothing is
-said, the mean over real tokens is taken. Nothing is downloaded, no code of the folder runs, and weights are read from
-safetensors alone.
+become one vector, and whether a projection follows, is read from the folder (:mod:`pathflip.text.sentence_layers`);
+where nothing is said, the mean over real tokens is taken. Nothing is downloaded, no code of the folder runs, and
+weights are read from safetensors alone.
 """
 
 import json
@@ -11,24 +11,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from pathflip.arguments import as_texts
 from pathflip.errors import CheckpointError, ConfigError, MissingExtraError
 from pathflip.io.model_folder import check_model_folder, refuse_missing_weights
+from pathflip.io.packaged_weights import package_folder, sha256_of
 from pathflip.processes import transformers_are_quiet
+from pathflip.text.sentence_layers import Pooling, TextNetwork, dense_folders, dense_layers, token_pooling
 from pathflip.text.tokenizer import Tokenizer, load_tokenizer
 
-__all__ = ["KNOWN", "KnownTextEncoder", "Pooling", "PretrainedText", "open_pretrained_text", "token_pooling"]
+__all__ = ["KNOWN", "KnownTextEncoder", "Pooling", "PretrainedText", "open_pretrained_text", "weights_digest"]
 
-Pooling = Literal["cls", "mean"]
 TEXTS_AT_ONCE = 64
 CACHED_TEXTS = 200_000
 """Vectors kept: 300 MB of 384 numbers each. Reports repeat themselves, and a training asks for each text many times."""
@@ -63,26 +62,41 @@ KNOWN: dict[str, KnownTextEncoder] = {
 
 
 class PretrainedText:
-    """A frozen pretrained encoder: texts in, vectors out, each text computed once.
+    """A pretrained encoder: texts in, unit vectors out, each text computed once.
 
     Attributes:
-        source: the name or folder it was opened by.
+        source: the name or folder it was opened by. folder: where its files lie.
         digest: SHA-256 of its weights, so that a checkpoint can say which encoder it needs.
-        pooling: how token states become a vector. max_tokens: longer texts lose their tail.
-        network: the encoder itself. tokenizer: its own.
+        module: network, pooling and projection. tokenizer: its own. max_tokens: longer texts lose their tail.
     """
 
     def __init__(
-        self, source: str, digest: str, network: nn.Module, tokenizer: Tokenizer, pooling: Pooling, max_tokens: int
+        self, source: str, digest: str, module: TextNetwork, tokenizer: Tokenizer, max_tokens: int, folder: Path
     ) -> None:
-        self.source, self.digest, self.pooling, self.max_tokens = source, digest, pooling, max_tokens
-        self.network, self.tokenizer = network.eval().requires_grad_(False), tokenizer
+        self.source, self.digest, self.max_tokens, self.folder = source, digest, max_tokens, folder
+        self.module, self.tokenizer = module.eval().requires_grad_(False), tokenizer
         self._vectors: dict[str, Float[Tensor, " P"]] = {}
+
+    @property
+    def network(self) -> nn.Module:
+        """The encoder itself."""
+        return self.module.network
+
+    @property
+    def pooling(self) -> Pooling:
+        """How token states become a vector."""
+        return self.module.pooling
 
     @cached_property
     def width(self) -> int:
         """P, how many numbers a text's vector has."""
+        if self.module.projection is not None:
+            return int([layer for layer in self.module.projection if isinstance(layer, nn.Linear)][-1].out_features)  # type: ignore[union-attr]
         return int(self.network.config.hidden_size)  # type: ignore[union-attr, arg-type]
+
+    def forget(self) -> None:
+        """Let go of the vectors kept: the network has changed."""
+        self._vectors.clear()
 
     def embed(self, texts: Sequence[str]) -> Float[Tensor, "C P"]:
         """Unit vectors of texts, on the CPU. A text asked for before comes from memory."""
@@ -102,18 +116,8 @@ class PretrainedText:
     def _compute(self, texts: Sequence[str]) -> Float[Tensor, "C P"]:
         tokens = self.tokenizer.encode(texts, self.max_tokens)
         device = next(self.network.parameters()).device
-        states = self.network(
-            input_ids=tokens.ids.to(device), attention_mask=tokens.mask.to(device, torch.int64)
-        ).last_hidden_state.float()
-        return F.normalize(pooled_states(states, tokens.mask.to(device), self.pooling), dim=-1).cpu()
-
-
-def pooled_states(states: Float[Tensor, "C T W"], mask: Tensor, pooling: Pooling) -> Float[Tensor, "C W"]:
-    """One vector a text: its first token's state, or the mean over its real tokens."""
-    if pooling == "cls":
-        return states[:, 0]
-    real = mask.to(states.dtype)[..., None]
-    return (states * real).sum(1) / real.sum(1).clamp(min=1)
+        vectors: Tensor = self.module(tokens.ids.to(device), tokens.mask.to(device))
+        return vectors.cpu()
 
 
 def open_pretrained_text(source: str, digest: str | None = None) -> PretrainedText:
@@ -130,14 +134,13 @@ def open_pretrained_text(source: str, digest: str | None = None) -> PretrainedTe
         CheckpointError: the weights are not those of ``digest``.
     """
     folder = _folder(source)
-    weights = folder / "model.safetensors"
     missing = [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]
     if missing:
         raise ConfigError(
             f"text encoder '{source}': '{folder}' lacks {' and '.join(missing)}; expected a folder as Hugging Face "
             "writes it (pickled weights are never loaded: convert them to safetensors)"
         )
-    actual = _digest(weights)
+    actual = weights_digest(folder)
     wanted = digest or (KNOWN[source].sha256 if source in KNOWN else None)
     if wanted is not None and actual != wanted:
         raise CheckpointError(
@@ -145,8 +148,8 @@ def open_pretrained_text(source: str, digest: str | None = None) -> PretrainedTe
             "install the package again, or give the folder the model was trained with"
         )
     network = open_network(source, folder)
-    pooling, max_tokens = token_pooling(folder), _max_tokens(folder, network)
-    return PretrainedText(source, actual, network, load_tokenizer(str(folder)), pooling, max_tokens)
+    module = TextNetwork(network, token_pooling(folder), dense_layers(folder))
+    return PretrainedText(source, actual, module, load_tokenizer(str(folder)), _max_tokens(folder, network), folder)
 
 
 def open_network(source: str, folder: Path) -> nn.Module:
@@ -176,35 +179,13 @@ def open_network(source: str, folder: Path) -> nn.Module:
     return network
 
 
-def token_pooling(folder: Path) -> Pooling:
-    """How this folder's authors make a vector of a text: as sentence-transformers wrote it down, else the mean.
-
-    Raises:
-        ConfigError: in a way that is not known here (max pooling, several at once).
-    """
-    file = folder / "1_Pooling" / "config.json"
-    if not file.is_file():
-        return "mean"
-    try:
-        stated = json.loads(file.read_text(encoding="utf-8"))
-        modes = {key for key, on in stated.items() if key.startswith("pooling_mode_") and on}
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"'{file}': not a JSON object ({type(error).__name__}); copy the folder again") from None
-    if modes == {"pooling_mode_cls_token"}:
-        return "cls"
-    if modes == {"pooling_mode_mean_tokens"}:
-        return "mean"
-    raise ConfigError(f"'{file}': pools by {', '.join(sorted(modes)) or 'nothing'}, expected first token or mean")
-
-
 def _folder(source: str) -> Path:
     if source in KNOWN:
         known = KNOWN[source]
-        spec = find_spec(known.package)  # finds the files, imports nothing
-        places = list(spec.submodule_search_locations or ()) if spec is not None else []
-        if not places:
+        place = package_folder(known.package)
+        if place is None:
             raise MissingExtraError(known.distribution, "pretrained", f"the text encoder '{source}'")
-        return Path(places[0]) / known.folder
+        return place / known.folder
     folder = Path(source).expanduser()
     if not folder.is_dir():
         raise ConfigError(
@@ -214,12 +195,12 @@ def _folder(source: str) -> Path:
     return folder
 
 
-def _digest(file: Path) -> str:
-    digest = sha256()
-    with open(file, "rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of the weights; of an encoder with projections, of the SHA-256s of all."""
+    own = sha256_of(folder / "model.safetensors")
+    projections = [path / "model.safetensors" for path in dense_folders(folder)]
+    digests = [own, *(sha256_of(file) for file in projections if file.is_file())]
+    return own if len(digests) == 1 else sha256(" ".join(digests).encode()).hexdigest()
 
 
 def _max_tokens(folder: Path, network: nn.Module) -> int:

@@ -27,6 +27,7 @@ from pathflip.io.slide_id import slide_id
 from pathflip.io.storage import local_path
 from pathflip.models import build_model
 from pathflip.models.cpu import accelerate_for_cpu
+from pathflip.published.bert_start import start_from_bert
 from pathflip.text.pretrained import PretrainedText, open_pretrained_text
 from pathflip.text.privacy import identifier_note, without_private_words
 from pathflip.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -40,6 +41,7 @@ from pathflip.train import (
     fit,
 )
 from pathflip.train.run_folder import digest_of
+from pathflip.train.text_encoder import stored_text_encoder, trained_text_encoder
 from pathflip.train.warm_start import WarmStart, open_start, start_from
 from pathflip.types import Caption, Case
 
@@ -59,6 +61,8 @@ class AlignRecipe(BaseModel):
             slide and step, instead of patches.
         tokenizer: folder (or cached name) of a Hugging Face tokenizer; empty trains one on the cohort's captions,
             with ``vocab_size`` word pieces.
+        bert: folder of a BERT whose weights (and tokenizer, where none is named) the text layers of a published model
+            begin with; empty: random ones.
         train: the loop's settings.
     """
 
@@ -71,6 +75,7 @@ class AlignRecipe(BaseModel):
     regions: RegionSpec | None = None
     max_regions: int | None = Field(None, ge=1)
     tokenizer: str = ""
+    bert: str = ""
     vocab_size: int = Field(2000, ge=64)
     train: TrainConfig = TrainConfig()
 
@@ -125,6 +130,8 @@ def train_align(
     tokenizer = _tokenizer(recipe, captions, before)
     recipe, pretrained = _with_text_encoder(recipe)
     model = _build(recipe, contract.dim, tokenizer.vocab_size)
+    if recipe.bert:
+        start_from_bert(model, Path(recipe.bert).expanduser())
     begun = _begun(model, before, tokenizer, recipe, pretrained)
     if model.reads_regions and recipe.regions is None:
         raise ConfigError(f"recipe {recipe.name}: this model reads regions, got none; expected --set regions.side=N")
@@ -159,6 +166,8 @@ def train_align(
 
     def save(path: Path, numbers: Mapping[str, float]) -> None:
         words: dict[str, Any] = {"tokenizer": tokenizer, "text": recipe.text}
+        if pretrained is not None and (recipe.text.pretrained_train != "frozen" or recipe.text.pretrained_stored):
+            words["text_encoder"] = lambda folder: stored_text_encoder(pretrained, folder, recipe.text)
         save_checkpoint(path, model, contract=contract, recipe=what_was_run, metrics=numbers, **words)
 
     config, evaluators = recipe.train, {}
@@ -167,7 +176,7 @@ def train_align(
         evaluators["val"] = _validation(recipe, tokenizer, contract, pretrained, held)
         config = config if config.best else config.model_copy(update={"best": "val/mean_r1"})
     return fit(
-        AlignStep(model, config.grad_cache_chunk),
+        AlignStep(model, config.grad_cache_chunk, trained_text_encoder(pretrained, recipe.text, config.seed)),
         SampledBatches(data.batch, BatchSampler(len(data), config.batch_size, config.seed), config.seed),
         config=config,
         out=Path(out),
@@ -208,8 +217,8 @@ def _packed(
 
 
 def _tokenizer(recipe: AlignRecipe, captions: Sequence[Caption], before: Checkpoint | None) -> Tokenizer:
-    if recipe.tokenizer:
-        return load_tokenizer(recipe.tokenizer)
+    if recipe.tokenizer or recipe.bert:
+        return load_tokenizer(recipe.tokenizer or recipe.bert)
     if before is not None and before.tokenizer is not None:
         own: Tokenizer = before.tokenizer
         return own
@@ -295,6 +304,8 @@ def _validation(
 
     def evaluate(trained: nn.Module) -> dict[str, float]:
         device = next(trained.parameters()).device
+        if pretrained is not None and recipe.text.pretrained_train != "frozen":
+            pretrained.forget()
         model = Aligned(Checkpoint(trained, tokenizer, contract, {}), recipe.text, recipe.regions, device, pretrained)
         # Read anew each time, one after the other: features of a whole validation split need not fit in memory.
         retrieval = retrieve(model, _EncodedOnDemand(model, items), texts)

@@ -5,6 +5,7 @@ scheduler state that a resumed run could get wrong.
 """
 
 import math
+import re
 from typing import Literal
 
 import torch
@@ -14,6 +15,9 @@ from torch import nn
 from pathflip.errors import ConfigError
 
 __all__ = ["OptimConfig", "build_optimizer", "learning_rate", "set_learning_rate"]
+
+_ENCODER = ".text_encoder."
+_LAYER = re.compile(r"\.layers?\.(\d+)\.")
 
 
 class OptimConfig(BaseModel):
@@ -34,6 +38,8 @@ class OptimConfig(BaseModel):
         min_factor, warmup_factor: fractions of ``lr``.
         decay_rate: factor per epoch of "exponential" and "epoch_step".
         steps_per_epoch: needed by every schedule that speaks of epochs.
+        encoder_lr: peak learning rate of a pretrained text encoder that is trained along; its curve is that of ``lr``.
+        layer_decay: factor of that rate from each of its layers to the one below.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +56,8 @@ class OptimConfig(BaseModel):
     min_factor: float = Field(default=0.0, ge=0, le=1)
     decay_rate: float = Field(default=0.9, gt=0, le=1)
     steps_per_epoch: int = Field(default=0, ge=0)
+    encoder_lr: float = Field(default=1e-4, gt=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
@@ -97,21 +105,41 @@ def _by_epoch(config: OptimConfig, step: int, steps: int) -> float:
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Fused AdamW over the trainable parameters, in two groups where norms, biases and scales are not decayed."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
+    """Fused AdamW over the trainable parameters, in groups of one weight decay and one learning rate.
+
+    Norms, biases and scales are not decayed. Parameters under ``text_encoder.`` follow ``encoder_lr`` and
+    ``layer_decay``; a group's ``lr_factor`` is what the common curve is multiplied by.
+    """
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not trainable:
         raise ConfigError("the model has no trainable parameter; expected at least one with requires_grad")
-    decayed = [p for p in trainable if config.decay == "all" or p.ndim >= 2]
-    spared = [p for p in trainable if config.decay != "all" and p.ndim < 2]
-    groups = [
-        {"params": group, "weight_decay": decay}
-        for group, decay in ((decayed, config.weight_decay), (spared, 0.0))
-        if group
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    factors = _factors(model, config)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in trainable.items():
+        decay = config.weight_decay if config.decay == "all" or parameter.ndim >= 2 else 0.0
+        groups.setdefault((factors.get(name, 1.0), decay), []).append(parameter)
+    ordered = sorted(groups.items(), key=lambda item: (item[0][0] != 1.0, -item[0][0], -item[0][1]))
+    return torch.optim.AdamW(
+        [{"params": own, "weight_decay": decay, "lr_factor": factor} for (factor, decay), own in ordered],
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        fused=True,
+    )
+
+
+def _factors(model: nn.Module, config: OptimConfig) -> dict[str, float]:
+    """What the learning rate of a pretrained text encoder's parameters is multiplied by, layer by layer."""
+    names = [name for name, _ in model.named_parameters() if _ENCODER in f".{name}"]
+    layer_of = {name: int(match[1]) for name in names if (match := _LAYER.search(name))}
+    count = max(layer_of.values(), default=-1) + 1
+    base = config.encoder_lr / config.lr
+    below = {name: count if "embed" in name else 0 for name in names}  # the embeddings lie under all layers
+    below |= {name: count - 1 - layer for name, layer in layer_of.items()}
+    return {name: base * config.layer_decay**number for name, number in below.items()}
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Give every parameter group the same learning rate."""
+    """Give every parameter group the learning rate, times its own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = value
+        group["lr"] = value * group.get("lr_factor", 1.0)

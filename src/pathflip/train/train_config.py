@@ -65,6 +65,8 @@ def refuse_other_settings(config: TrainConfig, stored: Mapping[str, Any]) -> Non
         TrainingError: the first setting that changed, by name.
     """
     settings = config.model_dump(mode="json")
+    if isinstance(stored.get("optim"), Mapping):  # runs of older versions lack newer fields
+        stored = {**stored, "optim": {**OptimConfig().model_dump(mode="json"), **stored["optim"]}}
     changed = [name for name in settings if name not in _FREE_TO_CHANGE and settings[name] != stored.get(name)]
     if changed:
         name = changed[0]
