@@ -91,7 +91,8 @@ class PretrainedText:
     def width(self) -> int:
         """P, how many numbers a text's vector has."""
         if self.module.projection is not None:
-            return int([layer for layer in self.module.projection if isinstance(layer, nn.Linear)][-1].out_features)  # type: ignore[union-attr]
+            widths = [layer.out_features for layer in self.module.projection.modules() if isinstance(layer, nn.Linear)]
+            return int(widths[-1])
         return int(self.network.config.hidden_size)  # type: ignore[union-attr, arg-type]
 
     def forget(self) -> None:

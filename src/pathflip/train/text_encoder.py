@@ -7,6 +7,7 @@ layout, adapters added into its weights, so that everything afterwards opens it 
 import copy
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -53,8 +54,8 @@ def stored_text_encoder(pretrained: PretrainedText, folder: Path, text: TextSpec
 def _merged(network: nn.Module) -> dict[str, Tensor]:
     """The encoder's weights under their own names, adapters added."""
     whole = copy.deepcopy(network).to("cpu")
-    for module in list(whole.modules()):
-        if hasattr(module, "base_layer") and hasattr(module, "merge"):
-            module.merge()
+    adapted: list[Any] = [one for one in whole.modules() if hasattr(one, "base_layer") and hasattr(one, "merge")]
+    for layer in adapted:
+        layer.merge()
     weights = {n.replace(".base_layer.", "."): v for n, v in whole.state_dict().items() if "lora_" not in n}
     return {name: value.detach().contiguous().clone() for name, value in weights.items()}
