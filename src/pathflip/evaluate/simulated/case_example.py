@@ -66,15 +66,19 @@ def _example(folder: Path, row: dict[str, Any], known: dict[str, CohortSlide], m
 
 
 def _told_apart(sub_captions: Sequence[dict[str, Any]], num: int) -> list[dict[str, Any]]:
-    """Findings that one slide alone shows, from the parts in turn; then others that are affirmed."""
-    affirmed = [one for one in sub_captions if not one["negated"]]
-    apart = [one for one in affirmed if len(one["slides"]) == 1]
-    by_part: dict[str, list[dict[str, Any]]] = {}
-    for one in apart:
-        by_part.setdefault(one["part"], []).append(one)
-    queues = list(by_part.values())
+    """Findings that one slide alone shows, the slides in turn; then others that are affirmed; each once."""
+    affirmed = list({one["concept"]: one for one in reversed(sub_captions) if not one["negated"]}.values())[::-1]
+    slides_of: dict[str, set[str]] = {}
+    for one in sub_captions:
+        if not one["negated"]:
+            slides_of.setdefault(one["concept"], set()).update(one["slides"])
+    by_slide: dict[str, list[dict[str, Any]]] = {}
+    for one in affirmed:
+        if len(slides_of[one["concept"]]) == 1:
+            by_slide.setdefault(one["slides"][0], []).append(one)
+    queues = list(by_slide.values())
     in_turn = [queue[i] for i in range(max(map(len, queues), default=0)) for queue in queues if i < len(queue)]
-    return [*in_turn, *(one for one in affirmed if one not in apart)][:num]
+    return [*in_turn, *(one for one in affirmed if len(slides_of[one["concept"]]) > 1)][:num]
 
 
 def _phrase(
