@@ -107,7 +107,8 @@ def _parsed(sentence: str, language: str | None) -> tuple[SubCaption, ...]:
 def _prose(sentence: str, language: str) -> tuple[SubCaption, ...]:
     bare = bare_sentence(sentence)
     if offers_both(bare):
-        return (_unticked(sentence.strip(), bare, (0, len(sentence)), language),)
+        one = _unticked(sentence.strip(), bare, (0, len(sentence)), language)
+        return (replace(one, visual=not_visual_kind(bare, language) is None),)
     text = without_asides(bare, language) or sentence.strip()
     clauses = clauses_of(text, language)
     kinds = kinds_of([clause.text for clause in clauses], language)
