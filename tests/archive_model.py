@@ -61,6 +61,7 @@ def run(model: str, features: str, archive: str, options: dict) -> None:
         if done == options.get("kill_at"):
             os.kill(os.getpid(), signal.SIGKILL)
 
+    indexing.TextProbe.of(loaded)  # what languages are told by is unpacked to a file, which the limit would forbid
     if "file_size" in options:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (options["file_size"],) * 2)
