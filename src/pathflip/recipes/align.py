@@ -160,13 +160,19 @@ def clip_abmil() -> AlignRecipe:
 
 
 def clip_best() -> AlignRecipe:
-    """ABMIL CLIP with all that a global model can use of ``align_base``: neighbourhood context, the same text tower.
+    """ABMIL CLIP with all that a global model can use of ``align_base``: neighbourhood context, the same text tower,
+    training on sub-captions, and as much processor time.
 
     ``pathflip train clip_best --features F --captions C --out runs/clip_best``
+
+    Steps, learning rate and training on sub-captions were chosen on the validation patients of a development world
+    (docs/results.md).
     """
     abmil = clip_abmil()
-    text = abmil.text.model_copy(update={"pretrained": TEXT_ENCODER})
-    return abmil.model_copy(update={"name": "clip_best", "model": {**abmil.model, "context": True}, "text": text})
+    text = abmil.text.model_copy(update={"pretrained": TEXT_ENCODER, "num_sub_captions": 8, "visual_only": True})
+    model = {**abmil.model, "context": True, "sub_caption_weight": 1.0}
+    train = _for_steps(500, abmil.train)
+    return abmil.model_copy(update={"name": "clip_best", "model": model, "text": text, "train": train})
 
 
 RECIPES: dict[str, Callable[[], AlignRecipe]] = {
