@@ -64,12 +64,12 @@ def simulate(
         row = _mosaic(chosen, out, workers, (classes, classes_mpp, mpp), (class_map, donor_pattern, donors))
         print_rows([row], json, lambda r: f"{r['slides']} slides in {r['out']}")
         return
-    if given := [
+    if mosaic_options := [
         name
         for name, value in {"--classes": classes, "--class-map": class_map, "--donors": donors}.items()
         if value is not None
     ]:
-        raise ConfigError(f"{given[0]} goes with --kind mosaic")
+        raise ConfigError(f"{mosaic_options[0]} goes with --kind mosaic")
     chosen = World.named(world, seed)
     say(chosen.describe())
     with progress_bar("painting") as advance:
@@ -87,20 +87,20 @@ def _mosaic(world: Any, out: Path, workers: int, images: tuple[Any, ...], option
 
     (folder, images_mpp, mpp), (class_map, donor_pattern, donors) = images, options
     chosen = replace(world, name=f"mosaic_{world.name}", mpp=mpp)
-    found = find_tissue_images(
+    tissue = find_tissue_images(
         folder,
         class_map=None if class_map is None else read_class_map(class_map),
         donor_pattern=donor_pattern,
         donors=donors,
     )
-    for one, own in found.images.items():
+    for one, own in tissue.images.items():
         say(f"{one.tumour or one.label}: {len(own)} images of {len({donor for _, donor in own})} donors")
-    if found.left_out:
-        say(f"left out: {', '.join(found.left_out)}")
-    if not found.donors_known:
+    if tissue.left_out:
+        say(f"left out: {', '.join(tissue.left_out)}")
+    if not tissue.donors_known:
         say("note: no donors are told (--donor-pattern, --donors): images of one donor may be in training and testing")
     with progress_bar("composing") as advance:
-        mosaic(chosen, found, out, mpp=images_mpp, num_workers=workers, progress=advance)
+        mosaic(chosen, tissue, out, mpp=images_mpp, num_workers=workers, progress=advance)
     return {"world": chosen.name, "seed": chosen.seed, "slides": chosen.num_cases, "out": str(out)}
 
 

@@ -107,9 +107,9 @@ def _pools(images: TissueImages, world: World) -> dict[tuple[TissueClass, str], 
     """A seeded sample of each class's images for each split, of that split's donors alone."""
     split_of = split_donors(images, world.rng("donors"))
     pools = {}
-    for one, found in images.images.items():
+    for one, pairs in images.images.items():
         for split in SPLITS:
-            own = [file for file, donor in found if split_of[donor] == split]
+            own = [file for file, donor in pairs if split_of[donor] == split]
             order = world.rng("images", str(one), split).permutation(len(own))[:MOST_IMAGES]
             pools[one, split] = tuple(own[i] for i in sorted(order))
     return pools
@@ -131,9 +131,9 @@ def _facts(images: TissueImages, spec: MosaicSpec, mpp: float) -> dict[str, Any]
             "label": one.label,
             "tumour": one.tumour,
             **{f"{split}_images": len(spec.pools[one, split]) for split in SPLITS},
-            "donors": len({donor for _, donor in found}),
+            "donors": len({donor for _, donor in pairs}),
         }
-        for one, found in images.images.items()
+        for one, pairs in images.images.items()
     ]
     return {
         "classes": rows,
@@ -162,12 +162,12 @@ def _plans(world: World, images: TissueImages, ground: str) -> list[CasePlan]:
         names = [n for n in _placeable(images, ground) if tumour is not None or n not in TUMOUR_ONLY]
         drawn = [names[i] for i in rng.permutation(len(names))]
         most = max(1, len(names) - 1) if len(names) > 1 else len(names)  # something stays absent
-        found = tuple(
+        findings = tuple(
             PlacedFinding(name, old.fraction, old.place)
             for name, old in zip(drawn[:most], plan.findings[:most], strict=False)
         )
         fraction = plan.tumour_fraction if tumour is not None else 0.0
-        plans.append(replace(plan, tumour=tumour, grade=0, pattern=None, tumour_fraction=fraction, findings=found))
+        plans.append(replace(plan, tumour=tumour, grade=0, pattern=None, tumour_fraction=fraction, findings=findings))
     return plans
 
 

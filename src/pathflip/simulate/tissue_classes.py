@@ -160,16 +160,16 @@ def _donors(root: Path, files: Sequence[Path], pattern: str | None, table: str |
     if pattern is None:
         return names
     try:
-        found = {file: re.search(pattern, name) for file, name in names.items()}
+        donor_match = {file: re.search(pattern, name) for file, name in names.items()}
     except re.error as error:
         raise ConfigError(f"--donor-pattern '{pattern}': {error}") from None
-    missed = [name for file, name in names.items() if found[file] is None or not found[file].groups()]  # type: ignore[union-attr]
+    missed = [name for file, name in names.items() if donor_match[file] is None or not donor_match[file].groups()]  # type: ignore[union-attr]
     if missed:
         raise ConfigError(
             f"--donor-pattern '{pattern}': finds no donor in {len(missed)} of {len(names)} images (first "
             f"'{missed[0]}'); expected a regular expression with one group, for example '^[^/]+/([^_]+)_'"
         )
-    return {file: match.group(1) for file, match in found.items() if match is not None}
+    return {file: match.group(1) for file, match in donor_match.items() if match is not None}
 
 
 def _donors_of_table(table: Path, names: Mapping[Path, str]) -> dict[Path, str]:
@@ -187,7 +187,7 @@ def split_donors(images: TissueImages, rng: np.random.Generator, tries: int = 20
     Raises:
         ConfigError: no such division: a class has too few donors.
     """
-    of_class = {one: {donor for _, donor in found} for one, found in images.images.items()}
+    of_class = {one: {donor for _, donor in pairs} for one, pairs in images.images.items()}
     fewest = min(of_class, key=lambda one: len(of_class[one]))
     donors = sorted({donor for own in of_class.values() for donor in own})
     if len(of_class[fewest]) >= len(SPLITS):

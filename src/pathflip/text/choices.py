@@ -43,16 +43,16 @@ def offers_both(text: str) -> bool:
     """Whether a form's answer names yes and no, so that nobody can tell which was meant."""
     label = _LABEL.match(text)
     if label is not None:
-        said = [match.lastgroup for match in _answers().finditer(_QUALIFIER.sub(" ", text[label.end() :]))]
-        if "other" not in said and "yes" in said and "no" in said:
+        answers = [match.lastgroup for match in _answers().finditer(_QUALIFIER.sub(" ", text[label.end() :]))]
+        if "other" not in answers and "yes" in answers and "no" in answers:
             return True
     return _AT_END.search(text) is not None and _NOT_ANSWERED.search(text) is None
 
 
 def is_bare_answer(text: str) -> bool:
     """Whether a text is an answer without its question ("Not identified.")."""
-    said = [match.lastgroup for match in _answers().finditer(text)]
-    return bool(said) and set(said) <= {"yes", "no"}
+    answers = [match.lastgroup for match in _answers().finditer(text)]
+    return bool(answers) and set(answers) <= {"yes", "no"}
 
 
 def without_offer(text: str) -> str:

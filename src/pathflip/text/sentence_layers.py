@@ -78,13 +78,13 @@ def dense_folders(folder: Path) -> list[Path]:
         return []
     try:
         modules = json.loads(file.read_text(encoding="utf-8"))
-        found = [folder / one["path"] for one in modules if str(one["type"]).rpartition(".")[2] == "Dense"]
+        folders = [folder / one["path"] for one in modules if str(one["type"]).rpartition(".")[2] == "Dense"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ConfigError(f"'{file}': not a list of modules ({type(error).__name__}); copy the folder again") from None
-    outside = [path for path in found if folder.resolve() not in path.resolve().parents]
+    outside = [path for path in folders if folder.resolve() not in path.resolve().parents]
     if outside:
         raise ConfigError(f"'{file}': names the folder '{outside[0]}', which lies outside; copy the encoder whole")
-    return found
+    return folders
 
 
 def dense_layers(folder: Path) -> nn.Sequential | None:
