@@ -358,7 +358,8 @@ def test_the_index_is_made_and_answers_as_a_scan(model, tmp_path, monkeypatch):
     files = [write_slide_features(tmp_path / "f", f"s{n:03d}", 4, seed=n) for n in range(80)]
     index_features(model, files, tmp_path / "a")
     archive = open_archive(tmp_path / "a")
-    assert {column for index in archive.table.list_indices() for column in index.columns} == {"vector", "patch_vector"}
+    indexed = {column for index in archive.table.list_indices() for column in index.columns}
+    assert indexed == {"vector", "patch_vector", "text_vector"}
     query = np.zeros(8, np.float32)
     query[0] = 1
     exact, cosine = archive.nearest("vector", query, 10, exact=True)

@@ -192,7 +192,7 @@ def test_a_heatmap_in_one_line(model):
     "words",
     [
         ["retrieve", "--features", "FILES", "--text", "x", "--model", "TABLE"],
-        ["ground", "--model", "MODEL", "--features", "FILES", "--text", "x", "--out", "o"],
+        ["ground", "--model", "MODEL", "--features", "TABLE", "--text", "x", "--out", "o"],
         ["retrieve", "--model", "MODEL", "--features", "FILES", "--captions", "FILES"],
         ["zero-shot", "--model", "MODEL", "--features", "FILES", "--labels", "FILES"],
         ["embed", "--model", "MODEL", "--features", "TABLE", "--out", "e.npy"],

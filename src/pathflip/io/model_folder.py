@@ -5,6 +5,7 @@ says, a thousand million layers too.
 """
 
 import json
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ __all__ = ["check_model_folder", "refuse_missing_weights", "stored_shapes"]
 
 _MOST_HEADER_BYTES = 2**28
 _MOST_LAYERS = 10_000
+_COUNTS_LAYERS = re.compile(r"(num|n)_(\w+_)?layers?|(encoder|decoder)_layers")
+"""Not every setting with "layers" in its name: Qwen's ``max_window_layers`` is 28 in models of two layers, too."""
 _UNUSED = ("pooler.",)
 """Parts that nothing here uses, and that folders leave out."""
 
@@ -49,11 +52,11 @@ def check_model_folder(folder: Path, what: str, weights: Path | None = None) -> 
 
 
 def _layer_counts(config: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, int]]:
-    """Every whole number that counts layers, also of a model's parts."""
+    """Every whole number that says how many layers are built, also of a model's parts."""
     for name, value in config.items():
         if isinstance(value, dict) and depth < 3:
             yield from _layer_counts(value, depth + 1)
-        elif "layer" in str(name) and isinstance(value, int) and not isinstance(value, bool):
+        elif _COUNTS_LAYERS.fullmatch(str(name)) and isinstance(value, int) and not isinstance(value, bool):
             yield str(name), value
 
 

@@ -44,7 +44,7 @@ _COLOURLESS = "hardly any colour: pale tissue may be missed"
 DOUBTS = (_VERY_PALE, _POOR, _COLOURLESS)
 """How warnings of tissue that may be missed begin."""
 _LEAST_COLOUR = 0.34
-"""Median colour spread of stained pixels over their density: 24 real slides have .43 to .77, .21 to .39 where half of
+"""Median colour spread of stained pixels over their density: 23 real slides have .43 to .77, .21 to .39 where half of
 their colour is taken away."""
 _WEAKLY_STAINED = 0.6
 """Optical density of the densest tissue below which walls may be too faint to count;"""
