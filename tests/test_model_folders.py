@@ -129,7 +129,7 @@ def test_parts_and_shapes_by_hand(tmp_path):
     (tmp_path / "empty" / "config.json").write_text('{"num_layers": 1000000000}')
     with pytest.raises(ConfigError, match="which no model has"):
         check_model_folder(tmp_path / "empty", "model")
-    (tmp_path / "config.json").write_text('{"vision_config": {"num_layers": 2}}')
+    (tmp_path / "config.json").write_text('{"vision_config": {"num_layers": 2}, "max_window_layers": 28}')
     check_model_folder(tmp_path, "model")
     refuse_missing_weights("model", {"missing_keys": {"pooler.dense.weight"}, "unexpected_keys": {"head"}})
     with pytest.raises(ConfigError, match=r"lack 1 of the tensors.*have 1 of another shape.*first 'x'"):
