@@ -59,7 +59,7 @@ def say(log, row):
         handle.write(json.dumps(row) + "\n")
 
 
-def said(log):
+def logged_rows(log):
     """The lines of a log so far."""
     return [json.loads(line) for line in Path(log).read_text().splitlines()] if Path(log).exists() else []
 

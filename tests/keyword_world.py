@@ -27,7 +27,7 @@ from pathflip.types import Caption, SlideCode, SlideFeatures, TextCode
 
 AXES = (*FINDINGS, "other")
 SIDE = 24
-NAMES_OF = {said: concept for concept in FINDINGS for said in NAMES[concept].wording.seen}
+NAMES_OF = {wording: concept for concept in FINDINGS for wording in NAMES[concept].wording.seen}
 
 
 class KeywordNet(nn.Module):

@@ -146,11 +146,11 @@ def test_where_refusing_is_an_option_the_options_decide(assistant):
 
 
 def test_every_sentence_of_a_caption_names_its_places(assistant, monkeypatch):
-    said = "Keratin pearls are seen in the upper left. No necrosis is identified."
-    monkeypatch.setattr(answers_module, "generate", lambda *_, **__: said)
+    caption_text = "Keratin pearls are seen in the upper left. No necrosis is identified."
+    monkeypatch.setattr(answers_module, "generate", lambda *_, **__: caption_text)
     view = prepare_slide(assistant.aligned, tiny_slide("a"))
     answer = caption(assistant, view, most_evidence=2)
-    assert answer.text == said
+    assert answer.text == caption_text
     assert {e.text for e in answer.evidence} == {"Keratin pearls are seen in the upper left."}
     best = np.nanargmax(ground(assistant.aligned, view.encoded, answer.evidence[0].text).scores)
     assert (answer.evidence[0].box.x, answer.evidence[0].box.y) == tuple(view.features.coords[best])
@@ -165,8 +165,8 @@ def test_a_conversation_remembers_and_forgets(assistant, monkeypatch):
     talk = replace(Conversation.about(assistant, tiny_slide("a")), most_turns=2)
     for question in ("One?", "Two?", "Three?", "Four?"):
         talk.say(question)
-    said = [turn.text.replace("<slide>", "").strip() for turn in heard[-1].turns]
-    assert said == ["Two?", "reply 2", "Three?", "reply 3", "Four?"]
+    questions = [turn.text.replace("<slide>", "").strip() for turn in heard[-1].turns]
+    assert questions == ["Two?", "reply 2", "Three?", "reply 3", "Four?"]
 
 
 def test_evidence_goes_to_qupath_in_the_coordinates_of_the_scanned_bounds(assistant, tmp_path):

@@ -315,9 +315,9 @@ def test_greedy_writing_equals_a_loop_and_streams_what_it_returns(assistant):
     while len(ids) < 12 and not (ids and ids[-1] in assistant.template.end_ids):
         ids.append(int(naive_logits(assistant, prompt, ids)[-1].argmax()))
     streamed: list[str] = []
-    said = generate(assistant, prompt, max_new_tokens=12, stream=streamed.append)
-    assert said == assistant.template.tokenizer.decode(ids, skip_special_tokens=True).strip()
-    assert "".join(streamed).strip() == said
+    reply = generate(assistant, prompt, max_new_tokens=12, stream=streamed.append)
+    assert reply == assistant.template.tokenizer.decode(ids, skip_special_tokens=True).strip()
+    assert "".join(streamed).strip() == reply
 
 
 def test_drawing_is_seeded_and_leaves_the_generator_alone(assistant):

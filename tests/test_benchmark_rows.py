@@ -57,12 +57,12 @@ def test_bcnb_is_scored_attribute_by_attribute(tmp_path):
     rows = [
         row | {"Narrow Category": "", "Broad Category": ("ER", "HER2")[i % 2]} for i, row in enumerate(question_rows())
     ]
-    said = answer_rows(rows, 0)
-    for i, row in enumerate(said):
+    predictions = answer_rows(rows, 0)
+    for i, row in enumerate(predictions):
         if i % 2 == 0:  # every ER question right, no HER2 question
             row["Output"] = row["Answer"]
     result = run("slidebench-vqa-bcnb", write_csv(tmp_path / "b.csv", rows), tmp_path,
-                 predictions=write_csv(tmp_path / "p.csv", said))  # fmt: skip
+                 predictions=write_csv(tmp_path / "p.csv", predictions))  # fmt: skip
     assert score(result, "accuracy (written)", "ER")["value"] == 1
     assert score(result, "accuracy (written)", "HER2")["value"] == 0
     assert score(result, "accuracy (written)", "ER")["baselines"]["most frequent of the attribute"] == 0.5
@@ -76,12 +76,15 @@ def captions(folder):
 
 
 def test_captions_are_scored_beside_a_constant_caption_of_the_organ(tmp_path):
-    said = [{"slide": name, "caption": TEXTS[i]} for i, name in enumerate(NAMES)]
-    said[0]["caption"] = "Something else is seen."
+    predictions = [{"slide": name, "caption": TEXTS[i]} for i, name in enumerate(NAMES)]
+    predictions[0]["caption"] = "Something else is seen."
     result = run(
-        "slidebench-captioning", captions(tmp_path), tmp_path, predictions=write_lines(tmp_path / "p.jsonl", said)
+        "slidebench-captioning",
+        captions(tmp_path),
+        tmp_path,
+        predictions=write_lines(tmp_path / "p.jsonl", predictions),
     )
-    ours = caption_scores([row["caption"] for row in said], [[text] for text in TEXTS])
+    ours = caption_scores([row["caption"] for row in predictions], [[text] for text in TEXTS])
     everyone = [np.arange(len(NAMES))]
     for name in ("BLEU-1", "BLEU-4", "ROUGE-L", "CIDEr", "METEOR exact+stem"):
         entry = score(result, name, "all")
@@ -95,7 +98,7 @@ def test_captions_are_scored_beside_a_constant_caption_of_the_organ(tmp_path):
             "slidebench-captioning",
             captions(tmp_path),
             tmp_path,
-            predictions=write_lines(tmp_path / "q.jsonl", said[1:]),
+            predictions=write_lines(tmp_path / "q.jsonl", predictions[1:]),
         )
 
 
@@ -301,17 +304,17 @@ def multipathqa(folder, **change):
 
 def test_multipathqa_by_part_all_and_parsed_only(tmp_path):
     rows = multipathqa(tmp_path)
-    said = [
+    predictions = [
         {"benchmark_name": r["benchmark_name"], "benchmark_id": r["benchmark_id"], "output": f"Answer: {r['answer']}"}
         for r in rows
     ]
-    said[0]["output"] = "I cannot tell."
-    said[6]["output"] = "Answer: 2"  # true: 0
+    predictions[0]["output"] = "I cannot tell."
+    predictions[6]["output"] = "Answer: 2"  # true: 0
     result = run(
         "multipathqa",
         write_csv(tmp_path / "m.csv", rows),
         tmp_path,
-        predictions=write_lines(tmp_path / "p.jsonl", said),
+        predictions=write_lines(tmp_path / "p.jsonl", predictions),
     )
     assert score(result, "accuracy", "tcga_expert_vqa, all")["value"] == pytest.approx(5 / 6)
     assert score(result, "accuracy", "tcga_expert_vqa, parsed only")["value"] == 1
@@ -354,8 +357,10 @@ def phrases(folder, size):
 def test_boxes_that_were_predicted_and_boxes_of_a_map(tmp_path, model, features):
     info: SlideInfo = tiny_slide("x").info
     data, rows = phrases(tmp_path, info.size0)
-    said = [{"bbox_id": row["bbox_id"], "bbox": row["bbox"] if i < 3 else [0, 0, 10, 10]} for i, row in enumerate(rows)]
-    result = run("refpath-boxes", data, tmp_path, predictions=write_lines(tmp_path / "p.jsonl", said))
+    predictions = [
+        {"bbox_id": row["bbox_id"], "bbox": row["bbox"] if i < 3 else [0, 0, 10, 10]} for i, row in enumerate(rows)
+    ]
+    result = run("refpath-boxes", data, tmp_path, predictions=write_lines(tmp_path / "p.jsonl", predictions))
     assert score(result, "accuracy at IoU 0.5", "all")["value"] == 0.5
     assert score(result, "mean IoU", "all")["baselines"] == {"centre box": 1.0, "whole image": 0.25}
     shown = run("refpath-boxes", data, tmp_path, model=model, features=(features,))

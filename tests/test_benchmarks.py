@@ -42,8 +42,8 @@ def test_the_list_names_protocol_metric_needs_and_published_values():
 
 
 def test_a_result_says_all_that_is_needed_to_trust_it(files):
-    data, said, folder = files
-    result = run_benchmark(VQA, inputs(data, said), folder / "out")
+    data, predictions, folder = files
+    result = run_benchmark(VQA, inputs(data, predictions), folder / "out")
     assert result == json.loads((folder / "out" / "result.json").read_text()) == read_result(folder / "out")
     assert result["metric"]["value"] == 9 / 12
     assert result["metric"]["low"] <= 9 / 12 <= result["metric"]["high"]
@@ -51,7 +51,7 @@ def test_a_result_says_all_that_is_needed_to_trust_it(files):
     assert result["text_only"] is None
     assert (result["scored"], result["total"], result["skipped"]["number"]) == (12, 12, 0)
     assert result["test_set"]["sha256"] == digest_of_path(data)
-    assert result["model"]["sha256"] == digest_of_path(said)
+    assert result["model"]["sha256"] == digest_of_path(predictions)
     assert result["pathflip_version"] == __version__
     page = (folder / "out" / "result.html").read_text()
     assert "0.750" in page
@@ -61,9 +61,9 @@ def test_a_result_says_all_that_is_needed_to_trust_it(files):
 
 
 def test_predictions_as_json_lines_score_the_same(files):
-    data, said, folder = files
+    data, predictions, folder = files
     lines = [{"id": row["ID"], "output": row["Output"]} for row in answer_rows(question_rows(), 9)]
-    first = run_benchmark(VQA, inputs(data, said), folder / "a")
+    first = run_benchmark(VQA, inputs(data, predictions), folder / "a")
     again = run_benchmark(VQA, inputs(data, write_lines(folder / "said.jsonl", lines)), folder / "b")
     assert first["scores"] == again["scores"]
 
@@ -94,18 +94,18 @@ def test_unread_answers_count_as_wrong_and_are_given_apart(files):
 
 
 def test_text_only_answers_give_a_paired_difference_and_mcnemar(files):
-    data, said, folder = files
+    data, predictions, folder = files
     blind = write_csv(folder / "blind.csv", answer_rows(question_rows(), 3))
-    headline = run_benchmark(VQA, inputs(data, said, text_only=blind), folder / "out")["scores"][0]
+    headline = run_benchmark(VQA, inputs(data, predictions, text_only=blind), folder / "out")["scores"][0]
     assert headline["text_only"] == 0.25
     assert headline["difference"] == 0.5
     assert headline["p_value"] == pytest.approx(2 * 0.5**6)  # six questions won, none lost
 
 
 def test_two_systems_on_the_same_items_are_compared_pair_by_pair(files):
-    data, said, folder = files
+    data, predictions, folder = files
     worse = write_csv(folder / "worse.csv", answer_rows(question_rows(), 3))
-    result = run_benchmark(VQA, inputs(data, said, against=worse), folder / "out")
+    result = run_benchmark(VQA, inputs(data, predictions, against=worse), folder / "out")
     row = result["scores"][0]["paired"]["worse.csv"]
     assert (row["value"], row["difference"]) == (0.25, 0.5)
     assert row["p_value"] == pytest.approx(2 * 0.5**6)  # six questions won, none lost
@@ -116,7 +116,7 @@ def test_two_systems_on_the_same_items_are_compared_pair_by_pair(files):
     back = both["scores"][0]["paired"]["said.csv"]
     assert back["difference"] == -0.5
     assert (back["low"], back["high"]) == pytest.approx((-row["high"], -row["low"]))
-    done = cli("benchmark", VQA, "--data", data, "--predictions", said, "--against", worse, "--other-set",
+    done = cli("benchmark", VQA, "--data", data, "--predictions", predictions, "--against", worse, "--other-set",
                "--resamples", 50, "--out", folder / "out")  # fmt: skip
     assert "minus worse.csv +0.500" in done.stdout
     assert "McNemar p 0.031" in done.stdout
@@ -134,8 +134,8 @@ def test_the_verdict_is_by_the_paired_interval_where_there_is_one():
 
 
 def test_every_accuracy_is_compared_with_the_baselines_that_look_at_nothing(files):
-    data, said, folder = files
-    score = run_benchmark(VQA, inputs(data, said), folder / "out")["scores"][0]
+    data, predictions, folder = files
+    score = run_benchmark(VQA, inputs(data, predictions), folder / "out")["scores"][0]
     assert score["paired"].keys() == {"constant", "longest"}
     assert score["paired"]["constant"]["difference"] == pytest.approx(9 / 12 - 0.25)
 
@@ -148,34 +148,34 @@ def test_every_accuracy_is_compared_with_the_baselines_that_look_at_nothing(file
     ],
 )
 def test_what_cannot_be_compared_is_refused_and_nothing_is_written(files, rows, says):
-    data, said, folder = files
+    data, predictions, folder = files
     other = folder / "empty"
     other.mkdir()
     if rows is not None:
         other = write_csv(folder / "some.csv", answer_rows(question_rows(), 9)[rows])
     with pytest.raises(ConfigError, match=says):
-        run_benchmark(VQA, inputs(data, said, against=other), folder / "out")
+        run_benchmark(VQA, inputs(data, predictions, against=other), folder / "out")
     assert not (folder / "out").exists()
 
 
 def test_results_of_other_items_or_another_bootstrap_are_not_paired(files):
-    data, said, folder = files
+    data, predictions, folder = files
     some = write_csv(folder / "some.csv", answer_rows(question_rows(), 9)[:8])
     run_benchmark(VQA, inputs(data, some, allow_missing=True), folder / "some")
     with pytest.raises(CaptionError, match="scored 8 items, this one 12, and they are not the same; '9' is in one"):
-        run_benchmark(VQA, inputs(data, said, against=folder / "some"), folder / "out")
-    run_benchmark(VQA, inputs(data, said, resamples=20), folder / "twenty")
+        run_benchmark(VQA, inputs(data, predictions, against=folder / "some"), folder / "out")
+    run_benchmark(VQA, inputs(data, predictions, resamples=20), folder / "twenty")
     with pytest.raises(ConfigError, match="give --resamples 20 --seed 0"):
-        run_benchmark(VQA, inputs(data, said, against=folder / "twenty"), folder / "out")
+        run_benchmark(VQA, inputs(data, predictions, against=folder / "twenty"), folder / "out")
     (folder / "twenty" / "comparison.npz").write_bytes(b"PK rest")
     with pytest.raises(CaptionError, match="is damaged"):
-        run_benchmark(VQA, inputs(data, said, against=folder / "twenty"), folder / "out")
+        run_benchmark(VQA, inputs(data, predictions, against=folder / "twenty"), folder / "out")
 
 
 def test_the_joined_report_compares_results_of_the_same_items(files):
-    data, said, folder = files
+    data, predictions, folder = files
     worse = write_csv(folder / "worse.csv", answer_rows(question_rows(), 3))
-    run_benchmark(VQA, inputs(data, said), folder / "a")
+    run_benchmark(VQA, inputs(data, predictions), folder / "a")
     run_benchmark(VQA, inputs(data, worse), folder / "b")
     run_benchmark(VQA, inputs(data, worse, seed=7), folder / "c")
     run_benchmark("slidebench-vqa-bcnb", inputs(data, worse), folder / "d")
@@ -198,25 +198,25 @@ def test_answers_to_other_questions_are_refused(files):
 
 
 def test_a_question_that_stands_twice_is_refused(files):
-    _, said, folder = files
+    _, predictions, folder = files
     rows = question_rows()
     rows[5] = {**rows[4], "ID": 77}
     with pytest.raises(CaptionError, match=r"1 questions stand there twice .*'5' and '77'"):
-        run_benchmark(VQA, inputs(write_csv(folder / "twice.csv", rows), said), folder / "out")
+        run_benchmark(VQA, inputs(write_csv(folder / "twice.csv", rows), predictions), folder / "out")
 
 
 def test_a_question_without_options_is_refused(files):
-    _, said, folder = files
+    _, predictions, folder = files
     rows = question_rows()
     rows[2] |= {"A": "", "B": "", "C": "", "D": "", "Answer": "A"}
     with pytest.raises(CaptionError, match="row 3: no options"):
-        run_benchmark(VQA, inputs(write_csv(folder / "none.csv", rows), said), folder / "out")
+        run_benchmark(VQA, inputs(write_csv(folder / "none.csv", rows), predictions), folder / "out")
 
 
 def test_a_set_of_another_size_needs_to_be_asked_for(files):
-    data, said, folder = files
+    data, predictions, folder = files
     with pytest.raises(CaptionError, match=r"has 12 rows; the published sets have 1,489 .*--other-set"):
-        run_benchmark(VQA, inputs(data, said, other_set=False), folder / "out")
+        run_benchmark(VQA, inputs(data, predictions, other_set=False), folder / "out")
 
 
 def test_a_set_of_the_right_size_that_says_other_things_is_refused():
@@ -230,18 +230,18 @@ def test_a_set_of_the_right_size_that_says_other_things_is_refused():
 
 
 def test_a_folder_with_other_files_is_left_alone(files):
-    data, said, folder = files
+    data, predictions, folder = files
     (folder / "mine").mkdir()
     (folder / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(OutputError, match="would be replaced"):
-        run_benchmark(VQA, inputs(data, said), folder / "mine")
+        run_benchmark(VQA, inputs(data, predictions), folder / "mine")
     assert (folder / "mine" / "thesis.txt").read_text() == "years of work"
 
 
 def test_report_joins_results_and_marks_published_values(files):
-    data, said, folder = files
-    run_benchmark(VQA, inputs(data, said), folder / "a")
-    run_benchmark("slidebench-vqa-bcnb", inputs(data, said), folder / "b")
+    data, predictions, folder = files
+    run_benchmark(VQA, inputs(data, predictions), folder / "a")
+    run_benchmark("slidebench-vqa-bcnb", inputs(data, predictions), folder / "b")
     done = cli("benchmark", "report", folder / "a", folder / "b", "--out", folder / "all.html")
     assert done.exit_code == 0, done.output
     assert "not run here: PathFLIP 0.8611" in done.stdout

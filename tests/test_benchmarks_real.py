@@ -47,8 +47,8 @@ def unique(names):
 
 def test_slidebench_vqa_answered_at_random_is_at_chance_and_says_so(tmp_path, real_data, rng):
     data = real_data / "slidebench" / "SlideBench-VQA-TCGA.csv"
-    said = [{"id": q.question_id, "output": "ABCD"[rng.integers(4)]} for q in read_questions(data)]
-    inputs = Inputs(data, predictions=write_lines(tmp_path / "p.jsonl", said), resamples=200)
+    predictions = [{"id": q.question_id, "output": "ABCD"[rng.integers(4)]} for q in read_questions(data)]
+    inputs = Inputs(data, predictions=write_lines(tmp_path / "p.jsonl", predictions), resamples=200)
     result = run_benchmark("slidebench-vqa-tcga", inputs, tmp_path / "out")
     assert (result["scored"], result["total"]) == (1489, 1489)
     assert "content verified" in result["test_set"]["set"]
@@ -87,10 +87,12 @@ def test_every_slidebench_caption_written_by_an_untrained_assistant_is_below_the
 def test_slidebench_captions_of_a_constant_are_at_the_floor_and_retrieval_at_chance(tmp_path, real_data, model):
     data = real_data / "slidebench" / "SlideBench-Caption-TCGA.csv"
     captions = read_captions(data)
-    said = tmp_path / "said.csv"
+    predictions = tmp_path / "said.csv"
     lines = ["slide,output", *(f'{c.slide_id},"The tissue shows carcinoma."' for c in captions)]
-    said.write_text("\n".join(lines) + "\n")
-    result = run_benchmark("slidebench-captioning", Inputs(data, predictions=said, resamples=10), tmp_path / "captions")
+    predictions.write_text("\n".join(lines) + "\n")
+    result = run_benchmark(
+        "slidebench-captioning", Inputs(data, predictions=predictions, resamples=10), tmp_path / "captions"
+    )
     bleu = next(s for s in result["scores"] if s["measure"] == "BLEU-1")
     assert bleu["baselines"]["constant"] == pytest.approx(0.391, abs=0.002)
     # Groups are the eight organs that the prompts name, and captions are chosen on the test captions themselves. By the

@@ -49,8 +49,8 @@ def states(folder, text, layer):
     return rows, tokenizer.convert_ids_to_tokens(coded["input_ids"][0])
 
 
-def naive(folder, said, truth, layer):
-    (ours, our_words), (theirs, their_words) = states(folder, said, layer), states(folder, truth, layer)
+def naive(folder, predicted, truth, layer):
+    (ours, our_words), (theirs, their_words) = states(folder, predicted, layer), states(folder, truth, layer)
 
     def cosine(u, v):
         return sum(a * b for a, b in zip(u, v, strict=True)) / math.sqrt(sum(a * a for a in u) * sum(b * b for b in v))
@@ -69,7 +69,7 @@ def naive(folder, said, truth, layer):
 def test_equals_plain_loops(folder, layer):
     scorer = BertScorer(folder, layer, "cpu")
     got = scorer(SAID, [[text] for text in TEXTS])
-    want = [naive(folder, said, truth, layer or 3) for said, truth in zip(SAID, TEXTS, strict=True)]
+    want = [naive(folder, predicted, truth, layer or 3) for predicted, truth in zip(SAID, TEXTS, strict=True)]
     np.testing.assert_allclose(got, want, atol=1e-6)
     assert np.ptp(got[:, 0] - got[:, 1]) > 0.01  # precision and recall are told apart
     np.testing.assert_array_equal(scorer(SAID, [[text] for text in TEXTS]), got)
@@ -84,13 +84,13 @@ def test_same_text_several_references_and_nothing(folder):
 
 
 def test_marks_may_be_matched_but_do_not_count():
-    said = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    predicted = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     truth = torch.tensor([[0.0, 2.0], [3.0, 3.0]])
-    precision, recall, both = greedy_matching(said, truth, [False, True], [False, True])
+    precision, recall, both = greedy_matching(predicted, truth, [False, True], [False, True])
     assert precision == pytest.approx(1)  # its nearest is the other text's begin mark
     assert recall == pytest.approx(math.sqrt(0.5))
     assert both == pytest.approx(2 * math.sqrt(0.5) / (1 + math.sqrt(0.5)))
-    assert greedy_matching(said, truth, [False, False], [False, True]) == (0, 0, 0)
+    assert greedy_matching(predicted, truth, [False, False], [False, True]) == (0, 0, 0)
 
 
 def test_long_texts_are_cut_and_counted(folder):
@@ -117,10 +117,12 @@ def test_folders_and_layers_that_are_not_there(folder, tmp_path):
 
 
 def test_command(folder, tmp_path):
-    truth, said = tmp_path / "truth.jsonl", tmp_path / "said.jsonl"
+    truth, predicted = tmp_path / "truth.jsonl", tmp_path / "said.jsonl"
     truth.write_text("".join(json.dumps({"slide_id": f"s{i}", "text": text}) + "\n" for i, text in enumerate(TEXTS)))
-    said.write_text("".join(json.dumps({"slide_id": f"s{i}", "output": text}) + "\n" for i, text in enumerate(SAID)))
-    command = ["eval", "caption", "--predictions", str(said), "--references", str(truth), "--resamples", "20"]
+    predicted.write_text(
+        "".join(json.dumps({"slide_id": f"s{i}", "output": text}) + "\n" for i, text in enumerate(SAID))
+    )
+    command = ["eval", "caption", "--predictions", str(predicted), "--references", str(truth), "--resamples", "20"]
     command += ["--bertscore", str(folder), "--bertscore-layer", "2", "--json"]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output

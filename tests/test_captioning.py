@@ -66,8 +66,8 @@ def test_hand_written_cases_equal_pycocoevalcap():
 @pytest.mark.parametrize("name", ["next", "edited"])
 def test_slidebench_equals_pycocoevalcap(captions, name):
     """All 732 captions to 1e-4."""
-    said = [*captions[1:], captions[0]] if name == "next" else [edited(caption) for caption in captions]
-    guesses, truths = [ptb_words(text) for text in said], [[ptb_words(text)] for text in captions]
+    predicted = [*captions[1:], captions[0]] if name == "next" else [edited(caption) for caption in captions]
+    guesses, truths = [ptb_words(text) for text in predicted], [[ptb_words(text)] for text in captions]
     stored = STORED[name]
     counts = np.stack([caption_scores.bleu_counts(g, t) for g, t in zip(guesses, truths, strict=True)])
     np.testing.assert_allclose(caption_scores.bleu(counts), stored["bleu"]["corpus"], atol=1e-4)
@@ -80,11 +80,11 @@ def test_slidebench_equals_pycocoevalcap(captions, name):
 @pytest.mark.real
 def test_meteor_is_near_the_java_programs_and_why_it_differs(captions):
     """Same matchers: the program searches less thoroughly, so ours is rarely lower and never by much."""
-    said = [*captions[1:], captions[0]]
+    predicted = [*captions[1:], captions[0]]
     stored = STORED["next"]["meteor_exact_stem"]["each"]
     gaps = []
     for i in range(0, len(captions), 18):
-        counts = meteor.meteor_counts(ptb_words(said[i]), [ptb_words(captions[i])])
+        counts = meteor.meteor_counts(ptb_words(predicted[i]), [ptb_words(captions[i])])
         gaps.append(meteor.meteor_exact_stem(np.array([counts])) - stored[i])
     assert abs(np.mean(gaps)) < 0.004
     assert np.abs(gaps).max() < 0.02
@@ -209,18 +209,18 @@ def test_measures_have_intervals_floors_and_a_text_only_baseline():
 
 
 def test_files(tmp_path):
-    truth, said = tmp_path / "truth.csv", tmp_path / "said.jsonl"
+    truth, predicted = tmp_path / "truth.csv", tmp_path / "said.jsonl"
     truth.write_text(
         "Slide,Caption,Tumor\n" + "".join(f"/x/{c.slide_id}.h5,{c.text},T{i % 2}\n" for i, c in enumerate(TRUTH))
     )
-    said.write_text("".join(json.dumps({"slide_id": c.slide_id, "answer": c.text}) + "\n" for c in TRUTH[:4]))
-    rows = evaluate_captions(said, truth, group_column="Tumor", num=20)
+    predicted.write_text("".join(json.dumps({"slide_id": c.slide_id, "answer": c.text}) + "\n" for c in TRUTH[:4]))
+    rows = evaluate_captions(predicted, truth, group_column="Tumor", num=20)
     assert {row["missing"] for row in rows} == {2}
     assert rows[0]["captions"] == 6
     assert 0.3 < rows[0]["value"] < 1
-    said.write_text(json.dumps({"slide": "elsewhere", "text": "a"}))
+    predicted.write_text(json.dumps({"slide": "elsewhere", "text": "a"}))
     with pytest.raises(CaptionError, match="same slides"):
-        evaluate_captions(said, truth)
+        evaluate_captions(predicted, truth)
     slidechat = tmp_path / "chat.csv"
     slidechat.write_text("Slide,Caption,Output\n" + "".join(f"{c.slide_id},truth,{c.text}\n" for c in TRUTH))
     assert evaluate_captions(slidechat, truth, num=20)[0]["value"] == pytest.approx(1, abs=1e-6)

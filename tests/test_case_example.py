@@ -4,7 +4,7 @@ from pathflip.evaluate.simulated.case_example import _told_apart
 
 
 def test_findings_of_one_slide_come_first_and_each_once():
-    said = [
+    expected = [
         {"concept": "necrosis", "negated": False, "slides": ["a"]},
         {"concept": "necrosis", "negated": False, "slides": ["b"]},
         {"concept": "calcification", "negated": True, "slides": ["a", "b"]},
@@ -12,11 +12,11 @@ def test_findings_of_one_slide_come_first_and_each_once():
         {"concept": "mucin_pools", "negated": False, "slides": ["a"]},
         {"concept": "smooth_muscle", "negated": False, "slides": ["b"]},
     ]
-    assert [one["concept"] for one in _told_apart(said, 4)] == [
+    assert [one["concept"] for one in _told_apart(expected, 4)] == [
         "haemorrhage",
         "smooth_muscle",
         "mucin_pools",
         "necrosis",
     ]
-    assert [one["concept"] for one in _told_apart(said[:3], 4)] == ["necrosis"]
+    assert [one["concept"] for one in _told_apart(expected[:3], 4)] == ["necrosis"]
     assert _told_apart([], 3) == []

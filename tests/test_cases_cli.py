@@ -28,29 +28,29 @@ def pathflip(monkeypatch, capsys, trained):
             main()
         except SystemExit as exit_of_main:
             status = int(exit_of_main.code or 0)
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        rows = [json.loads(line) for line in said.out.splitlines()] if "--json" in command else said.out
-        return status, rows, said.err
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
+        rows = [json.loads(line) for line in printed.out.splitlines()] if "--json" in command else printed.out
+        return status, rows, printed.err
 
     return run
 
 
 def test_eval_counts_what_it_measures(pathflip):
     base = "eval --model run/last --features F --captions cases.csv"
-    status, rows, said = pathflip(f"{base} --splits splits.csv --split test")
+    status, rows, printed = pathflip(f"{base} --splits splits.csv --split test")
     assert status == 0
-    assert "2 slides or cases of 2 patients, 2 distinct texts" in said
-    assert "trained on" not in said
-    status, rows, said = pathflip(f"{base} --json")
-    assert "8 of 12 slides and 4 of 6 patients were trained on" in said
+    assert "2 slides or cases of 2 patients, 2 distinct texts" in printed
+    assert "trained on" not in printed
+    status, rows, printed = pathflip(f"{base} --json")
+    assert "8 of 12 slides and 4 of 6 patients were trained on" in printed
     assert rows[0] | {"value": 0, "low": 0, "high": 0} == {
         "measure": "R@1 slide → text", "value": 0, "low": 0, "high": 0, "chance": pytest.approx(1 / 3),
         "note": "6 reports are 3 distinct texts: equal ones count as right", "slides": 6, "patients": 6, "texts": 3,
     }  # fmt: skip
-    status, _, said = pathflip(f"{base} --split test")
-    assert (status, said.count("\n")) == (2, 1)
-    assert "give --splits" in said
+    status, _, printed = pathflip(f"{base} --split test")
+    assert (status, printed.count("\n")) == (2, 1)
+    assert "give --splits" in printed
 
 
 def test_what_has_no_partner_is_refused_in_one_line_or_passed_over(pathflip, trained, tmp_path):
@@ -60,30 +60,30 @@ def test_what_has_no_partner_is_refused_in_one_line_or_passed_over(pathflip, tra
         shutil.copy(trained / "F" / f"{name}.h5", features)
     shutil.copy(trained / "F" / "c5a.h5", features / "stray.h5")
     command = f"eval --model run/last --features {features} --captions cases.csv"
-    status, _, said = pathflip(command)
-    assert (status, said.count("\n")) == (1, 1)
+    status, _, printed = pathflip(command)
+    assert (status, printed.count("\n")) == (1, 1)
     for words in ("1 (stray) without a caption", "3 (c3, c4, c5) without features", "1 (c1) with features of some"):
-        assert words in said
-    status, rows, said = pathflip(f"{command} --allow-missing --json")
+        assert words in printed
+    status, rows, printed = pathflip(f"{command} --allow-missing --json")
     assert (status, rows[0]["slides"]) == (0, 3)
-    assert "passed over" in said
+    assert "passed over" in printed
     sets = "--set train.steps=1 --set train.batch_size=2 --set text.pretrained= --set max_patches=4"
     train = f"train align_base --features {features} --captions cases.csv --out {tmp_path / 'out'} {sets}"
-    status, _, said = pathflip(train)
+    status, _, printed = pathflip(train)
     assert status == 1
     for words in ("1 (stray) without a caption", "1 (c1) with features of some of their slides only"):
-        assert words in said
-    status, _, said = pathflip(f"{train} --allow-missing")
+        assert words in printed
+    status, _, printed = pathflip(f"{train} --allow-missing")
     assert status == 0
-    assert "3 (c3, c4, c5) without features" in said
+    assert "3 (c3, c4, c5) without features" in printed
 
 
 def test_train_says_on_what(pathflip, tmp_path):
     sets = "--set train.steps=1 --set train.batch_size=2 --set text.pretrained= --set max_patches=4"
     train = f"train align_base --features F --captions cases.csv --splits splits.csv --out {tmp_path / 'out'} {sets}"
-    status, _, said = pathflip(f"{train} --split test")
+    status, _, printed = pathflip(f"{train} --split test")
     assert status == 0
-    assert "test: 4 slides, 2 reports (2 distinct texts)" in said
+    assert "test: 4 slides, 2 reports (2 distinct texts)" in printed
 
 
 def test_retrieval_and_zero_shot_of_cases(pathflip, trained, tmp_path):
@@ -97,9 +97,9 @@ def test_retrieval_and_zero_shot_of_cases(pathflip, trained, tmp_path):
         ("c0", ["c0a", "c0b"]), ("c1", ["c1a", "c1b"]),
     ]  # fmt: skip
     (tmp_path / "two.csv").write_text("case,slide\nK,c0a\nK,c1a\n")
-    status, rows, said = pathflip(f"{command} --cases {tmp_path / 'two.csv'}")
+    status, rows, printed = pathflip(f"{command} --cases {tmp_path / 'two.csv'}")
     assert [row["slide_id"] for row in rows][:2] == ["K", "c0b"]
-    assert "10 slides are of no case" in said
+    assert "10 slides are of no case" in printed
     for i in range(2):
         (tmp_path / f"k{i}").mkdir()
         for name in "ab":
@@ -107,9 +107,9 @@ def test_retrieval_and_zero_shot_of_cases(pathflip, trained, tmp_path):
     folders = f"--features {tmp_path / 'k0'} --features {tmp_path / 'k1'}"
     _, rows, _ = pathflip(f"zero-shot --model run/last {folders} --classname a --classname b --cases folders --json")
     assert [row["slide_id"] for row in rows] == ["k0", "k1"]
-    status, _, said = pathflip(f"{command} --cases {trained / 'splits.csv'}")
+    status, _, printed = pathflip(f"{command} --cases {trained / 'splits.csv'}")
     assert status == 2
-    assert "names none of the slides" in said
+    assert "names none of the slides" in printed
 
 
 def test_a_case_is_verified_over_its_slides_and_every_region_names_its_own(pathflip, tmp_path):
@@ -137,9 +137,9 @@ def test_a_phrase_is_shown_on_every_slide_of_a_case(pathflip, tmp_path):
     ]  # fmt: skip
     assert rows[0]["presence_in_case"] == rows[2]["presence_in_case"]
     assert len({file for row in rows for file in row["files"]}) == 12 * 2 * 2
-    status, _, said = pathflip(f"{command} --text a --slide x.svs")
-    assert (status, said.count("\n")) == (2, 1)
-    assert "12 feature files" in said
+    status, _, printed = pathflip(f"{command} --text a --slide x.svs")
+    assert (status, printed.count("\n")) == (2, 1)
+    assert "12 feature files" in printed
 
 
 def test_embeddings_of_cases(pathflip, tmp_path):
@@ -155,9 +155,9 @@ def test_embeddings_of_cases(pathflip, tmp_path):
     assert (tmp_path / "e.csv").read_text().splitlines()[:2] == ["case,slides,patches", f'c0,"c0a, c0b",{patches}']
     encoded = encode_case(load("run/last"), slides, "c0")
     np.testing.assert_allclose(np.load(out)[0], encoded.code.slide[0].numpy(), rtol=1e-5)
-    status, _, said = pathflip(f"embed --model run/last --features F --cases cases.csv --patches --out {out}")
+    status, _, printed = pathflip(f"embed --model run/last --features F --cases cases.csv --patches --out {out}")
     assert status == 2
-    assert "--cases gives a row a case" in said
+    assert "--cases gives a row a case" in printed
 
 
 def test_each_part_is_held_against_its_own_slides(pathflip, tmp_path):

@@ -137,7 +137,7 @@ def test_extract_does_the_rest_and_makes_nothing_twice(slides, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["train", "align_bse", "--features", ".", "--captions", "x", "--out", "y"], "did you mean 'align_base'"),
         (["zero-shot", "--model", "nowhere", "--features", "x.h5", "--classname", "a"], "nowhere"),
@@ -148,10 +148,10 @@ def test_extract_does_the_rest_and_makes_nothing_twice(slides, tmp_path):
         (["qc", ".", "--workers", "0", "--out", "x"], "workers"),
     ],
 )
-def test_bad_input_is_one_line_and_no_traceback(words, said):
+def test_bad_input_is_one_line_and_no_traceback(words, message):
     done = run(*words)
     assert done.returncode in (1, 2)
-    assert said in done.stderr + done.stdout
+    assert message in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
 
 

@@ -366,8 +366,8 @@ def test_who_comes_second_waits_and_finds_all_done(files, tmp_path):
     code += "print([o.status for o in pack_features(sorted(Path(sys.argv[1]).glob('*.h5')), sys.argv[2])])"
     command = [sys.executable, "-c", code, str(files[0].parent), str(tmp_path / "store")]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    said = sorted(process.communicate(timeout=120)[0].strip() for process in both)
-    assert said == [str(["done"] * 4), str(["skipped"] * 4)]
+    printed = sorted(process.communicate(timeout=120)[0].strip() for process in both)
+    assert printed == [str(["done"] * 4), str(["skipped"] * 4)]
 
 
 # ------------------------------------------------------------------------------------------ object stores, reading

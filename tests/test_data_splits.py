@@ -19,7 +19,7 @@ def test_slides_are_named_as_captions_name_them(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("slide,split\na,train\nb,training\n", "row 2: split 'training'"),
         ("slide,part\na,train\n", "columns slide and split"),
@@ -28,8 +28,8 @@ def test_slides_are_named_as_captions_name_them(tmp_path):
         ("slide,patient,split\na,P,train\nb,P,test\n", "patient 'P' has slides in train and test"),
     ],
 )
-def test_what_would_leave_slides_out_is_refused(tmp_path, text, said):
-    with pytest.raises(ConfigError, match=said):
+def test_what_would_leave_slides_out_is_refused(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
         read_splits(written(tmp_path, text))
 
 

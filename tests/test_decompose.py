@@ -191,25 +191,25 @@ def test_answers_are_read(answer):
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "message"),
     [
         ("", "no JSON"), ("Necrosis.", "no JSON"), (GOOD[:-5], "cut off"), ("{}", "statements"),
         ('{"statements": []}', "statements"), (GOOD.replace("true", '"yes"'), "visual"),
         (GOOD.replace("present", "positive"), "polarity"), (GOOD.replace("Necrosis is seen.", " "), "text"),
     ],
 )  # fmt: skip
-def test_bad_answers_are_refused(answer, said):
-    with pytest.raises(ReplyError, match=said):
+def test_bad_answers_are_refused(answer, message):
+    with pytest.raises(ReplyError, match=message):
         read_reply(answer)
 
 
 def test_an_invention_is_flagged_and_kept_from_training(tmp_path):
-    said = [
+    replied = [
         {"text": "Necrosis is seen.", "concept": "necrosis", "visual": True, "polarity": "present"},
         {"text": "Keratin pearls are seen.", "concept": "keratin pearls", "visual": True, "polarity": "present"},
         {"text": "No invasion is seen.", "concept": "invasion", "visual": True, "polarity": "present"},
     ]
-    with ChatServer(always=lambda report: json.dumps({"statements": said})) as server:
+    with ChatServer(always=lambda report: json.dumps({"statements": replied})) as server:
         spec = DecomposeSpec(by=ServerSpec(url=server.url, model="m"))
         done = decompose_reports([Caption("s", "p", "Necrosis is seen. No invasion is seen.", ())], spec)
     flags = [sub_caption.unsupported for sub_caption in done[0].sub_captions]
@@ -304,16 +304,16 @@ def test_the_command_does_what_it_can(tmp_path, capsys):
     rows = [{"slide": "a", "text": REPORT}, {"slide": "b", "text": "Necrosis is seen."}, {"slide": "c", "text": ""}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     status = app(["decompose", str(file), "--out", str(out), "--json"], standalone_mode=False)
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     assert status == 1  # row 3 could not be used, the rest was done
-    assert "row 3" in said.err
-    row = json.loads(said.out)
+    assert "row 3" in printed.err
+    row = json.loads(printed.out)
     assert (row["reports"], row["left_out"]) == (2, 1)
     assert len(read_captions(out)) == 2
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--by", "magic"], "expected rules, server or local"),
         (["--by", "server", "--model", "m"], "--url"),
@@ -322,12 +322,12 @@ def test_the_command_does_what_it_can(tmp_path, capsys):
         (["--by", "server", "--url", "https://models.example.org/v1", "--model", "m"], "nothing was sent"),
     ],
 )
-def test_bad_words_are_one_line(tmp_path, words, said, capsys):
+def test_bad_words_are_one_line(tmp_path, words, message, capsys):
     from pathflip.cli import app
 
     file = tmp_path / "r.jsonl"
     file.write_text(json.dumps({"slide": "a", "text": "Seen by Dr. Jane Smith."}))
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         app(["decompose", str(file), "--out", str(tmp_path / "o.jsonl"), *words], standalone_mode=False)
 
 

@@ -131,7 +131,7 @@ def test_a_report_that_never_works_fails_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
         (401, "--api-key-env"),
         (404, "check --url and --model"),
@@ -139,8 +139,8 @@ def test_a_report_that_never_works_fails_alone(tmp_path):
         ((429, {"retry-after": "86400"}), "run again then"),
     ],
 )
-def test_what_is_hopeless_ends_the_run_with_one_line(fault, said):
-    with ChatServer(always=fault) as server, pytest.raises(ServerError, match=said) as error:
+def test_what_is_hopeless_ends_the_run_with_one_line(fault, message):
+    with ChatServer(always=fault) as server, pytest.raises(ServerError, match=message) as error:
         decompose_reports(reports(), spec(server))
     assert len(server.requests) == 1
     assert "\n" not in str(error.value)
@@ -213,12 +213,12 @@ def test_a_killed_run_goes_on_without_asking_again(tmp_path, how):
         while len(server.requests) < 5 and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(how)
-        _, said = process.communicate(timeout=150)
+        _, printed = process.communicate(timeout=150)
         assert process.returncode != 0
         assert not out.exists()
         if how == signal.SIGINT:
-            assert "goes on from there" in said
-            assert "Traceback" not in said
+            assert "goes on from there" in printed
+            assert "Traceback" not in printed
         assert len(server.requests) == 5
         assert len(list((tmp_path / "out.jsonl.cache").glob("*/*.json"))) == 4
         server.always = None

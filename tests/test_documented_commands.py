@@ -50,9 +50,9 @@ def tissue(seed: int, side: int = 1024) -> np.ndarray:
 
 def report(number: int) -> str:
     rng = np.random.default_rng(number)
-    said = rng.permutation(len(FINDINGS))
-    present = [f"{FINDINGS[i].capitalize()} {'is' if i in (0, 3, 5) else 'are'} present." for i in said[:3]]
-    absent = [f"No {FINDINGS[i]} {'is' if i in (0, 3, 5) else 'are'} identified." for i in said[3:]]
+    order = rng.permutation(len(FINDINGS))
+    present = [f"{FINDINGS[i].capitalize()} {'is' if i in (0, 3, 5) else 'are'} present." for i in order[:3]]
+    absent = [f"No {FINDINGS[i]} {'is' if i in (0, 3, 5) else 'are'} identified." for i in order[3:]]
     return " ".join([*present, *absent])
 
 
@@ -140,12 +140,12 @@ def run(command: str, folder: Path) -> None:
     if words[0] == "train":
         words += SHORT + (["--set", "epochs=0"] if words[1].startswith("instruct_stage") else [])
     done = CliRunner().invoke(app, words, input="\n")
-    said = f"{command}\n{done.output}\n{done.exception!r}"
+    outcome = f"{command}\n{done.output}\n{done.exception!r}"
     unread = any(path.endswith(("broken.svs", "slides", "slides/")) for path in words)
-    assert done.exit_code in ((0, 1) if unread else (0,)), said
-    assert done.exception is None or isinstance(done.exception, SystemExit), said
+    assert done.exit_code in ((0, 1) if unread else (0,)), outcome
+    assert done.exception is None or isinstance(done.exception, SystemExit), outcome
     if done.exit_code == 1:  # the slide that is none
-        assert "broken" in done.output, said
+        assert "broken" in done.output, outcome
 
 
 def prepare(folder: Path) -> None:

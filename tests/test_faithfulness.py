@@ -38,7 +38,9 @@ def test_deletion_sees_evidence_that_matters(view, monkeypatch):
     """A language model that likes an answer by how many of tiles 3, 4 and 5 it is shown."""
     counted = []
     monkeypatch.setattr(faithfulness, "build_prompt", lambda *_, keep, **__: keep[0])
-    monkeypatch.setattr(faithfulness, "log_likelihood", lambda _, keep, said: counted.append(keep) or [keep[3:6].sum()])
+    monkeypatch.setattr(
+        faithfulness, "log_likelihood", lambda _, keep, reply: counted.append(keep) or [keep[3:6].sum()]
+    )
     lost = delete_evidence(None, view, "?", (), answer_at(view, [3, 4, 5]), "p", np.random.default_rng(0), draws=4)
     assert lost == Deletion("p", 3.0, 0.0)
     assert [int((~keep).sum()) for keep in counted] == [0, 3, 3, 3, 3, 3]

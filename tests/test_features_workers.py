@@ -109,9 +109,9 @@ def test_tiles_that_do_not_fit_the_encoder_are_said_once(slides, exported, tmp_p
     words = ["extract", str(slides[0].parent), "--encoder", exported, "--tile-px", "64", "--mpp", "2", "--workers", "1"]
     command = [sys.executable, "-c", "from pathflip.cli import main; main()", *words, "--out", str(tmp_path / "cli")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    said = [line for line in done.stderr.splitlines() if "encoder 'mine'" in line]
-    assert len(said) == 1
-    assert re.search(r"tiles are 64 px, it is meant for 40 px \(--tile-px 40\)", said[0])
+    lines = [line for line in done.stderr.splitlines() if "encoder 'mine'" in line]
+    assert len(lines) == 1
+    assert re.search(r"tiles are 64 px, it is meant for 40 px \(--tile-px 40\)", lines[0])
     with pytest.warns(UserWarning, match="meant for 40 px"):
         extract_cohort(slides[:1], SPEC, exported, tmp_path / "a", num_workers=1, device="cpu")
     with warnings.catch_warnings():

@@ -115,7 +115,7 @@ def test_every_tile_knows_its_row(model):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"encoder": "uni_v1"}, "encoder of the features is 'uni_v1', the model was trained on 'test'"),
         (
@@ -129,8 +129,8 @@ def test_every_tile_knows_its_row(model):
         ),
     ],
 )
-def test_features_of_another_kind_are_refused_both_named(model, change, said):
-    with pytest.raises(ContractError, match=said):
+def test_features_of_another_kind_are_refused_both_named(model, change, message):
+    with pytest.raises(ContractError, match=message):
         pathflip.encode_slide(model, slide("a", **change))
 
 

@@ -161,7 +161,7 @@ def test_options_are_shuffled_by_seed_and_the_answer_follows(tmp_path, cohort):
     data = dataset(assistant, cohort, open_fraction=0)
     place = next(i for i, e in enumerate(data.examples) if e.options)
     right = data.examples[place].options[data.examples[place].answer]
-    said = set()
+    letters = set()
     for seed in range(8):
         row = data.row(data.examples[place], np.random.default_rng(seed))
         again = data.row(data.examples[place], np.random.default_rng(seed))
@@ -169,8 +169,8 @@ def test_options_are_shuffled_by_seed_and_the_answer_follows(tmp_path, cohort):
         text = assistant.template.tokenizer.decode(row.ids[row.visual < 0])
         letter = assistant.template.tokenizer.decode(row.labels[row.labels != IGNORED], skip_special_tokens=True)
         assert f"{letter}. {right}" in text
-        said.add(letter)
-    assert said == {"A", "B"}
+        letters.add(letter)
+    assert letters == {"A", "B"}
 
 
 def test_some_questions_are_asked_openly_unless_they_speak_of_their_options(tmp_path, cohort):
@@ -180,8 +180,8 @@ def test_some_questions_are_asked_openly_unless_they_speak_of_their_options(tmp_
     rng = np.random.default_rng(0)
     decode = assistant.template.tokenizer.decode
     row = data.row(question, rng)
-    said = decode(row.labels[row.labels != IGNORED], skip_special_tokens=True)
-    assert said == question.options[question.answer]
+    learned_text = decode(row.labels[row.labels != IGNORED], skip_special_tokens=True)
+    assert learned_text == question.options[question.answer]
     row = data.row(replace(question, question="Which of these is there?"), rng)
     assert len(decode(row.labels[row.labels != IGNORED], skip_special_tokens=True)) == 1
 

@@ -50,8 +50,8 @@ def test_only_answers_and_their_end_are_learned_token_by_token(template):
     got = flat(template.pieces(TALK))
     assert got == expected[: len(got)]
     assert tokenizer.decode([token for token, _ in expected[len(got) :]]).strip() == ""
-    said = tokenizer.decode([token for token, is_learned in got if is_learned])
-    assert said.replace(end, "|").replace("|", "| ").split("| ")[:2] == [
+    learned_text = tokenizer.decode([token for token, is_learned in got if is_learned])
+    assert learned_text.replace(end, "|").replace("|", "| ").split("| ")[:2] == [
         f"{' ' if template.name == 'mistral' else ''}B",
         f"{' ' if template.name == 'mistral' else ''}It is focal, about 5 %.",
     ]

@@ -58,9 +58,9 @@ def test_columns_and_rows_instead_of_pixels(tmp_path):
 def test_a_step_that_contradicts_the_stated_overlap_is_said(tmp_path):
     tiles = tiles_of(layout(tmp_path / "s.h5", CELLS * 384, on_coords=TRIDENT))
     assert "stand 512 level-0 px apart, most stand 384" in " ".join(tiles.warnings)
-    said = tiles_of(layout(tmp_path / "s.h5", CELLS * 384, on_coords={**TRIDENT, "overlap": 64}))
-    assert said.warnings == ()
-    assert said.grid.spec.stride_px == 192
+    tiles = tiles_of(layout(tmp_path / "s.h5", CELLS * 384, on_coords={**TRIDENT, "overlap": 64}))
+    assert tiles.warnings == ()
+    assert tiles.grid.spec.stride_px == 192
 
 
 def test_an_overlap_nobody_states_is_taken_from_the_step_and_said(tmp_path):

@@ -54,8 +54,8 @@ def test_it_learns_and_leaves_a_folder_any_program_opens(tmp_path, examples):
     ids = torch.tensor([tokenizer.encode(examples[0].turns[1].text)])
     shuffled = ids[:, torch.randperm(ids.shape[1], generator=torch.Generator().manual_seed(0))]
     with torch.no_grad():
-        said, noise = (lm(input_ids=x, labels=x).loss.item() for x in (ids, shuffled))
-    assert said < noise
+        text_loss, noise = (lm(input_ids=x, labels=x).loss.item() for x in (ids, shuffled))
+    assert text_loss < noise
     assert json.loads((folder / "pathflip.json").read_text())["note"] == "painted"
     assert not list(folder.glob("*.bin"))
 

@@ -75,8 +75,8 @@ def test_zero_shot_with_labels_scores_itself(tmp_path, model, features):
     assert len(rows) == 6
     right = {kind: [r["class"] == kind for r in rows if r["label"] == kind] for kind in ("naevus", "melanoma")}
     expected = np.mean([np.mean(values) for values in right.values()])
-    said = cli("zero-shot", *words, "--json").stdout
-    entries = [json.loads(line) for line in said.splitlines()]
+    printed = cli("zero-shot", *words, "--json").stdout
+    entries = [json.loads(line) for line in printed.splitlines()]
     value = next(e for e in entries if e.get("measure") == "balanced accuracy")
     assert value["value"] == pytest.approx(expected)
     assert (value["scored"], value["labelled"], value["chance"]) == (6, 6, 0.5)
@@ -138,10 +138,12 @@ def test_a_resolution_a_slide(tmp_path):
     plain = np.full((256, 256, 3), 230, np.uint8)
     for name in ("a", "b", "c"):
         write_pyramid(tmp_path / f"{name}.tif", [plain], mpp=None)
-    said = write_csv(tmp_path / "mpp.csv", [{"slide": "a.tif", "mpp": "0.5"}, {"slide": "b", "mpp": "0.25"}])
-    done = cli("info", tmp_path / "a.tif", tmp_path / "b.tif", tmp_path / "c.tif", "--slide-mpp", said, "--json")
+    resolution_file = write_csv(tmp_path / "mpp.csv", [{"slide": "a.tif", "mpp": "0.5"}, {"slide": "b", "mpp": "0.25"}])
+    done = cli(
+        "info", tmp_path / "a.tif", tmp_path / "b.tif", tmp_path / "c.tif", "--slide-mpp", resolution_file, "--json"
+    )
     assert [json.loads(line)["mpp0"] for line in done.stdout.splitlines()] == [0.5, 0.25, None]
-    resolutions = read_slide_mpp(str(said))
+    resolutions = read_slide_mpp(str(resolution_file))
     assert isinstance(resolutions, ResolutionTable)
     with pathflip.open_slide(tmp_path / "b.tif", slide_mpp=resolutions) as slide:
         assert slide.info.mpp0 == 0.25
@@ -215,8 +217,8 @@ def test_a_heatmap_in_one_line(model):
 )
 def test_a_folder_where_a_file_belongs_and_the_reverse_is_one_line(words, tmp_path, model, features, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    said = {"MODEL": model, "FILES": features, "FILE": features / "s00.h5", "TABLE": labels(tmp_path)}
-    done = cli(*(said.get(word, word) for word in words))
+    values = {"MODEL": model, "FILES": features, "FILE": features / "s00.h5", "TABLE": labels(tmp_path)}
+    done = cli(*(values.get(word, word) for word in words))
     assert done.exit_code != 0
     assert isinstance(done.exception, PathFLIPError | SystemExit), repr(done.exception)
     text = str(done.exception) + done.output

@@ -103,9 +103,9 @@ def test_an_out_that_cannot_be_written_is_one_line_before_the_work(tmp_path, mon
 def test_decompose_into_a_folder_or_nowhere(tmp_path, monkeypatch, capsys):
     source = reports(tmp_path / "r.csv")
     (tmp_path / "dir").mkdir()
-    for out, said in ((tmp_path / "dir", "is a folder"), (source / "x.jsonl", "cannot write to")):
+    for out, message in ((tmp_path / "dir", "is a folder"), (source / "x.jsonl", "cannot write to")):
         assert run(monkeypatch, "decompose", source, "--out", out) == 1
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.EIO])

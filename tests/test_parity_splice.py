@@ -85,13 +85,13 @@ def run(llm: Qwen3ForCausalLM, x: Spliced, positions: bool = False, labels: bool
 @torch.no_grad()
 def greedy(llm: Qwen3ForCausalLM, x: Spliced, steps: int = 6) -> Tensor:
     """The naive loop: the whole sequence again for every token. Rows end with a real position."""
-    said = []
+    tokens = []
     for _ in range(steps):
         token = run(llm, x, positions=True).logits[:, -1:].argmax(dim=-1)
-        said.append(token)
+        tokens.append(token)
         embeds = torch.cat([x.embeds, llm.get_input_embeddings()(token)], dim=1)
         x = Spliced(embeds, pad(x.mask, (0, 1), value=True), pad(x.labels, (0, 1)))
-    return torch.cat(said, dim=1)
+    return torch.cat(tokens, dim=1)
 
 
 # ------------------------------------------------------------------------------------------ variant 1

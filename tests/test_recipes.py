@@ -40,7 +40,7 @@ def test_settings_reach_deep():
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "message"),
     [
         ("train.optim.lrr=1", "did you mean 'train.optim.lr'"),
         ("train.steps=-3", "train.steps"),
@@ -56,8 +56,8 @@ def test_settings_reach_deep():
         ("=1", "unknown setting ''"),
     ],
 )
-def test_wrong_settings_are_named(setting, said):
-    with pytest.raises(ConfigError, match=said):
+def test_wrong_settings_are_named(setting, message):
+    with pytest.raises(ConfigError, match=message):
         with_settings(align_base(), [setting])
 
 
@@ -96,14 +96,14 @@ def mixed(tmp_path):
 
 def test_mixed_cohorts_are_refused_by_name_before_anything_is_trained(mixed, tmp_path):
     captions = [Caption(file.stem, file.stem, "A carcinoma.", ()) for file in mixed]
-    said = r"4 feature files of 2 kinds \(two, 3 wide.*odd\.h5.*a\.h5"
-    with pytest.raises(FeatureError, match=said):
+    message = r"4 feature files of 2 kinds \(two, 3 wide.*odd\.h5.*a\.h5"
+    with pytest.raises(FeatureError, match=message):
         train_align(align_base(), mixed, captions, tmp_path / "run")
     halves = {"val_files": mixed[2:], "val_captions": captions[2:]}
-    with pytest.raises(FeatureError, match=said):  # validation slides count too
+    with pytest.raises(FeatureError, match=message):  # validation slides count too
         train_align(align_base(), mixed[:2], captions[:2], tmp_path / "run", **halves)
     assert not (tmp_path / "run").exists()
-    with pytest.raises(FeatureError, match=said):
+    with pytest.raises(FeatureError, match=message):
         evaluate_checkpoint(tmp_path / "run", mixed, captions=tmp_path / "captions.jsonl")
 
 

@@ -277,18 +277,18 @@ def refused(file: Path, tmp_path: Path, kind: str = "published", **more: Any) ->
 def test_missing_and_unknown_parameters_are_named(tmp_path: Path) -> None:
     broken = {name: value for name, value in ONE.items() if name not in ("text_proj.bias", "path_encoder.weight")}
     broken |= {"surprise.weight": torch.zeros(2), "Qformer.bert.encoder.layer.1.extra": torch.zeros(2)}
-    said = refused(prefixed("")(broken, tmp_path), tmp_path)
+    message = refused(prefixed("")(broken, tmp_path), tmp_path)
     for name in ("path_encoder.weight", "text_proj.bias", "surprise.weight", "Qformer.bert.encoder.layer.1.extra"):
-        assert name in said
+        assert name in message
     layer = {name: value for name, value in ONE.items() if ".layer.2.output." not in name}
     assert "Qformer.bert.encoder.layer.2.output.LayerNorm.weight" in refused(prefixed("")(layer, tmp_path), tmp_path)
 
 
 def test_unknown_parameters_are_dropped_only_when_told(tmp_path: Path) -> None:
     file = FIXTURES / "pf1_align" / "weights.safetensors"
-    said = refused(file, tmp_path)
-    assert "pure_head.ln_q.weight" in said
-    assert "--drop" in said
+    message = refused(file, tmp_path)
+    assert "pure_head.ln_q.weight" in message
+    assert "--drop" in message
     assert "no unknown parameter begins with fg_head." in refused(file, tmp_path, drop=["fg_head."])
     done = bring(file, tmp_path / "run", drop=["pure_head."])
     assert len(done.dropped) == 10
@@ -313,9 +313,9 @@ def test_sizes_and_values_that_cannot_be(tmp_path: Path) -> None:
 
 
 def test_features_must_be_named(tmp_path: Path) -> None:
-    said = refused(prefixed("")(ONE, tmp_path), tmp_path, encoder=None, mpp=None)
-    assert "(48 wide)" in said
-    assert "--encoder, --mpp" in said
+    message = refused(prefixed("")(ONE, tmp_path), tmp_path, encoder=None, mpp=None)
+    assert "(48 wide)" in message
+    assert "--encoder, --mpp" in message
     assert "contract.mpp" in refused(prefixed("")(ONE, tmp_path), tmp_path, mpp=-1.0)
 
 
@@ -324,8 +324,8 @@ def test_features_must_be_named(tmp_path: Path) -> None:
 def test_truncated_files(shape: str, share: float, tmp_path: Path) -> None:
     file = SHAPES[shape](ONE, tmp_path)
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
-    said = refused(file, tmp_path)
-    assert str(file) in said
+    message = refused(file, tmp_path)
+    assert str(file) in message
 
 
 @pytest.mark.parametrize("suffix", ["bin", "ckpt", "safetensors"])
@@ -364,10 +364,10 @@ class _Bomb:
 def test_code_in_a_pickle_never_runs(zipped: bool, tmp_path: Path) -> None:
     mark, file = tmp_path / "ran", tmp_path / "w.ckpt"
     torch.save({"state_dict": ONE, "extra": _Bomb(mark)}, file, _use_new_zipfile_serialization=zipped)
-    said = refused(file, tmp_path)
+    message = refused(file, tmp_path)
     assert not mark.exists()
-    assert "system" in said
-    assert "no code in it can run" in said
+    assert "system" in message
+    assert "no code in it can run" in message
     torch.load(file, weights_only=False)  # the bomb is real
     assert mark.exists()
 
@@ -396,8 +396,8 @@ def test_words(tmp_path: Path) -> None:
     assert code.local.isfinite().all()
     words = [f"word{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(400)]
     train_tokenizer(words * 3, 600).save(tmp_path / "large")
-    said = refused(file, tmp_path / "b", "perceiver", tokenizer=tmp_path / "large")
-    assert "the model knows 200" in said
+    message = refused(file, tmp_path / "b", "perceiver", tokenizer=tmp_path / "large")
+    assert "the model knows 200" in message
 
 
 def test_command_line(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
@@ -409,16 +409,16 @@ def test_command_line(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
 
     file = write_lightning(ONE, tmp_path)
     features = ["--encoder", "conch", "--tile-px", "256", "--mpp", "0.5", "--set", "num_heads=4"]
-    status, said, _ = run("import", str(file), "--out", str(tmp_path / "run"), *features, "--json")
-    row = json.loads(said)
+    status, message, _ = run("import", str(file), "--out", str(tmp_path / "run"), *features, "--json")
+    row = json.loads(message)
     assert (status, row["kind"], row["contract"]["dim"]) == (0, "published", 48)
-    _, said, _ = run("export", str(tmp_path / "run"), "--out", str(tmp_path / "back.safetensors"), "--json")
-    assert json.loads(said)["tensors"] == len(ONE)
+    _, message, _ = run("export", str(tmp_path / "run"), "--out", str(tmp_path / "back.safetensors"), "--json")
+    assert json.loads(message)["tensors"] == len(ONE)
     assert_same(load_file(tmp_path / "back.safetensors"), ONE)
-    _, said, _ = run("import", str(file), "--out", str(tmp_path / "run"), *features)
-    assert "assumed: mixing_heads 8" in said
-    assert "ignored: Qformer.bert.embeddings.position_ids" in said
-    status, said, complaint = run("import", str(file), "--out", str(tmp_path / "b"))
-    assert (status, said) == (2, "")
+    _, message, _ = run("import", str(file), "--out", str(tmp_path / "run"), *features)
+    assert "assumed: mixing_heads 8" in message
+    assert "ignored: Qformer.bert.embeddings.position_ids" in message
+    status, message, complaint = run("import", str(file), "--out", str(tmp_path / "b"))
+    assert (status, message) == (2, "")
     assert "--encoder, --tile-px, --mpp" in complaint
     assert len(complaint.strip().splitlines()) == 1

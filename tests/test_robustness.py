@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cohort_run import run_cohort, said, start, tissue_picture, write_slide
+from cohort_run import logged_rows, run_cohort, start, tissue_picture, write_slide
 from pathflip.errors import ConfigError, OutputError, PathFLIPError
 from pathflip.features import extract_cohort, load_encoder, read_features
 from pathflip.geometry import TileSpec
@@ -94,7 +94,7 @@ def test_kill_9_at_random_moments(slides, expected, tmp_path):
                                           expected[name])  # fmt: skip
         assert seen <= done
         seen = done
-        rows = said(log)
+        rows = logged_rows(log)
         assert not any("error" in row for row in rows), rows
         if rows and rows[-1].get("finished"):
             break
@@ -197,7 +197,7 @@ def test_a_file_size_limit_fails_slides_and_crashes_nothing(slides, expected, tm
         process = start(slides, tmp_path / "o", log, file_size=limit)
         process.join(60)
         assert process.exitcode == 0
-        rows = said(log)
+        rows = logged_rows(log)
         assert all(row["status"] == "failed" and "File too large" in row["message"] for row in rows if "slide" in row)
         assert feature_files(tmp_path / "o") == []
         assert leftovers(tmp_path / "o") == []
@@ -228,7 +228,7 @@ def test_a_really_full_disk(slides, expected, tmp_path):
     command = ["unshare", "-Urm", sys.executable, "-c", FULL_DISK, *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done  # a segmentation fault would be -11
-    rows = said(tmp_path / "log")
+    rows = logged_rows(tmp_path / "log")
     (stop,) = (i for i, row in enumerate(rows) if "error" in row)
     assert rows[stop]["error"] == "OutputError"
     assert "No space left on device" in rows[stop]["message"]
@@ -272,17 +272,17 @@ def test_two_processes_on_one_output_folder(slides, expected, tmp_path):
     out, log = tmp_path / "o", tmp_path / "first"
     many = [*slides, *(write_slide(tmp_path / f"t{i}.tif", seed=i) for i in range(12))]
     first = start(many, out, log)
-    while not said(log):
+    while not logged_rows(log):
         time.sleep(0.002)
     run_cohort(slides, out, tmp_path / "second")
-    (refused,) = said(tmp_path / "second")
+    (refused,) = logged_rows(tmp_path / "second")
     first.join(60)
     assert refused["error"] == "ConfigError"
     assert f"another extraction (process {first.pid} on " in refused["message"]
-    assert said(log)[-1].get("finished")
+    assert logged_rows(log)[-1].get("finished")
     assert len(feature_files(out)) == 16
     run_cohort(slides, out, tmp_path / "third")  # the lock ended with its holder
-    assert [row.get("status") for row in said(tmp_path / "third")][:-1] == ["skipped"] * 4
+    assert [row.get("status") for row in logged_rows(tmp_path / "third")][:-1] == ["skipped"] * 4
 
 
 def test_file_systems_without_locks_are_not_taken_for_busy(slides, expected, tmp_path, monkeypatch):
@@ -592,7 +592,7 @@ def test_memory_stays_flat(tmp_path):
     for path in paths:
         os.link(tmp_path / "s.tif", path)
     start(paths, tmp_path / "o", tmp_path / "log", memory_log=True).join(300)
-    *rows, last = said(tmp_path / "log")
+    *rows, last = logged_rows(tmp_path / "log")
     assert last.get("finished"), last
     assert [row["status"] for row in rows] == ["done"] * 300
     memory = np.array(last["memory"]) / 2**20

@@ -271,11 +271,11 @@ def test_numbers_with_and_without_units(text, microns):
 
 
 @pytest.mark.parametrize(
-    ("said", "mpp"),
+    ("written", "mpp"),
     [("0.25", 0.25), ("0,25", 0.25), ("250 nm", 0.25), ("252", None), ("0.00025", None), ("-1", None), ("inf", None)],
 )
-def test_resolutions_of_aperio_headers(tmp_path, said, mpp):
-    text = f"Aperio Image Library v12\n{WIDTH}x{HEIGHT} JPEG/RGB Q=90|AppMag = 40|MPP = {said}|User = x"
+def test_resolutions_of_aperio_headers(tmp_path, written, mpp):
+    text = f"Aperio Image Library v12\n{WIDTH}x{HEIGHT} JPEG/RGB Q=90|AppMag = 40|MPP = {written}|User = x"
     path = write_pyramid(tmp_path / "a.svs", [PICTURE], mpp=None, description=text, tile=64)
     with open_slide(path) as slide:
         assert slide.info.vendor == "aperio"

@@ -43,7 +43,7 @@ def test_a_jpeg_tile_that_is_not_whole_is_an_error_there_and_only_there(name, ti
 @pytest.mark.parametrize("reader", ["auto", "openslide"])
 @pytest.mark.parametrize(("name", "level"), [("coarsest_level_zeroed.svs", 2), ("middle_level_zeroed.svs", 1)])
 def test_a_damaged_level_is_made_from_the_next_finer_one(name, level, reader):
-    with opened(name, reader=reader) as slide, warnings.catch_warnings(record=True) as said:
+    with opened(name, reader=reader) as slide, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         thumbnail = slide.thumbnail(140)
         for mpp, shrink in ((0.25, 0.5), (0.5, 1.0), (1.0, 2.0)):
@@ -56,7 +56,7 @@ def test_a_damaged_level_is_made_from_the_next_finer_one(name, level, reader):
         assert difference(slide.read_region_px(level, 0, 0, width, height), stored) < 4
         assert 0.20 < find_tissue(slide).mask.mean() < 0.45
     assert difference(thumbnail, cv2.resize(TRUTH, (140, 100), interpolation=cv2.INTER_AREA)) < 5
-    lines = [str(w.message) for w in said if "damaged" in str(w.message)]
+    lines = [str(w.message) for w in caught if "damaged" in str(w.message)]
     assert len(lines) == 1
     assert f"level {level} is damaged" in lines[0]
     assert f"from level {level - 1}" in lines[0]
@@ -132,13 +132,13 @@ def test_an_alpha_channel_that_was_never_filled_is_ignored_and_said():
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "written"),
     [("mpp_in_nanometres.svs", "MPP = 252"), ("mpp_zero.svs", "MPP = 0"), ("mpp_nan.svs", "MPP = nan")],
 )
-def test_a_resolution_no_scanner_has_is_unknown_and_named(name, said):
+def test_a_resolution_no_scanner_has_is_unknown_and_named(name, written):
     with opened(name) as slide:
         assert slide.info.mpp0 is None
-        with pytest.raises(MissingMPPError, match=f"'{said}'.*--slide-mpp"):
+        with pytest.raises(MissingMPPError, match=f"'{written}'.*--slide-mpp"):
             slide.read_tile(0, 0, SPEC)
     with opened(name, slide_mpp=0.5) as slide:
         assert difference(slide.read_tile(256, 128, SPEC), THE_TILE) < 4

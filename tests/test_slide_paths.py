@@ -188,12 +188,12 @@ def test_a_damaged_dicom_level_is_made_from_the_finer_one_and_said_once(tmp_path
     half = len(data) // 2
     data[half:-200] = bytes(len(data) - 200 - half)
     Path(files[2]).write_bytes(data)
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with open_slide(tmp_path / "case") as slide:
             thumbnail = slide.thumbnail(140)
     assert difference(thumbnail, cv2.resize(TRUTH, (140, 100), interpolation=cv2.INTER_AREA)) < 5
-    assert ["level 2 is damaged" in str(w.message) for w in said] == [True]
+    assert ["level 2 is damaged" in str(w.message) for w in caught] == [True]
 
 
 def test_info_tells_equal_names_apart_and_names_what_it_does_not_believe():

@@ -401,8 +401,8 @@ def test_tissue_that_lost_its_colour_is_said(tmp_path):
     texture = cv2.GaussianBlur(np.random.default_rng(5).normal(size=(1024, 1024)), (0, 0), 2)[..., None]
     disk = cv2.circle(np.zeros((1024, 1024), np.uint8), (500, 500), 300, 1, -1)[..., None] > 0
     picture = np.where(disk, np.clip(np.array(EOSIN) + 200 * texture, 0, 255), picture).astype(np.uint8)
-    said = [HARDLY_ANY in masked(tmp_path, with_colour(picture, share)).warnings for share in (1, 0.6, 0.25, 0.15)]
-    assert said == [False, False, True, True]
+    warned = [HARDLY_ANY in masked(tmp_path, with_colour(picture, share)).warnings for share in (1, 0.6, 0.25, 0.15)]
+    assert warned == [False, False, True, True]
 
 
 @pytest.mark.real

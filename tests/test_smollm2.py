@@ -165,8 +165,8 @@ def _ask(assistant, parts):
     described = caption(loaded, read_features(slide), writing=short)
     assert described.generated.startswith(described.text.split(".")[0])
     talk = Conversation.about(loaded, [read_features(slide)])
-    for said in ("Is there necrosis?", "Where?"):
-        talk.say(said, writing=short)
+    for question in ("Is there necrosis?", "Where?"):
+        talk.say(question, writing=short)
     assert [turn.role for turn in talk.turns] == ["user", "assistant"] * 2
 
 
@@ -190,9 +190,9 @@ def test_decomposing(by, parts, tmp_path):
         assert bool(asked) == (by == "server")
         assert row["requests"] == len(asked)
     failures = out.with_name("captions.failures.jsonl")
-    said = [json.loads(line) for line in failures.read_text().splitlines()] if row["failed"] else []
-    assert len(said) == row["failed"]
-    assert all("the answer cannot be used" in str(one) for one in said)
+    rejected = [json.loads(line) for line in failures.read_text().splitlines()] if row["failed"] else []
+    assert len(rejected) == row["failed"]
+    assert all("the answer cannot be used" in str(one) for one in rejected)
     for one in read_captions(out) if row["reports"] else []:
         words_of_report = set(REPORT.casefold().replace(".", "").replace(",", "").split())
         for sub in one.sub_captions:

@@ -46,13 +46,15 @@ def run(monkeypatch, capsys):
 
 
 def test_captions_under_other_names(run, tmp_path):
-    references, said = tmp_path / "reports.csv", tmp_path / "said.csv"
+    references, predictions = tmp_path / "reports.csv", tmp_path / "said.csv"
     texts = [f"Größe {n}: Nekrose mit soliden Nestern." for n in range(4)]
     references.write_bytes(
         ("Scan;Befund;text\n" + "".join(f"s{n};{text};old\n" for n, text in enumerate(texts))).encode("cp1252")
     )
-    said.write_bytes(("Scan;output\n" + "".join(f"s{n};{text}\n" for n, text in enumerate(texts))).encode("cp1252"))
-    words = ["eval", "caption", "--predictions", said, "--references", references, "--resamples", 5, "--json"]
+    predictions.write_bytes(
+        ("Scan;output\n" + "".join(f"s{n};{text}\n" for n, text in enumerate(texts))).encode("cp1252")
+    )
+    words = ["eval", "caption", "--predictions", predictions, "--references", references, "--resamples", 5, "--json"]
     columns = ["--slide-column", "scan", "--text-column", "befund", "--encoding", "cp1252"]
     code, printed = run(*words, *columns)
     assert code in (0, None), printed.err
@@ -60,22 +62,24 @@ def test_captions_under_other_names(run, tmp_path):
     code, printed = run(*words, "--slide-column", "nothing")
     assert code == 1
     assert "no column 'nothing'" in printed.err
-    said.write_text("slide,output\n" + "".join(f"s{n},{text}\n" for n, text in enumerate(texts)), encoding="cp1252")
+    predictions.write_text(
+        "slide,output\n" + "".join(f"s{n},{text}\n" for n, text in enumerate(texts)), encoding="cp1252"
+    )
     code, printed = run(*words, *columns)  # the answers keep to the usual names
     assert code in (0, None), printed.err
     assert json.loads(printed.out.splitlines()[0])["value"] == pytest.approx(1, abs=1e-6)
 
 
 def test_questions_under_other_names(run, tmp_path):
-    questions, said = tmp_path / "questions.csv", tmp_path / "said.csv"
+    questions, predictions = tmp_path / "questions.csv", tmp_path / "said.csv"
     rows = [(f"s{n}", f"Größe {n}?") for n in range(4)]
     questions.write_bytes(
         ("Scan;id;Frage;question;A;B;answer\n" + "".join(f"{s};{s};{q};old;klein;groß;B\n" for s, q in rows)).encode(
             "cp1252"
         )
     )
-    said.write_bytes(("Scan;id;output\n" + "".join(f"{s};{s};groß\n" for s, _ in rows)).encode("cp1252"))
-    words = ["eval", "vqa", "--predictions", said, "--questions", questions, "--resamples", 5, "--json"]
+    predictions.write_bytes(("Scan;id;output\n" + "".join(f"{s};{s};groß\n" for s, _ in rows)).encode("cp1252"))
+    words = ["eval", "vqa", "--predictions", predictions, "--questions", questions, "--resamples", 5, "--json"]
     columns = ["--slide-column", "scan", "--text-column", "frage", "--encoding", "cp1252"]
     code, printed = run(*words, *columns)
     assert code in (0, None), printed.err

@@ -188,14 +188,14 @@ def test_projections_count_in_the_digest_and_bad_ones_are_one_line(tmp_path):
     state = {"linear.weight": linear.weight.detach() + 1, "linear.bias": linear.bias.detach()}
     save_file(state, folder / "2_Dense" / "model.safetensors")
     assert open_pretrained_text(str(folder)).digest != digest
-    for change, said in (
+    for change, message in (
         ({"activation_function": "evil.Module"}, "the activation 'Module', expected one of Tanh"),
         ({"use_residual": True}, "a residual connection"),
         ({"in_features": 7}, "its projection cannot be read"),
     ):
         stated = json.loads((folder / "2_Dense" / "config.json").read_text())
         (folder / "2_Dense" / "config.json").write_text(json.dumps(stated | change))
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             open_pretrained_text(str(folder))
         (folder / "2_Dense" / "config.json").write_text(json.dumps(stated))
     (folder / "modules.json").write_text('[{"path": "../elsewhere", "type": "x.Dense"}]')

@@ -26,12 +26,15 @@ def stated_of(example, finding: str) -> set[str]:
 @pytest.mark.parametrize("example", [*EXAMPLES, *LANGUAGES], ids=lambda e: e["text"])
 def test_nothing_is_read_as_its_opposite(example):
     for finding in example["findings"] if example["visible"] else ():
-        said, true = stated_of(example, finding["finding"]), MEANS[finding["polarity"]]
-        assert not {said_one for said_one in said if "undecided" not in (said_one, true)} - {true}, (example, said)
+        polarities, true = stated_of(example, finding["finding"]), MEANS[finding["polarity"]]
+        assert not {polarity for polarity in polarities if "undecided" not in (polarity, true)} - {true}, (
+            example,
+            polarities,
+        )
         if true == "undecided":
-            assert "denied" not in said
+            assert "denied" not in polarities
         if example["language"] not in SUPPORTED:
-            assert said == {"undecided"}
+            assert polarities == {"undecided"}
 
 
 @pytest.mark.parametrize("language", SUPPORTED)
@@ -115,7 +118,7 @@ def test_the_report_decides_where_a_line_tells_nothing():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "polarities"),
     [
         ("Mitoses: rare, necrosis: none, LVI: present.", {"Mitoses": "affirmed", "necrosis": "denied"}),
         ("Without necrosis, the tumour shows marked atypia.", {"necrosis": "denied", "atypia": "affirmed"}),
@@ -130,8 +133,8 @@ def test_the_report_decides_where_a_line_tells_nothing():
         ("Nekrosen fehlen, Mitosen reichlich.", {"Mitosen": "affirmed", "Nekrosen": "denied"}),
     ],
 )
-def test_the_reach_of_a_denial(text, said):
-    for finding, polarity in said.items():
+def test_the_reach_of_a_denial(text, polarities):
+    for finding, polarity in polarities.items():
         assert stated_of({"text": text}, finding) == {polarity}, finding
 
 

@@ -53,9 +53,9 @@ def test_what_cannot_be_used_is_one_line(tmp_path):
     with pytest.raises(CheckpointError, match="expected " + digest[:16]):
         open_pretrained_text(str(other), digest)
     (folder / "1_Pooling").mkdir()
-    for text, said in (("[" * 9999, "not a JSON object"), ('{"pooling_mode_max_tokens": true}', "pooling_mode_max")):
+    for text, message in (("[" * 9999, "not a JSON object"), ('{"pooling_mode_max_tokens": true}', "pooling_mode_max")):
         (folder / "1_Pooling" / "config.json").write_text(text)
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             open_pretrained_text(str(folder))
 
 

@@ -18,8 +18,8 @@ def test_what_a_slide_of_a_part_shows(example):
     report = read_report(example["text"])
     stated = report.sub_captions(example["slide_part"])
     for finding, polarity in example["statements"]:
-        said = {s.polarity for s in stated if s.visual and finding.lower() in s.text.lower()}
-        assert said == {polarity}, (finding, said)
+        polarities = {s.polarity for s in stated if s.visual and finding.lower() in s.text.lower()}
+        assert polarities == {polarity}, (finding, polarities)
     learnt = [s.text.lower() for s in stated if s.decided]
     for quote in example["not_on_this_slide"]:
         assert not [text for text in learnt if quote.lower().strip(".") in text], quote

@@ -125,7 +125,7 @@ def save_start(folder, kind="pathflip", tokenizer=None, **contract):
 
 
 @pytest.mark.parametrize(
-    ("contract", "said"),
+    ("contract", "message"),
     [
         ({"encoder": "uni_v1"}, "encoder of the features is 'e', it was trained on 'uni_v1'"),
         ({"tile_px": 224}, "tile_px of the features is 256, it was trained on 224"),
@@ -133,9 +133,9 @@ def save_start(folder, kind="pathflip", tokenizer=None, **contract):
         ({"stride_px": 128}, "stride_px of the features is 256, it was trained on 128"),
     ],
 )
-def test_a_start_on_other_features_is_refused_before_anything_is_written(contract, said, cohort, tmp_path):
+def test_a_start_on_other_features_is_refused_before_anything_is_written(contract, message, cohort, tmp_path):
     start = save_start(tmp_path / "start", **contract)
-    with pytest.raises(ContractError, match=said):
+    with pytest.raises(ContractError, match=message):
         train_align(recipe_of(), *cohort, tmp_path / "run", start=start)
     assert not (tmp_path / "run").exists()
 

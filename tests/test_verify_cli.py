@@ -96,14 +96,14 @@ def test_what_cannot_be_used_is_one_line_and_the_rest_goes_on(bench, run, tmp_pa
     (tmp_path / "empty.txt").write_text(" \n")
     (tmp_path / "others.csv").write_text("slide,text\nanother,No necrosis is seen.\n")
     mine = str(folder / "features" / f"{caption.slide_id}.h5")
-    for words, said in (
+    for words, message in (
         ([mine, str(tmp_path / "empty.txt")], "is empty"),
         ([mine, str(tmp_path / "none.txt")], "cannot be read"),
         ([mine, str(tmp_path / "others.csv")], f"no report of slide '{caption.slide_id}'"),
     ):
         done = run("verify", *words, *model)
         assert done.returncode == 1
-        assert said in done.stdout + done.stderr
+        assert message in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
     (tmp_path / "report.txt").write_text("No necrosis is seen.")
     done = run("verify", str(folder / "other"), str(tmp_path / "report.txt"), *model, "--json")

@@ -144,7 +144,7 @@ def question(i, answer="A", **more):
     return VQAQuestion(question_id=str(i), slide_id=f"s{i // 2}", question="What?", answer=answer, **more)
 
 
-def said(i, text=None, probabilities=None):
+def prediction(i, text=None, probabilities=None):
     return VQAPrediction(text=text, probabilities=probabilities, question_id=str(i))
 
 
@@ -154,7 +154,7 @@ def row_of(rows, **wanted):
 
 def test_accuracy_counts_what_cannot_be_read_as_wrong_and_apart():
     questions = [question(i, "AABB"[i]) for i in range(4)]
-    rows = vqa_measures(questions, [said(0, "A"), said(1, "A or B"), said(2, "B. Because.")], num=50)
+    rows = vqa_measures(questions, [prediction(0, "A"), prediction(1, "A or B"), prediction(2, "B. Because.")], num=50)
     row = row_of(rows, category="all")
     assert row["value"] == 0.5
     assert row["unread"] == {"ambiguous": 1, "unanswered": 1}
@@ -165,7 +165,9 @@ def test_accuracy_counts_what_cannot_be_read_as_wrong_and_apart():
 
 def test_writing_and_likelihood_are_both_measured():
     questions = [question(i, "B") for i in range(4)]
-    predictions = [said(i, "A", (0.1, 0.7, 0.1, 0.1)) for i in range(3)] + [said(3, "B", (0.4, 0.4, 0.1, 0.1))]
+    predictions = [prediction(i, "A", (0.1, 0.7, 0.1, 0.1)) for i in range(3)] + [
+        prediction(3, "B", (0.4, 0.4, 0.1, 0.1))
+    ]
     rows = vqa_measures(questions, predictions, num=50)
     assert row_of(rows, how="generation", category="all")["value"] == 0.25
     assert row_of(rows, how="likelihood", category="all")["value"] == pytest.approx((3 + 0.5) / 4)  # a tie is half
@@ -174,8 +176,8 @@ def test_writing_and_likelihood_are_both_measured():
 def test_difference_to_the_text_only_baseline_is_paired_over_patients():
     rng = np.random.default_rng(3)
     questions = [question(i, "ABCD"[int(rng.integers(4))]) for i in range(200)]
-    right = [said(i, q.answer) if i % 4 else said(i, "Z") for i, q in enumerate(questions)]
-    text_only = [said(i, "B") for i in range(200)]
+    right = [prediction(i, q.answer) if i % 4 else prediction(i, "Z") for i, q in enumerate(questions)]
+    text_only = [prediction(i, "B") for i in range(200)]
     row = row_of(vqa_measures(questions, right, text_only=text_only, num=400), category="all")
     text_only_fraction = np.mean([q.answer == "B" for q in questions])
     assert row["text_only"] == pytest.approx(text_only_fraction)
@@ -194,9 +196,9 @@ def test_abstention_is_measured_where_it_is_offered():
     answerable = [question(i, "A", options=TELL) for i in range(10, 20)]
     plain = [question(i, "A") for i in range(20, 24)]
     sure = (0.1, 0.8, 0.05, 0.05)
-    predictions = [said(i, "B" if i < 8 else "A", sure) for i in range(10)]
-    predictions += [said(i, "B" if i < 12 else "A", (0.8, 0.1, 0.05, 0.05)) for i in range(10, 20)]
-    predictions += [said(i, "A", sure) for i in range(20, 24)]
+    predictions = [prediction(i, "B" if i < 8 else "A", sure) for i in range(10)]
+    predictions += [prediction(i, "B" if i < 12 else "A", (0.8, 0.1, 0.05, 0.05)) for i in range(10, 20)]
+    predictions += [prediction(i, "A", sure) for i in range(20, 24)]
     rows = vqa_measures([*unanswerable, *answerable, *plain], predictions, num=50)
     assert row_of(rows, measure="abstained, rightly", how="generation")["value"] == pytest.approx(0.8)
     assert row_of(rows, measure="abstained, wrongly", how="generation")["value"] == pytest.approx(0.2)
@@ -226,11 +228,11 @@ def test_files_of_the_cohort(tmp_path):
     (tmp_path / "splits.csv").write_text("slide,patient,split\ns0,P7,test\ns1,P8,train\n")
     questions = read_questions(path, "test")
     assert [(q.patient, q.answerable) for q in questions] == [("P7", True)] * 2
-    said_path = tmp_path / "said.jsonl"
-    said_path.write_text(
+    predictions_path = tmp_path / "said.jsonl"
+    predictions_path.write_text(
         "".join(json.dumps({"slide": "s0", "question": "What?", "answer": a}) + "\n" for a in ("C", "(a)"))
     )
-    row = row_of(vqa_measures(questions, read_predictions(said_path), num=20), category="all")
+    row = row_of(vqa_measures(questions, read_predictions(predictions_path), num=20), category="all")
     assert row["value"] == 0.5  # two of the same words are told apart by their order
 
 
@@ -253,7 +255,7 @@ def test_files_of_slidechat(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         ([{"id": 1, "slide": "s", "question": "q", "options": ["a", "b"], "answer": "C"}], "no such option of 2"),
         ([{"id": 1, "slide": "s", "question": "q", "answer": "A"}], "no options"),
@@ -262,10 +264,10 @@ def test_files_of_slidechat(tmp_path):
         ([{"id": 1, "slide": "s", "options": ["a", "b"], "answer": "A"}], "no question"),
     ],
 )
-def test_bad_questions_are_one_line(tmp_path, rows, said):
+def test_bad_questions_are_one_line(tmp_path, rows, message):
     path = tmp_path / "q.json"
     path.write_text(json.dumps(rows))
-    with pytest.raises(CaptionError, match=said) as error:
+    with pytest.raises(CaptionError, match=message) as error:
         read_questions(path)
     assert "\n" not in str(error.value)
 
@@ -293,14 +295,14 @@ def test_null_is_an_empty_answer_and_ids_may_be_written_as_fractions(tmp_path):
 def test_predictions_must_belong_to_the_questions():
     questions = [question(i) for i in range(2)]
     with pytest.raises(CaptionError, match="no prediction belongs"):
-        match_predictions(questions, [said(9, "A")])
+        match_predictions(questions, [prediction(9, "A")])
     with pytest.raises(CaptionError, match="two predictions"):
-        match_predictions(questions, [said(0, "A"), said(0, "B")])
+        match_predictions(questions, [prediction(0, "A"), prediction(0, "B")])
     with pytest.raises(CaptionError, match="3 probabilities"):
-        match_predictions(questions, [said(0, None, (0.2, 0.3, 0.5))])
+        match_predictions(questions, [prediction(0, None, (0.2, 0.3, 0.5))])
     with pytest.raises(CaptionError, match="these very questions"):
         match_predictions(questions, [VQAPrediction(text="A", question_id="0", slide_id="other")])
-    assert match_predictions(questions, [said(0, "A"), said(9, "A")])[1] == 1
+    assert match_predictions(questions, [prediction(0, "A"), prediction(9, "A")])[1] == 1
 
 
 @pytest.mark.real

@@ -345,9 +345,9 @@ def test_an_answer_and_its_places_light_each_other(server_with_assistant):
         nothing = {"text": "", "sentences": [], "abstained": False, "confidence": None, "evidence": []}
         page.route("**/api/talk*", lambda route: route.fulfill(body=stream_of(nothing), content_type=EVENTS))
         page.click("text=Describe the slide >> nth=0")
-        said = page.locator(".said.theirs")
-        said.locator("p").wait_for(timeout=60_000)
-        assert "nothing" in said.inner_text()
+        turn = page.locator(".said.theirs")
+        turn.locator("p").wait_for(timeout=60_000)
+        assert "nothing" in turn.inner_text()
         page.unroute("**/api/talk*")
         box = {"width": 256, "height": 256, "score": 0.5, "slide": key}
         sentences = ["Keratin pearls are <b>seen</b>.", "Mucin pools are present."]
@@ -361,8 +361,8 @@ def test_an_answer_and_its_places_light_each_other(server_with_assistant):
         page.keyboard.press("Enter")
         page.wait_for_selector(".said.theirs >> nth=1 >> .place >> nth=1")
         assert page.locator(".said.ours").last.inner_text() == "What is seen?"
-        assert "70 %" in said.nth(1).inner_text()
-        assert said.locator("b").count() == 0
+        assert "70 %" in turn.nth(1).inner_text()
+        assert turn.locator("b").count() == 0
         page.locator(".place").nth(1).hover()
         assert page.locator(".shape.lit").count() == 1
         assert page.locator(".sentence.lit").inner_text().startswith("Mucin")
@@ -373,7 +373,7 @@ def test_an_answer_and_its_places_light_each_other(server_with_assistant):
         page.fill("[aria-label=Question]", "And what else?")
         page.keyboard.press("Enter")
         page.wait_for_selector(".said.theirs >> nth=2 >> p", timeout=60_000)  # the server's own, of an untrained model
-        assert said.nth(2).inner_text().strip()
+        assert turn.nth(2).inner_text().strip()
 
 
 EVENTS = "text/event-stream"
