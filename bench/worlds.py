@@ -8,6 +8,10 @@ is kept. ``--json`` ends with one object {measure: {model: [value a seed]}}.
 ``--world hospital --models align_base,align_base@hospital``: ``@hospital`` trains on the cases' reports as hospitals
 write them, and is measured on the same slides and plain test reports as the model beside it.
 
+``--models align_base,align_base@1/4,align_base@1/8 --curve curve.svg``: ``@1/4`` trains on a quarter of the training
+patients (nested: an eighth lies inside it; drawn with the world's seed) and as many steps, and is measured on all test
+patients; ``--curve`` draws a few measures against the number of patients.
+
 Time: about 4 minutes a world to paint and extract on two cores, and 2 to 5 minutes a model on one.
 """
 
@@ -21,19 +25,24 @@ from typing import Any
 import numpy as np
 import torch
 
+from pathflip import plots
+from pathflip.benchmarks.learning_curve import nested_patients, parse_fraction
 from pathflip.demo import Demo, paint_and_extract
 from pathflip.demo.jobs import Job, run_jobs
 from pathflip.evaluate.simulated.measures import measures, read_cohort, score_model
 from pathflip.evaluate.simulated.upper_bound import supervised_upper_bound
 from pathflip.inference import load
 from pathflip.io.files import write_json
+from pathflip.io.slide_id import slide_id
 from pathflip.recipes.align import RECIPES
 from pathflip.recipes.settings import with_settings
 from pathflip.simulate import World
 from pathflip.train.align_run import read_split, train_align
+from pathflip.types import Caption
 
 MODELS = ("align_base", "clip_mean", "clip_abmil", "clip_best", "align_published_small")
-HOSPITAL = "@hospital"
+HOSPITAL = "hospital"
+CURVE_MEASURES = ("R@1 combined", "R@1 combined, held-out wording", "presence AUROC", "grounding AP")
 Values = dict[str, dict[str, list[float]]]
 
 
@@ -43,11 +52,14 @@ def main() -> None:
     parser.add_argument("--seeds", default="200-204", help="numbers and ranges: 200-204 or 100,103")
     parser.add_argument("--out", type=Path, required=True, help="folder for everything; a folder a seed")
     parser.add_argument(
-        "--models", default=",".join(MODELS), help="recipes: align_base+train.steps=300, align_base@hospital"
+        "--models",
+        default=",".join(MODELS),
+        help="recipes: align_base+train.steps=300, align_base@hospital, align_base@1/4",
     )
     parser.add_argument("--split", default="test", choices=("val", "test"))
     parser.add_argument("--world", default="demo", help="demo, hospital, or quick to see that it runs")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--curve", type=Path, help="draw models trained on fractions of the patients into this .svg")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     seeds, models = read_seeds(arguments.seeds), arguments.models.split(",")
@@ -61,6 +73,8 @@ def main() -> None:
         say(f"world {seed}: {len(missing)} models trained, {len(models) - len(missing)} kept")
     values = collect(arguments.out, seeds, models, arguments.split)
     print(table(values, models, chance_levels(arguments.out, seeds[0], models[0], arguments.split)))
+    if arguments.curve:
+        draw_curve(arguments.curve, arguments.out, seeds, values)
     if arguments.json:
         print(json.dumps(values))
 
@@ -82,14 +96,20 @@ def train_and_measure(demo: Demo, model: str, split: str) -> None:
         reached = supervised_upper_bound(train, test)
         numbers: Mapping[str, Any] = {measure: {"value": value} for measure, value in reached.items()}
     else:
-        name, *settings = model.removesuffix(HOSPITAL).split("+")
+        with_set, variant = split_model(model)
+        name, *settings = with_set.split("+")
         recipe = with_settings(RECIPES[name](), [f"train.seed={demo.seed}", *settings])
-        reports = demo.cohort / ("reports.csv" if model.endswith(HOSPITAL) else "captions.jsonl")
-        parts = read_split(list(demo.files().values()), reports, demo.cohort / "splits.csv")
-        run = demo.run(model.replace("=", "_"))
+        parts = read_parts(demo, variant == HOSPITAL)
+        files, captions = parts["train"]
+        if variant not in ("", HOSPITAL):
+            chosen = training_patients(demo, variant)
+            captions = [caption for caption in captions if caption.patient in chosen]
+            slides = {caption.slide_id for caption in captions}
+            files = [file for file in files if slide_id(file) in slides]
+        run = demo.run(file_name(model))
         val_files, val_captions = parts["val"]
         words = {"val_files": val_files, "val_captions": val_captions, "store": demo.out / "packed"}
-        train_align(recipe, *parts["train"], run, **words, resume=True)
+        train_align(recipe, files, captions, run, **words, resume=True)
         cohort = read_cohort(demo.cohort, demo.features, split)
         everyone = np.arange(len(cohort.slides))
         measured = measures(score_model(name, load(run), cohort), cohort)
@@ -99,7 +119,43 @@ def train_and_measure(demo: Demo, model: str, split: str) -> None:
 
 def result_file(demo: Demo, model: str, split: str) -> Path:
     """Where the numbers of a model stand."""
-    return demo.out / "measured" / f"{model.replace('=', '_')}.{split}.json"
+    return demo.out / "measured" / f"{file_name(model)}.{split}.json"
+
+
+def file_name(model: str) -> str:
+    """A model's name as a file or folder may be called."""
+    return model.replace("=", "_").replace("/", "_of_")
+
+
+def split_model(model: str) -> tuple[str, str]:
+    """Recipe with its settings, and what comes behind an @: "hospital", a fraction of the patients, or nothing."""
+    name, _, variant = model.partition("@")
+    return name, variant
+
+
+def read_parts(demo: Demo, cases: bool) -> Mapping[str, tuple[list[Path], list[Caption]]]:
+    """Feature files and reports (plain, or of cases as hospitals write them) of train, val and test."""
+    reports = demo.cohort / ("reports.csv" if cases else "captions.jsonl")
+    return read_split(list(demo.files().values()), reports, demo.cohort / "splits.csv")
+
+
+def training_patients(demo: Demo, fraction: str) -> set[str]:
+    """The training patients of a fraction, drawn with the world's seed."""
+    patients = [caption.patient for caption in read_parts(demo, False)["train"][1]]
+    return set(nested_patients(patients, parse_fraction(fraction or "1"), demo.seed))
+
+
+def draw_curve(target: Path, out: Path, seeds: Sequence[int], values: Values) -> None:
+    """Measures against the number of training patients; models without a fraction have all of them."""
+    panels = {}
+    for measure in CURVE_MEASURES:
+        lines: dict[str, list[tuple[int, list[float]]]] = {}
+        for model, by_seed in values[measure].items():
+            name, fraction = split_model(model)
+            patients = len(training_patients(Demo(out / str(seeds[0]), seeds[0]), fraction))
+            lines.setdefault(name.partition("+")[0], []).append((patients, by_seed))
+        panels[measure] = lines
+    plots.save_curves(panels, target, x_label="training patients")
 
 
 def collect(out: Path, seeds: Sequence[int], models: Sequence[str], split: str) -> Values:

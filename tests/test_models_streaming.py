@@ -13,10 +13,13 @@ from parity import assert_close
 from pathflip.errors import ConfigError
 from pathflip.models import build_model
 from pathflip.models.layers import MultiHeadAttention
+from pathflip.published.qformer_model import REPAIRED
 from pathflip.types import PatchChunk, SlideChunks
 
+SMALL = {"embed_dim": 16, "width": 32, "num_layers": 3, "num_heads": 4, "ffn_width": 64}
 SIZES: dict[str, dict[str, Any]] = {
-    "published": {"embed_dim": 16, "width": 32, "num_layers": 3, "num_heads": 4, "ffn_width": 64},
+    "published": SMALL,
+    "published, repaired": {**SMALL, **REPAIRED},
     "perceiver": {"embed_dim": 16, "num_layers": 2, "num_latents": 5, "num_heads": 4, "text_width": 16,
                   "text_layers": 1, "text_heads": 2, "text_ffn_width": 32},
     "perceiver, as released": {"embed_dim": 16, "num_latents": 5, "num_heads": 4, "text_width": 16, "text_layers": 1,

@@ -3,7 +3,7 @@
 import base64
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ __all__ = [
     "draw_heatmap",
     "embedded",
     "heatmap_image",
+    "line_with_spread",
     "save_boxes_png",
+    "save_curves",
     "save_heatmap_png",
     "save_tiles_geojson",
     "shrunk",
@@ -28,6 +30,8 @@ __all__ = [
 
 COLOR_MAP = "inferno"
 RANGE_PERCENTILES = (2.0, 99.5)
+LINE_COLOURS = ("#0072b2", "#d98200", "#009e73", "#b8508e", "#6b4fa0", "#555555")
+LINE_MARKS = ("o", "s", "^", "D", "v", "P")
 
 
 def top_tiles(heatmap: Heatmap, k: int = 8, *, apart: bool = True) -> list[tuple[Box, float]]:
@@ -125,6 +129,44 @@ def save_boxes_png(
     figure.supxlabel("\n".join(textwrap.wrap(note, 90)), fontsize=7, color="#555555")
     with atomic_path(target) as temporary:
         figure.savefig(temporary, format="png")
+
+
+def line_with_spread(
+    axes: Any, place: int, label: str, x: Sequence[float], means: Sequence[float], spreads: Sequence[float]
+) -> None:
+    """Draw one line of a comparison, the ``place``-th: means with their standard deviations."""
+    style = {"color": LINE_COLOURS[place % len(LINE_COLOURS)], "marker": LINE_MARKS[place % len(LINE_MARKS)]}
+    axes.errorbar(x, means, yerr=spreads, label=label, capsize=3, linewidth=1.8, **style)
+
+
+def save_curves(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, Sequence[float]]]]], target: str | Path, *, x_label: str
+) -> None:
+    """Write an SVG with a panel a measure: each line's mean and standard deviation against x, on a logarithmic axis.
+
+    Args:
+        panels: by measure, by line: pairs of x and the values that were measured there.
+        target: the picture. x_label: what x is.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.4 * len(panels), 3.4), layout="constrained")
+    for axes, (measure, lines) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
+        for place, (label, points) in enumerate(lines.items()):
+            x, values = zip(*sorted(points, key=lambda point: point[0]), strict=True)
+            spreads = [float(np.std(of_x, ddof=1)) if len(of_x) > 1 else 0.0 for of_x in values]
+            line_with_spread(axes, place, label, x, [float(np.mean(of_x)) for of_x in values], spreads)
+        ticks = sorted({x for points in lines.values() for x, _ in points})
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel(x_label)
+        axes.set_title(measure, fontsize=10)
+        axes.set_ylim(0, 1)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].legend(frameon=False, fontsize=8)
+    with atomic_path(target) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None})
 
 
 def _outline(axes: Any, box: Box, scale: float, label: str) -> None:

@@ -10,13 +10,12 @@ import numpy as np
 
 from pathflip.evaluate.report.number_formats import DASH, format_gap, format_interval, format_number, format_p_value
 from pathflip.io.files import page_template, write_json, write_text
+from pathflip.plots import line_with_spread
 
 __all__ = ["write_curve"]
 
 _MEASURES = {"test_r1": ("Mean R@1 of both directions", "chance_r1"),
              "test_balanced_accuracy": ("Zero-shot balanced accuracy", "chance_balanced_accuracy")}  # fmt: skip
-_COLOURS = ("#0072b2", "#d98200", "#009e73", "#b8508e", "#6b4fa0", "#555555")
-_MARKS = ("o", "s", "^", "D", "v", "P")
 
 
 def write_curve(
@@ -70,8 +69,7 @@ def _figure(rows: Sequence[Mapping[str, Any]], measure: str) -> str:
         own = sorted((row for row in rows if row["recipe"] == recipe), key=lambda row: Fraction(row["fraction"]))
         x = [row["patients"] for row in own]
         spread = [row[f"{measure}_sd"] or 0.0 for row in own]
-        axes.errorbar(x, [row[measure] for row in own], yerr=spread, label=recipe, capsize=3, linewidth=1.8,
-                      color=_COLOURS[place % 6], marker=_MARKS[place % 6])  # fmt: skip
+        line_with_spread(axes, place, recipe, x, [row[measure] for row in own], spread)
     axes.axhline(float(np.mean([row[_MEASURES[measure][1]] for row in rows])), color="#8a949e", linestyle=":",
                  label="chance")  # fmt: skip
     ticks = sorted({row["patients"] for row in rows})

@@ -112,6 +112,10 @@ class MultiHeadAttention(nn.Module):
         heads = attend(q, k, v, mask, self.dropout if self.training else 0.0)
         return self.out_proj(heads.transpose(-2, -3).flatten(-2))
 
+    def value_alone(self, value: Float[Tensor, "*b M E"]) -> Float[Tensor, "*b M E"]:
+        """:meth:`forward` of any query over each row of ``value`` by itself."""
+        return self.out_proj(self._project(value, 2).transpose(-2, -3).flatten(-2))
+
     def over_chunks(
         self, query: Float[Tensor, "B T E"], chunks: Iterable[Float[Tensor, "B _ E"]]
     ) -> Float[Tensor, "B T E"]:
@@ -163,6 +167,10 @@ class TextKeyAttention(nn.Module):
 
     def _prepared(self, role: str, rows: Tensor) -> Tensor:
         return self.get_submodule(f"{self.kind}_{role}")(rows)
+
+    def alone(self, keys: Float[Tensor, "B M E"]) -> Float[Tensor, "B M E"]:
+        """What any text finds where one key is all there is: attention to a single key gives its value."""
+        return self.attention.value_alone(self._prepared("value", keys))
 
     def forward(
         self, texts: Float[Tensor, "*b C E"], keys: Float[Tensor, "B M E"], key_mask: Bool[Tensor, "B M"]

@@ -35,6 +35,8 @@ from pathflip.published.released_settings import (
 
 __all__ = ["Exported", "Imported", "export_released", "import_released", "merge_lora", "read_released"]
 
+_OURS_ALONE = ("slide_logit_scale", "feature_mean", "feature_std")
+"""Parameters of repaired models that the released code does not have."""
 _ASSISTANT = ("llm.", "llm_model.", "path_proj_llm.", "image_proj_llm")
 
 
@@ -160,6 +162,7 @@ def export_released(model: str | Path, out: str | Path) -> Exported:
         )
     record = checkpoint.config["recipe"].get("released", {})
     tensors, notes = to_published(checkpoint.model, kind), differences(kind, checkpoint.config["model"])
+    tensors = {name: value for name, value in tensors.items() if name not in _OURS_ALONE}
     if not checkpoint.config["model"]["raw_logit_scale"]:
         tensors |= {name: value.exp() for name, value in tensors.items() if "logit_scale" in name}
         notes.append("logit scales are written exponentiated: the released code uses them as they are")

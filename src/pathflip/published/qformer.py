@@ -23,6 +23,8 @@ from pathflip.published.patch_attention import ChunkReader, PatchReader
 __all__ = ["PatchCrossAttention", "QFormer", "QFormerLayer"]
 
 Reader = PatchReader | ChunkReader
+BERT_WIDTH = 768
+"""The width that BERT's initialisation, N(0, .02) whatever the layer, was made for."""
 
 
 def _read(
@@ -154,6 +156,14 @@ class QFormer(nn.Module):
         self.apply(init_bert)
         for layer in layers:  # the query feed-forward starts as a copy of the text one
             layer.query_ffn.load_state_dict(layer.ffn.state_dict())
+
+    @torch.no_grad()
+    def scale_weights_to_width(self) -> None:
+        """Weights of linear layers drawn N(0, .02) times √(768 / inputs): what a layer passes on is then that of a
+        BERT's, whose inputs are 768 wide, at any width."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.mul_((BERT_WIDTH / module.in_features) ** 0.5)
 
     def forward(
         self,

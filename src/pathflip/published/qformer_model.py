@@ -2,7 +2,8 @@
 that mixes slide and regions, and text-conditioned attention over regions.
 
 Same values and gradients as the authors' code where that is right, several times faster (docs/performance.md). Where it
-is wrong the default here is right and a setting brings the old behaviour back (docs/published.md).
+is wrong the default here is right and a setting brings the old behaviour back (docs/published.md). :data:`REPAIRED`
+changes what makes it stall on cohorts of hundreds of slides, which is a matter of the method, not of its code.
 """
 
 import math
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from pathflip import losses
 from pathflip.errors import ConfigError
-from pathflip.models.layers import TextKeyAttention, drop_padding
+from pathflip.models.layers import TextKeyAttention, cosine_of_patches, drop_padding
 from pathflip.models.text_tower import Block, TextConfig, TextLayer, encode
 from pathflip.published import region_losses
 from pathflip.published.negatives import met_by_blocks, met_in_global_batch
@@ -25,7 +26,7 @@ from pathflip.published.qformer import QFormer
 from pathflip.published.region_index import by_region
 from pathflip.types import AlignBatch, AlignOutput, SlideChunks, SlideCode, TextCode
 
-__all__ = ["AS_RELEASED", "PublishedConfig", "PublishedPathFLIP"]
+__all__ = ["AS_RELEASED", "REPAIRED", "PublishedConfig", "PublishedPathFLIP"]
 
 AS_RELEASED: dict[str, Any] = {
     "raw_logit_scale": True,
@@ -35,6 +36,19 @@ AS_RELEASED: dict[str, Any] = {
     "repeats_are_negatives": True,
 }
 """The settings that reproduce the released code, defects included: ``PublishedConfig(..., **AS_RELEASED)``."""
+
+REPAIRED: dict[str, Any] = {
+    "init": "by_width",
+    "text_pooling": "mean",
+    "standardize": True,
+    "learned_temperature": True,
+    "bias": 0.0,
+    "candidates": "all",
+    "normalize": "balanced",
+    "region_keys": "patches",
+    "heat": "similarity",
+}
+"""The settings that let the model learn from hundreds of slides (measured one by one in docs/published.md)."""
 
 
 class PublishedConfig(BaseModel):
@@ -56,6 +70,15 @@ class PublishedConfig(BaseModel):
             row, as released; else they are drawn from the global batch.
         repeats_are_negatives: call another slide's sub-caption false even where this slide's caption holds it, as
             released.
+        init: of the Q-Former's linear layers. ``bert``: N(0, .02) whatever their width, as published (where it is 768);
+            ``by_width``: scaled so that narrower layers pass on as much as 768 wide ones.
+        text_pooling: what stands for a text: its first token (``cls``, as published) or the ``mean`` of its tokens.
+        standardize: features minus the training set's mean, over its spread; else as they come, as published.
+        learned_temperature: the slide loss's temperature is learned from ``temperature`` on; else it stays.
+        region_keys: what texts attend to. ``qformer``: what the queries find in each region, as published;
+            ``patches``: the mean of the region's projected patches (with regions of one patch: single patches).
+        heat: the heatmap of a text. ``attention``: the region head's weights, as published; ``similarity``: cosine of
+            the text with what it would find if a region were all there is.
         checkpoint_layers: recompute Q-Former and text layers in the backward pass (less memory, a third more time).
     """
 
@@ -87,6 +110,12 @@ class PublishedConfig(BaseModel):
     detach_gathered: bool = False
     process_blocks: bool = False
     repeats_are_negatives: bool = False
+    init: Literal["bert", "by_width"] = "bert"
+    text_pooling: Literal["cls", "mean"] = "cls"
+    standardize: bool = False
+    learned_temperature: bool = False
+    region_keys: Literal["qformer", "patches"] = "qformer"
+    heat: Literal["attention", "similarity"] = "attention"
     checkpoint_layers: bool = False
 
     def text(self) -> TextConfig:
@@ -121,6 +150,8 @@ class PublishedPathFLIP(nn.Module):
         self.patch_proj = nn.Linear(config.feature_dim, config.embed_dim)
         self.query_tokens = nn.Parameter(0.02 * torch.randn(1, config.num_queries, config.width))
         self.qformer = QFormer(config.text(), config.embed_dim, config.cross_every, config.checkpoint_layers)
+        if config.init == "by_width":
+            self.qformer.scale_weights_to_width()
         self.slide_proj = nn.Linear(config.width, config.embed_dim)
         self.text_proj = nn.Linear(config.width, config.embed_dim)
         layer = nn.TransformerEncoderLayer(
@@ -130,6 +161,11 @@ class PublishedPathFLIP(nn.Module):
         self.region_head = TextKeyAttention(config.embed_dim, config.region_heads, config.region_head)
         self.logit_scale = nn.Parameter(torch.tensor(math.log(config.scale)))
         self.logit_bias = None if config.bias is None else nn.Parameter(torch.tensor(config.bias))
+        start = torch.tensor(-math.log(config.temperature))
+        self.slide_logit_scale = nn.Parameter(start) if config.learned_temperature else None
+        if config.standardize:
+            self.register_buffer("feature_mean", torch.zeros(config.feature_dim))
+            self.register_buffer("feature_std", torch.ones(config.feature_dim))
 
     # ------------------------------------------------------------------------------------------ encoding
 
@@ -144,7 +180,8 @@ class PublishedPathFLIP(nn.Module):
     def embed_texts(self, blocks: list[Block]) -> list[Float[Tensor, "_ E"]]:
         """Embeddings of several padded blocks of texts, (ids, mask) each."""
         layers: list[TextLayer] = list(self.qformer.layers)  # type: ignore[arg-type]
-        hidden = encode(self.qformer.embeddings, layers, blocks, checkpointed=self.config.checkpoint_layers)
+        pooling, checkpointed = self.config.text_pooling, self.config.checkpoint_layers
+        hidden = encode(self.qformer.embeddings, layers, blocks, pooling, checkpointed)
         return [self.text_proj(rows) for rows in hidden]
 
     def encode_slides(
@@ -153,7 +190,12 @@ class PublishedPathFLIP(nn.Module):
         """Padded slides into the shared space."""
         grouped, real = by_region(patches, mask, regions)
         x, mask_of_x = self.project_patches(grouped, real)
-        pooled = self.slide_proj(self.qformer(self.query_tokens, x, mask_of_x).mean(dim=2))
+        if self.config.region_keys == "patches":
+            whole = x.flatten(1, 2).unsqueeze(1), None if mask_of_x is None else mask_of_x.flatten(1).unsqueeze(1)
+            slide = self.slide_proj(self.qformer(self.query_tokens, *whole, slide=False).mean(dim=2))
+            pooled = torch.cat([slide, _mean_of_patches(x, mask_of_x)], dim=1)
+        else:
+            pooled = self.slide_proj(self.qformer(self.query_tokens, x, mask_of_x).mean(dim=2))
         region_mask = real.any(dim=2)
         tokens = torch.cat([torch.ones_like(region_mask[:, :1]), region_mask], dim=1)
         mixed = self.mixing(pooled, src_key_padding_mask=None if mask_of_x is None else ~tokens)
@@ -173,12 +215,15 @@ class PublishedPathFLIP(nn.Module):
                 chunk.patches[None], everything, None if chunk.regions is None else chunk.regions[None]
             )
             x, real = self.project_patches(grouped, mask)
-            pooled.append(self.qformer(self.query_tokens, x, real, slide=False).mean(dim=2))
+            if self.config.region_keys == "patches":
+                pooled.append(_mean_of_patches(x, real))
+            else:
+                pooled.append(self.slide_proj(self.qformer(self.query_tokens, x, real, slide=False).mean(dim=2)))
             parts.append((x.flatten(1, 2), None if real is None else real.flatten(1)))
             masks.append(mask.any(dim=2))
         region_mask = torch.cat(masks, dim=1)
         slide = self.qformer.answer(self.query_tokens, ChunkReader(parts)).mean(dim=2)
-        mixed = self._mix(self.slide_proj(torch.cat([slide, *pooled], dim=1)), region_mask)
+        mixed = self._mix(torch.cat([self.slide_proj(slide), *pooled], dim=1), region_mask)
         return SlideCode(slide=mixed[:, 0], patches=mixed[:, 1:], patch_mask=region_mask)
 
     def _mix(self, tokens: Float[Tensor, "B R E"], region_mask: Bool[Tensor, "B L"]) -> Float[Tensor, "B R E"]:
@@ -197,6 +242,8 @@ class PublishedPathFLIP(nn.Module):
         """Patches as the Q-Former reads them, and their mask (None where none is padding)."""
         if patches.shape[-1] != self.config.feature_dim:
             raise ConfigError(f"patch features are {patches.shape[-1]} wide, expected {self.config.feature_dim}")
+        if self.config.standardize:
+            patches = (patches - self.feature_mean) / self.feature_std
         if patches.device.type == "cpu" and bool(patch_mask.all()):
             return self.patch_proj(patches), None
         if torch.is_grad_enabled():  # before the projection, for a NaN in padding would reach its gradient
@@ -230,14 +277,29 @@ class PublishedPathFLIP(nn.Module):
         return scale * F.cosine_similarity(attended.float(), texts.local.float(), dim=-1, eps=1e-12) + bias
 
     def patch_similarity(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C M"]:
-        """Attention of each text over the regions, mean of the heads."""
+        """Heat of each text over the regions: attention, mean of the heads, or similarity (``config.heat``)."""
+        if self.config.heat == "similarity":
+            alone = F.normalize(self.region_head.alone(slides.patches), dim=-1)
+            return cosine_of_patches(SlideCode(slides.slide, alone, slides.patch_mask), texts)
         weights = self.region_head.weights(texts.local, slides.patches, slides.patch_mask).mean(dim=1)
         return weights.masked_fill(~slides.patch_mask.unsqueeze(1), float("-inf"))
 
+    @torch.no_grad()
     def set_feature_statistics(self, mean: Float[Tensor, " D"], std: Float[Tensor, " D"]) -> None:
-        """Nothing: the published model takes features as they come."""
+        """Standardise by the training set's mean and spread, where so configured; else nothing, as published."""
+        if self.config.standardize:
+            self.feature_mean.copy_(mean)
+            self.feature_std.copy_(std.clamp(min=1e-4))
 
     # ------------------------------------------------------------------------------------------ training
+
+    def _slide_scale(self) -> Tensor | float:
+        """What cosines of slides and captions are multiplied by."""
+        return (
+            1 / self.config.temperature
+            if self.slide_logit_scale is None
+            else self.slide_logit_scale.exp().clamp(max=100)
+        )
 
     def _scaling(self) -> tuple[Tensor, Tensor | float]:
         scale = self.logit_scale if self.config.raw_logit_scale else self.logit_scale.exp()
@@ -260,7 +322,7 @@ class PublishedPathFLIP(nn.Module):
         slide = losses.info_nce(
             output.slide,
             output.caption,
-            1.0 / config.temperature,
+            self._slide_scale(),
             config.smoothing,
             gather=gather,
             left_out=None if equal is None else (equal, equal),
@@ -273,3 +335,11 @@ class PublishedPathFLIP(nn.Module):
         attended = self.region_head(texts, output.patches, output.patch_mask)
         region = region_losses.text_conditioned(attended, texts, labels, *self._scaling(), config.normalize)
         return {"slide": slide, "region": region}
+
+
+def _mean_of_patches(x: Float[Tensor, "B L S E"], mask: Bool[Tensor, "B L S"] | None) -> Float[Tensor, "B L E"]:
+    """Mean of each region's real patches; zeros where there is none."""
+    if mask is None:
+        return x.mean(dim=2)
+    weight = mask.unsqueeze(-1)
+    return x.masked_fill(~weight, 0.0).sum(dim=2) / weight.sum(dim=2).clamp(min=1)

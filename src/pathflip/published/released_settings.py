@@ -203,11 +203,13 @@ def tokenizer_of(folder: str | Path, rows: int, assumed: list[str]) -> Tokenizer
 
 def differences(kind: str, config: Mapping[str, Any]) -> list[str]:
     """Settings of a model that the released code does not have, and that change its outputs."""
-    shaping = (
-        {name: latent_model.AS_RELEASED[name] for name in ("pooling", "second_skip")} if kind == "perceiver" else {}
-    )
+    if kind == "perceiver":
+        shaping = {name: latent_model.AS_RELEASED[name] for name in ("pooling", "second_skip")}
+    else:
+        fields = qformer_model.PublishedConfig.model_fields
+        shaping = {name: fields[name].default for name in ("text_pooling", "standardize", "region_keys", "heat")}
     return [
         f"the model has {name}={config[name]!r}, the released code {value!r}: outputs differ there"
         for name, value in shaping.items()
-        if config[name] != value and not (name == "pooling" and config[name] == "cls")
+        if config.get(name, value) != value and not (name == "pooling" and config[name] == "cls")
     ]

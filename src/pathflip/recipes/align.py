@@ -14,6 +14,7 @@ from typing import Any
 from pathflip.data.align import TextSpec
 from pathflip.data.regions import RegionSpec
 from pathflip.errors import ConfigError
+from pathflip.published.qformer_model import REPAIRED
 from pathflip.train import (
     OptimConfig,
     TrainConfig,
@@ -23,6 +24,7 @@ from pathflip.train.align_run import AlignRecipe
 __all__ = [
     "align_base",
     "align_published",
+    "align_published_repaired",
     "align_published_small",
     "clip_abmil",
     "clip_best",
@@ -129,6 +131,25 @@ def align_published_small() -> AlignRecipe:
     )
 
 
+def align_published_repaired() -> AlignRecipe:
+    """The published model at the demo's size with what made it stall repaired, and single patches under its region
+    head; which repair brings what is told in docs/published.md.
+
+    ``pathflip train align_published_repaired --features F --captions C --out runs/published_repaired``
+    """
+    small = align_published_small()
+    text = small.text.model_copy(update={"sampler": "sentences", "visual_only": True, "sub_caption_tokens": 64})
+    return small.model_copy(
+        update={
+            "name": "align_published_repaired",
+            "model": {**small.model, **REPAIRED},
+            "text": text,
+            "regions": RegionSpec(side=1),
+            "max_regions": PATCHES_A_STEP,
+        }
+    )
+
+
 def _for_steps(steps: int, train: TrainConfig) -> TrainConfig:
     """The same training, that many steps long, looked at half-way."""
     return train.model_copy(update={"steps": steps, "eval_every": steps // 2, "save_every": steps // 2})
@@ -177,7 +198,15 @@ def clip_best() -> AlignRecipe:
 
 RECIPES: dict[str, Callable[[], AlignRecipe]] = {
     recipe.__name__: recipe
-    for recipe in (align_base, align_published, align_published_small, clip_mean, clip_abmil, clip_best)
+    for recipe in (
+        align_base,
+        align_published,
+        align_published_small,
+        align_published_repaired,
+        clip_mean,
+        clip_abmil,
+        clip_best,
+    )
 }
 
 
