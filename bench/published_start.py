@@ -74,7 +74,13 @@ def build(
 ) -> PublishedPathFLIP:
     """The model as it begins, with seed 0."""
     torch.manual_seed(0)
-    fields = {**align_published_small().model, **settings, "feature_dim": slides[0].features.shape[1], "vocab_size": vocab_size}
+    width = slides[0].features.shape[1]
+    fields = {
+        **align_published_small().model,
+        **settings,
+        "feature_dim": width,
+        "vocab_size": vocab_size,
+    }
     model = PublishedPathFLIP(PublishedConfig(**fields)).eval()
     if bert is not None:
         start_from_bert(model, bert)
