@@ -138,6 +138,8 @@ class PublishedPathFLIP(nn.Module):
     reads_context = False
     reads_regions = True
     captions_are_sub_captions = False
+    feature_mean: Tensor
+    feature_std: Tensor
 
     def __init__(self, config: PublishedConfig) -> None:
         super().__init__()
