@@ -19,6 +19,7 @@ from pathflip.interop import ReadOptions, convert, read_regions, read_tiles
 from pathflip.interop.conversion import TARGETS, find_inputs
 from pathflip.io import hdf5
 from pathflip.io.files import path_inside
+from pathflip.io.hdf5_reads import WholeReads
 from pathflip.slide import read_coords
 from pathflip.slide.tiling import write_coords
 from pathflip.types import SlideFeatures
@@ -467,9 +468,66 @@ def test_a_file_whose_end_is_missing_is_never_filled_up_with_memory(tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(b"0123456789")
     with path.open("rb") as handle:
-        whole = hdf5._WholeReads(handle)
+        whole = WholeReads(handle)
         buffer = bytearray(6)
         assert whole.readinto(buffer) == 6
         assert bytes(buffer) == b"012345"
         with pytest.raises(EOFError, match="2 bytes before"):
             whole.readinto(buffer)
+
+
+@pytest.mark.parametrize("count", [3, 30])
+@pytest.mark.parametrize("options", [{}, {"userblock_size": 512}])
+@pytest.mark.parametrize("where", ["root", "coords"])
+def test_a_text_longer_than_its_file_takes_no_memory(tmp_path, options, where, count):
+    """HDF5 asks for the length that stands beside a text, and fills it with zeros, before it looks for the text."""
+    path = tmp_path / "s.h5"
+    with h5py.File(path, "w", **options) as file:
+        file["features"], file["coords"] = np.zeros((4, 8), np.float32), np.arange(8).reshape(4, 2) * 512
+        holder = file if where == "root" else file["coords"]
+        for number in range(count):  # thirty do not fit into one header
+            holder.attrs[f"note {number}"] = f"{number:020}"
+    with hdf5.opened(path) as file:
+        assert hdf5.plain_attributes(path, file if where == "root" else file["coords"])["note 2"] == f"{2:020}"
+    data = bytearray(path.read_bytes())
+    begin = options.get("userblock_size", 0)
+    place = data.index((20).to_bytes(4, "little") + (data.index(b"GCOL") - begin).to_bytes(8, "little"))
+    data[place : place + 4] = (0xFFFFFF00).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(FeatureError, match=r"a text in it claims 4294967040 bytes in a file of \d+; it is damaged"):
+        read_tiles(path, KNOWN)
+
+
+@pytest.mark.parametrize("place_bytes", [4, 8])
+def test_a_length_that_is_read_in_two_pieces_is_seen(tmp_path, place_bytes):
+    claim = (50_000).to_bytes(4, "little") + (16).to_bytes(place_bytes, "little") + (1).to_bytes(4, "little")
+    path = tmp_path / "a.bin"
+    path.write_bytes(bytes(16) + b"GCOL" + bytes(13) + claim + bytes(200))
+    with path.open("rb") as handle:
+        reads = WholeReads(handle)
+        for place, size in ((30, 10), (0, 6), (40, 60)):
+            reads.seek(place)
+            reads.readinto(bytearray(size))
+        assert reads.longest_claim(49_999, place_bytes) == 50_000
+        assert reads.longest_claim(50_000, place_bytes) == 0
+        assert reads.tell() == 100
+        assert reads.longest_claim(49_999, 16) == 0
+
+
+def test_lists_of_texts_are_refused_by_name(tmp_path):
+    """Their lengths lie among their values, where they cannot be looked at before they are read."""
+    path = tmp_path / "a.h5"
+    shutil.copy(FEATURES / "plain_for_comparison.h5", path)
+    with h5py.File(path, "a") as file:
+        kind = h5py.h5t.vlen_create(h5py.h5t.py_create(h5py.string_dtype(), logical=True))
+        h5py.h5a.create(file.id, b"names", kind, h5py.h5s.create(h5py.h5s.SCALAR))
+    with pytest.raises(FeatureError, match="an attribute of '/' holds lists of texts"):
+        read_tiles(path, KNOWN)
+
+
+def test_datasets_of_texts_are_no_numbers(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["features"], file["coords"] = ["a", "b"], np.arange(4).reshape(2, 2) * 512
+    with pytest.raises(FeatureError, match=r"'features'.*expected"):
+        read_tiles(path, KNOWN)

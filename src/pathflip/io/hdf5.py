@@ -14,13 +14,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from pathflip.errors import FeatureError, MissingExtraError, PathFLIPError
+from pathflip.io.hdf5_reads import WholeReads
 from pathflip.io.storage import as_url, filesystem, shown
 
 __all__ = ["File", "attribute_json", "dataset", "opened", "plain_attributes", "read_array", "read_file", "whole"]
@@ -51,54 +52,15 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
     try:
         with (
             filesystem(url).open(url, "rb") if url else path.open("rb") as handle,
-            h5py.File(_WholeReads(handle), "r") as file,
+            h5py.File(reads := WholeReads(handle), "r") as file,
         ):
-            _check_types(path, file)
+            _check_types(path, file, reads)
             yield file
     except PathFLIPError:
         raise
     except Exception as error:  # damage shows as OSError, KeyError, RuntimeError, MemoryError, UnicodeDecodeError, …
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FeatureError(f"{shown(path)}: not a readable HDF5 file ({reason}); copy or extract it again") from error
-
-
-class _WholeReads:
-    """A file to read whose every read is filled, or fails.
-
-    h5py hands what :meth:`readinto` leaves unfilled to the HDF5 library as it happens to lie in memory. In a file whose
-    end is missing, and whose header was changed so that it is not missed, the library then follows numbers that nobody
-    wrote, and may end the process: now and then, never twice alike.
-    """
-
-    def __init__(self, handle: BinaryIO) -> None:
-        self._handle = handle
-
-    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
-        """As files have it."""
-        return self._handle.seek(place, whence)
-
-    def tell(self) -> int:
-        """As files have it."""
-        return self._handle.tell()
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill a buffer of bytes (Cython's, or any other).
-
-        Raises:
-            EOFError: the file ends before it is full.
-        """
-        size = len(buffer)
-        got = self._handle.readinto(buffer)  # type: ignore[attr-defined]  # every buffered file has it
-        if got != size:
-            raise EOFError(f"it ends {size - (got or 0)} bytes before what its header says is there")
-        return size
-
-    def read(self, size: int = -1) -> bytes:
-        """As files have it (h5py asks whether it is there, and reads by :meth:`readinto`)."""
-        return self._handle.read(size)
-
-    def flush(self) -> None:
-        """Nothing is ever written."""
 
 
 def _check_regular(path: Path) -> None:
@@ -113,8 +75,10 @@ def _check_regular(path: Path) -> None:
         raise FeatureError(f"{path}: is no regular file (a pipe or device), expected a feature file")
 
 
-def _check_types(path: Path, file: h5py.File) -> None:
-    """Refuse attributes and datasets of a type that does not exist; reading one ends the process.
+def _check_types(path: Path, file: h5py.File, reads: WholeReads) -> None:
+    """Refuse what the library must not be let to read: types that do not exist, and texts longer than the file.
+
+    The former end the process, the latter take the memory that they claim.
 
     Raises:
         FeatureError: there is one.
@@ -125,11 +89,40 @@ def _check_types(path: Path, file: h5py.File) -> None:
             with suppress(Exception):  # whoever wants a damaged one is told so
                 items.append(file[key])
     for item in items:
-        types = [item.id.get_type()] if isinstance(item, h5py.Dataset) else []
+        own = [item.id.get_type()] if isinstance(item, h5py.Dataset) else []
         count = min(h5py.h5a.get_num_attrs(item.id), _MOST_ATTRIBUTES + 1)
-        types += [h5py.h5a.open(item.id, index=index).get_type() for index in range(count)]
-        if any(map(_is_no_type, types)):
+        types = [h5py.h5a.open(item.id, index=index).get_type() for index in range(count)]
+        if any(map(_is_no_type, own + types)):
             raise FeatureError(f"{path}: an attribute or dataset of '{item.name}' has no type of HDF5; copy it again")
+        if any(_lists_inside(kind) > 1 for kind in types):
+            raise FeatureError(
+                f"{path}: an attribute of '{item.name}' holds lists of texts or of lists; expected numbers, texts, or "
+                "lists of numbers: delete it"
+            )
+    size, places = file.id.get_filesize(), file.id.get_create_plist().get_sizes()[0]
+    claim = reads.longest_claim(size, places, file.userblock_size)
+    if claim:
+        raise FeatureError(
+            f"{path}: a text in it claims {claim} bytes in a file of {size}; it is damaged: copy it again"
+        )
+    reads.forget()
+
+
+def _lists_inside(kind: Any) -> int:
+    """How deep lists or texts of variable length lie in one another in a type.
+
+    The length of an inner one lies among the values of the outer, where nobody looks before they are read.
+    """
+    what = kind.get_class()
+    if what == h5py.h5t.VLEN:
+        return 1 + _lists_inside(kind.get_super())
+    if what == h5py.h5t.STRING:
+        return int(kind.is_variable_str())
+    if what == h5py.h5t.ARRAY:
+        return _lists_inside(kind.get_super())
+    if what == h5py.h5t.COMPOUND:
+        return max((_lists_inside(kind.get_member_type(i)) for i in range(kind.get_nmembers())), default=0)
+    return 0
 
 
 def _is_no_type(kind: Any, depth: int = 0) -> bool:
@@ -180,6 +173,8 @@ def read_array(path: Path, file: h5py.File, key: str) -> NDArray[Any]:
     if item is None:
         raise FeatureError(f"{path}: no dataset '{key}'; got {sorted(file)}")
     _check_filters(path, key, item)
+    if _lists_inside(item.id.get_type()):
+        raise FeatureError(f"{path}: dataset '{key}' holds texts or lists ({item.dtype}); expected numbers")
     stored, ends = item.id.get_storage_size(), file.id.get_filesize()
     if item.size and not (0 < stored <= ends and item.nbytes <= max(_PLAUSIBLE_BYTES, 100 * stored)):
         raise FeatureError(  # HDF5 itself may crash on it
