@@ -494,35 +494,62 @@ def test_a_text_longer_than_its_file_takes_no_memory(tmp_path, options, where, c
     place = data.index((20).to_bytes(4, "little") + (data.index(b"GCOL") - begin).to_bytes(8, "little"))
     data[place : place + 4] = (0xFFFFFF00).to_bytes(4, "little")
     path.write_bytes(data)
-    with pytest.raises(FeatureError, match=r"a text in it claims 4294967040 bytes in a file of \d+; it is damaged"):
+    with pytest.raises(FeatureError, match=r"'note \d+' of .* claims a text of 4294967040 bytes in a file of \d+"):
         read_tiles(path, KNOWN)
 
 
+@pytest.mark.parametrize("version", [1, 2, 3])
 @pytest.mark.parametrize("place_bytes", [4, 8])
-def test_a_length_that_is_read_in_two_pieces_is_seen(tmp_path, place_bytes):
-    claim = (50_000).to_bytes(4, "little") + (16).to_bytes(place_bytes, "little") + (1).to_bytes(4, "little")
+def test_lengths_of_texts_by_hand(tmp_path, version, place_bytes):
+    """An attribute message of each version, read in pieces and in any order."""
+    message = bytes([version, 0, 5, 0, 3, 0, 2, 0]) + (b"\0" if version == 3 else b"")
+    for part in (b"name\0", b"typ", b"sh"):
+        message += part.ljust(8, b"\0") if version == 1 else part
+    place = (900).to_bytes(place_bytes, "little") + bytes(4)
+    texts = [length.to_bytes(4, "little") + place for length in (7, 50_000)]
     path = tmp_path / "a.bin"
-    path.write_bytes(bytes(16) + b"GCOL" + bytes(13) + claim + bytes(200))
+    path.write_bytes(b"name\0".ljust(30, b"\1") + message + b"".join(texts) + bytes(90))
     with path.open("rb") as handle:
         reads = WholeReads(handle)
-        for place, size in ((30, 10), (0, 6), (40, 60)):
+        for place, size in ((35, 25), (0, 33), (30, 9), (60, 40)):
             reads.seek(place)
             reads.readinto(bytearray(size))
-        assert reads.longest_claim(49_999, place_bytes) == 50_000
-        assert reads.longest_claim(50_000, place_bytes) == 0
-        assert reads.tell() == 100
-        assert reads.longest_claim(49_999, 16) == 0
+        size = 2 * (8 + place_bytes)
+        assert reads.texts(b"name", size, place_bytes) == [(7, 900), (50_000, 900)]
+        assert reads.texts(b"name", size // 2, place_bytes) == [(7, 900)]
+        assert reads.texts(b"ame", size, place_bytes) == []
 
 
-def test_lists_of_texts_are_refused_by_name(tmp_path):
-    """Their lengths lie among their values, where they cannot be looked at before they are read."""
+@pytest.mark.parametrize("begin", [0, 512])
+def test_a_collection_of_texts_with_a_gap_of_no_size_does_not_hang(tmp_path, begin):
+    """HDF5 2.0.0 walks on by the size of the gap, for ever."""
+    path = tmp_path / "s.h5"
+    with h5py.File(path, "w", userblock_size=begin) as file:
+        file["features"], file["coords"] = np.zeros((4, 8), np.float32), np.arange(8).reshape(4, 2) * 512
+        file["coords"].attrs["name"] = "slide"
+    data = bytearray(path.read_bytes())
+    gap = data.index(b"GCOL") + 16 + 16 + 8
+    assert data[gap : gap + 2] == b"\0\0"
+    data[gap + 8 : gap + 16] = bytes(8)
+    path.write_bytes(data)
+    with pytest.raises(FeatureError, match=r"the text of attribute 'name' of '/coords' is damaged"):
+        read_tiles(path, KNOWN)
+
+
+def test_attributes_that_are_no_numbers_or_texts_are_left_out(tmp_path):
+    """The lengths inside records and lists of texts cannot be looked at before they are read."""
     path = tmp_path / "a.h5"
     shutil.copy(FEATURES / "plain_for_comparison.h5", path)
     with h5py.File(path, "a") as file:
         kind = h5py.h5t.vlen_create(h5py.h5t.py_create(h5py.string_dtype(), logical=True))
         h5py.h5a.create(file.id, b"names", kind, h5py.h5s.create(h5py.h5s.SCALAR))
-    with pytest.raises(FeatureError, match="an attribute of '/' holds lists of texts"):
-        read_tiles(path, KNOWN)
+        file.attrs["place"] = file.ref
+        file.attrs["pair"] = np.array((1, "x"), np.dtype([("n", "i4"), ("t", h5py.string_dtype())]))
+        file.attrs["lists"] = np.array([np.arange(2), np.arange(3)], dtype=object).astype(h5py.vlen_dtype("i4"))
+        file.attrs.update({"texts": ["a", "bc"], "fixed": np.bytes_(b"ab"), "flag": True, "pixels": [1, 2]})
+    with hdf5.opened(path) as file:
+        assert set(hdf5.plain_attributes(path, file)) == {"lists", "texts", "fixed", "flag", "pixels"}
+    assert read_tiles(path, ReadOptions(mpp=0.5, encoder="uni_v1"))[1].features is not None
 
 
 def test_datasets_of_texts_are_no_numbers(tmp_path):

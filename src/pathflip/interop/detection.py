@@ -9,7 +9,7 @@ import h5py
 from pathflip.errors import FeatureError
 from pathflip.features.store import FORMAT
 from pathflip.interop.stamp import is_stamp
-from pathflip.io.hdf5 import dataset, opened, read_array
+from pathflip.io.hdf5 import dataset, opened, plain_attributes, read_array
 
 __all__ = ["COORDS_NAMES", "FEATURE_NAMES", "detect", "named_dataset"]
 
@@ -70,7 +70,7 @@ def _shape(file: h5py.File, name: str | None) -> tuple[int, ...] | None:
 
 
 def _detect_hdf5(path: Path, file: h5py.File) -> str:
-    if file.attrs.get("format") == FORMAT:
+    if plain_attributes(path, file).get("format") == FORMAT:
         return "pathflip"
     features = named_dataset(path, file, FEATURE_NAMES, "features")
     coords = named_dataset(path, file, COORDS_NAMES, "coordinates")

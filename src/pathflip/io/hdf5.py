@@ -91,38 +91,40 @@ def _check_types(path: Path, file: h5py.File, reads: WholeReads) -> None:
     for item in items:
         own = [item.id.get_type()] if isinstance(item, h5py.Dataset) else []
         count = min(h5py.h5a.get_num_attrs(item.id), _MOST_ATTRIBUTES + 1)
-        types = [h5py.h5a.open(item.id, index=index).get_type() for index in range(count)]
-        if any(map(_is_no_type, own + types)):
+        attributes = [h5py.h5a.open(item.id, index=index) for index in range(count)]
+        if any(map(_is_no_type, own + [attribute.get_type() for attribute in attributes])):
             raise FeatureError(f"{path}: an attribute or dataset of '{item.name}' has no type of HDF5; copy it again")
-        if any(_lists_inside(kind) > 1 for kind in types):
-            raise FeatureError(
-                f"{path}: an attribute of '{item.name}' holds lists of texts or of lists; expected numbers, texts, or "
-                "lists of numbers: delete it"
-            )
-    size, places = file.id.get_filesize(), file.id.get_create_plist().get_sizes()[0]
-    claim = reads.longest_claim(size, places, file.userblock_size)
-    if claim:
-        raise FeatureError(
-            f"{path}: a text in it claims {claim} bytes in a file of {size}; it is damaged: copy it again"
-        )
+        for attribute in filter(_is_listed, attributes):
+            _check_texts(path, file, item, attribute, reads)
     reads.forget()
 
 
-def _lists_inside(kind: Any) -> int:
-    """How deep lists or texts of variable length lie in one another in a type.
+def _check_texts(path: Path, file: h5py.File, item: Any, attribute: h5py.h5a.AttrID, reads: WholeReads) -> None:
+    places, size = file.id.get_create_plist().get_sizes()[0], file.id.get_filesize()
+    texts = reads.texts(attribute.name, attribute.get_storage_size(), places)
+    name = attribute.name.decode("utf-8", "backslashreplace")
+    for length in {length for length, _ in texts if length > size}:
+        raise FeatureError(
+            f"{path}: attribute '{name}' of '{item.name}' claims a text of {length} bytes in a file of {size}; it is "
+            "damaged: copy it again"
+        )
+    if not all(map(reads.ends, {place + file.userblock_size for length, place in texts if length and place < size})):
+        raise FeatureError(f"{path}: the text of attribute '{name}' of '{item.name}' is damaged: copy it again")
 
-    The length of an inner one lies among the values of the outer, where nobody looks before they are read.
-    """
+
+def _is_listed(attribute: h5py.h5a.AttrID) -> bool:
+    """Whether an attribute is texts or lists of variable length."""
+    kind = attribute.get_type()
+    return kind.get_class() == h5py.h5t.VLEN or (kind.get_class() == h5py.h5t.STRING and kind.is_variable_str())
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether a type is numbers, texts, or lists of numbers: of anything else the lengths cannot be looked at first."""
     what = kind.get_class()
-    if what == h5py.h5t.VLEN:
-        return 1 + _lists_inside(kind.get_super())
-    if what == h5py.h5t.STRING:
-        return int(kind.is_variable_str())
-    if what == h5py.h5t.ARRAY:
-        return _lists_inside(kind.get_super())
-    if what == h5py.h5t.COMPOUND:
-        return max((_lists_inside(kind.get_member_type(i)) for i in range(kind.get_nmembers())), default=0)
-    return 0
+    if what in (h5py.h5t.VLEN, h5py.h5t.ARRAY, h5py.h5t.ENUM):
+        inner = kind.get_super().get_class()
+        return inner in (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.BITFIELD)
+    return what in (h5py.h5t.INTEGER, h5py.h5t.FLOAT, h5py.h5t.STRING, h5py.h5t.BITFIELD)
 
 
 def _is_no_type(kind: Any, depth: int = 0) -> bool:
@@ -173,8 +175,8 @@ def read_array(path: Path, file: h5py.File, key: str) -> NDArray[Any]:
     if item is None:
         raise FeatureError(f"{path}: no dataset '{key}'; got {sorted(file)}")
     _check_filters(path, key, item)
-    if _lists_inside(item.id.get_type()):
-        raise FeatureError(f"{path}: dataset '{key}' holds texts or lists ({item.dtype}); expected numbers")
+    if item.dtype.hasobject:
+        raise FeatureError(f"{path}: dataset '{key}' holds texts or lists, expected numbers")
     stored, ends = item.id.get_storage_size(), file.id.get_filesize()
     if item.size and not (0 < stored <= ends and item.nbytes <= max(_PLAUSIBLE_BYTES, 100 * stored)):
         raise FeatureError(  # HDF5 itself may crash on it
@@ -209,14 +211,14 @@ def _load_plugins() -> bool:
 
 
 def plain_attributes(path: Path, item: h5py.Group | h5py.Dataset) -> dict[str, Any]:
-    """The attributes of a file or dataset.
+    """The attributes of a file or dataset that are numbers, texts or lists of numbers; others are left out.
 
     Raises:
         FeatureError: there are thousands.
     """
     if len(item.attrs) > _MOST_ATTRIBUTES:
         raise FeatureError(f"{path}: has {len(item.attrs)} attributes; it is damaged or no feature file")
-    return dict(item.attrs)
+    return {name: item.attrs[name] for name in item.attrs if _is_plain(item.attrs.get_id(name).get_type())}
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,21 +1,20 @@
-"""How the HDF5 library is handed bytes, and what they claim: lengths of texts are held against the file first.
+"""How the HDF5 library is handed bytes, and what its attributes say of the texts that they hold.
 
 A text or list of variable length is stored as its length, the place of a collection of values, and a number in it
 ("Global heap ID" of HDF5's file format). The library asks for that length in memory, and fills it, before it looks at
-the collection; a length that was changed to gigabytes costs gigabytes. It never hands the length out, so it is looked
-for in the bytes that the library itself has read for the attributes.
+the collection: a length that was changed to gigabytes costs gigabytes. And it walks through a collection without end
+where a gap in it has no size. It never hands out length or place, so they are looked for in the bytes that it has read.
 """
 
 import os
+from collections.abc import Iterator
 from typing import Any, BinaryIO
-
-import numpy as np
-from numpy.typing import NDArray
 
 __all__ = ["WholeReads"]
 
-_COLLECTION = b"GCOL"
-_PLACE_BYTES = (2, 4, 8)
+_HEAP_HEAD = 16
+"""Bytes before the first value of a collection, and before each value: numbers, and its size in the last eight."""
+_LARGEST_COLLECTION = 2**28
 
 
 class WholeReads:
@@ -64,22 +63,39 @@ class WholeReads:
         """Keep no more of what is read."""
         self._kept = None
 
-    def longest_claim(self, size: int, place_bytes: int, begin: int = 0) -> int:
-        """The largest length of a text or list, of those in what was read so far, that the file cannot hold; 0: none.
+    def texts(self, name: bytes, size: int, place_bytes: int) -> list[tuple[int, int]]:
+        """Length of each text or list in the attributes of a name, and the place of its collection.
+
+        Only what was read so far is looked at, so the attribute must have been opened.
 
         Args:
-            size: of the file, bytes.
+            name: the attribute's.
+            size: of its data, bytes; of one text or list: a length (4), a place, a number (4).
             place_bytes: how many bytes the file takes for a place in it.
-            begin: where its first byte for HDF5 lies (behind a user block).
         """
-        longest, is_collection = 0, {}
-        for region in self._regions():
-            lengths, places = _heap_ids(region, size, place_bytes)
-            for length, place in zip(lengths.tolist(), places.tolist(), strict=True):
-                if place not in is_collection:
-                    is_collection[place] = self._peek(begin + place) == _COLLECTION
-                longest = max(longest, length if is_collection[place] else 0)
-        return longest
+        step = 4 + place_bytes + 4
+        return [
+            (_number(region, at, 4), _number(region, at + 4, place_bytes))
+            for region in self._regions()
+            for data in _attribute_data(region, name)
+            if data + size <= len(region)
+            for at in range(data, data + size - step + 1, step)
+        ]
+
+    def ends(self, place: int) -> bool:
+        """Whether the library comes to the end of the collection there ("Global Heap Collection"), or refuses it."""
+        before = self._handle.tell()
+        self._handle.seek(place)
+        head = self._handle.read(_HEAP_HEAD)
+        whole = head + self._handle.read(min(_number(head, 8, 8), _LARGEST_COLLECTION))
+        self._handle.seek(before)
+        at, end = _HEAP_HEAD, min(_number(head, 8, 8), len(whole))
+        while head[:4] == b"GCOL" and at + _HEAP_HEAD <= end:
+            number, size = _number(whole, at, 2), _number(whole, at + 8, 8)
+            if number == 0 and size == 0:
+                return False
+            at += _HEAP_HEAD + -(-size // 8) * 8 if number else size
+        return True
 
     def _regions(self) -> list[bytes]:
         """What was read, in as few pieces as it makes: a header may come in two reads."""
@@ -94,24 +110,19 @@ class WholeReads:
                 end = place + len(data)
         return [bytes(region) for region in regions]
 
-    def _peek(self, place: int) -> bytes:
-        before = self._handle.tell()
-        self._handle.seek(place)
-        data = self._handle.read(len(_COLLECTION))
-        self._handle.seek(before)
-        return data
+
+def _attribute_data(region: bytes, name: bytes) -> Iterator[int]:
+    """Where the data of attributes of this name begin ("Attribute Message", versions 1 to 3, of the file format)."""
+    name += b"\0"
+    at = region.find(name)
+    while at >= 0:
+        for version, before in ((1, 8), (2, 8), (3, 9)):
+            head = region[at - before : at] if at >= before else b""
+            sizes = [_number(head, i, 2) for i in (2, 4, 6)]  # of name, type, shape
+            if head[:1] == bytes([version]) and sizes[0] == len(name):
+                yield at + sum(-(-size // 8) * 8 if version == 1 else size for size in sizes)
+        at = region.find(name, at + 1)
 
 
-def _heap_ids(region: bytes, size: int, place_bytes: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Lengths and places of what may be global heap IDs, at any byte, whose length is more than ``size``.
-
-    An ID is a length (4 bytes), a place, and a number in the collection there (4 bytes).
-    """
-    width = 4 + place_bytes + 4
-    if len(region) < width or place_bytes not in _PLACE_BYTES:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    windows = np.lib.stride_tricks.sliding_window_view(np.frombuffer(region, np.uint8), width)
-    lengths = np.ascontiguousarray(windows[:, :4]).view("<u4")[:, 0]
-    places = np.ascontiguousarray(windows[:, 4:-4]).view(f"<u{place_bytes}")[:, 0]
-    possible = (lengths > size) & (places > 0) & (places < size)
-    return lengths[possible].astype(np.int64), places[possible].astype(np.int64)
+def _number(data: bytes, at: int, width: int) -> int:
+    return int.from_bytes(data[at : at + width], "little")
