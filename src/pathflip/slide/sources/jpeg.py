@@ -5,12 +5,13 @@ Decoded by libjpeg-turbo in strict mode: libjpeg alone only warns of a stream th
 
 import re
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["JPEGDecoder", "canonical_header", "decode_strictly"]
+__all__ = ["JPEGDecoder", "canonical_header", "decode_strictly", "stated_colours"]
 
 _SPACES = {1: "GRAY", 3: "RGB", 4: "CMYK"}
 _PADDING = 64
@@ -81,13 +82,46 @@ def decode_strictly(
         return np.asarray(simplejpeg.decode_jpeg(whole + b"\xff\xd9", **options))
 
 
+def stated_colours(data: bytes, tables: bytes | None) -> tuple[bool | None, bool]:
+    """What a stream of three colours says of itself, which need not be what the TIFF says.
+
+    Returns:
+        Whether they are YCbCr (True) or RGB (False) by its markers or names, None where it does not say; and whether
+        its colours are stored coarser than its brightness, which only YCbCr can be.
+    """
+    adobe = jfif = None
+    for stream in (tables, data):
+        for kind, content in _segments(stream or b""):
+            if kind == 0xEE and content.startswith(b"Adobe") and len(content) >= 12:
+                adobe = content[11] != 0
+            elif kind == 0xE0 and content.startswith(b"JFIF"):
+                jfif = True
+            elif kind in _FRAMES and len(content) >= 15 and content[5] == 3:
+                names, steps = content[6:15:3], content[7:15:3]
+                if steps[0] != steps[1]:
+                    return True, True
+                adobe = False if adobe is None and names == b"RGB" else adobe
+    return (jfif if adobe is None else adobe), False
+
+
+def _segments(stream: bytes) -> Iterator[tuple[int, bytes]]:
+    """Marker and content of the segments before the scan."""
+    at = 2
+    while at + 4 <= len(stream) and stream[at] == 0xFF and stream[at + 1] not in (0xD9, 0xDA):
+        length = int.from_bytes(stream[at + 2 : at + 4], "big")
+        yield stream[at + 1], stream[at + 4 : at + 2 + length]
+        at += 2 + max(2, length)
+
+
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
 
 
 def canonical_header(data: bytes, tables: bytes | None, ycbcr: bool) -> tuple[bytes, bytes, int, int]:
     """What comes before the scan, as one self-contained header.
 
-    Tables first; application markers are replaced by one that states the colour space.
+    Tables first; application markers are replaced by one that states the colour space. Four inks stay what the stream
+    says: as they are, or transformed (YCCK).
 
     Returns:
         The header as found in ``data``, the header to use instead, and the width and height it states.
@@ -95,8 +129,9 @@ def canonical_header(data: bytes, tables: bytes | None, ycbcr: bool) -> tuple[by
     Raises:
         ValueError: not a JPEG stream.
     """
-    parts = [b"\xff\xd8", _ADOBE, b"\x01" if ycbcr else b"\x00"]
-    width = height = 0
+    parts, transform = [], b"\x01" if ycbcr else b"\x00"
+    width = height = components = 0
+    is_ycck = False
     for stream in (tables, data):
         if stream is None:
             continue
@@ -108,9 +143,11 @@ def canonical_header(data: bytes, tables: bytes | None, ycbcr: bool) -> tuple[by
             if stream[at] != 0xFF or kind == 0xD9:
                 break
             if kind == 0xDA:  # the scan: entropy-coded data from here to the end
-                return data[:at], b"".join(parts), width, height
-            if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC) and at + 9 <= len(stream):
-                height, width = struct.unpack(">HH", stream[at + 5 : at + 9])
+                space = b"\x02" if is_ycck and components == 4 else transform
+                return data[:at], b"".join([b"\xff\xd8", _ADOBE, space, *parts]), width, height
+            if kind in _FRAMES and at + 10 <= len(stream):
+                height, width, components = struct.unpack(">HHB", stream[at + 5 : at + 10])
+            is_ycck |= kind == 0xEE and stream[at + 4 : at + 9] == b"Adobe" and stream[at + 15 : at + 16] == b"\x02"
             if not (0xE0 <= kind <= 0xEF or kind == 0xFE):
                 parts.append(stream[at : at + 2 + length])
             at += 2 + max(2, length)

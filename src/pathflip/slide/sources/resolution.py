@@ -12,7 +12,14 @@ from dataclasses import dataclass
 
 from pathflip.errors import SlideError
 
-__all__ = ["Resolution", "number_of_microns", "ome_resolution", "resolution_from_properties", "resolution_from_tags"]
+__all__ = [
+    "Resolution",
+    "contradiction",
+    "number_of_microns",
+    "ome_resolution",
+    "resolution_from_properties",
+    "resolution_from_tags",
+]
 
 PLAUSIBLE_MPP = (0.05, 20.0)
 """Outside it lie unit slips and a printer's or a screen's dots per inch (72 dpi = 353 µm)."""
@@ -20,6 +27,8 @@ COARSEST_SCAN_MPP = 2.0
 """The finest level of no scanner is coarser (2 µm: a 5x objective); exports of a lower level are, so it is asked."""
 NOT_SQUARE = 0.02
 """Width and height of a pixel differ by a per mille on real scanners; from 2 % on shapes would be distorted."""
+SAME_MPP = 0.1
+"""Two statements of one file may differ by this fraction: nominal and measured values do."""
 _UNITS = {"": 1.0, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
 _UNITS |= {"m": 1e6, "pm": 1e-6, "Å": 1e-4, "in": 25400.0, "inch": 25400.0, "µm/pixel": 1.0, "um/pixel": 1.0}
 MICRONS_A_TAG_UNIT = {2: 25400.0, 3: 1e4}
@@ -131,6 +140,20 @@ def first_plausible(*candidates: Resolution) -> Resolution:
     plausible = [c for c in candidates if c.is_plausible]
     stated = [c for c in candidates if c.stated]
     return (plausible or stated or [Resolution()])[0]
+
+
+def contradiction(chosen: Resolution, other: Resolution) -> str:
+    """What to say where two statements of one resolution, both possible, are not the same; "" where they agree."""
+    if not (chosen.is_plausible and other.is_plausible):
+        return ""
+    assert chosen.x is not None
+    assert other.x is not None
+    if abs(chosen.x - other.x) <= SAME_MPP * other.x:
+        return ""
+    return (
+        f"its header says {chosen.x:.4g} µm a pixel, its resolution tags {other.x:.4g}: {chosen.x:.4g} is used; if "
+        "that is wrong, give the true one with --slide-mpp"
+    )
 
 
 def resolution_from_properties(properties: Mapping[str, str]) -> Resolution:

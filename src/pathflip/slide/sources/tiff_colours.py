@@ -39,6 +39,11 @@ class Colours:
         """Whether ``samples`` a pixel are more than its colours."""
         return samples > COLOURS_OF[self.photometric]
 
+    @property
+    def is_grey(self) -> bool:
+        """Whether pixels have one brightness and no colour."""
+        return self.photometric in (WHITE_IS_ZERO, BLACK_IS_ZERO)
+
     def without_alpha(self) -> "Colours":
         """The same with a further sample ignored."""
         return replace(self, alpha=UNSPECIFIED)

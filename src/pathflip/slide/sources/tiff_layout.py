@@ -55,6 +55,13 @@ class Level(StoredLevel):
     def columns(self) -> int:
         return self.stored_columns
 
+    def with_ycbcr(self, ycbcr: bool) -> "Level":
+        """The same with JPEG tiles of three colours taken as YCbCr, or as RGB."""
+        jpeg = self.codec.jpeg
+        if jpeg is None or jpeg.components != 3:
+            return self
+        return replace(self, codec=replace(self.codec, jpeg=JPEGDecoder(jpeg.tables, jpeg.tile, ycbcr)))
+
     @property
     def is_absent(self) -> NDArray[np.bool_]:
         """Which tiles are left out of the file, (rows, columns)."""
@@ -216,12 +223,19 @@ def _check_ycbcr(path: Path, page: Any) -> None:
     subsampling = tuple(getattr(page.tags.get(530), "value", (2, 2)))
     if subsampling != (1, 1) and not jpeg2000:
         raise _refusal(path, page, f"its YCbCr colours are subsampled {subsampling} without JPEG")
-    reference = getattr(page.tags.get(532), "value", None)
-    if reference is not None and not jpeg2000:
-        numbers = [reference[i] / max(1, reference[i + 1]) for i in range(0, len(reference) - 1, 2)]
-        full_range = [0, 255, 128, 255, 128, 255]
-        if any(abs(a - b) > 0.5 for a, b in zip(numbers, full_range, strict=False)):
-            raise _refusal(path, page, "its YCbCr colours do not use the full range (ReferenceBlackWhite)")
+    weights = _fractions(page.tags.get(529))
+    if not jpeg2000 and any(abs(a - b) > 0.003 for a, b in zip(weights, (0.299, 0.587, 0.114), strict=False)):
+        listed = ", ".join(f"{weight:.4g}" for weight in weights)
+        raise _refusal(path, page, f"its YCbCr colours have other coefficients than JPEG's ({listed})")
+    ends = _fractions(page.tags.get(532))
+    if not jpeg2000 and any(abs(a - b) > 0.5 for a, b in zip(ends, (0, 255, 128, 255, 128, 255), strict=False)):
+        raise _refusal(path, page, "its YCbCr colours do not use the full range (ReferenceBlackWhite)")
+
+
+def _fractions(tag: Any) -> list[float]:
+    """The numbers of a tag of fractions; none where it is not there."""
+    values = getattr(tag, "value", None) or ()
+    return [values[i] / max(1, values[i + 1]) for i in range(0, len(values) - 1, 2)]
 
 
 def _jpeg2000_photometric(path: Path, page: Any, photometric: int, vendor: str) -> int:

@@ -169,13 +169,15 @@ def text_of(tag: Any) -> str:
 def _pyramid(path: Path, pictures: Sequence[Picture], sure: bool) -> Pyramid:
     """``sure``: its kind of file keeps nothing but levels as such pages."""
     tiled = [p for p in pictures if p.is_tiled]
-    largest = max(tiled or pictures, key=lambda p: p.area)
+    largest = _full_resolution(tiled or pictures)
     same = [p for p in pictures if p.size == largest.size and p.is_tiled == largest.is_tiled]
     if len(same) > 1:
         raise SlideError(
             f"slide '{path}': {len(same)} pages of {largest.size[0]} × {largest.size[1]} px (channels, focal planes or "
             "several slides), expected one full resolution; export a single RGB image"
         )
+    larger = [p for p in tiled if p.area > largest.area]
+    pictures = [p for p in pictures if p not in larger]
     levels, notes, doubtful = {1.0: (largest, largest.size)}, [], set()
     for picture in sorted(pictures, key=lambda p: (-p.area, not p.is_marked_reduced)):
         if picture is largest or not (picture.is_tiled or not largest.is_tiled or picture.is_marked_reduced):
@@ -188,11 +190,24 @@ def _pyramid(path: Path, pictures: Sequence[Picture], sure: bool) -> Pyramid:
             levels[factor] = picture, _true_size(largest.size, picture.size, factor)
             if levels[factor][1] != picture.size or not (sure or picture.is_marked_reduced or picture.is_below):
                 doubtful.add(picture)
+    notes += [f"leaves out {p.name} ({p.size[0]} × {p.size[1]} px, larger than the slide)" for p in larger]
     if largest is not pictures[0]:
         notes.append(f"the full resolution is {largest.name}")
     factors = sorted(levels)
     sizes = tuple(levels[f][1] for f in factors)
     return Pyramid(tuple(levels[f][0] for f in factors), tuple(factors), sizes, tuple(notes), frozenset(doubtful))
+
+
+def _full_resolution(pictures: Sequence[Picture]) -> Picture:
+    """The largest; but the first, where only that has levels that are marked: a label may be larger than a slide."""
+    largest, first = max(pictures, key=lambda p: p.area), pictures[0]
+    reduced = [p for p in pictures if p.is_marked_reduced and p is not largest and p is not first]
+
+    def has_levels(picture: Picture) -> bool:
+        return any(level_factor(picture.size, p.size, _tile_of(p)) is not None for p in reduced)
+
+    is_level = level_factor(largest.size, first.size, _tile_of(first)) is not None
+    return first if not is_level and has_levels(first) and not has_levels(largest) else largest
 
 
 def _tile_of(picture: Picture) -> tuple[int, int] | None:

@@ -19,9 +19,11 @@ import numpy as np
 from pathflip.errors import SlideError
 from pathflip.geometry import Box, SlideInfo
 from pathflip.slide.sources.jpeg import canonical_header
+from pathflip.slide.sources.jpeg_colours import believed_ycbcr
 from pathflip.slide.sources.oriented import oriented
 from pathflip.slide.sources.resolution import (
     Resolution,
+    contradiction,
     first_plausible,
     ome_resolution,
     resolution_from_description,
@@ -41,6 +43,8 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())  # its remarks o
 
 _SAMPLED_TILES = 48
 """How many tiles of the coarsest level are looked at to learn whether alpha and all bits are used."""
+_SAMPLED_FOR_COLOURS = 9
+"""And to learn whether JPEG tiles have the colours that the header says."""
 
 
 class TiledTIFFSource(StoredTiles):
@@ -152,7 +156,7 @@ def open_tiled_tiff(
             description = text_of(first.tags.get(270))
             pyramid = known_levels(file, known) if known else find_levels(path, file, vendor, description)
             levels, downsamples, doubtful, notes = _levels(path, file, pyramid, background, vendor)
-            stated = _stated_resolution(pyramid, description)
+            stated, contradicted = _stated_resolution(pyramid, description)
             orientation = _orientation(pyramid.levels[0].pages[0])
     except IncompleteError as error:
         raise SlideError(str(error)) from None
@@ -168,7 +172,7 @@ def open_tiled_tiff(
         downsamples=downsamples,
         vendor=vendor,
         reader=_reader(levels, vendor),
-        notes=pyramid.notes + notes + ((stated.question,) if stated.question and not slide_mpp else ()),
+        notes=pyramid.notes + notes + tuple(said for said in (stated.question, contradicted) if said and not slide_mpp),
         mpp_stated=stated.stated,
     )
     source = _with_known_samples(path, levels, info, background)
@@ -196,6 +200,8 @@ def _levels(
             level = level_of(path, picture.pages, file.byteorder, size, bits, background, vendor)
             if _orientation(picture.pages[0]) != orientation:
                 raise SlideError("turned otherwise than the full resolution")
+            if levels and level.colours.is_grey != levels[0].colours.is_grey:
+                raise SlideError("grey where the full resolution is coloured, or the other way round")
         except SlideError as error:
             if not levels or isinstance(error, IncompleteError):
                 raise
@@ -215,8 +221,12 @@ def _orientation(page: Any) -> int:
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _stated_resolution(pyramid: Pyramid, description: str) -> Resolution:
-    """In the header's words first, then in the tags of the full resolution, then in those of a smaller level."""
+def _stated_resolution(pyramid: Pyramid, description: str) -> tuple[Resolution, str]:
+    """In the header's words first, then in the tags of the full resolution, then in those of a smaller level.
+
+    Returns:
+        It, and what to say where words and tags of the full resolution contradict each other, or "".
+    """
     described = [resolution_from_description(text_of(pyramid.levels[0].pages[0].tags.get(270)))]
     described.append(resolution_from_description(description))
     image = pyramid.levels[0].image
@@ -227,7 +237,8 @@ def _stated_resolution(pyramid: Pyramid, description: str) -> Resolution:
         x, y = (rational(picture.pages[0].tags.get(tag)) for tag in (282, 283))
         unit = getattr(picture.pages[0].tags.get(296), "value", 2)
         tags.append(resolution_from_tags(x and x * downsample, y and y * downsample, int(unit)))
-    return first_plausible(*described, *tags)
+    chosen = first_plausible(*described, *tags)
+    return chosen, contradiction(chosen, tags[0])
 
 
 def rational(tag: Any) -> float | None:
@@ -240,6 +251,7 @@ def rational(tag: Any) -> float | None:
 
 def _with_known_samples(path: Path, levels: tuple[Level, ...], info: SlideInfo, background: Color) -> TiledTIFFSource:
     """The source, after a look at some tiles where the header does not say all: is alpha used, are all 16 bits?"""
+    levels, info = _with_believed_colours(path, levels, info, background)
     source = TiledTIFFSource(path, levels, info, background)
     colours = levels[0].colours
     has_alpha = colours.alpha != UNSPECIFIED
@@ -262,6 +274,31 @@ def _with_known_samples(path: Path, levels: tuple[Level, ...], info: SlideInfo, 
     return TiledTIFFSource(path, levels, replace(info, notes=tuple(notes)), background)
 
 
+def _with_believed_colours(
+    path: Path, levels: tuple[Level, ...], info: SlideInfo, background: Color
+) -> tuple[tuple[Level, ...], SlideInfo]:
+    """Levels and slide with the JPEG tiles in the colours that they have, where the header is wrong about them."""
+    stored = levels[0]
+    jpeg, present = stored.codec.jpeg, np.flatnonzero(stored.counts[0])
+    if jpeg is None or jpeg.components != 3 or not len(present):
+        return levels, info
+    with open(path, "rb") as file:
+        file.seek(int(stored.offsets[0, present[0]]))
+        stream = file.read(int(stored.counts[0, present[0]]))
+
+    def taken_as(ycbcr: bool) -> tuple[Level, ...]:
+        return tuple(level.with_ycbcr(ycbcr) for level in levels)
+
+    def tiles(ycbcr: bool) -> list[Samples]:
+        source = TiledTIFFSource(path, taken_as(ycbcr), info, background)
+        sampled = list(_sampled(source, _SAMPLED_FOR_COLOURS))
+        source.close()
+        return sampled
+
+    ycbcr, note = believed_ycbcr(jpeg, stream, tiles)
+    return (taken_as(ycbcr), replace(info, notes=(*info.notes, note))) if note else (levels, info)
+
+
 def _without_strangers(path: Path, source: TiledTIFFSource, doubtful: set[int]) -> TiledTIFFSource:
     """The source without the doubtful levels that show something else: a label of the right shape, a padded level."""
     number = 0
@@ -279,11 +316,11 @@ def _without_strangers(path: Path, source: TiledTIFFSource, doubtful: set[int]) 
     return source
 
 
-def _sampled(source: TiledTIFFSource) -> Iterator[Samples]:
+def _sampled(source: TiledTIFFSource, most: int = _SAMPLED_TILES) -> Iterator[Samples]:
     """Some tiles of the coarsest level that can be decoded."""
     for level in reversed(range(len(source.sizes))):
         present = np.flatnonzero(~source._absent[level].ravel())
-        chosen = present[np.linspace(0, len(present) - 1, min(len(present), _SAMPLED_TILES)).astype(int)]
+        chosen = present[np.linspace(0, len(present) - 1, min(len(present), most)).astype(int)]
         decoded = 0
         for index in chosen.tolist():
             try:
