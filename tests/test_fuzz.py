@@ -90,7 +90,9 @@ def differ(got, want):
 
 def otherwise_by_design(answer):
     """What our reader shows otherwise than others on purpose, and says in a note."""
-    return any(word in note for note in answer["notes"] for word in ("orientation tag", "alpha", "leaves out", "read as"))
+    return any(
+        word in note for note in answer["notes"] for word in ("orientation tag", "alpha", "leaves out", "read as")
+    )
 
 
 def compared(child, reference, path):

@@ -1,6 +1,7 @@
 """NDPI and DICOM decoded directly: OpenSlide's pixels, or OpenSlide itself and the reason."""
 
 import pickle
+import shutil
 import threading
 from contextlib import suppress
 
@@ -217,11 +218,33 @@ def test_dicom_attributes_of_no_known_kind_are_one_line(tmp_path, picture, tag):
         open_slide(path).close()
 
 
-def test_dicom_of_several_optical_paths_is_left_to_openslide(tmp_path, picture):
-    path = write_dicom(tmp_path / "a.dcm", picture, NumberOfOpticalPaths=3)
-    with open_slide(path) as slide:
-        assert slide.info.reader.startswith("openslide")
-        assert "optical paths" in slide.info.reader
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({"NumberOfOpticalPaths": 3}, "holds 3 optical paths"),
+        ({"TotalPixelMatrixFocalPlanes": 2}, "holds 2 focal planes"),
+        ({"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"}, "holds MONOCHROME2 pixels"),
+        ({"PhotometricInterpretation": "RGB"}, "PhotometricInterpretation is RGB, but its JPEG frames are YCbCr"),
+    ],
+)
+def test_dicom_that_would_be_shown_wrongly_is_refused_by_name(tmp_path, picture, attributes, words):
+    """OpenSlide lays the frames of several paths over one another, and calls focal planes and grey "damaged"."""
+    path = write_dicom(tmp_path / "a.dcm", picture, **attributes)
+    with pytest.raises(SlideError, match=words) as caught:
+        open_slide(path)
+    assert "damaged" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_dicom_of_two_files_a_level_or_of_two_patients_is_refused(tmp_path, picture):
+    write_dicom(tmp_path / "a.dcm", picture, PatientID="one")
+    shutil.copy(tmp_path / "a.dcm", tmp_path / "copy of a.dcm")
+    with pytest.raises(SlideError, match=r"'a.dcm' and 'copy of a.dcm' are both its level of \d+ × \d+ px"):
+        open_slide(tmp_path)
+    (tmp_path / "copy of a.dcm").unlink()
+    write_dicom(tmp_path / "b.dcm", halved(picture, 2), PatientID="two")
+    with pytest.raises(SlideError, match=r"'a.dcm' and 'b.dcm' are of one series and of two patients"):
+        open_slide(tmp_path)
 
 
 def test_dicom_damaged_frames_fail_alone(tmp_path, picture):

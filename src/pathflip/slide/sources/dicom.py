@@ -8,6 +8,7 @@ import os
 import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from pathflip.errors import SlideError
 from pathflip.geometry import SlideInfo
 from pathflip.slide.sources.jpeg import JPEGDecoder
+from pathflip.slide.sources.jpeg_colours import believed_ycbcr
 from pathflip.slide.sources.openslide import OpenSlideSource
 from pathflip.slide.sources.same_pixels import check_same_pixels
 from pathflip.slide.sources.source import Color, NotHereError, Pixels
@@ -41,7 +43,7 @@ _COLOURS = {
 _TAGS = ["SOPClassUID", "SeriesInstanceUID", "ImageType", "TotalPixelMatrixColumns", "TotalPixelMatrixRows"]
 _TAGS += ["Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "PlanarConfiguration"]
 _TAGS += ["PhotometricInterpretation", "DimensionOrganizationType", "TotalPixelMatrixFocalPlanes"]
-_TAGS += ["NumberOfOpticalPaths", "ConcatenationUID", "ConcatenationFrameOffsetNumber"]
+_TAGS += ["PatientID", "NumberOfOpticalPaths", "ConcatenationUID", "ConcatenationFrameOffsetNumber"]
 _TAGS += ["ExtendedOffsetTable", "ExtendedOffsetTableLengths"]
 Header = dict[str, Any]
 """The attributes above by keyword, None where a file has none; ``syntax`` is the transfer syntax."""
@@ -51,6 +53,8 @@ _SLIDE_CLASS = "1.2.840.10008.5.1.4.1.1.77.1.6"
 _ITEM, _SEQUENCE_END = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
 _PIXEL_DATA = b"\xe0\x7f\x10\x00"
 _MAX_FILES = 2000
+_SAMPLED_FRAMES = 9
+"""How many frames of the coarsest level are looked at to learn whether they have the colours that the header says."""
 _MAX_FRAME_BYTES = 2**28
 
 
@@ -117,12 +121,20 @@ class DICOMSource(StoredTiles):
         super().close()
 
     def _decoded(self, level: int, index: int, halvings: int, out: Pixels | None = None) -> Pixels:
+        return self._levels[level].decode(self.frame(level, index), halvings, out)
+
+    def frame(self, level: int, index: int) -> bytes:
+        """The compressed bytes of a frame.
+
+        Raises:
+            ValueError: the file ends inside it, or its items are damaged.
+        """
         stored = self._levels[level]
         start, end = int(stored.starts[index]), int(stored.ends[index])
         data = os.pread(self._files[int(stored.files[index])].fileno(), end - start, start)
         if len(data) < end - start:
             raise ValueError(f"the file ends inside it ({len(data)} of {end - start} bytes)")
-        return stored.decode(b"".join(_fragments(data)) if stored.encapsulated else data, halvings, out)
+        return b"".join(_fragments(data)) if stored.encapsulated else data
 
 
 def _fragments(data: bytes) -> Iterator[bytes]:
@@ -139,17 +151,54 @@ def _fragments(data: bytes) -> Iterator[bytes]:
 
 
 def check_dicom(path: Path) -> None:
-    """Refuse a series whose frames have no places: OpenSlide 4.0.1 ends the process where it looks for them.
+    """Refuse, by name, a series that OpenSlide 4.0.1 reads wrongly, ends the process on, or calls damaged.
 
     Raises:
-        SlideError: an instance is not ``TILED_FULL`` and has no PerFrameFunctionalGroupsSequence.
+        SlideError: frames have no places (an instance is not ``TILED_FULL`` and has no sequence that says them);
+            several focal planes or optical paths, whose frames would be mixed; grey; two files of one level; two
+            patients.
     """
+    levels: dict[tuple[Any, Any, Any], Path] = {}
+    patients: dict[str, Path] = {}
     for file, header, _ in _instances(path):
         if header["DimensionOrganizationType"] != "TILED_FULL" and not _has_places(file):
             raise SlideError(
                 f"slide '{path}': '{file.name}' does not say where its frames lie (it is not TILED_FULL, and has no "
                 f"{_PLACES}); export it again"
             )
+        if list(header["ImageType"] or ())[2:3] != ["VOLUME"]:
+            continue
+        _check_planes(path, file, header)
+        if header["PatientID"]:
+            patients.setdefault(str(header["PatientID"]), file)
+        size = (header["TotalPixelMatrixColumns"], header["TotalPixelMatrixRows"])
+        part = (*size, header["ConcatenationFrameOffsetNumber"] if header["ConcatenationUID"] else None)
+        if part in levels:
+            raise SlideError(
+                f"slide '{path}': '{levels[part].name}' and '{file.name}' are both its level of {size[0]} × {size[1]} "
+                "px; expected one file a level: take the other out of the folder"
+            )
+        levels[part] = file
+    if len(patients) > 1:
+        one, other = list(patients.values())[:2]
+        raise SlideError(
+            f"slide '{path}': '{one.name}' and '{other.name}' are of one series and of two patients; expected one "
+            "slide: export them again"
+        )
+
+
+def _check_planes(path: Path, file: Path, header: Header) -> None:
+    for name, what in (("TotalPixelMatrixFocalPlanes", "focal planes"), ("NumberOfOpticalPaths", "optical paths")):
+        if str(header[name] or 1) != "1":
+            raise SlideError(
+                f"slide '{path}': '{file.name}' holds {header[name]} {what}, whose frames lie over one another; "
+                "expected one: export a single one"
+            )
+    if str(header["SamplesPerPixel"] or 3) != "3":
+        raise SlideError(
+            f"slide '{path}': '{file.name}' holds {header['PhotometricInterpretation']} pixels of "
+            f"{header['SamplesPerPixel']} sample, expected red, green and blue; PathFLIP reads brightfield slides"
+        )
 
 
 def _has_places(file: Path) -> bool:
@@ -186,8 +235,36 @@ def open_dicom(path: Path, through_openslide: OpenSlideSource) -> DICOMSource:
     kinds = ", ".join(dict.fromkeys(kind for _, kind in levels))
     info = replace(through_openslide.info, reader=f"dicom: {kinds} frames are decoded directly, each once")
     source = DICOMSource(path, files, [level for level, _ in levels], info, through_openslide.background)
+    _check_colours(path, source)
     check_same_pixels(source, through_openslide)
     return source
+
+
+def _check_colours(path: Path, source: DICOMSource) -> None:
+    """Refuse JPEG frames of other colours than the header says; OpenSlide too would show them green and pink."""
+    level = len(source.sizes) - 1
+    stored = source._levels[level]
+    as_stated = stored.decode
+    if not isinstance(as_stated, JPEGDecoder):
+        return
+    frames: list[bytes] = []
+    for index in range(min(len(stored.starts), _SAMPLED_FRAMES)):
+        with suppress(ValueError):  # whoever reads it is told so
+            frames.append(source.frame(level, index))
+
+    def tiles(ycbcr: bool) -> Iterator[Pixels]:
+        decode = JPEGDecoder(None, as_stated.tile, ycbcr)
+        for frame in frames:
+            with suppress(ValueError):
+                yield decode(frame, 0)
+
+    if frames and believed_ycbcr(as_stated, frames[0], tiles)[1]:
+        source.close()
+        said, are = ("YBR", "RGB") if as_stated.ycbcr else ("RGB", "YCbCr")
+        raise SlideError(
+            f"slide '{path}': its PhotometricInterpretation is {said}, but its JPEG frames are {are}; expected them to "
+            "agree: correct the header, or export it again"
+        )
 
 
 def _series(path: Path) -> list[_Instance]:

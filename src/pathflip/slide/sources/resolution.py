@@ -30,6 +30,7 @@ NOT_SQUARE = 0.02
 SAME_MPP = 0.1
 """Two statements of one file may differ by this fraction: nominal and measured values do."""
 _UNITS = {"": 1.0, "µm": 1.0, "μm": 1.0, "um": 1.0, "micron": 1.0, "microns": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
+_UNITS |= {"micrometer": 1.0, "micrometers": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "centimeter": 1e4}
 _UNITS |= {"m": 1e6, "pm": 1e-6, "Å": 1e-4, "in": 25400.0, "inch": 25400.0, "µm/pixel": 1.0, "um/pixel": 1.0}
 MICRONS_A_TAG_UNIT = {2: 25400.0, 3: 1e4}
 """Microns per unit of TIFF tag 296: inch, centimetre; 1 is no unit."""
