@@ -407,7 +407,7 @@ def test_slidechat_out(ours, tmp_path):
         (lambda f: put(f, "coords", CELLS[:0]), "'coords' holds no tile"),
         (lambda f: put(f, "features", np.ones((2, 5, 3))), r"'features' is float64 \(2, 5, 3\)"),
         (lambda f: put(f, "features", np.ones(3)), "one vector a slide; expected one row a tile"),
-        (lambda f: f.__delitem__("coords"), "without 'coords'"),
+        (lambda f: f.__delitem__("coords"), "and no coordinates"),
         (lambda f: f.__delitem__("features") or f.__delitem__("coords"), r"holds \[\]; expected 'coords'"),
         (lambda f: f.attrs.__setitem__("pathflip", "{"), "attribute 'pathflip' is not JSON"),
         (lambda f: f.attrs.__setitem__("pathflip", '{"format_version": "1.0"}'), "attribute 'encoder' is missing"),

@@ -230,7 +230,8 @@ def _array(path: Path, file: h5py.File, key: str) -> NDArray[Any]:
     if item is None:
         raise FeatureError(f"{path}: no dataset '{key}'; got {sorted(file)}, expected 'features' and 'coords'")
     ndim, kinds, shape = _SHAPES[key]
-    if item.ndim != ndim or (key == "coords" and item.shape[1] != 2) or item.dtype.kind not in kinds:
+    is_wide = key == "valid" or (item.ndim == 2 and (item.shape[1] == 2 if key == "coords" else item.shape[1] > 0))
+    if item.ndim != ndim or not is_wide or item.dtype.kind not in kinds:
         raise FeatureError(f"{path}: dataset '{key}' is {item.dtype} {item.shape}, expected numbers of shape {shape}")
     return read_array(path, file, key)
 

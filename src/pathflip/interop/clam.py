@@ -112,8 +112,11 @@ def _load_tensor(path: Path) -> NDArray[Any]:
             f" of {sorted(map(str, loaded))[:5]}" if isinstance(loaded, dict) else ""
         )
         raise FeatureError(f"{path}: holds {what}, expected a bare tensor (N, D)")
+    if loaded.is_meta:
+        raise FeatureError(f"{path}: holds a tensor without its numbers (device 'meta'); save it again")
     if loaded.is_sparse or loaded.is_quantized or loaded.layout != torch.strided:
         raise FeatureError(f"{path}: holds a sparse or quantised tensor, expected a plain one (N, D)")
+    loaded = loaded.detach()
     return unbatched(np.asarray(loaded.float() if loaded.is_floating_point() else loaded))
 
 

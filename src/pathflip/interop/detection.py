@@ -75,10 +75,13 @@ def _detect_hdf5(path: Path, file: h5py.File) -> str:
     features = named_dataset(path, file, FEATURE_NAMES, "features")
     coords = named_dataset(path, file, COORDS_NAMES, "coordinates")
     shape, at = _shape(file, features), _shape(file, coords)
-    if shape is not None and (len(shape) == 1 or at is None):
+    if shape is not None and len(shape) > 1 and at is None:
         raise FeatureError(
-            f"{path}: '{features}' {shape} without 'coords': one vector a slide; expected one row a tile"
+            f"{path}: '{features}' {shape} and no coordinates (it holds {sorted(file)}); expected one of "
+            f"{', '.join(COORDS_NAMES)}: (N, 2), level-0 pixels"
         )
+    if shape is not None and len(shape) <= 1:
+        raise FeatureError(f"{path}: '{features}' {shape}: one vector a slide; expected one row a tile, and 'coords'")
     if at is None:
         raise FeatureError(f"{path}: holds {sorted(file)}; expected 'coords' with 'features' or 'feats'")
     on_coords = file[coords].attrs

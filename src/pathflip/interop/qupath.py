@@ -1,5 +1,6 @@
 """QuPath GeoJSON as regions and tiles, in and out."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,9 @@ from pathflip.io.files import path_inside
 from pathflip.io.slide_id import slide_id
 
 __all__ = ["Region", "read_qupath", "read_regions", "tiles_inside", "write_qupath"]
+
+_SMALLEST_PX = 2.0
+"""No file is of areas that are all smaller."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +59,42 @@ def read_regions(path: str | Path, info: SlideInfo | None = None) -> list[Region
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise FeatureError(f"{path}: not readable GeoJSON ({error}); export it from QuPath again") from error
-    return [
+    regions = [
         Region(one.shape, one.object_type, one.name, one.classification, one.measurements)
         for one in read_objects(text, info, str(path))
         if one.shape is not None and "Polygon" in one.shape.geom_type
     ]
+    _check_places(path, regions, info)
+    return regions
+
+
+def _check_places(path: Path, regions: Sequence[Region], info: SlideInfo | None) -> None:
+    """Refuse areas that cannot be in level-0 pixels of the slide, and say where some of them lie beside it.
+
+    Raises:
+        FeatureError: all are smaller than a pixel or two (fractions, millimetres), or all lie outside the slide.
+    """
+    if not regions:
+        return
+    bounds = shapely.bounds([region.shape for region in regions])
+    widest = float(np.max(bounds[:, 2:] - bounds[:, :2]))
+    if widest <= _SMALLEST_PX:
+        raise FeatureError(
+            f"{path}: its areas are at most {widest:.3g} px wide; expected level-0 pixels of the slide; are they "
+            "fractions of it, or millimetres?"
+        )
+    if info is None:
+        return
+    width, height = info.size0
+    outside = (bounds[:, 2] <= 0) | (bounds[:, 3] <= 0) | (bounds[:, 0] >= width) | (bounds[:, 1] >= height)
+    line = (
+        f"{path}: {int(outside.sum())} of {len(regions)} areas lie outside the slide of {width} × {height} px (area "
+        f"{int(np.argmax(outside))} begins at x {bounds[np.argmax(outside), 0]:g}, y {bounds[np.argmax(outside), 1]:g})"
+    )
+    if outside.all():
+        raise FeatureError(f"{line}; expected level-0 pixels of this slide: is it the right one?")
+    if outside.any():
+        warnings.warn(f"{line}: is it the right one?", stacklevel=3)
 
 
 def tiles_inside(grid: TileGrid, regions: Sequence[Region], min_share: float = 0.25) -> NDArray[np.bool_]:

@@ -22,6 +22,7 @@ __all__ = ["QuPathObject", "class_name", "origin", "read_objects", "sound_shape"
 FARTHEST = 1e8
 """Pixels: beyond it lies no place on a slide."""
 _DEEPEST = 20
+_PIXELS = ("", "px", "pixel", "pixels")
 
 
 @dataclass(frozen=True)
@@ -61,17 +62,49 @@ def read_objects(text: str, info: SlideInfo | None, source: str = "") -> Iterato
     """
     begin = f"{source}: " if source else ""
     try:
-        loaded = json.loads(text)
+        loaded = json.loads(text, object_pairs_hook=_named_once)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise FeatureError(f"{begin}not readable GeoJSON ({reason}); export it from QuPath again") from None
     if isinstance(loaded, dict):
+        _check_coordinate_system(begin, loaded)
         loaded = loaded.get("features", [loaded])
     if not isinstance(loaded, list) or not all(isinstance(item, dict) and "geometry" in item for item in loaded):
         raise FeatureError(f"{begin}not GeoJSON as QuPath writes it; expected a FeatureCollection or its features")
     offset = np.asarray(origin(info))
     for number, item in enumerate(loaded):
         yield _object(begin, number, item, offset)
+
+
+def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object's values by name; Python itself would keep the last of two in silence."""
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)[:60]}' stands twice in one object")
+    return entry
+
+
+def _check_coordinate_system(begin: str, collection: Mapping[str, Any]) -> None:
+    """Refuse a collection that says its numbers are no pixels: of a map, or in a unit of length.
+
+    Raises:
+        FeatureError: it does.
+    """
+    crs, properties = collection.get("crs"), collection.get("properties")
+    if crs:
+        named = crs.get("properties") if isinstance(crs, dict) else None
+        name = named.get("name", crs) if isinstance(named, dict) else crs
+        raise FeatureError(
+            f"{begin}states a coordinate system ({str(name)[:80]}), expected level-0 pixels of the slide; if they are, "
+            "delete 'crs' from the file"
+        )
+    for holder in (collection, properties if isinstance(properties, dict) else {}):
+        unit = holder.get("unit", holder.get("units"))
+        if isinstance(unit, str) and unit.strip().lower() not in _PIXELS:
+            raise FeatureError(
+                f"{begin}says its coordinates are in '{unit[:40]}'; expected level-0 pixels of the slide"
+            )
 
 
 def _object(begin: str, number: int, item: Mapping[str, Any], offset: np.ndarray) -> QuPathObject:
@@ -104,7 +137,7 @@ def sound_shape(geometry: Any, which: str) -> BaseGeometry | None:
         return None
     try:
         _check_geometry(geometry)
-        shape = shapely.geometry.shape(geometry)
+        shape = shapely.geometry.shape(_flat(geometry))
         if shape.geom_type == "GeometryCollection" and not shape.is_empty:
             shape = _areas(shape)
             if shape.is_empty:
@@ -118,8 +151,8 @@ def sound_shape(geometry: Any, which: str) -> BaseGeometry | None:
         raise FeatureError(f"{which} has a geometry that cannot be read (it is empty)")
     if shape.geom_type not in ("Polygon", "MultiPolygon", "Point", "MultiPoint") or shape.is_empty:
         return None
-    if not shape.is_valid:
-        shape = _areas(shapely.make_valid(shape))  # hand-drawn outlines cross themselves
+    if "Polygon" in shape.geom_type and not shape.is_valid:
+        shape = _areas(shape)  # hand-drawn outlines cross themselves
     if "Polygon" in shape.geom_type and shape.area == 0:
         raise FeatureError(f"{which} is an outline without an area; draw it again")
     return shape
@@ -133,6 +166,8 @@ def _check_geometry(geometry: Any, depth: int = 0) -> None:
     """Numbers of a geometry, and of those inside a collection."""
     if depth > _DEEPEST:
         raise ValueError("collections inside collections without end")
+    if not isinstance(geometry, dict) or not isinstance(geometry.get("type"), str):
+        raise ValueError("it has no type")
     _check_numbers(geometry.get("coordinates"))
     for inner in geometry.get("geometries") or ():
         _check_geometry(inner, depth + 1)
@@ -148,13 +183,42 @@ def _check_numbers(coordinates: Any) -> None:
         raise _NoNumberError
 
 
+def _flat(geometry: Mapping[str, Any]) -> dict[str, Any]:
+    """The geometry in two dimensions: some positions of it may have a third."""
+
+    def cut(coordinates: Any) -> Any:
+        if not isinstance(coordinates, list) or not coordinates or not isinstance(coordinates[0], list):
+            return coordinates[:2] if isinstance(coordinates, list) else coordinates
+        return [cut(part) for part in coordinates]
+
+    flat = {**geometry, "coordinates": cut(geometry["coordinates"])} if "coordinates" in geometry else dict(geometry)
+    return {**flat, "geometries": [_flat(one) for one in geometry["geometries"]]} if "geometries" in geometry else flat
+
+
 def _areas(shape: BaseGeometry) -> BaseGeometry:
-    """What of a mended outline (mending may leave lines) or of a collection, and those inside it, has an area."""
-    parts = [_areas(part) for part in shape.geoms] if shape.geom_type == "GeometryCollection" else []
-    if shape.geom_type in ("Polygon", "MultiPolygon"):
-        if shape.is_valid:
-            return shape
-        parts = [_areas(shapely.make_valid(shape))]  # what crosses itself cannot be united
+    """What of a shape, or of a collection and those inside it, has an area; what crosses itself in its parts.
+
+    Holes take away, wherever they lie, and polygons of one object that overlap are one area: mending all rings
+    together would take an overlap, and a hole that leaves its outline, for the opposite.
+    """
+    if shape.geom_type in ("GeometryCollection", "MultiPolygon"):
+        return _united([_areas(part) for part in shape.geoms])
+    if shape.geom_type != "Polygon" or shape.is_valid:
+        return shape if shape.geom_type == "Polygon" else shapely.Polygon()
+    area = _mended(shape.exterior)
+    for hole in shape.interiors:
+        area = area.difference(_mended(hole))
+    return _united([part for part in getattr(area, "geoms", [area]) if part.geom_type == "Polygon"])
+
+
+def _mended(ring: BaseGeometry) -> BaseGeometry:
+    """The area inside one ring, which may cross itself; mending may leave lines."""
+    mended = shapely.make_valid(shapely.Polygon(ring))
+    parts = getattr(mended, "geoms", [mended])
+    return _united([part for part in parts if part.geom_type in ("Polygon", "MultiPolygon")])
+
+
+def _united(parts: list[BaseGeometry]) -> BaseGeometry:
     parts = [part for part in parts if not part.is_empty]
     return shapely.union_all(parts) if parts else shapely.Polygon()
 

@@ -158,10 +158,16 @@ def join(path: Path, tiles: Tiles, features: NDArray[Any], encoder: str, options
         raise FeatureError(
             f"{path}: {len(features)} feature rows, but {len(tiles.grid)} coordinates; expected one row a tile"
         )
+    is_whole = features.dtype.kind in "iu"
     with np.errstate(over="ignore"):  # too large for single precision is infinity, and seen below
         features = features.astype(np.float32, copy=False)
     finite = np.isfinite(features).all(axis=1)
     notes = tiles.warnings
+    if is_whole:
+        notes = (
+            *notes,
+            "its features are whole numbers, taken as they are: were they quantised, their scale is missing",
+        )
     if not finite.all():
         bad = rows_named(np.flatnonzero(~finite))
         if not options.drop_invalid or not finite.any():
@@ -214,6 +220,8 @@ def numeric(path: Path, name: str, values: NDArray[Any], width: int | None = Non
         )
     if len(values) == 0:
         raise FeatureError(f"{path}: '{name}' holds no tile; nothing to convert")
+    if values.shape[1] == 0:
+        raise FeatureError(f"{path}: '{name}' holds no number a tile (shape {values.shape}); extract it again")
     return values
 
 
@@ -277,12 +285,43 @@ def settle(path: Path, stated: Stated, options: ReadOptions, coords: NDArray[Any
         notes += more
         unknown = SlideInfo(stated.slide_id, stated.size0 or (0, 0), mpp0, reader="features made elsewhere")
         info = replace(slide or stated.info or unknown, slide_id=stated.slide_id, mpp0=mpp0)
+    notes += _check_bits(path, coords, info.size0 if unit == "px0" else (0, 0))
     coords0 = level0_coords(path, coords) if unit == "px0" else _from_microns(path, coords, info.require_mpp())
     if stated.own is None:
         spec, on_step = _with_step(path, info, spec, coords0, stated.stride_px is not None)
         notes += on_step if unit == "px0" else ()
     info = _inside(path, info, coords0, spec.tile_px0(info), notes)
     return Tiles(TileGrid(info, spec, coords0), warnings=tuple(notes))
+
+
+def _check_bits(path: Path, coords: NDArray[Any], size0: tuple[int, int]) -> list[str]:
+    """What to tell of coordinates in numbers that a slide's places do not fit into.
+
+    Raises:
+        FeatureError: they cannot be what was meant: half precision counts in steps from 2048 on, 16 bits end at 65535.
+    """
+    if coords.dtype == np.float16 and coords.size and np.nanmax(np.abs(coords)) > _EXACT_HALF:
+        raise FeatureError(
+            f"{path}: 'coords' are in half precision, which rounds places beyond {_EXACT_HALF}; extract it again with "
+            "coordinates of 32 bits"
+        )
+    if coords.dtype.kind not in "iu" or coords.dtype.itemsize > 2 or not coords.size:
+        return []
+    largest = int(np.iinfo(coords.dtype).max)
+    if max(size0) > largest:
+        raise FeatureError(
+            f"{path}: 'coords' are {coords.dtype}, which ends at {largest}, on a slide of {size0[0]} × {size0[1]} px: "
+            "places beyond it were lost; extract it again with coordinates of 32 bits"
+        )
+    if size0 == (0, 0) and int(coords.max()) > _NEAR_END * largest:
+        return [
+            f"its coordinates are {coords.dtype} and reach {int(coords.max())}: on a larger slide they would be wrong"
+        ]
+    return []
+
+
+_EXACT_HALF = 2048
+_NEAR_END = 0.9
 
 
 def _with_step(
@@ -338,6 +377,9 @@ def _sizes(
         notes.append(f"the file says the slide has {stated.mpp0:.4g} mpp, the slide {known:.4g}; the slide's is used")
     mpp0, mpp = known or stated.mpp0, stated.mpp or options.mpp
     side0 = stated.tile_px0
+    for what, value in (("tiles", tile_px), ("tiles at level 0", side0)):
+        if value is not None and value <= 0:
+            raise FeatureError(f"{path}: says its {what} are {value} px wide; expected a positive number")
     if mpp0 is None and side0 is None and tile_px and mpp and stated.step_tells_side and coords is not None:
         side0 = _step(path, coords)
         notes.append(

@@ -32,6 +32,14 @@ _MOST_ATTRIBUTES = 1000
 _DEEPEST_TYPE = 8
 _ENCODED_BITS = 3
 """Where an encoded type has its class's bits: behind two bytes of the encoding, and the byte of class and version."""
+_LONGEST_BEGIN = 8
+_OTHER_FORMATS = {
+    b"PK\x03\x04": "a zip archive, as .npz and .pt files are", b"\x93NUMPY": "a NumPy array",
+    b"PAR1": "a Parquet table", b"ARROW1": "an Arrow file", b"\x1f\x8b": "compressed with gzip",
+    b"CDF": "an old netCDF file", b"MATLAB": "a MATLAB file",
+    **{bytes([0x80, number]): "a pickle" for number in (2, 3, 4, 5)},
+}  # fmt: skip
+"""What feature files of other formats begin with, and what they are."""
 _FILTERS = {
     307: "bzip2", 32000: "lzf", 32001: "blosc", 32004: "lz4", 32008: "bitshuffle", 32013: "zfp", 32015: "zstd",
     32017: "sz", 32019: "fcidecomp", 32026: "blosc2", 32028: "zfp", 32029: "bitshuffle",
@@ -50,17 +58,34 @@ def opened(path: str | Path) -> Iterator[h5py.File]:
     if url is None:
         _check_regular(path)
     try:
-        with (
-            filesystem(url).open(url, "rb") if url else path.open("rb") as handle,
-            h5py.File(reads := WholeReads(handle), "r") as file,
-        ):
-            _check_types(path, file, reads)
-            yield file
+        with filesystem(url).open(url, "rb") if url else path.open("rb") as handle:
+            _check_begin(path, handle)
+            with h5py.File(reads := WholeReads(handle), "r") as file:
+                _check_types(path, file, reads)
+                yield file
     except PathFLIPError:
         raise
     except Exception as error:  # damage shows as OSError, KeyError, RuntimeError, MemoryError, UnicodeDecodeError, …
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FeatureError(f"{shown(path)}: not a readable HDF5 file ({reason}); copy or extract it again") from error
+
+
+def _check_begin(path: Path, handle: Any) -> None:
+    """Refuse a file of another format by its first bytes; only behind a user block HDF5 begins elsewhere.
+
+    Raises:
+        FeatureError: it is one, or empty.
+    """
+    begin = handle.read(_LONGEST_BEGIN)
+    handle.seek(0)
+    if not begin:
+        raise FeatureError(f"{shown(path)}: is empty (0 bytes); copy or extract it again")
+    for start, name in _OTHER_FORMATS.items():
+        if begin.startswith(start):
+            raise FeatureError(
+                f"{shown(path)}: is {name}, expected HDF5 (.h5) with 'features' and 'coords' (also read: a bare tensor "
+                "in .pt, SlideChat's .csv, a LazySlide .zarr, QuPath's .geojson); save it as HDF5"
+            )
 
 
 def _check_regular(path: Path) -> None:
@@ -218,7 +243,17 @@ def plain_attributes(path: Path, item: h5py.Group | h5py.Dataset) -> dict[str, A
     """
     if len(item.attrs) > _MOST_ATTRIBUTES:
         raise FeatureError(f"{path}: has {len(item.attrs)} attributes; it is damaged or no feature file")
-    return {name: item.attrs[name] for name in item.attrs if _is_plain(item.attrs.get_id(name).get_type())}
+    plain = (name for name in item.attrs if _is_plain(item.attrs.get_id(name).get_type()))
+    return {name: _as_text(item.attrs[name]) for name in plain}
+
+
+def _as_text(value: Any) -> Any:
+    """Text of any kind as str: bytes and arrays of one text, as other tools write it; "" for an empty attribute."""
+    if isinstance(value, h5py.Empty):
+        return ""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "SO" and value.size == 1:
+        value = value.reshape(-1)[0]
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,11 +290,12 @@ def read_file(path: Path, names: Mapping[str, str]) -> File:
 
 
 def whole(value: Any) -> int | None:
-    """An attribute as a whole number; TRIDENT writes unknown ones as the string 'None'."""
+    """An attribute as a whole number, or an array of equal ones; TRIDENT writes unknown ones as the string 'None'."""
     try:
-        number = float(np.asarray(value).reshape(-1)[0])
-    except (TypeError, ValueError, IndexError):
+        numbers = {float(number) for number in np.asarray(value).reshape(-1)[:_MOST_ATTRIBUTES]}
+    except (TypeError, ValueError):
         return None
+    number = numbers.pop() if len(numbers) == 1 else np.nan
     return int(number) if np.isfinite(number) and number == int(number) else None
 
 

@@ -199,15 +199,18 @@ def _pyramid(path: Path, pictures: Sequence[Picture], sure: bool) -> Pyramid:
 
 
 def _full_resolution(pictures: Sequence[Picture]) -> Picture:
-    """The largest; but the first, where only that has levels that are marked: a label may be larger than a slide."""
-    largest, first = max(pictures, key=lambda p: p.area), pictures[0]
-    reduced = [p for p in pictures if p.is_marked_reduced and p is not largest and p is not first]
+    """The largest; but where only a smaller page has levels that are marked, that one: a label may be larger."""
+    largest = max(pictures, key=lambda p: p.area)
 
     def has_levels(picture: Picture) -> bool:
-        return any(level_factor(picture.size, p.size, _tile_of(p)) is not None for p in reduced)
+        marked = (p for p in pictures if p.is_marked_reduced and p is not largest and p is not picture)
+        return any(level_factor(picture.size, p.size, _tile_of(p)) is not None for p in marked)
 
-    is_level = level_factor(largest.size, first.size, _tile_of(first)) is not None
-    return first if not is_level and has_levels(first) and not has_levels(largest) else largest
+    if has_levels(largest):
+        return largest
+    others = sorted((p for p in pictures if not p.is_marked_reduced and p is not largest), key=lambda p: -p.area)
+    no_levels = (p for p in others if level_factor(largest.size, p.size, _tile_of(p)) is None)
+    return next(filter(has_levels, no_levels), largest)
 
 
 def _tile_of(picture: Picture) -> tuple[int, int] | None:
