@@ -201,7 +201,7 @@ def _refuse_foreign(path: Path, file: h5py.File, root: Mapping[str, Any]) -> Non
 def read_settings(path: str | Path) -> dict[str, Any] | None:
     """The settings a feature file was made with; None where it does not say (files made elsewhere)."""
     with opened(path) as file:
-        text = plain_attributes(path, file).get("settings")
+        text = plain_attributes(Path(path), file).get("settings")
         settings = None if text is None else json.loads(str(text))
     if not isinstance(settings, dict | None):
         raise FeatureError(f"{path}: attribute 'settings' is no JSON object; extract it again")

@@ -129,7 +129,8 @@ def canonical_header(data: bytes, tables: bytes | None, ycbcr: bool) -> tuple[by
     Raises:
         ValueError: not a JPEG stream.
     """
-    parts, transform = [], b"\x01" if ycbcr else b"\x00"
+    parts: list[bytes] = []
+    transform = b"\x01" if ycbcr else b"\x00"
     width = height = components = 0
     is_ycck = False
     for stream in (tables, data):
