@@ -166,7 +166,7 @@ if __name__ == "__main__":
 def test_killing_a_run_ends_its_workers_and_the_next_run_goes_on(folder, tmp_path):
     """``test_robustness.py`` kills at random moments; here it is a run with worker processes."""
     (tmp_path / "run.py").write_text(SCRIPT)
-    for i in range(3, 14):  # many: on a busy machine the kill comes late
+    for i in range(3, 10):  # many: on a busy machine the kill comes late
         write_tissue_slide(folder / f"s{i}.tif", seed=i)
     command = [sys.executable, str(tmp_path / "run.py"), str(folder), str(tmp_path / "a"), "2"]
     victim = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -181,16 +181,16 @@ def test_killing_a_run_ends_its_workers_and_the_next_run_goes_on(folder, tmp_pat
         assert not os.path.exists(f"/proc/{child}")
     features = tmp_path / "a" / "features_stain_texture"
     done = len(list(features.glob("[!.]*.h5")))
-    assert 1 <= done < 14
-    (features / ".s13.0123abcd.tmp.h5").write_bytes(b"half a file")
+    assert 1 <= done < 10
+    (features / ".s9.0123abcd.tmp.h5").write_bytes(b"half a file")
     spec, paths = TileSpec(64, 2.0, 16), sorted(folder.iterdir())
     again = extract_cohort(paths, spec, "stain_texture", tmp_path / "a", num_workers=1)
     assert [o.status for o in again].count("skipped") == done
-    for outcome in extract_cohort(paths, spec, "stain_texture", tmp_path / "b", num_workers=1):
+    for outcome in extract_cohort([*paths[:2], paths[-1]], spec, "stain_texture", tmp_path / "b", num_workers=1):
         same = read_features(features / outcome.path.name)
         np.testing.assert_array_equal(same.features, read_features(outcome.path).features)
     assert sorted(p.name for p in features.iterdir()) == sorted(
-        [".lock", ".settings.json", *[f"s{i}.h5" for i in range(14)]]
+        [".lock", ".settings.json", *[f"s{i}.h5" for i in range(10)]]
     )
 
 
