@@ -18,7 +18,7 @@ install_import_hook("pathflip", "shape_check.typechecked")
 
 LONGEST_FIRST = (
     "test_demo", "test_documented_commands", "test_workbench_page", "test_cluster", "test_robustness", "test_instruct",
-    "test_models_streaming", "test_bench_worlds", "test_features_extract", "test_train_packed", "test_train_loop",
+    "test_models_streaming", "test_features_extract", "test_train_packed", "test_train_loop",
     "test_real_slides", "test_verify", "test_inference", "test_train_distributed", "test_losses_distributed",
 )  # fmt: skip
 """Files that take longest. A file is one worker's: begun last, it would leave the others idle for minutes."""

@@ -1,6 +1,7 @@
 """The road end to end: the quick demo, and every verb on what it leaves behind."""
 
 import json
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -13,15 +14,19 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from pathflip.cli import main
+from pathflip.data.splits import read_splits
 from pathflip.demo.stages import BASELINE, REFERENCE, Demo
 from pathflip.evaluate.simulated.measures import TILE_FRACTION, read_cohort
 from pathflip.inference import encode_slide, ground, load
+from pathflip.io.tables import read_table
 from pathflip.recipes.settings import with_settings
 from pathflip.simulate.phrases import prompts
 from pathflip.simulate.world import FINDINGS
 from pathflip.train.align_run import read_split, train_align
 
 pytestmark = pytest.mark.slow
+
+WORLDS = Path(__file__).resolve().parents[1] / "bench" / "worlds.py"
 
 
 def run_apart(*words: str) -> list[dict]:
@@ -178,3 +183,38 @@ def test_the_assistant_and_the_verifier_stand_on_the_page(demo):
     page = (demo / "report.html").read_text(encoding="utf-8")
     assert all(f'id="{section}"' in page for section in ("answers", "verified", "numbers"))
     assert list((demo / "verified").glob("*.verify.html"))
+
+
+def test_worlds_are_measured_once_and_told_as_one_object(demo, tmp_path):
+    """``bench/worlds.py`` on the demo's world, painted and extracted already."""
+    short = "+train.steps=2+train.eval_every=2+train.save_every=2+train.batch_size=8"
+    models = [f"align_base{short}", f"clip_mean{short}@1/2"]
+    words = ["--seeds", "0", "--world", "quick", "--models", ",".join(models), "--out", str(tmp_path), "--json"]
+    for part in ("cohort", "features_stain_texture"):
+        shutil.copytree(demo / part, tmp_path / "0" / part)
+
+    def measured():
+        return subprocess.run([sys.executable, str(WORLDS), *words], capture_output=True, text=True, check=True)
+
+    first = measured()
+    values = json.loads(first.stdout.splitlines()[-1])
+    assert set(values["grounding AP"]) == set(models)
+    assert all(len(by_seed) == 1 for by_model in values.values() for by_seed in by_model.values())
+    weights = sorted((tmp_path / "0" / "runs").rglob("model.safetensors"))
+    stamps = [file.stat().st_mtime_ns for file in weights]
+    second = measured()
+    assert second.stdout == first.stdout
+    assert [file.stat().st_mtime_ns for file in weights] == stamps
+    assert "0 models trained, 2 kept" in second.stderr
+    # Half of the patients trained the second.
+    patients = {row["slide"]: row["patient"] for row in read_table(demo / "cohort" / "labels.csv")}
+    split = read_splits(demo / "cohort" / "splits.csv")
+    everyone = {patients[slide] for slide, part in split.items() if part == "train"}
+    runs = [next((tmp_path / "0" / "runs").glob(f"{kind}*")) for kind in ("align_base", "clip_mean")]
+    recipes = [json.loads((run / "last" / "config.json").read_text())["recipe"] for run in runs]
+    numbers = [len(recipe["trained_on"]["patients"]) for recipe in recipes]
+    assert numbers == [len(everyone), -(-len(everyone) // 2)]
+    # The table's mean is the mean of the object's values.
+    row = next(line for line in first.stdout.splitlines() if line.startswith("| grounding AP |"))
+    mean = np.mean(values["grounding AP"][models[0]])
+    assert row.split("|")[2].split()[0] == f"{mean:.2f}"
