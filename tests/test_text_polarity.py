@@ -148,3 +148,27 @@ def test_forms(example):
         polarities = {s.polarity for s in stated if s.visual and finding.lower() in s.text.lower()}
         assert polarities - {"undecided"} <= set(may_be)
         assert polarities or "undecided" in may_be or not may_be
+
+
+@pytest.mark.parametrize(
+    ("text", "denied", "undecided"),
+    [
+        ("Carcinoma without necrosis, haemorrhage, and mucin.", ["necrosis", "haemorrhage", "mucin"], []),
+        ("Hyperplasia without atypia, necrosis, and mitoses.", ["atypia", "necrosis", "mitoses"], []),
+        ("Hyperplasia without atypia, adenosis, and cysts.", ["atypia"], ["adenosis", "cysts"]),
+        ("Carcinoma without necrosis, grade 2, and 3 mitoses per 10 HPF.", ["necrosis"], ["grade 2", "3 mitoses"]),
+        ("Karzinom ohne Nekrosen, Blutungen und Verkalkungen.", ["Nekrosen", "Blutungen", "Verkalkungen"], []),
+        ("Carcinome sans nécrose, embole et mitoses.", ["nécrose", "embole", "mitoses"], []),
+        ("Without necrosis, ulcerated carcinoma.", ["necrosis"], ["ulcerated"]),
+        ("Sans nécrose, carcinome ulcéré.", ["nécrose"], ["ulcéré"]),
+        ("without necrosis, calcification, and mucin", ["necrosis"], ["calcification"]),
+        ("Invasion - no glands in the stroma", ["glands"], ["Invasion"]),
+        ("Necrosis - absent - LVI - present", [], ["Necrosis", "LVI"]),
+        ("LVI, no", ["LVI"], []),
+    ],
+)  # fmt: skip
+def test_how_far_a_denial_reaches_in_a_list(text, denied, undecided):
+    stated = sub_captions_of(text)
+    for words, polarity in ((denied, "denied"), (undecided, "undecided")):
+        for word in words:
+            assert {s.polarity for s in stated if word in s.text} == {polarity}, (word, stated)

@@ -30,6 +30,7 @@ from pathflip.text.case_tables import (
     grouped_reports,
     part_notes,
 )
+from pathflip.text.language_detection import language_of_file
 from pathflip.text.reports import read_report, undecided_note
 from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.types import Caption, Case, CaseSlide, SubCaption
@@ -149,12 +150,13 @@ def read_caption_table(path: str | Path, options: TableOptions = PLAIN, *, whole
     groups, case_notes = grouped_reports(parsed)
     captions: list[Caption] = []
     fit = _FitOfParts()
+    language = language_of_file(row.report for row in parsed)
     for group in groups:
         source = next((row.number for row in group.rows if row.report), group.rows[0].number)
         try:
             if group.problem:
                 raise CaptionError(group.problem)
-            captions.append(_caption(group, fields_of[source], whole_reports, fit))
+            captions.append(_caption(group, fields_of[source], whole_reports, fit, language))
         except CaptionError as error:
             numbers = [row.number for row in group.rows] if group.problem else [source]
             problems += [(number, str(error)) for number in numbers]
@@ -262,7 +264,9 @@ def _report_row(number: int, fields: Mapping[str, Any]) -> ReportRow:
     return ReportRow(number, case, patient, slides, "" if report == "null" else report)
 
 
-def _caption(group: ReportGroup, fields: Mapping[str, Any], whole_report: bool, fit: _FitOfParts) -> Caption:
+def _caption(
+    group: ReportGroup, fields: Mapping[str, Any], whole_report: bool, fit: _FitOfParts, language: str
+) -> Caption:
     what = f"case '{group.name}'" if group.case and len(group.slides) != 1 else f"slide '{group.name}'"
     text = _text(fields)
     sub_captions = _sub_captions(fields)
@@ -272,7 +276,7 @@ def _caption(group: ReportGroup, fields: Mapping[str, Any], whole_report: bool, 
     if not text:
         raise CaptionError(f"{what} has an empty caption")
     if not sub_captions:
-        report = read_report(text)
+        report = read_report(text, language)
         sub_captions, parts = findings_on(report.all_sub_captions, report.parts, group.slides), report.parts
         text = report.text if whole_report else report.text_of(sub_captions)
         fit.add(group.name, parts, group.slides)

@@ -16,6 +16,7 @@ from typing import Any
 from pathflip.errors import CaptionError
 from pathflip.io.slide_id import folder_of, slide_id, slide_names_in
 from pathflip.io.tables import PLAIN, TableOptions, first_of, is_empty, read_rows
+from pathflip.text.report_parts import is_of_part
 from pathflip.types import Caption, Case, CaseSlide, SubCaption
 
 __all__ = [
@@ -295,7 +296,8 @@ def parts_of_slide(slide: CaseSlide, parts: Sequence[str]) -> set[str]:
     labels = re.split(r"[\s,;/&+|]+", _PART_WORD.sub("", slide.part or "").strip().upper())
     known = {label for label in labels if label in parts}
     blocks = (re.match(r"[A-Z](?=[\s.-]?\d{1,3}$)", label) for label in labels)
-    return known | {block.group() for block in blocks if block and block.group() in parts}
+    of_blocks = {part for part in parts for label in labels if label and is_of_part(part, label)}
+    return known | of_blocks | {block.group() for block in blocks if block and block.group() in parts}
 
 
 def _why_unknown(slides: Sequence[CaseSlide], named: Sequence[set[str]], parts: Sequence[str]) -> str:

@@ -3,8 +3,8 @@
 import re
 
 from pathflip.text.cues import LANGUAGES
-from pathflip.text.polarity import LanguageRules, blanked, is_answer_line, polarity_of, rules_of
-from pathflip.text.reach import RELATIVE, Clause, items_of, japanese_items
+from pathflip.text.polarity import LanguageRules, blanked, is_answer_line, polarity_of, rules_of, value_polarity
+from pathflip.text.reach import RELATIVE, Clause, is_event, items_of, japanese_items
 
 __all__ = ["clauses_of", "is_request"]
 
@@ -14,6 +14,15 @@ _FRONTED = re.compile(
     r"lacking|ohne|bei fehlende[rmn]?|sans|en l['’]absence d|sin|en ausencia de)\b[^,]+,\s+",
     re.IGNORECASE,
 )
+_DASH = re.compile(r"\s+(?:[-–—•]|--)\s+(?=[^\W\d_]{2})")
+_DENIAL_FIRST = re.compile(
+    r"(?:no|without|negative for|free of|absence of|kein\w*|ohne|pas|sans|aucune?|absence d|sin|ausencia de)\b",
+    re.IGNORECASE,
+)
+_WITHOUT_FIRST = re.compile(
+    r"\W*(?:without|with no|in the absence of|lacking|ohne|sans|sin|en ausencia de)\b", re.IGNORECASE
+)
+_ARTICLE = re.compile(r"(?:the|an?|this|these|der|die|das|eine?|l[ea]s?|une?|el|los|las|una?)\s", re.IGNORECASE)
 _CONCESSION = re.compile(
     r"\W*(?:while|although|though|whereas|während|obwohl|bien que|alors que|aunque|mientras que)\b", re.I
 )
@@ -42,7 +51,7 @@ def clauses_of(text: str, language: str = "en") -> list[Clause]:
 
     A bare denial ("…; none was found") or a scrap ("…, but focal") stays with what it is about.
     """
-    if is_request(text):
+    if is_request(text) or _answers_between_dashes(text):
         return [Clause(text, unclear=True)]
     rules = rules_of(language if language in LANGUAGES else "en")
     clauses: list[Clause] = []
@@ -55,14 +64,23 @@ def clauses_of(text: str, language: str = "en") -> list[Clause]:
         degree = len(words) > 1 and words[0] in ("not", "nicht", "pas", "no") and words[-1] in rules.cues.degrees
         short = 0 < len(words) < 3 and words[0] not in rules.cues.frame and not re.search(r"[:=]", piece.text)
         before = polarity_of(clauses[-1].text, language) if clauses else None
-        bare = language == "en" and _BARE_DENIAL.match(piece.text)
+        bare = (language == "en" and _BARE_DENIAL.match(piece.text)) or value_polarity(piece.text, language) == "denied"
         if clauses and degree and len(words) < 4:  # "necrosis is seen, but not extensive" affirms necrosis
             continue
         if clauses and (bare or (short and polarity == "affirmed" == before)):
-            clauses[-1] = Clause(f"{clauses[-1].text}, {piece.text}", clauses[-1].unclear)
+            clauses[-1] = _with_answer(clauses[-1], piece.text, bool(bare), language)
         elif polarity != "affirmed" or not frame:
             clauses.append(piece)
     return clauses or [Clause(text)]
+
+
+def _with_answer(clause: Clause, answer: str, denies: bool, language: str) -> Clause:
+    """A clause with the scrap behind it ("LVI, no"); unclear where the scrap denies and the whole does not."""
+    joined = f"{clause.text}, {answer}"
+    if denies and polarity_of(joined, language) == "affirmed":
+        label = f"{clause.text.rstrip(' ,;:')}: {answer}"
+        return Clause(label, polarity_of(label, language) != "denied")
+    return Clause(joined, clause.unclear)
 
 
 def is_request(text: str) -> bool:
@@ -90,14 +108,17 @@ def _pieces(text: str, rules: LanguageRules, language: str) -> list[Clause]:
     cuts = [match.span() for match in rules.breaks.finditer(masked)]
     if front:
         comma = text.rindex(",", 0, front.end())
-        cuts = sorted({*cuts, (comma, front.end())})
+        if not _WITHOUT_FIRST.match(text) or _is_main_clause(text[front.end() :], rules):
+            cuts = sorted({*cuts, (comma, front.end())})
     cuts = sorted({*cuts, *_concession_ends(text, rules)})
     denial = rules.denial.search(masked) if _FIRST_EXCEPT.match(text) else None
     if denial is not None and not _FRONTED.match(text):  # "Abgesehen von einer Fibrose keine Auffälligkeiten"
         cuts = sorted({*cuts, (denial.start(), denial.start())})
     cuts = sorted({*cuts, *(match.span("comma") for match in _EXCEPTION.finditer(masked))})
-    if len(re.findall(r"[:=]\s", text)) > 1:  # "Mitoses: rare, necrosis: none"
+    if len(re.findall(r"[:=]\s|(?<=[^\W\d_])=(?=[^\W\d_])", text)) > 1:  # "Mitoses: rare, necrosis: none"
         cuts = sorted({*cuts, *(match.span() for match in _NEXT_LABEL.finditer(masked))})
+    dashes = _dashes(text)
+    cuts = sorted({*cuts, *dashes})
     for begin, end in cuts:
         if begin < start or (language == "en" and _OPEN_VERB.search(text[start:begin])):
             continue
@@ -105,12 +126,48 @@ def _pieces(text: str, rules: LanguageRules, language: str) -> list[Clause]:
         start = end
     parts.append(text[start:])
     pieces: list[Clause] = []
-    for part in parts:
+    for place, part in enumerate(parts):
         if part and language in LANGUAGES and polarity_of(part, language) != "affirmed" and not is_answer_line(part):
-            pieces += japanese_items(part) if language == "ja" else items_of(part, rules, language)
+            before = parts[place - 1] if place else ""
+            pieces += japanese_items(part) if language == "ja" else items_of(part, rules, language, before)
         elif part:
             pieces.append(Clause(part))
-    return pieces
+    return _topics_unclear(pieces) if dashes else pieces
+
+
+def _dashes(text: str) -> list[tuple[int, int]]:
+    """Dashes that set items apart: "CARCINOMA IN SITU - NO NECROSIS - GRADE 2"; none of "necrosis - absent"."""
+    answers = any(is_answer_line(line) and _is_answer(line) for line in re.split(r"[;.]\s", text))
+    dashes = [] if answers else [match.span() for match in _DASH.finditer(text)]
+    return dashes if len(dashes) > 1 or (dashes and _DENIAL_FIRST.match(text[dashes[0][1] :])) else []
+
+
+def _is_answer(line: str) -> bool:
+    """Whether what stands behind the dash of a line is a plain answer ("LVI - not seen")."""
+    behind = _DASH.split(line)[-1].strip(" .;,")
+    return any(value_polarity(behind, name) for name in LANGUAGES)
+
+
+def _answers_between_dashes(text: str) -> bool:
+    """Whether a line of dashes is "Necrosis - absent - LVI - present", of which nobody can tell what answers what."""
+    lines = [[item.strip(" .,") for item in _DASH.split(line)] for line in re.split(r"[;.]\s", text)]
+    return any(
+        len(items) > 2 and any(value_polarity(item, name) for item in items[1:] for name in LANGUAGES)
+        for items in lines
+    )
+
+
+def _topics_unclear(pieces: list[Clause]) -> list[Clause]:
+    """ "Invasion - no glands in the stroma": what stands before the dash may be the question alone."""
+    return [
+        Clause(piece.text, piece.unclear or (bool(_DENIAL_FIRST.match(after.text)) and is_event(piece.text)))
+        for piece, after in zip(pieces, [*pieces[1:], Clause("")], strict=True)
+    ]
+
+
+def _is_main_clause(text: str, rules: LanguageRules) -> bool:
+    """Whether what follows "Without necrosis, …" is a clause ("the tumour is solid") and no further item."""
+    return rules.verb.search(text) is not None or _ARTICLE.match(text) is not None
 
 
 def _concession_ends(text: str, rules: LanguageRules) -> list[tuple[int, int]]:

@@ -33,14 +33,14 @@ _KINDS: tuple[tuple[str, str], ...] = (
         molekularpathologie molekulare molekular zusatzuntersuchungen zusatzuntersuchung sonderfärbungen
         immunohistochimie immunohistochimique moléculaire colorations complémentaires inmunohistoquímica
         inmunohistoquímico molecular tinciones especiales 免疫染色 免疫組織化学 免疫組織染色 特殊染色 遺伝子検査"""),
-    ("addendum", """addendum addenda amendment amended supplemental supplementary nachtrag nachtragsbefund ergänzung
+    ("addendum", """addendum addenda amendment supplemental supplementary nachtrag nachtragsbefund ergänzung
         complément adenda anexo 追加報告 追記"""),
     ("margins", """margin margins resektionsränder schnittränder resektionsrand marges limites márgenes bordes 断端"""),
     ("nodes", """node nodes lymphknoten lymphknotenstatus ganglions ganglion curage ganglios リンパ節"""),
     ("stage", """staging stage classification distant tnm ptnm tnm-klassifikation tumorstadium stadium stade estadificación estadio 病期 進行度"""),
     ("administration", """signed signature electronically copies copy cc requested requesting requester patient patientin name dob mrn
         accession collected received date doctor physician surgeon pathologist pathologists reported dictated sex gender age
-        geb geburtsdatum eingang ausgang einsender befunddatum unterschrift nom prénom née né médecin prescripteur
+        original previous prior initial vorbefund vorbefunde antérieur antérieurs previo previos geb geburtsdatum eingang ausgang einsender befunddatum unterschrift nom prénom née né médecin prescripteur
         reçu signé date médico paciente fecha nombre edad firmado sexo 患者 氏名 患者名 報告日 受付日 採取日 診断医 担当医 年齢 性別"""),
     ("specimen", """procedure specimen specimens source material sample samples tissue submitted site sites entnahme entnahmen entnahmeort
         untersuchungsgut untersuchungsmaterial einsendung präparat präparate lokalisation prélèvement prélèvements nature
@@ -60,7 +60,7 @@ _FILLERS = frozenset(
     """a an the of and or for by to in on at with de la le les du des d l et y e el los der die das des dem den von vom zu zum zur und
     im final pathologic pathological pathology surgical anatomic anatomical anatomo description descriptions finding findings
     examination report information data details detail summary part parts other additional provided provisional
-    revised corrected case no number pathologist's microscopic/diagnosis befund befunde bericht untersuchung beschreibung
+    revised corrected amended case no number pathologist's microscopic/diagnosis befund befunde bericht untersuchung beschreibung
     angaben pathologisch pathologische pathologischer pathologisch-anatomische endgültige examen étude compte rendu
     résultats résultat analyse anatomopathologique anatomopathologiques histopathologique définitif descripción estudio
     examen informe anatomopatológico anatomopatológica patológico histopatológico final datos resultados información
@@ -86,7 +86,8 @@ _KEYWORD_PART = re.compile(
 )
 _MARKS = re.compile(r"^[\s#>*_\-–—•●▪■◦=~|]+|[\s*_#=~|]+$")
 _COLON = re.compile(r"\s*[:：]\s*|\s+[-–—]\s+|\s*\*\*\s*")
-_CAPITAL_LABEL = re.compile(rf"(?<![\w'’.-])\(?(?P<label>{_LABEL})\)?(?=\s*$)")
+_BOXED = re.compile(r"\s*[【［〔《＜](?P<head>[^】］〕》＞\n]{1,40})[】］〕》＞]\s*[:：]?\s*")
+_CAPITAL_LABEL = re.compile(r"(?<![\w'’./-])\(?(?P<label>[A-Z]|[IVX]{1,4})\)?(?=\s*$)")
 
 
 class Heading(NamedTuple):
@@ -113,6 +114,8 @@ def heading_of(line: str) -> Heading | None:
     numbered = re.match(r"(?:\d{1,2}|[IVX]{1,4})[.)]\s+(?=\D)", body)
     offset = lead + (numbered.end() if numbered else 0)
     body = line[offset:]
+    if (boxed := _BOXED.match(line)) is not None and (kind_and_part := _classify(boxed["head"])) is not None:
+        return Heading(*kind_and_part, boxed.end())
     for match in [*_COLON.finditer(body[:90]), None]:
         head = body[: match.start()] if match else body
         if len(head) > 80 or (match is None and body.rstrip().endswith((".", ",", ";"))):
@@ -138,6 +141,8 @@ def _classify(head: str) -> tuple[str, str] | None:
     if not words or len(words) > 7 or any(word not in _WORDS and word not in _FILLERS for word in words):
         return None
     kinds = [_WORDS[word] for word in words if word in _WORDS]
+    if "amended" in words and not kinds:  # "AMENDED REPORT"
+        kinds = ["addendum"]
     if not kinds:  # "TUMOR", "ADDITIONAL FINDINGS", "Befund"
         microscopic = set(words) & {
             "tumor",

@@ -7,10 +7,12 @@ or disagree. Text that stays unclear takes the language of the report it stands 
 
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-__all__ = ["MIXED", "language_of"]
+__all__ = ["MIXED", "language_of", "language_of_file"]
 
 MIXED = "mixed"
 """Two languages, or two scripts with words of their own, in one text."""
@@ -25,7 +27,7 @@ _OWN_WORDS: dict[str, frozenset[str]] = {
     "en": _words(
         """the and is are was were with without there this that these which of from by not shows show seen identified
         present noted into within has have been its between throughout consists consistent lacks neither nor cannot
-        sections tumour tumor tumours tumors cells nuclei lymphovascular rules ruled but seen found present
+        sections tumour tumours tumors cells nuclei lymphovascular rules ruled but seen found present
         does did only frequent"""
     ),
     "de": _words(
@@ -34,19 +36,24 @@ _OWN_WORDS: dict[str, frozenset[str]] = {
         mäßig anhalt für zeigt zahlreiche schlecht gut wurde wurden nach über
         nein fehlen fehlend fraglich fragliche verdacht herdförmig herdförmige mitosen nekrosen karzinom adenokarzinom
         plattenepithelkarzinom mammakarzinom urothelkarzinom gefäßinvasion malignität drüsen zellen tumorgewebe lymphom
-        niedriggradig hochgradig niedriggradige hochgradige mäßiggradig vereinzelt reichlich vorhanden unauffällig"""
+        niedriggradig hochgradig niedriggradige hochgradige mäßiggradig vereinzelt reichlich vorhanden unauffällig
+        gutartig gutartige gutartiges gutartiger bösartig bösartige bindegewebe fettgewebe muskulatur schleimhaut
+        chronische chronischer entzündung invasives invasiver nekrose stromareaktion kerne herd"""
     ),
     "fr": _words(
         """une du est sont avec sans pas aucun aucune dans les aux ne présence signe cette il absence d'une n'est
         d'un nécrose peu très foyers retrouve observe observée à jamais carcinome adénocarcinome lymphome tumeur
         tumeurs cellules vasculaire vasculaires engainement engainements embole emboles muqueuse atypies douteux
-        douteuse nombreux nombreuses épithélium glandes oui"""
+        douteuse nombreux nombreuses épithélium glandes oui canalaire lobulaire épidermoïde fibreux fibreuse fibreuses
+        conjonctif tissu tissus bénin bénigne bénignes inflammatoire inflammatoires chronique gastrique sein peau"""
     ),
     "es": _words(
         """el los del y con sin se hay ningún ninguna observa observan identifica identifican ausencia por
         para presencia aprecia aprecian una invasión células está muestra
         ausente ausentes nula nulo carece hallazgos sospechoso sospechosa sospecha queratinizante
-        las los hay valorable valorables ningunos células también"""
+        las los hay valorable valorables ningunos células también existe existen desprovisto desprovista
+        urotelial papilar lobulillar escamoso escamosa epidermoide basocelular gástrica gástrico crónica
+        crónico tejido tejidos músculo benigno benigna benignos piel mama linfoma delimitado delimitada"""
     ),
 }
 # Words that deny: one of these within a text of another language makes it mixed.
@@ -67,7 +74,7 @@ _FOREIGN_WORDS = _words(
     nincs nem nélkül fără absența este lipsa nėra puudub amb"""
 )
 # Letters that none of en, de, fr and es has, in words that are no names.
-_FOREIGN_LETTERS = re.compile(r"(?<!\w)[a-zà-ž]*[ăâșțşţãõığøåłąęśżźćńěřůčšžőűġħ](?<!â)[a-zà-ž]*")
+_FOREIGN_LETTERS = re.compile(r"(?<!\w)(?=\w\w)[a-zà-ž]*[ăâșțşţãõığøåłąęśżźćńěřůčšžőűġħ](?<!â)[a-zà-ž]*")
 # Words and endings that English has not: where they stand and no English word does, a text is not English.
 _NOT_ENGLISH = _words("de del la las le les los lo un una di da du des der ni il gli sur por con sin")
 _FORMS = re.compile(
@@ -84,12 +91,21 @@ _LATIN_PLURALS = re.compile(
     r"cocci|bacilli|gyri|sulci|stimuli|tubuli|semi|anti|multi|mini)\b)[a-z]{3,}i(?![\w-])"
 )
 _GREEK_ENDING = re.compile(r"\b\w{2,}(?:sis|itis|plasia)\b", re.IGNORECASE)
+# "no" before a verb: in Portuguese it means "in the" and stands before nouns, Italian writes "non".
+_SPANISH_DENIAL = re.compile(
+    r"\bno (?:existen?|presentan?|invaden?|infiltran?|muestran?|contienen?|afectan?|alcanzan?|"
+    r"rebasan?|sobrepasan?|hay|se|son|es|"
+    r"est[áa]n?|descartad[oa]s?|encapsulad[oa]s?|queratiniz\w+|invasiv[oa]s?|valorad[oa]s?|concluyentes?|realizad[oa]s?)\b",
+    re.IGNORECASE,
+)
 _PIECE = re.compile(r"[,;:]\s|\s[-–]\s|\b(?:but|aber|jedoch|mais|pero)\b")
 # What tells Japanese without kana: characters of the Japanese reform, and words of its reports.
 _JAPANESE = re.compile(
     r"[壊悪転検断観発変対応実単顕膵歯拡囲労続総黒価気効処圧両剤収徴拠歳浅産痩県粋繊縦臓蔵薬覚説豊軽遅鉄録険随隠雑頼顔験髄黄齢]|所見|脈管|侵襲|"
     r"扁平上皮|乳管|核分裂像|腺管|浸潤癌|浸潤性|分化型|異型|組織型|陽性率"
 )
+# What Chinese reports deny with, and Japanese ones do not.
+_CHINESE = re.compile(r"未[见見]|[无没沒壞]|無(?=[一-鿿])(?!構造|細胞|核|色素)")
 _LATIN_LANGUAGES = _words("en de fr es it pt nl da sv no fi pl cs hu ro tr ca sk sl hr lt lv et")
 _SCRIPTS = {
     "HIRAGANA": "ja", "KATAKANA": "ja", "CJK": "zh", "HANGUL": "ko", "CYRILLIC": "ru", "GREEK": "el", "ARABIC": "ar",
@@ -97,6 +113,20 @@ _SCRIPTS = {
 }  # fmt: skip
 _LATIN_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 _SURE = 0.5
+_SHORT = 6  # words
+_LONG = 30  # characters; Japanese has no spaces
+
+
+def language_of_file(texts: Iterable[str]) -> str:
+    """The language that the reports of a file are written in, where four fifths of the longer ones agree; else English.
+
+    What a short report ("Carcinoma ductal infiltrante.", "腺癌") is read in where its own words do not tell.
+    """
+    spoken = Counter(language_of(text[:2000]) for text in texts if len(text.split()) > _SHORT or len(text) > _LONG)
+    if not spoken:
+        return "en"
+    language, count = spoken.most_common(1)[0]
+    return language if language in (*_OWN_WORDS, "ja") and count >= max(2, 0.8 * spoken.total()) else "en"
 
 
 def language_of(text: str, default: str = "en") -> str:
@@ -117,7 +147,7 @@ def language_of(text: str, default: str = "en") -> str:
         if native:
             return MIXED
         return _of_scripts(text, scripts, default)
-    return _of_latin(text, latin, default)
+    return _of_latin(text, latin, "en" if default == "ja" else default)
 
 
 def _scripts(text: str) -> dict[str, int]:
@@ -140,6 +170,8 @@ def _of_scripts(text: str, scripts: dict[str, int], default: str) -> str:
     best = max(scripts, key=lambda name: scripts[name])
     if best == "zh" and _JAPANESE.search(text):
         return "ja"
+    if best == "zh" and _CHINESE.search(text):
+        return "zh"
     return "ja" if best == "zh" and default == "ja" else best
 
 
@@ -172,7 +204,10 @@ def _evidence(text: str, words: list[str]) -> dict[str, int]:
     evidence = {name: len(set(words) & own) for name, own in _OWN_WORDS.items()}
     evidence["fr"] += re.search(r"\b[ldn]['’](?=[^\W\d_]{2})", text, re.IGNORECASE) is not None
     evidence["de"] += re.search(r"ß|(?<=[a-zA-Z])[äöü]|[ÄÖÜ](?=[a-z])", text) is not None
-    evidence["es"] += re.search(r"[ñ¿¡]|ción\b", text) is not None
+    evidence["es"] += re.search(r"[ñ¿¡]|ción\b|\b(?:ductal|tubular) infiltrantes?\b", text) is not None
+    evidence["es"] += _SPANISH_DENIAL.search(text) is not None
+    if {"non", "né", "senza"} & set(words):  # Italian has "infiltrante" too
+        evidence["es"] = 0
     return evidence
 
 
@@ -209,6 +244,8 @@ def _of_forms(text: str, default: str) -> str:
     chances = dict(ranked)
     whole = sum(chances.values()) or 1.0
     detected, sure = ranked[0][0], ranked[0][1] / whole
+    if default in ("de", "fr", "es") and len(text.split()) < _SHORT:
+        return default  # a report's or a file's own language; what denies in another one was met before
     if (
         chances.get("es", 0) / whole > 0.15
         and _GREEK_ENDING.search(text)

@@ -32,12 +32,30 @@ Polarity = Literal["affirmed", "denied", "undecided"]
 _VALUE = re.compile(
     r"^(?P<label>[^:：=|\t?]{2,90}?)\s*(?:[:：=|\t?]|\.{3,}|…+|_{3,}|\s[-–—]\s)\s*(?P<value>\S.*?)[\s.。;,]*$"
 )
+_BRACKETED = re.compile(
+    r"^(?P<label>[^:=()\[\]]{2,60}?)\s*[(\[]\s*(?P<value>[^\W\d_][^()\[\]]{1,25}?)\s*[)\]][\s.;,]*$"
+)
 # Ticked or ruled out, present or absent: nobody can tell. "regression -" at the end may be a dash.
 _CROSS = re.compile(
     r"[✗✘❌☓±]|[+＋]\s*/\s*[-−–]|[-−–]\s*/\s*[+＋]|[:=]\s*\[\s*[-−–]\s*\]|[a-z]{3}\s?[-−–]\s*[.;,]?\s*$"
 )
+# "Granulomas 0": none, or a grade, a score, a stage.
+_ZERO = re.compile(r"^\W*(?:[^\W\d_]+[ -]){0,4}[^\W\d_]{3,}\s+0\W*$")
 # "Necrosis was searched for" tells nothing until it is said what was found.
 _SOUGHT = re.compile(r"\b(?:looked|searched|screened|tested|sought|hunted)\b(?: for)?\W*$", re.IGNORECASE)
+
+
+# Words that deny and mean nothing else in the other languages listed here, the tables' and their neighbours'.
+_DENIAL_WORDS = {
+    "en": "no not non without absent neither nor none nil lacks lacking free negative never cannot",
+    "de": r"keine?[nmrs]? nicht ohne weder fehl(?:en|end|ende[rmns]?|"
+    r"t) \w{4,}frei(?:e[rnms]?)? negativ nie nirgends ausgeschlossen",
+    "fr": r"pas sans aucune? absente?s? ni négati(?:f|ve)s? non n'est jamais",
+    "es": r"no sin ning(?:ún|una|uno) ausencia ausentes? ni negativ[oa]s? tampoco carecen? nul[oa]s?",
+    "ja": "",
+    "other": r"non senza nessun[oa]? assen(?:za|te|ti) sem não nenhum[a]? ausência geen niet zonder afwezig ikke ingen inget "
+    r"inga utan uten uden ej saknas brak nie bez není žádné ei ilman yok değil nincs nem nélkül fără",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -84,8 +102,8 @@ def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
 
 def _only_in_brackets(rules: LanguageRules, clause: str) -> bool:
     """Whether a clause denies within brackets alone, and says something outside them."""
-    outside = re.sub(r"\([^()]*\)", "()", clause)
-    inside = re.search(r"\([^()]*[^\W\d_]{2,}[^()]*\)", clause)
+    outside = re.sub(r"\([^()]*\)|\[[^\[\]]*\]", "()", clause)
+    inside = re.search(r"\([^()]*[^\W\d_]{2,}[^()]*\)|\[[^\[\]]*[^\W\d_]{2,}[^\[\]]*\]", clause)
     return inside is not None and rules.denial.search(rules.pseudo.sub(blanked, outside)) is None
 
 
@@ -98,7 +116,7 @@ def polarity_of(clause: str, language: str = "en") -> Polarity:
     if answer is not None:
         return answer
     rules = rules_of(language)
-    if _CROSS.search(clause):
+    if _CROSS.search(clause) or _ZERO.search(clause):
         return "undecided"
     if rules.doubt.search(clause) or rules.degree.search(rules.pseudo.sub(blanked, clause)):
         return "undecided"
@@ -110,7 +128,23 @@ def polarity_of(clause: str, language: str = "en") -> Polarity:
         return "denied" if denial is not None and denial.start() < hedge.start() else "undecided"
     if denial is None and language == "en" and _SOUGHT.search(clause):
         return "undecided"
+    if denial is None and denies_in_another_language(clause, language):
+        return "undecided"
     return "denied" if denial is not None else "affirmed"
+
+
+def denies_in_another_language(clause: str, language: str) -> bool:
+    """Whether a clause holds a word that denies in a language it is not read in: "No necrosis." in a German report."""
+    return _foreign_denials(language).search(clause) is not None
+
+
+@lru_cache(maxsize=len(LANGUAGES))
+def _foreign_denials(language: str) -> re.Pattern[str]:
+    own = _DENIAL_WORDS.get(language, "").split()
+    words = [word for name, listed in _DENIAL_WORDS.items() if name != language for word in listed.split()]
+    foreign = "|".join(sorted({*words} - {*own}, key=len, reverse=True))
+    # Capitals alone are stains and genes ("PAS"), a hyphen joins words ("non-keratinizing", "Pas-de-Calais").
+    return re.compile(rf"(?<![\w-])(?![A-Z]{{2,}}\b)(?i:{foreign})(?![\w-])|未[见見]|[无没沒]|無(?![しいく])(?=.*壞)")
 
 
 def value_polarity(value: str, language: str = "en") -> Polarity | Literal["blank"] | None:
@@ -131,7 +165,7 @@ def value_polarity(value: str, language: str = "en") -> Polarity | Literal["blan
 
 def _answer(clause: str, language: str) -> Polarity | None:
     """The polarity of "finding: answer", None where the clause is no such line or its answer no plain yes or no."""
-    line = _VALUE.match(clause.strip())
+    line = _VALUE.match(clause.strip()) or _BRACKETED.match(clause.strip())
     if line is None:
         return None
     stated = value_polarity(line["value"], language)

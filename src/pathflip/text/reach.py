@@ -9,10 +9,36 @@ from typing import Literal, NamedTuple
 
 from pathflip.text.polarity import LanguageRules, blanked, polarity_of
 
-__all__ = ["RELATIVE", "Clause", "items_of", "japanese_items"]
+__all__ = ["RELATIVE", "Clause", "is_event", "items_of", "japanese_items"]
 
 _ITEM_BREAK = re.compile(r",\s+(?:and\s+|und\s+|et\s+|y\s+)?|\s+(?:and|und|et|y)\s+|\s+(?:with|mit|avec|con)\s+")
 _WITHOUT = re.compile(r"\W*(?:without|with no|ohne|sans|sin)\b", re.IGNORECASE)
+_TUMOUR = re.compile(
+    r"\w*(?:carcinom|karzinom|sarcom|sarkom|lymphom|linfom|melanom|gliom|blastom|tumou?r|tumeur|neoplasm|neoplasi|seminom)\w*",
+    re.IGNORECASE,
+)
+_GRAVE_WORDS = (
+    r"necros[ie]s|\w*nekrosen?|nécroses?|\w*invasion|invasión|\w*invasionen|mitos[ei]s|mitosen|"
+    r"mitoses|mitotic figures|malignan\w+|"
+    r"malignité|malignidad|\w*dysplas\w+|displasia|granulom\w*|emboli|emboles?|emboloses?|carcinoma|karzinom|metasta\w+"
+)
+_EVENT_WORDS = (
+    _GRAVE_WORDS
+    + r"|ha?emorrhages?|\w*blutung(?:en)?|hémorragies?|hemorragias?|calcifi[ck]ations?|calcificación(?:es)?|"
+    r"\w*verkalkung(?:en)?|ulcerations?|ulceración|\w*ulzeration(?:en)?|inflammation|entzündung|inflamación|atypia|atypien?|atypies|"
+    r"atipia|keratini[sz]ation|verhornung|kératinisation|queratinización|mucin(?: production)?|"
+    r"\w*infiltrat\w*|desmoplasia|"
+    r"hyperplasia|pleomorphism"
+)
+# Whole items: a count or a word of degree ("3 mitoses", "chronic inflammation") makes it a finding of its own.
+_OF_WHAT = (
+    r"(?:any|lympho-?vascular|vascular|perineural|neural|tumou?r|tumoral|venous|lymphatic|angio\w*|comedo|vasculaires?|"
+    r"périnerveu\w+|perineurale?|vaskuläre|lymphatische|perineurale|linfática|linfovascular|lymphatiques?|tumorales?)"
+)
+_GRAVE, _OF_TUMOURS = (
+    re.compile(rf"(?:{_OF_WHAT} ){{0,2}}(?:{words})(?: {_OF_WHAT}){{0,2}}", re.IGNORECASE)
+    for words in (_GRAVE_WORDS, _EVENT_WORDS)
+)
 _LISTED_OR = re.compile(r"\b(?:or|nor|oder|noch|ou|ni|o|u)\b", re.IGNORECASE)
 _LISTED = re.compile(r"\b(?:or|nor|and|oder|noch|und|ou|ni|et|o|u|y)\b|/", re.IGNORECASE)
 # Adjectives that begin a finding of its own: "no granulomas, chronic inflammation" may or may not deny the second.
@@ -50,20 +76,27 @@ class Clause(NamedTuple):
     unclear: bool = False
 
 
-def items_of(part: str, rules: LanguageRules, language: str) -> list[Clause]:
+def items_of(part: str, rules: LanguageRules, language: str, before: str = "") -> list[Clause]:
     """A stretch that denies, cut where a new clause or a new item of telegraphic style begins.
 
     "Mitoses frequent, necrosis absent" are two sub-captions; "no necrosis, haemorrhage or calcification" is one.
+
+    Args:
+        part: the stretch.
+        rules: of its language.
+        language: its two-letter code.
+        before: the stretch before it in the sentence ("carcinoma" of "carcinoma without necrosis, …").
     """
     cuts = [match.span() for match in _ITEM_BREAK.finditer(rules.pseudo.sub(blanked, part))]
     bounds = [0, *[position for span in cuts for position in span], len(part)]
     items = [part[bounds[i] : bounds[i + 1]] for i in range(0, len(bounds), 2)]
     links = [part[a:b] for a, b in cuts]
-    if len(items) > 2 and _WITHOUT.match(part) and not _LISTED_OR.search(part):
-        # "ductal hyperplasia without atypia, adenosis, fibrosis, and cysts": the list may go on with what is there
-        rest = part[len(items[0]) :].lstrip(" ,")
-        if rules.cues.findings == r"(?!)" or re.search(rules.cues.findings, rest, re.IGNORECASE):
-            return [Clause(items[0]), Clause(rest, unclear=True)]
+    if len(items) > 1 and _WITHOUT.match(part) and not _LISTED_OR.search(part):
+        reach = _reach_of_without(items, before, rules)
+        if reach == "all":
+            return [Clause(part)]
+        if reach == "first":
+            return [Clause(items[0]), Clause(part[len(items[0]) :].lstrip(" ,"), unclear=True)]
     groups, unclear = [items[0]], [False]
     for place, item in enumerate(items[1:]):
         left, rest = groups[-1], "".join(items[place + 1 :])
@@ -97,6 +130,28 @@ def items_of(part: str, rules: LanguageRules, language: str) -> list[Clause]:
         else:
             groups[-1] = f"{left}{links[place]}{item}"
     return [Clause(text, flag) for text, flag in zip(groups, unclear, strict=True)]
+
+
+def is_event(text: str) -> bool:
+    """Whether a text is no more than the name of something that reports affirm or deny ("Vascular invasion")."""
+    return _OF_TUMOURS.fullmatch(text.strip(" .;,:-–—")) is not None
+
+
+def _reach_of_without(items: list[str], before: str, rules: LanguageRules) -> Literal["all", "first"] | None:
+    """How far "without A, B, and C" reaches; None where the rules of every other list tell.
+
+    Of a tumour, events that reports deny ("without necrosis, haemorrhage, and calcification") are denied together. Of a
+    change of another kind ("hyperplasia without atypia, adenosis, and cysts") the list may go on with what is there,
+    unless all of its items are such as nobody lists beside it (necrosis, invasion, malignancy).
+    """
+    events = _OF_TUMOURS if _TUMOUR.search(before) else _GRAVE
+    if all(events.fullmatch(item.strip(" .;,")) for item in items[1:]):
+        return "all"
+    if len(items) > 2 or not before:
+        rest = ", ".join(items[1:])
+        named = rules.cues.findings == r"(?!)" or re.search(rules.cues.findings, rest, re.IGNORECASE)
+        return "first" if named or not before else None
+    return None
 
 
 def _beyond_the_denial(

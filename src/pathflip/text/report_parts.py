@@ -7,11 +7,27 @@ anywhere, and references within a sentence ("… of part A.", "… (B and C)").
 import re
 from collections.abc import Iterable, Sequence
 
+from pathflip.text.finding_words import names_a_finding
 from pathflip.text.headings import heading_of, keyword_part
 
-__all__ = ["WEAK_MARK", "inline_part", "parts_of", "referred_parts", "strong_mark", "title_mark"]
+__all__ = ["inline_part", "is_of_part", "parts_of", "referred_parts", "strong_mark", "title_mark", "weak_mark"]
 
-WEAK_MARK = re.compile(r"[\s•●▪■*#>–-]*\(?(?P<label>[A-Z]|\d{1,2}|[IVX]{2,4})(?:\s?[.):\]]+|\s[-–—])\s+(?=\S)")
+_JOINT = r"\s*(?:,|\band\b|&|\bund\b|\bet\b|\by\b|\+|/|-|–|\bto\b|\bthrough\b|\bbis\b|、|～|~)\s*"
+_LABEL = r"(?:[IVX]{2,4}(?![A-Za-z])|[A-Z]\d{0,2}|\d{1,2})"
+_LABELS = rf"{_LABEL}(?:{_JOINT}{_LABEL})*"
+_WEAK_MARK = re.compile(rf"[\s•●▪■*#>–-]*[(\[]?(?P<labels>{_LABELS})(?:\s?[.):\]]+|\s[-–—])\s+(?=\S)")
+_MORE_LABELS = re.compile(rf"(?:{_JOINT}{_LABEL}\b)+(?=\s*(?:[:：.)\],]|[-–—]\s|\n|$))")
+# A numbered list is of parts where every item begins with what was taken from where ("1. Skin, scalp, biopsy: …").
+_NUMBERED_TITLE = re.compile(r"\s*\(?(?P<number>\d{1,2})[.)]\s+(?P<title>[^:：\n]{3,80})[:：]\s*\S")
+_TAKEN = re.compile(
+    r"\b(?:biops\w+|excisions?|resections?|\w+ectom\w+|curett\w+|cores?|shave|punch|polyps?|lobes?|isthmus|skin|stomach|antrum|"
+    r"corpus|colon|rectum|c[a]?ecum|o?esophagus|duodenum|ileum|breast|lung|kidney|liver|prostate|bladder|uterus|cervix|"
+    r"endometrium|ovar(?:y|ies)|thyroid|parathyroid|tongue|tonsil|larynx|(?:lymph )?nodes?|bone|"
+    r"soft tissue|base|apex|mid|"
+    r"quadrant|haut|magen|darm|brust|leber|niere|lunge|schilddrüse|exzis\w+|biopsie|peau|estomac|sein|foie|poumon|biopsia|"
+    r"piel|estómago|mama|hígado|pulmón)\b|生検|切除|皮膚|乳腺|大腸|肝|肺",
+    re.IGNORECASE,
+)
 _TITLE = re.compile(r"\s*(?:\d{1,2}[.)]\s+)?[A-ZÄÖÜÉ][^:.;\n]{2,80}\((?P<label>[A-Z])\)\s*:\s*")
 _LISTED_MARK = re.compile(r"(?:^|(?<=[:;.])\s*)(?P<label>[A-Z]),\s+(?=[a-zäöüé])", re.MULTILINE)
 _INLINE_MARK = re.compile(r"(?<=[.;:!?。)])\s+(?:\(?(?P<label>[A-Z])\)?\s?[.):]\s+(?=[A-ZÄÖÜÉ(\[]|[a-zäöüé]))")
@@ -33,37 +49,98 @@ def parts_of(lines: Iterable[str]) -> tuple[str, ...]:
     named: set[str] = set()
     letters: set[str] = set()
     titled: set[str] = set()
-    numbers: set[str] = set()
+    lines = list(lines)
     for rest in lines:
         heading = heading_of(rest)
-        if heading is not None:
+        weak = _WEAK_MARK.match(rest)
+        if weak is not None and (heading is None or heading.kind in ("nodes", "specimen", "margins")):
+            letters |= {label for label in _expanded(weak["labels"]) if not label.isdigit()}
+        stripped = rest.lstrip(" \t•●▪■*#>–-")
+        if (labels := _keyword_labels(stripped)) is not None:
+            named |= set(labels[0])
+        elif heading is not None:
             named |= {heading.part} - {""}
             rest = rest[heading.length :]
-        stripped = rest.lstrip(" \t•●▪■*#>–-")
-        if (match := keyword_part(stripped)) is not None:
-            named.add(match["label"])
-        elif heading is not None and heading.kind == "specimen" and re.fullmatch(r"\s*[A-Z]\W*", rest):
-            named.add(rest.strip()[0])
-        elif (weak := WEAK_MARK.match(rest)) is not None:
-            (numbers if weak["label"].isdigit() else letters).add(weak["label"])
+            if heading.kind == "specimen" and re.fullmatch(r"\s*[A-Z]\W*", rest):
+                named.add(rest.strip()[0])
         for inline in _INLINE_MARK.finditer(rest):
             letters.add(inline["label"])
         if (title := _TITLE.match(rest)) is not None:
             titled.add(title["label"])
         letters |= {listed["label"] for listed in _LISTED_MARK.finditer(rest)}
         for place in _INLINE_KEYWORD.finditer(rest):
-            if (match := keyword_part(rest[place.end() :])) is not None:
-                named.add(match["label"])
+            if (labels := _keyword_labels(rest[place.end() :])) is not None:
+                named |= set(labels[0])
     if len(_run(titled)) > 1:
         letters |= titled
+    return _chosen(letters, named, lines)
+
+
+def _chosen(letters: set[str], named: set[str], lines: Sequence[str]) -> tuple[str, ...]:
+    """The labels that are parts, of all that look like one."""
     run = _run(letters | {label for label in named if len(label) == 1 and label.isalpha()})
-    named_numbers = sorted((label for label in named if label.isdigit()), key=int)
     if run:
         return tuple(run)
-    if named_numbers:
-        return tuple(named_numbers)
+    blocks = sorted(label for label in letters | named if re.fullmatch(r"[A-Z]\d{1,2}", label))
+    if (
+        len(blocks) > 1
+        and blocks[0] == "A1"
+        and len(_run({label[0] for label in blocks})) == len({b[0] for b in blocks})
+    ):
+        return tuple(blocks)
+    numbers = sorted((label for label in named if label.isdigit() and int(label)), key=int)
+    if numbers:
+        return tuple(numbers)
     roman = [label for label in ("I", "II", "III", "IV", "V", "VI", "VII", "VIII") if label in letters | named]
-    return tuple(roman) if roman[:2] == ["I", "II"] else tuple(sorted(named & {"A", "B", "C", "D"}))
+    if roman[:2] == ["I", "II"]:
+        return tuple(roman)
+    return _numbered_titles(lines) or tuple(sorted(named & {"A", "B", "C", "D"}))
+
+
+def _numbered_titles(lines: Sequence[str]) -> tuple[str, ...]:
+    """The numbers of a list whose items all begin with a specimen ("2. Skin, nose, biopsy: …"); else ()."""
+    marks = [re.match(r"\s*\(?(\d{1,2})[.)]\s+\S", line) for line in lines]
+    titles = [_NUMBERED_TITLE.match(line) for line, mark in zip(lines, marks, strict=True) if mark]
+    if len(titles) < 2 or not all(
+        title and _TAKEN.search(title["title"]) and not names_a_finding(title["title"]) for title in titles
+    ):
+        return ()
+    numbers = [int(title["number"]) for title in titles if title]
+    return tuple(map(str, numbers)) if numbers == list(range(1, len(numbers) + 1)) else ()
+
+
+def _keyword_labels(text: str) -> tuple[list[str], int] | None:
+    """The labels behind "Part", "Specimens 1-3", "Teile A und B" at the beginning of a text, and where they end."""
+    match = keyword_part(text)
+    if match is None:
+        return None
+    more = _MORE_LABELS.match(text[match.end("label") :])
+    end = match.end("label") + (more.end() if more else 0)
+    return _expanded(text[match.start("label") : end]), max(end, match.end())
+
+
+def _expanded(labels: str) -> list[str]:
+    """Every label of "A", "A and C", "A-C", "1-3"."""
+    listed = re.findall(_LABEL, labels)
+    for first, last in re.findall(rf"({_LABEL})\s*(?:-|–|~|～|\bto\b|\bthrough\b|\bbis\b)\s*({_LABEL})", labels):
+        if first.isdigit() and last.isdigit():
+            listed += [str(number) for number in range(int(first), int(last))]
+        elif len(first) == len(last) == 1:
+            listed += [chr(code) for code in range(ord(first), ord(last))]
+    return list(dict.fromkeys(listed))
+
+
+def is_of_part(label: str, part: str) -> bool:
+    """Whether a slide's part is one of a finding's ("A, B"): itself, the part of a block ("A" of "A1")."""
+    part = part.strip().upper()
+    block = re.compile(rf"{re.escape(part)}(?:(?<=[A-Z])\d{{1,2}})?")
+    return any(block.fullmatch(one) is not None for one in label.split(", "))
+
+
+def _known(labels: Iterable[str], parts: Sequence[str]) -> list[str]:
+    """Those that are parts of the report, in its order; the block "A2" of part A is of A where blocks are no parts."""
+    own = {label if label in parts else label[:1] for label in labels}
+    return [part for part in parts if part in own]
 
 
 def _run(labels: set[str]) -> list[str]:
@@ -77,13 +154,21 @@ def _run(labels: set[str]) -> list[str]:
 
 
 def strong_mark(rest: str, parts: Sequence[str]) -> tuple[str, int] | None:
-    """The part that "Part A:" at the beginning of a text opens, and the length of the mark."""
+    """The part ("A", or several: "A, B") that "Part A:" opens at the beginning of a text, and the mark's length."""
     lead = len(rest) - len(rest.lstrip(" \t•●▪■*#>–-(["))
-    match = keyword_part(rest[lead:])
-    if match is None or match["label"] not in parts:
+    labels = _keyword_labels(rest[lead:])
+    known = _known(labels[0], parts) if labels is not None else []
+    if labels is None or not known:
         return None
-    after = re.match(r"[\s:：.,)\]*–-]*", rest[lead + match.end() :])
-    return match["label"], lead + match.end() + (after.end() if after else 0)
+    after = re.match(r"[\s:：.,)\]*–-]*", rest[lead + labels[1] :])
+    return ", ".join(known), lead + labels[1] + (after.end() if after else 0)
+
+
+def weak_mark(rest: str, parts: Sequence[str]) -> tuple[str, int] | None:
+    """The part that "A.", "B)", "A & B:", "C -" opens at the beginning of a text, and the length of the mark."""
+    mark = _WEAK_MARK.match(rest)
+    known = _known(_expanded(mark["labels"]), parts) if mark is not None else []
+    return (", ".join(known), mark.end()) if mark is not None and known else None
 
 
 def title_mark(rest: str, parts: Sequence[str]) -> tuple[str, int] | None:
@@ -99,10 +184,7 @@ def inline_part(sentence: str, part: str | None, parts: Sequence[str]) -> tuple[
     strong = strong_mark(sentence, parts)
     if strong:
         return strong[0], strong[1]
-    weak = WEAK_MARK.match(sentence)
-    if weak is not None and weak["label"] in parts:
-        return weak["label"], weak.end()
-    return part, 0
+    return weak_mark(sentence, parts) or (part, 0)
 
 
 def referred_parts(sentence: str, part: str | None, parts: Sequence[str]) -> tuple[str | None, int]:

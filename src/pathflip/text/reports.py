@@ -12,15 +12,28 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
+from pathflip.text.answers_below import with_answers
 from pathflip.text.checkboxes import checked_lines, has_boxes
+from pathflip.text.choices import is_bare_answer
 from pathflip.text.cues import LANGUAGES, cues_of
+from pathflip.text.finding_words import is_histology, names_a_finding
 from pathflip.text.headings import HIDDEN_SECTIONS, heading_of
-from pathflip.text.language_detection import language_of
+from pathflip.text.language_detection import MIXED, language_of
 from pathflip.text.markup import plain_text
-from pathflip.text.polarity import value_polarity
-from pathflip.text.report_parts import WEAK_MARK, inline_part, parts_of, referred_parts, strong_mark, title_mark
+from pathflip.text.polarity import is_answer_line, value_polarity
+from pathflip.text.report_lines import Line, flat_lines, logical_lines
+from pathflip.text.report_parts import (
+    inline_part,
+    is_of_part,
+    parts_of,
+    referred_parts,
+    strong_mark,
+    title_mark,
+    weak_mark,
+)
 from pathflip.text.sentences import split_sentences
 from pathflip.text.sub_captions import sub_captions_of
+from pathflip.text.visibility import not_visual_kind
 from pathflip.types import Caption, SubCaption
 
 __all__ = ["ALL_PARTS", "Report", "read_report", "undecided_note"]
@@ -42,8 +55,9 @@ _TABLE_HEAD = re.compile(
     r"résultat|resultado|結果)\W*$",
     re.IGNORECASE,
 )
-_CAPITALS = re.compile(r"(?<!\S)[A-Z][A-Z/&'-]*(?: [A-Z/&'-]+){0,5}(?=\s?:\s)")
+_TAB = re.compile(r"(?<=[\w)]) *\t\s*(?=\S)")  # "Mitoses<tab>0": a question and its answer
 _WORD = re.compile(r"[^\W\d_]{2,}|[\u3040-\u9fff]")
+_SEEN_BY_EYE = ("gross", "size", "clinical")
 _RULE = re.compile(r"^[\s|:=_*~.–—-]*$")
 
 
@@ -83,7 +97,7 @@ class Report:
             return one
         if part is None:
             return replace(one, undecided=True, negated=False, reason="the slide's part is not known")
-        if part.strip().upper() in one.part.split(", "):
+        if is_of_part(one.part, part):
             return one
         return replace(one, visual=False, reason=f"part {one.part}")
 
@@ -100,23 +114,34 @@ class Report:
 
 
 @lru_cache(maxsize=4096)
-def read_report(raw: str) -> Report:
+def read_report(raw: str, file_language: str = "en") -> Report:
     """Take a report apart: markup off, then parts, sections, sentences and what they state.
 
     Args:
         raw: the report as exported: plain text, HTML, RTF, with tick boxes or tables.
+        file_language: what it is written in where its own words do not tell (:func:`language_of_file`).
     """
     plain = plain_text(raw)
-    lines = _logical_lines(plain.text)
+    lines = logical_lines(plain.text)
     if "\n" not in plain.text.strip():
-        lines = _flat_lines(plain.text)
+        lines = flat_lines(plain.text)
     parts = parts_of(plain.text[line.start : line.end] for line in lines)
-    language = language_of(plain.text)
+    language = _language_of_report(plain.text, file_language)
     sub_captions: list[SubCaption] = []
     blocks = _blocks(plain.text, lines, parts) if len(lines) > 1 or "\n" in plain.text.strip() or parts else ()
     for block in blocks or (_Block(0, len(plain.text), None, None),):
         sub_captions += _block_sub_captions(plain.text, block, parts, language)
-    return Report(plain.text, parts, language, tuple(sub_captions), plain.notes)
+    return Report(plain.text, parts, language, tuple(with_answers(sub_captions)), plain.notes)
+
+
+def _language_of_report(text: str, file_language: str) -> str:
+    """The language of most lines where the whole is mixed: one foreign line does not make a report foreign."""
+    language = language_of(text, file_language)
+    if language != MIXED:
+        return language
+    spoken = Counter(language_of(line, file_language) for line in text.split("\n") if len(line.split()) > 1)
+    most, count = spoken.most_common(1)[0] if spoken else (MIXED, 0)
+    return most if most in LANGUAGES and 3 * count >= 2 * spoken.total() else MIXED
 
 
 def undecided_note(captions: Iterable[Caption]) -> str | None:
@@ -134,67 +159,6 @@ def undecided_note(captions: Iterable[Caption]) -> str | None:
         return None
     counts = ", ".join(f"{count} × {reason}" for reason, count in reasons.most_common(6))
     return f"{sum(reasons.values())} sentences are undecided and will not train ({counts})"
-
-
-# --- Lines -----------------------------------------------------------------------------------------------------------
-
-
-class _Line(NamedTuple):
-    start: int
-    end: int
-
-
-def _logical_lines(text: str) -> list[_Line]:
-    """Lines with text; the tick boxes of one question stand together though they are written on several lines."""
-    lines: list[_Line] = []
-    start = 0
-    for raw in text.split("\n"):
-        line = _Line(start, start + len(raw))
-        start += len(raw) + 1
-        if not raw.strip():
-            lines.append(line)
-            continue
-        before = text[lines[-1].start : lines[-1].end] if lines else ""
-        if lines and before.strip() and _goes_with(before, raw):
-            lines[-1] = _Line(lines[-1].start, line.end)
-        else:
-            lines.append(line)
-    return lines
-
-
-def _flat_lines(text: str) -> list[_Line]:
-    """The lines of a report whose line ends were lost, cut before each heading; one line where it has no headings.
-
-    A caption of one paragraph may hold a sentence like "Macroscopy: a firm mass."; it is a report of sections only with
-    two headings of which one is in capitals, three of which one is of microscopy, or four.
-    """
-    starts = [0] + [match.end() for match in re.finditer(r"[.!?;。]\s+(?=\S)", text)]
-    starts = sorted({*starts, *_capital_headings(text)})
-    headings = [(start, heading) for start in starts if (heading := heading_of(text[start : start + 120])) is not None]
-    inside = [(start, heading) for start, heading in headings if ":" in text[start : start + heading.length]]
-    capitals = any(text[start : start + heading.length].isupper() for start, heading in inside)
-    histology = any(heading.kind == "microscopy" for _, heading in inside)
-    if len(inside) < (2 if capitals else 3 if histology else 4):
-        return [_Line(0, len(text))]
-    cuts = sorted({0, *(start for start, _ in inside)})
-    return [_Line(start, stop) for start, stop in zip(cuts, [*cuts[1:], len(text)], strict=True)]
-
-
-def _capital_headings(text: str) -> Iterator[int]:
-    """Where headings in capitals stand within a line: "… Accession: H26-17 CLINICAL HISTORY: smoker"."""
-    for run in _CAPITALS.finditer(text):
-        words = [run.start() + word.start() for word in re.finditer(r"\S+", run.group())]
-        yield from [start for start in words if heading_of(text[start : run.end() + 2]) is not None][:1]
-
-
-def _goes_with(before: str, line: str) -> bool:
-    """Whether a line of boxes belongs to the question above it."""
-    if not has_boxes(line) or re.match(r"\s*[\w(]*[A-Za-z]{2}", line):
-        return False
-    if has_boxes(before):
-        return re.search(r"[:：]", before.split("\n")[0]) is not None
-    option = re.sub(r"^\W+|^_*[xX]?_+\s*", "", line.strip()).strip()
-    return (before.rstrip().endswith((":", "：")) and heading_of(before) is None) or value_polarity(option) is not None
 
 
 # --- Blocks ----------------------------------------------------------------------------------------------------------
@@ -220,7 +184,7 @@ class _State:
     sectioned: bool = False
 
 
-def _blocks(text: str, lines: Sequence[_Line], parts: Sequence[str]) -> Iterator[_Block]:
+def _blocks(text: str, lines: Sequence[Line], parts: Sequence[str]) -> Iterator[_Block]:
     kinds = {heading.kind for a, b in lines if (heading := heading_of(text[a:b])) is not None}
     state = _State(sectioned=bool(kinds & {"microscopy", "diagnosis", "synoptic"}))
     structured = bool(parts or kinds)
@@ -233,6 +197,8 @@ def _blocks(text: str, lines: Sequence[_Line], parts: Sequence[str]) -> Iterator
             if state.short and not content.strip():
                 state.section, state.short = None, False
             continue
+        if not state.sectioned and heading_of(content) is None and _leaves(state.section, content):
+            state.section = None
         block = _read_line(text, line, state, parts, structured)
         if block is None:
             yield from pending
@@ -247,7 +213,7 @@ def _blocks(text: str, lines: Sequence[_Line], parts: Sequence[str]) -> Iterator
     yield from pending
 
 
-def _read_line(text: str, line: _Line, state: _State, parts: Sequence[str], structured: bool) -> _Block | None:
+def _read_line(text: str, line: Line, state: _State, parts: Sequence[str], structured: bool) -> _Block | None:
     """What is left of a line when its headings and part marks are read; None where nothing is."""
     position = line.start
     marked = False
@@ -258,7 +224,9 @@ def _read_line(text: str, line: _Line, state: _State, parts: Sequence[str], stru
             _open_part(state, *strong[:1], strong=True)
             position, marked = position + strong[1], True
             continue
-        heading = heading_of(rest)
+        heading, weak = heading_of(rest), weak_mark(rest, parts)
+        if heading is not None and weak is not None and heading.kind in ("nodes", "margins", "specimen"):
+            heading = None  # "A. Lymph node"
         named = marked and heading is not None and heading.kind in ("nodes", "margins", "specimen")  # "B. Node: …"
         if heading is not None and not named and not (heading.kind == "specimen" and heading.part):
             inline = text[position + heading.length : line.end].strip()
@@ -273,24 +241,34 @@ def _read_line(text: str, line: _Line, state: _State, parts: Sequence[str], stru
             _open_section(state, heading.kind, heading.part if heading.part in parts else "", bool(inline))
             position, marked = position + heading.length, False
             continue
-        weak = WEAK_MARK.match(rest)
-        if weak is not None and weak["label"] in parts:
-            _open_part(state, weak["label"], strong=False)
-            position, marked = position + weak.end(), True
-            continue
-        break
+        if weak is None:
+            break
+        _open_part(state, weak[0], strong=False)
+        position, marked = position + weak[1], True
     rest = text[position : line.end]
     if not rest.strip():
         return None
-    if structured and not state.begun:
+    if structured and not state.begun and (parts or state.sectioned or not _is_a_finding(rest)):
         return _Block(position, line.end, None, "header", title=not _is_prose(rest))
-    if marked and state.section is None and state.sectioned and not re.search(cues_of("en").findings, rest, re.I):
+    if marked and state.section is None and state.sectioned and not names_a_finding(rest):
         return _Block(
             position, line.end, state.part, None, title=not _is_prose(rest) or _PROCEDURE.search(rest) is not None
         )
     if marked:
         return _after_mark(text, position, line.end, state)
     return _Block(position, line.end, state.part, state.section, title=_is_specimen_label(rest))
+
+
+def _is_a_finding(line: str) -> bool:
+    """Whether a line above every heading states a finding, and does not name a hospital or what was sent."""
+    return names_a_finding(line) or has_boxes(line) or is_answer_line(line) or is_bare_answer(line)
+
+
+def _leaves(section: str | None, line: str) -> bool:
+    """Whether a line behind a gross description or a procedure is histology, in a report that has no heading for it."""
+    if section == "specimen":
+        return names_a_finding(line) and not _is_prose(line)
+    return section == "gross" and is_histology(line) and not_visual_kind(line, language_of(line)) not in _SEEN_BY_EYE
 
 
 def _open_part(state: _State, label: str, strong: bool) -> None:
@@ -314,19 +292,18 @@ def _after_mark(text: str, start: int, end: int, state: _State) -> _Block:
     """The line behind "A.": its title ("Colon, sigmoid, resection:") is no sub-caption."""
     rest = text[start:end]
     colon = re.search(r"[:：]\s*|\.{3,}\s*", rest[:100])
-    findings = cues_of("en").findings
     if colon and _is_title(rest[: colon.start()], rest[colon.end() :]):
         if not rest[colon.end() :].strip():
             return _Block(start, end, state.part, state.section, title=True)
         return _Block(start + colon.end(), end, state.part, state.section)
-    bare = not re.search(findings, rest, re.IGNORECASE) and not _is_prose(rest) and not has_boxes(rest)
+    bare = not names_a_finding(rest) and not _is_prose(rest) and not has_boxes(rest)
     bare = bare and re.search(r"[.!?。]\s", rest) is None
     return _Block(start, end, state.part, state.section, title=_is_specimen_label(rest) or bare)
 
 
 def _is_title(label: str, answer: str) -> bool:
     """Whether what stands before a colon names a specimen and not a finding that is answered."""
-    if re.search(r"[.!?。]\s", label) or re.search(cues_of("en").findings, label, re.IGNORECASE):
+    if re.search(r"[.!?。]\s", label) or names_a_finding(label):
         return False
     if has_boxes(answer[:4]) or re.match(r"\W*\[|\W*_", answer):
         return False
@@ -344,7 +321,7 @@ def _is_prose(text: str) -> bool:
 
 def _is_specimen_label(text: str) -> bool:
     """ "Skin, back, excision": what was sent, and nothing that is seen in it."""
-    if len(text.split()) > 10 or has_boxes(text) or re.search(cues_of("en").findings, text, re.IGNORECASE):
+    if len(text.split()) > 10 or has_boxes(text) or names_a_finding(text):
         return False
     return _PROCEDURE.search(text) is not None and not any(
         re.search(cues_of(name).verbs, text, re.IGNORECASE) for name in ("en", "de", "fr")
@@ -365,7 +342,7 @@ def _block_sub_captions(text: str, block: _Block, parts: Sequence[str], language
         if _WORD.search(sentence) is None:
             continue
         yield from _sentence_sub_captions(
-            " ".join(sentence.split()),
+            sentence,
             start + skip + labelled,
             end,
             own,
@@ -375,15 +352,20 @@ def _block_sub_captions(text: str, block: _Block, parts: Sequence[str], language
 
 
 def _sentence_sub_captions(
-    sentence: str, start: int, end: int, part: str | None, block: _Block, language: str
+    raw: str, start: int, end: int, part: str | None, block: _Block, language: str
 ) -> Iterator[SubCaption]:
+    sentence, cells = " ".join(raw.split()), " ".join(_TAB.sub(": ", raw, count=1).split())
+    if ":" in sentence or len(_TAB.findall(raw)) != 1:
+        cells = sentence
     spoken = language_of(sentence, default=language if language in LANGUAGES else "en")
     heading = heading_of(sentence) if block.section is None else None  # "Clinical history: smoking." within prose
     section = heading.kind if heading is not None else block.section
     hidden = section if section in HIDDEN_SECTIONS else None
     if block.title:
         hidden = "header" if block.section == "header" else "specimen"
-    for one in sub_captions_of(sentence, spoken):
+    for one in sub_captions_of(cells, spoken):
+        if one.text == cells:
+            one = replace(one, text=sentence)
         reason = hidden or one.reason
         place = (start, end)
         if one.place is not None and end - start == len(sentence):
@@ -401,7 +383,7 @@ def _sentence_sub_captions(
 def _sentence_spans(text: str, block: _Block) -> Iterator[tuple[int, int]]:
     """Start and end of every sentence of a block; the tick boxes of a question are one."""
     prose = block.start
-    lines = _logical_lines(text[block.start : block.end])
+    lines = logical_lines(text[block.start : block.end])
     for line in lines:
         start, end = block.start + line.start, block.start + line.end
         if has_boxes(text[start:end]):

@@ -78,6 +78,9 @@ _ANSWER_BEHIND = re.compile(
     r"[.;,]?(?:\s+[A-ZÄÖÜÉ]|\s*$)",
     re.IGNORECASE,
 )
+_SHORT_ANSWER = re.compile(r"^(?!.*\b(?:is|are|was|were|shows?|with|there|of|and)\b)[^.]{2,40}[:\s]no$")
+# Two lines of a form: "Necrosis: +/-" does not go on in "Mucin: n/a".
+_ANSWERED = re.compile(r"[^\W\d_][^:：.;\n]{1,60}[:：]\s*\S")
 _LEFT_WORD = re.compile(r"[^\s(\[{\"“‘'«,;:/]+$")
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _DOTTED = re.compile(r"^(?:[^\W\d_]\.)+[^\W\d_]$")
@@ -139,10 +142,19 @@ def _blocks(text: str) -> Iterator[str]:
 
 def _goes_on(block: str, line: str, wrapped: bool) -> bool:
     """Whether ``line`` continues the sentence at the end of ``block``, whose last line may be ``wrapped``."""
-    if _NUMBERING.match(line):
+    if _NUMBERING.match(line) or (_ANSWERED.match(block) and _ANSWERED.match(line)):
         return False
+    if ("\t" in block and "\t" in line) or (re.search(r"\s[+±−–-]+$", block) and re.search(r"\s[+±−–-]+$", line)):
+        return False  # rows of a table
     last = block.split()[-1].lower()
-    if last[-1] in ",([-–/" or last in _DANGLING or last.rstrip(".") in _OPEN_ABBREVIATIONS:
+    if last == "no" and _SHORT_ANSWER.search(block):  # "Ulceration no", and a line of its own behind it
+        return False
+    if (
+        last[-1] in ",(["
+        or re.search(r"\w[-–/]$", last)
+        or last in _DANGLING
+        or last.rstrip(".") in _OPEN_ABBREVIATIONS
+    ):
         return True
     if last[-1] == ":":  # a heading and its text
         return True
@@ -174,6 +186,8 @@ def _closes_soon(block: str, position: int, within: int = 300) -> bool:
 def _is_end(block: str, start: int, match: re.Match[str]) -> bool:
     """Whether the stop at ``match`` ends the sentence that began at ``start``."""
     stop = match.group()[0]
+    if _is_leader(block, match):
+        return False
     left, right = block[start : match.start()], block[match.end() :].lstrip()[:60]
     if stop == ";" and _ANSWER_BEHIND.match(right):  # "Invasion: present; not identified"
         return False
@@ -189,6 +203,12 @@ def _is_end(block: str, start: int, match: re.Match[str]) -> bool:
         return not opens_low
     word = _LEFT_WORD.search(left.rstrip())
     return word is None or _word_ends(word.group(), left[: word.start()], right, opens_low)
+
+
+def _is_leader(block: str, match: re.Match[str]) -> bool:
+    """Whether dots lead from a question to its answer: "Perineural invasion ...... Not identified"."""
+    dots = len(match.group().strip()) - len(match.group().strip().lstrip("."))
+    return dots >= 4 or (dots >= 2 and block[: match.start()].endswith(" "))
 
 
 def _word_ends(word: str, before: str, right: str, opens_low: bool) -> bool:

@@ -94,7 +94,10 @@ def _parsed(sentence: str, language: str | None) -> tuple[SubCaption, ...]:
     if not sentence.strip():
         raise CaptionError("cannot parse an empty sentence: expected text")
     language = language or language_of(sentence)
-    sentence = without_offer(sentence)
+    shorter = without_offer(sentence)
+    if shorter != sentence:  # "LVI (yes/no): no"
+        place = (0, len(sentence))
+        return tuple(replace(one, place=place) for one in _parsed(shorter, language))
     lines = checked_lines(sentence)
     if lines:
         return tuple(one for line in lines for one in _form_line(sentence, line, language))
@@ -266,6 +269,8 @@ def _box(sentence: str, option: Option, language: str) -> SubCaption:
         return _unticked(text, option.text or text, place, language)
     one = _prose(option.text, language)
     first = min(one, key=lambda s: (not s.visual, _ORDER.index(s.polarity)))
+    if re.match(r"\W*[✗✘]", text):  # a cross that marks, or one that strikes out
+        first = replace(first, negated=False, undecided=True, reason="doubt")
     return replace(first, text=text, place=place)
 
 

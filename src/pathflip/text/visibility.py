@@ -147,6 +147,10 @@ _ASIDE_PHRASES = re.compile(
     r"(?:\w+ ){0,2}(?:frozen sections?|(?:immuno)?stains?|immuno\w+|special stains?)\b",
     re.IGNORECASE,
 )
+# "Ulceration: absent (see comment)" sends the reader on and takes nothing back.
+_POINTER = re.compile(
+    r"\s*[(\[](?:please )?(?:see|cf\.?|s\.|siehe|vgl\.?|voir|cf|ver|véase)\s[^()\[\]]{1,40}[)\]]", re.IGNORECASE
+)
 _INCLUDING = re.compile(
     r", including\b[^.;]{0,160}?(?=, (?:is|are|was|were|show(?:s|ed)?|exhibit(?:s|ed)?|reveal(?:s|ed)?|"
     r"demonstrate[sd]?|contain(?:s|ed)?)\b)",
@@ -168,6 +172,7 @@ def _sized_finding() -> re.Pattern[str]:
 
 def without_asides(text: str, language: str = "en") -> str:
     """The sentence without bracketed or trailing stage, size and count fragments, or a size before its noun."""
+    text = _POINTER.sub("", text)
     if language == "en":
         text = _ASIDE_PHRASES.sub("", _INCLUDING.sub("", _sized_finding().sub("", text)))
 

@@ -53,6 +53,8 @@ CUES = Cues(
         r"\b(?:im|am|in dem) (?:\w+ )?(?:ein|über)gesandten (?:material|gewebe|präparat|exzisat)\w*",
         r"\b(?:un)?scharf (?:begrenzt\w*|abgegrenzt\w*)|\bpro (?:\d+ ?)?mm\b",),
     denials=(
+        (r"(?<=\w)\s*[(（]\s*[-−–]\s*[)）]", " (+)"),
+        (r"(?<=[^\W\d_]{3}) (?:neg\.?|negativ|négatif|négative)(?=\s*(?:$|[.,;]))", " positiv"),
         (r"\b(?:hinweise?|anhalt(?:spunkte?)?|zeichen) (?:auf|für) (?=.{0,60}\bnicht\b)", ""),
         (r"\bk(?:ein(?:e|en|em|er|es|erlei)?) (?:anhalt(?:spunkte?)?|hinweise?|nachweis|zeichen|beleg\w*) (?:für|auf|von|einer|eines|der|des)\b", ""),
         (r"\bk(?:ein(?:e|en|em|er|es|erlei)?)\b", ""),

@@ -165,7 +165,7 @@ _DENIALS: tuple[tuple[str, str], ...] = (
     (r"\b(?:cannot|can ?not|can['’]t|could not|couldn['’]t) (?=\w)", "can "),
     (_BE + r" (?:\w+ly )?(?:devoid of|free (?:of|from)|clear of|without)\b(?: any)?", "contain{s}"),
     (_BE + r" (?:\w+ly )?(?:uninvolved|unaffected|spared)\b", "{be} involved"),
-    (r"\bun(?:involved|affected) by\b", "involved by"),
+    (r"\bun(?:involved|affected) by\b|(?<=\w )un(?:involved|affected)(?=\s*(?:$|[.,;]))", "involved by"),
     (
         r"(?:(?<=remains )|(?<=remain )|(?<=remained )|(?<=appears )|(?<=appear )|(?<=appeared )|(?<=being ))"
         r"(?:uninvolved|unaffected|spared|free|clear)\b(?! (?:of|from)\b)",
@@ -197,6 +197,7 @@ _DENIALS: tuple[tuple[str, str], ...] = (
         r"(?<=\b[A-Z]{2})\s?[-−–](?=\s*(?:$|[.,;]))|(?<=\b[A-Z]{3})\s?[-−–](?=\s*(?:$|[.,;]))|(?<=\b[A-Z]{4})\s?[-−–](?=\s*(?:$|[.,;]))",
         "+",
     ),
+    (r"(?<=[^\W\d_]{2}) neg\b\.?(?=\s*(?:$|[.,;)]))", " pos"),
     (r"\bnil(?: evidence of)?\b", "present"),
     (r"\bnone of\b", ""),
     (r"\bnone\b", "some"),
@@ -250,6 +251,7 @@ _HEDGES = (
 )
 _BREAKS = (
     r"\s*;\s*",
+    r"(?<=\bneg),\s+|(?<=\bneg\.),\s+|(?<=\bpos),\s+|,\s+(?=(?:[\w-]+ ){1,2}(?:neg|pos)\b)",
     r"(?<=\w absent)\s+(?=(?:\w+ ){1,3}present\W*$)|(?<=\w present)\s+(?=(?:\w+ ){1,3}absent\W*$)",
     r",?\s+(?!however, (?:is|are|was|were|has|have|do|does)\b)\b(?:but|although|though|while|whereas|however|except(?:ing)?(?: for)?|despite|yet|apart from|"
     r"aside from|other than|with the exception of|save for)\b,?\s+",

@@ -47,6 +47,8 @@ CUES = Cues(
         r"\ben (?:el|la|los|las) (?:material|muestras?|tejido|biopsias?|fragmentos?) (?:remitid|enviad|estudiad)\w+",
         r"\b(?:bien|mal) (?:delimitad\w+|definid\w+)|\bpor (?:\d+ ?)?mm\b|\bbordes? (?:infiltrante|expansiv)\w*",),
     denials=(
+        (r"(?<=\w)\s*[(（]\s*[-−–]\s*[)）]", " (+)"),
+        (r"(?<=[^\W\d_]{3}) (?:neg\.?|negativ|négatif|négative)(?=\s*(?:$|[.,;]))", " positiv"),
         (r"\bcon ausencia (?:de|del)\b", "con presencia de"),
         (r"\bausencia (?:completa |total )?(?:de|del)\b", "presencia de"),
         (r"\bausentes?\b", "presente"),

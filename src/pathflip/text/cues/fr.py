@@ -48,6 +48,8 @@ CUES = Cues(
         r"\b(?:dans|sur) (?:le|la|les) (?:matériel|prélèvements?|fragments?|biopsies?|tissus?) (?:adress|reç|parven|transmi)\w+",
         r"\b(?:bien|mal) limitée?s?\b|\bpar (?:\d+ ?)?mm\b|\blimites? (?:floues?|nettes?|irrégulières?)\b",),
     denials=(
+        (r"(?<=\w)\s*[(（]\s*[-−–]\s*[)）]", " (+)"),
+        (r"(?<=[^\W\d_]{3}) (?:neg\.?|negativ|négatif|négative)(?=\s*(?:$|[.,;]))", " positiv"),
         (r"\b(?:il )?n['’]y a (?:pas|aucun\w*) (?:de |d['’])?", "il y a "),
         (r"\babsence (?:complète |totale )?(?:de |d['’]|du |des )", "présence de "),
         (r"\babsentes?\b|\babsents?\b", "présent"),

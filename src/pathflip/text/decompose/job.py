@@ -23,6 +23,7 @@ from pathflip.text.decompose.local import LocalSpec, ask_local, fingerprint
 from pathflip.text.decompose.replies import ReplySubCaption, prompt
 from pathflip.text.decompose.server import ServerSpec, Usage, ask_server, is_local
 from pathflip.text.decompose.support import Source
+from pathflip.text.language_detection import language_of_file
 from pathflip.text.language_models import find_language_model
 from pathflip.text.reports import read_report
 from pathflip.text.sentences import split_sentences
@@ -157,8 +158,9 @@ def decompose_reports(
     if spec.by is not None:
         _ask(texts, spec, outcomes, usage or Usage(), progress)
     done = []
+    language = language_of_file(report.text for report in reports)
     for place, (report, text) in enumerate(zip(reports, texts, strict=True)):
-        done.append(_decomposed(report, text, spec, outcomes.get(place), from_cache=place in cached))
+        done.append(_decomposed(report, text, spec, outcomes.get(place), place in cached, language))
         progress(place + 1, len(reports)) if spec.by is None else None
     return done
 
@@ -242,7 +244,12 @@ def _ask(
 
 
 def _decomposed(
-    report: Caption, text: str, spec: DecomposeSpec, outcome: list[ReplySubCaption] | str | None, from_cache: bool
+    report: Caption,
+    text: str,
+    spec: DecomposeSpec,
+    outcome: list[ReplySubCaption] | str | None,
+    from_cache: bool,
+    file_language: str,
 ) -> Decomposed:
     by = "rules" if spec.by is None else f"{spec.by.by} {Path(spec.by.model).name}, prompt {prompt().version}"
     whole = Decomposed(
@@ -251,7 +258,7 @@ def _decomposed(
     if isinstance(outcome, str):
         return Decomposed(**{**vars(whole), "error": outcome})
     if spec.by is None:
-        sub_captions = tuple(_by_rules(one, spec) for one in _own_sub_captions(report))
+        sub_captions = tuple(_by_rules(one, spec) for one in _own_sub_captions(report, file_language))
         return Decomposed(**{**vars(whole), "sub_captions": sub_captions, "covered": 1.0})
     source = Source(text)
     sub_captions = tuple(_checked(one, source) for one in outcome or ())
@@ -259,11 +266,11 @@ def _decomposed(
     return Decomposed(**{**vars(whole), "sub_captions": sub_captions, "covered": round(covered, 3)})
 
 
-def _own_sub_captions(report: Caption) -> tuple[SubCaption, ...]:
+def _own_sub_captions(report: Caption, file_language: str) -> tuple[SubCaption, ...]:
     """What the rules read in the report; a caption file's reader has done so for the part the row names."""
     if report.sub_captions and all(one.place for one in report.sub_captions):
         return report.sub_captions
-    return read_report(report.text).sub_captions()
+    return read_report(report.text, file_language).sub_captions()
 
 
 def _by_rules(one: SubCaption, spec: DecomposeSpec) -> DecomposedSubCaption:
