@@ -53,8 +53,8 @@ _DENIAL_WORDS = {
     "fr": r"pas sans aucune? absente?s? ni négati(?:f|ve)s? non n'est jamais",
     "es": r"no sin ning(?:ún|una|uno) ausencia ausentes? ni negativ[oa]s? tampoco carecen? nul[oa]s?",
     "ja": "",
-    "other": r"non senza nessun[oa]? assen(?:za|te|ti) sem não nenhum[a]? ausência geen niet zonder afwezig ikke ingen inget "
-    r"inga utan uten uden ej saknas brak nie bez není žádné ei ilman yok değil nincs nem nélkül fără",
+    "other": r"non senza nessun[oa]? assen(?:za|te|ti) sem não nenhum[a]? ausência geen niet zonder afwezig ikke ingen "
+    r"inget inga utan uten uden ej saknas brak nie bez není žádné ei ilman yok değil nincs nem nélkül fără",
 }  # fmt: skip
 
 

@@ -301,6 +301,16 @@ def _after_mark(text: str, start: int, end: int, state: _State) -> _Block:
     return _Block(start, end, state.part, state.section, title=_is_specimen_label(rest) or bare)
 
 
+def _title_length(text: str) -> int:
+    """How much of a text behind "B." names the specimen: "Node: " of "Node: No melanoma."."""
+    colon = re.search(r"[:：]\s*", text[:100])
+    return (
+        colon.end()
+        if colon and text[colon.end() :].strip() and _is_title(text[: colon.start()], text[colon.end() :])
+        else 0
+    )
+
+
 def _is_title(label: str, answer: str) -> bool:
     """Whether what stands before a colon names a specimen and not a finding that is answered."""
     if re.search(r"[.!?。]\s", label) or names_a_finding(label):
@@ -336,6 +346,7 @@ def _block_sub_captions(text: str, block: _Block, parts: Sequence[str], language
     for start, end in _sentence_spans(text, block):
         sentence = text[start:end]
         part, skip = inline_part(sentence, part, parts)
+        skip += _title_length(sentence[skip:]) if skip else 0
         named = skip > 0 and block.section is None and _is_specimen_label(sentence[skip:])
         own, labelled = referred_parts(sentence[skip:], part, parts)
         sentence = sentence[skip + labelled :]

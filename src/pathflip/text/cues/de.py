@@ -44,6 +44,7 @@ CUES = Cues(
             r"\b(?:vor|früh)befund\w*|\btelefonisch\w*|\bkonsil\w*|\breferenzpatholog\w*|\bnachbericht\b|\beingang\b|\bausgang\b",
         ),
         "no information": (
+            r"^\W*(?:siehe|s\.|vgl\.?) (?:\w+ )?(?:befund\w*|bericht|kommentar|oben|unten|anlage|text)\W*$",
             r"\bnicht (?:beurteilbar|bestimmbar|durchgeführt|untersucht|angegeben|bekannt|mitgeteilt|bewertbar|auswertbar)\b",
             r"\bunbekannt\b|\bentfällt\b|\bsteht aus\b|\bstehen aus\b|\bausstehend\b|\bkeine angaben?\b|\bfolgt\b",
         ),

@@ -96,7 +96,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"^\W*(?:additional|other|further) (?:\w+ )?findings?\s*[:=]\s*(?:none|no|nil)\b",
         r"\bno (?:\w+ ){1,4}(?:was|were) (?:performed|submitted|received|requested)\b",
         r"\b(?:details?|information|data) (?:regarding|about|on|concerning|of|for)\b",
-        r"\bno (?:\w+ )?(?:mention|information|details?|data|comment)\b|\bsee (?:below|above|comment|note|synoptic)\W*$",
+        r"\bno (?:\w+ )?(?:mention|information|details?|data|comment)\b|\bsee (?:the )?(?:attached |scanned |original |full |separate )?(?:below|above|comment|note|synoptic|report|text|pdf|document)\W*$",
     ),
     "interpretation": (
         r"\b(?:these|the|such)(?: \w+)? (?:findings?|features|results|characteristics) (?:\w+ly )?(?:highlight|"

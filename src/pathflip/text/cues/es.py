@@ -38,6 +38,7 @@ CUES = Cues(
             r"\bnacid\w+|\bhistoria n\w*|\bconsulta externa\b|\bsegunda opinión\b",
         ),
         "no information": (
+            r"^\W*(?:ver|véase) (?:\w+ )?(?:informe|comentario|nota|arriba|abajo|texto)\W*$",
             r"\bno (?:valorable|evaluable|valorad|evaluad|realizad|especificad|aplicable|disponible|informad|determinad)\w*",
             r"\bpendiente\w*|\bdesconocid\w+",
         ),

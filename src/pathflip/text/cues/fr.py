@@ -39,6 +39,7 @@ CUES = Cues(
             r"\bcompte[- ]rendu\b|\bprélevé\w* le\b|\breçu\w* le\b|\bdossier\b|\brelecture\b|\bavis (?:externe|d['’]expert)\b",
         ),
         "no information": (
+            r"^\W*(?:voir|cf\.?) (?:\w+ )?(?:compte[- ]rendu|rapport|commentaire|ci-(?:dessus|dessous)|texte)\W*$",
             r"\bnon (?:évaluable|évalué|réalisé|précisé|renseigné|connu|applicable|déterminé|communiqué|interprétable)\w*",
             r"\ben cours\b|\bne (?:peut|peuvent) (?:pas )?être (?:évalué|déterminé|apprécié)\w*|\binconnue?\b",
         ),
