@@ -52,9 +52,10 @@ def parts_of(lines: Iterable[str]) -> tuple[str, ...]:
     lines = list(lines)
     for rest in lines:
         heading = heading_of(rest)
-        weak = _WEAK_MARK.match(rest)
-        if weak is not None and (heading is None or heading.kind in ("nodes", "specimen", "margins")):
-            letters |= {label for label in _expanded(weak["labels"]) if not label.isdigit()}
+        titled_so = heading is not None and heading.kind in ("nodes", "specimen", "margins")  # "A. Lymph node"
+        for begin in [0] if heading is None else [0, heading.length] if titled_so else [heading.length]:
+            if (weak := _WEAK_MARK.match(rest[begin:])) is not None:
+                letters |= {label for label in _expanded(weak["labels"]) if not label.isdigit()}
         stripped = rest.lstrip(" \t•●▪■*#>–-")
         if (labels := _keyword_labels(stripped)) is not None:
             named |= set(labels[0])
