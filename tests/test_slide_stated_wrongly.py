@@ -148,3 +148,13 @@ def test_a_header_that_contradicts_its_resolution_tags_is_questioned(tmp_path, w
     for stored in (0.26, 353.0):  # nominal beside measured; a screen's dots an inch
         with quiet(write_tiff(tmp_path / "b.svs", [page(PICTURE, words=words, mpp=stored)])) as slide:
             assert (slide.info.mpp0, slide.info.notes) == (0.25, ())
+
+
+def test_differences_that_nobody_compressed_are_refused(tmp_path):
+    """libtiff shows such a file otherwise than tifffile; which of them is right the file does not say."""
+    for compression in (1, 8):
+        path = write_tiff(tmp_path / "a.tif", [page(PICTURE, compression=compression, t317=(SHORT, 1))])
+        with open_slide(path) as slide:
+            assert difference(whole(slide), PICTURE) == 0
+    with pytest.raises(SlideError, match="pixels without compression are predicted"):
+        open_slide(write_tiff(tmp_path / "a.tif", [page(PICTURE, compression=1, t317=(SHORT, 2))]))

@@ -25,6 +25,8 @@ _MAX_TILE_BYTES = 2**28
 _PHOTOMETRIC = {4: "transparency mask", 8: "CIELab", 9: "ICCLab", 10: "ITULab", 32803: "colour filter array"}
 _STRIP_BYTES = 2**20
 """Uncompressed strips are read in pieces of about this size: some files are one strip."""
+_WITHOUT_PREDICTOR = (1, 32773)
+"""Uncompressed, PackBits: libtiff takes no notice of tag 317 there, others do."""
 _SAMPLE_NAMES = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
 
 
@@ -161,6 +163,10 @@ def _check_samples(path: Path, page: Any) -> None:
         )
     if int(page.predictor) not in (1, 2):
         raise _refusal(path, page, f"its pixels are predicted by rule {int(page.predictor)}")
+    if int(page.predictor) == 2 and compression in _WITHOUT_PREDICTOR:
+        raise _refusal(
+            path, page, "it says that pixels without compression are predicted, which readers take differently"
+        )
     if int(getattr(page.tags.get(266), "value", 1)) == 2:
         raise _refusal(path, page, "its bits are stored from the lowest (FillOrder 2)")
 
