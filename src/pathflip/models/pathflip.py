@@ -212,17 +212,17 @@ class PathFLIP(nn.Module):
         position: Float[Tensor, "B N 2"] | None = None,
     ) -> SlideCode:
         """Padded slides into the shared space; only real patches are computed."""
+        real = mask.flatten().nonzero().squeeze(1)  # once: a device makes its host wait for how many there are
         hidden = self.stem(
-            patches[mask],
-            None if context is None else context[mask],
-            None if position is None else position[mask],
-            self.stem.draw_shift(mask),
+            patches.flatten(0, 1)[real],
+            None if context is None else context.flatten(0, 1)[real],
+            None if position is None else position.flatten(0, 1)[real],
+            self.stem.draw_shift(mask, real),
         )
-        padded = hidden.new_zeros(*mask.shape, hidden.shape[-1])
-        padded[mask] = hidden
+        padded = hidden.new_zeros(mask.numel(), hidden.shape[-1]).index_copy(0, real, hidden).unflatten(0, mask.shape)
         embedded = self._embed_patches(hidden)
-        embeddings = embedded.new_zeros(*mask.shape, self.config.embed_dim)
-        embeddings[mask] = embedded
+        embeddings = embedded.new_zeros(mask.numel(), self.config.embed_dim).index_copy(0, real, embedded)
+        embeddings = embeddings.unflatten(0, mask.shape)
         mean = padded.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
         weight = self.slide_pool(padded).squeeze(-1).masked_fill(~mask, float("-inf")).softmax(-1)
         attended = torch.einsum("bm,bmw->bw", weight.to(padded.dtype), padded)
@@ -382,12 +382,17 @@ class PatchStem(nn.Module):
             parts.append(torch.cat([angle.sin(), angle.cos(), (2 * angle).sin(), (2 * angle).cos()], dim=-1))
         return self.layers(torch.cat(parts, dim=-1))
 
-    def draw_shift(self, mask: Bool[Tensor, "B M"]) -> Float[Tensor, "V D"] | None:
-        """In training with ``slide_noise``: one random shift a slide, repeated for each of its real patches."""
+    def draw_shift(
+        self, mask: Bool[Tensor, "B M"], real: Int[Tensor, " V"] | None = None
+    ) -> Float[Tensor, "V D"] | None:
+        """In training with ``slide_noise``: one random shift a slide, repeated for each of its real patches.
+
+        ``real``: the places of these, counted over all slides; with them no host waits for their number.
+        """
         if not (self.training and self.config.slide_noise):
             return None
         shift = self.config.slide_noise * torch.randn(len(mask), self.config.feature_dim, device=mask.device)
-        return shift.repeat_interleave(mask.sum(1), dim=0)
+        return shift.repeat_interleave(mask.sum(1), dim=0) if real is None else shift[real // mask.shape[1]]
 
 
 def caption_scores(logits: Float[Tensor, "B C"], counted: Bool[Tensor, "G K"]) -> Float[Tensor, "B G"]:

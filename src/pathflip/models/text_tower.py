@@ -120,10 +120,9 @@ def _group(sizes: list[int]) -> list[_Group]:
         last = first
         while last < len(sizes) and sizes[last] >= _SAME_GROUP * sizes[first]:
             last += 1
-        longest, members = sizes[first], torch.tensor(sizes[first:last])
-        stop = start + int(members.sum())
-        mask = torch.arange(longest) < members.unsqueeze(1)
-        even = bool(mask.all())
+        longest, stop = sizes[first], start + sum(sizes[first:last])
+        mask = torch.arange(longest) < torch.tensor(sizes[first:last]).unsqueeze(1)
+        even = sizes[last - 1] == longest
         place = None if even else mask.flatten().nonzero().squeeze(1)
         groups.append(_Group(start, stop, last - first, longest, place, None if even else mask[:, None, None, :]))
         first, start = last, stop
