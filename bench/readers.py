@@ -195,14 +195,22 @@ def other_libraries(path: Path) -> dict[str, Callable[[], Any]]:
         openers["fastslide with cache"] = lambda: FastSlide.from_file_path(str(path), cache=CACHE_BYTES)
     except ImportError:
         pass
-    return {name: opener for name, opener in openers.items() if _reads(opener)}
+    reading = {}
+    for name, opener in openers.items():
+        reason = _why_not(opener)
+        if reason:
+            print(f"left out: {name} does not read {path.name} ({reason})", file=sys.stderr)
+        else:
+            reading[name] = opener
+    return reading
 
 
-def _reads(opener: Callable[[], Any]) -> bool:
+def _why_not(opener: Callable[[], Any]) -> str:
+    """Why a library does not read a slide; "" where it does."""
     try:
         handle = opener()
         handle.read_region((0, 0), 0, (64, 64))
         handle.close()
-    except Exception:
-        return False
-    return True
+    except Exception as error:
+        return " ".join(f"{type(error).__name__}: {error}".split())[:120]
+    return ""

@@ -21,7 +21,7 @@ from pathflip.benchmarks.protocol import Inputs
 from pathflip.benchmarks.result_page import summary_rows
 from pathflip.cli import app
 from pathflip.features import read_features, write_features
-from pathflip.inference import encode_slide, load, retrieve
+from pathflip.inference import encode_caption, encode_slide, load, retrieve
 from pathflip.simulate.phrases import NAMES, TYPE_CLASSNAMES
 from pathflip.simulate.world import FINDINGS
 from pathflip.types import SlideFeatures
@@ -249,3 +249,24 @@ def test_a_learning_curve(world, tmp_path):
     last = json.loads(done.stdout.splitlines()[-1])
     assert last["fraction"] == "1"
     assert last["test_r1"] > 2 * last["chance_r1"]
+
+
+@pytest.mark.usefixtures("annotations_off")
+def test_two_stages_find_what_an_exhaustive_search_finds(world, model, tmp_path, monkeypatch):
+    """R@1 of reports to slides with a tenth of the slides as candidates, its direction fitted on a third of them."""
+    pytest.importorskip("lancedb")
+    from pathflip.archive import Searcher, index_features, open_archive
+
+    names = list(world.reports)
+    files = [world.features / f"{name}.h5" for name in names]
+    slides = [encode_slide(model, read_features(file)) for file in files]
+    texts = {name: world.reports[name] for name in world.of("test") + world.of("val")}
+    scores = retrieve(model, slides, list(texts.values())).gallery_normalised
+    exhaustive = np.mean([names[best] == name for best, name in zip(scores.argmax(0), texts, strict=True)])
+    index_features(model, files, tmp_path / "archive")
+    monkeypatch.setattr("pathflip.archive.search.REFERENCES", len(names) // 3)
+    searcher = Searcher(open_archive(tmp_path / "archive"), model, candidates=len(names) // 10)
+    hits = [searcher.by_codes(*encode_caption(model, text), 1)[0].slide_id for text in texts.values()]
+    two_stages = np.mean([hit == name for hit, name in zip(hits, texts, strict=True)])
+    assert exhaustive > 10 / len(names), "the model has learned something"
+    assert two_stages >= exhaustive - 0.02, (two_stages, exhaustive, len(texts))
