@@ -240,6 +240,8 @@ def test_regions_are_drawn_changed_deleted_and_exchanged(slides):
         assert late.status_code == 409
         assert late.json()["current"]["version"] == 2
         assert visitor.delete(f"{path}/{made['id']}?version=1").status_code == 409
+        for version in ("", "-1", "²", "9" * 40):
+            assert visitor.delete(f"{path}/{made['id']}", params={"version": version}).status_code == 400
         exported = visitor.get(f"{path}.geojson")
         assert 'filename="a.geojson"' in exported.headers["Content-Disposition"]
         assert visitor.delete(f"{path}/{made['id']}?version=2").status_code == 200

@@ -170,7 +170,7 @@ def _text_only(slides: Sequence[str], inputs: Inputs) -> list[str] | None:
 
 def _longest(inputs: Inputs) -> int:
     setting = str(inputs.settings.get("longest") or LONGEST)
-    if not setting.isdigit() or int(setting) < 1:
+    if not setting.isdecimal() or int(setting) < 1:
         raise ConfigError(f"--set longest: got '{setting}', expected the tokens of a written report, at most")
     return int(setting)
 

@@ -72,7 +72,7 @@ def region_routes(bench: "Workbench") -> list[Route]:
     def delete(request: Request) -> Response:
         file, store = place(request)
         identity, version = request.path_params["id"], request.query_params.get("version", "")
-        if not version.isdigit():
+        if not re.fullmatch(r"[0-9]{1,18}", version):
             raise HTTPException(400, "version: expected the version of the region that is deleted")
         store.delete(file.name, identity, int(version))
         tell(request, file, deleted=[identity])

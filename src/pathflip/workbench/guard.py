@@ -142,7 +142,7 @@ class Guard:
             return _refused(403, "a request from another page")
         if method not in ("GET", "HEAD") and path != "/login" and headers.get("x-pathflip") != "1":
             return _refused(403, "a request that is not from the workbench's own page")
-        if (size := headers.get("content-length")) and size.isdigit() and int(size) > MOST_UPLOAD_BYTES:
+        if (size := headers.get("content-length")) and size.isdecimal() and int(size) > MOST_UPLOAD_BYTES:
             return _refused(413, f"{int(size) / 2**20:.1f} MB sent, expected at most {MOST_UPLOAD_BYTES // 2**20} MB")
         return None if self._is_allowed(path, scope, headers) else self._turned_away(path)
 
