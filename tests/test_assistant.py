@@ -15,6 +15,7 @@ from pathflip.assistant import (
     VisualTokenizer,
     build_prompt,
     generate,
+    generate_many,
     load_assistant,
     log_likelihood,
     open_language_model,
@@ -34,6 +35,7 @@ from pathflip.models.measurements import (
     SLIDE,
     Measures,
     compare_options,
+    compare_with_absence,
 )
 from pathflip.text.chat import Turn
 from pathflip.text.questions import QueryText, format_question, query_texts, question_content
@@ -224,6 +226,31 @@ def test_comparison_of_options_by_hand():
     assert compare_options(measures, [1]) is measures
 
 
+def test_comparison_with_absence_tells_how_much_of_a_list_is_there():
+    presence = torch.tensor([3.0, -2.0, 1.0])
+    measures = replace(Measures.zeros(3), presence=presence)
+    assert compare_with_absence(measures, []) is measures
+    both = compare_with_absence(measures, [0, 1])
+    torch.testing.assert_close(both.among, torch.tensor([1 / (1 + np.exp(-3)), 1 / (1 + np.exp(2)), 0.0]).float())
+    assert both.ahead.tolist() == [3.0, -2.0, 0.0]
+
+
+def test_what_a_list_holds_stands_in_the_tokens_of_its_counts(assistant):
+    seen = slide_tokens(assistant, tiny_slide("a"), "How many of these: necrosis, mucin?", ["one", "two"])
+    listed = torch.sigmoid(seen.numbers[seen.kind == QUESTION, COLUMNS.index("presence")])
+    assert len(listed) == 2
+    of_options = seen.numbers[seen.kind == OPTION, NUM_MEASURES + COLUMNS.index("among")]
+    torch.testing.assert_close(of_options, listed.mean().expand(2))
+
+
+def test_a_yes_or_no_question_is_answered_without_probes(tmp_path):
+    tokenizer = assemble(tmp_path).visual_tokenizer
+    tokenizer.config = tokenizer.config.model_copy(update={"probes": ("keratin pearls",)})
+    assert [one.text for one in tokenizer.queries("Is there any necrosis?")] == ["necrosis"]
+    for open_question in ("Where is the necrosis?", "Describe this slide.", "Is it?"):
+        assert tokenizer.queries(open_question)[-1].probe, open_question
+
+
 @pytest.mark.parametrize(
     ("question", "content"),
     [
@@ -318,6 +345,17 @@ def test_greedy_writing_equals_a_loop_and_streams_what_it_returns(assistant):
     reply = generate(assistant, prompt, max_new_tokens=12, stream=streamed.append)
     assert reply == assistant.template.tokenizer.decode(ids, skip_special_tokens=True).strip()
     assert "".join(streamed).strip() == reply
+
+
+def test_many_answers_at_a_time_are_those_given_one_by_one(assistant):
+    slide = tiny_slide("a")
+    prompts = [
+        build_prompt(assistant, QUESTION_TEXT, slide, OPTIONS),
+        build_prompt(assistant, "How extensive is the necrosis?", slide, ["focal", "in nearly all of the tissue"]),
+        build_prompt(assistant, "Is there necrosis?", slide),
+    ]
+    assert len({sum(len(piece.ids) for piece in one.pieces) + one.num_visual for one in prompts}) == 3
+    assert generate_many(assistant, prompts, 12) == [generate(assistant, one, max_new_tokens=12) for one in prompts]
 
 
 def test_drawing_is_seeded_and_leaves_the_generator_alone(assistant):

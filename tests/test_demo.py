@@ -1,6 +1,7 @@
 """The road end to end: the quick demo, and every verb on what it leaves behind."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def run(*words: str, status: int = 0) -> list[dict]:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("demo")
-    (result,) = run_apart("demo", "--quick", "--out", str(out))
+    (result,) = run_apart("demo", "--quick", "--device", "cpu", "--out", str(out))
     assert result["report"] == str(out / "report.html")
     return out
 
@@ -63,10 +64,12 @@ def demo(tmp_path_factory) -> Path:
 def test_the_demo_leaves_a_report_and_numbers(demo):
     page = (demo / "report.html").read_text(encoding="utf-8")
     assert "not a medical device" in page.lower()
+    assert f"pathflip demo --out {demo.name} --seed 0 --quick --device cpu" in page
+    assert re.search(r'<th scope="row">device</th><td>cpu</td>', page)
+    assert re.search(r"late interaction</td><td>[1-9]", page)  # parameters of PathFLIP
     results = json.loads((demo / "results.json").read_text(encoding="utf-8"))
-    assert set(results["measures"]["grounding AP"]) == {
-        "PathFLIP", "mean-pool CLIP", "ABMIL CLIP", "published PathFLIP",
-    }  # fmt: skip
+    assert set(results["measures"]["grounding AP"]) == {"PathFLIP", "mean-pool CLIP", "published PathFLIP"}
+    assert set(results["job_seconds"]) >= {"PathFLIP", "scores of PathFLIP", "upper_bound"}
     for name, by_model in results["measures"].items():
         for entry in by_model.values():
             assert 0 <= entry["low"] <= entry["value"] <= entry["high"] <= 1, name  # none is missing
@@ -177,6 +180,10 @@ def test_the_assistant_and_the_verifier_stand_on_the_page(demo):
     assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1
     assert "text_only" in accuracy
     assert by_category["accuracy", "generation", "all"]["questions"] == accuracy["questions"] > 30
+    assert {name: 0 <= entry["value"] <= 1 for name, entry in result["yes_or_no"].items()} == dict.fromkeys(
+        [f"{what} that is {there}" for what in ("a finding", "necrosis") for there in ("there: yes", "not there: no")],
+        True,
+    )
     assert result["faithfulness"]["pointing game"]["chance"] > 0
     assert result["calibration"]["fitted_on"]
     assert {row["kind"] for row in result["verification"]["rows"]} >= {"attribute_swapped", "finding_omitted"}

@@ -22,7 +22,7 @@ from pathflip.data.instruct_examples import InstructExample, read_examples
 from pathflip.errors import CaptionError, ConfigError, ContractError, TrainingError
 from pathflip.features import read_features
 from pathflip.models import measurements
-from pathflip.models.assistant import attention_bias
+from pathflip.models.assistant import Assistant, attention_bias
 from pathflip.recipes.instruct import (
     INSTRUCTION_RECIPES,
     find_instruction_recipe,
@@ -211,6 +211,68 @@ def test_packed_loss_is_the_mean_of_separate_losses_and_so_are_its_gradients(tmp
         assert float(step(packed)["answer"]) == pytest.approx(float(torch.stack(separate).mean()), rel=1e-5)
     for a, b in zip(got, assistant.model.projector.parameters(), strict=True):
         torch.testing.assert_close(a, b.grad, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("template", ["chatml", "mistral"])
+def test_the_last_feed_forward_layer_is_left_out_only_where_nobody_reads_it(tmp_path, cohort, template):
+    assistant = assemble(tmp_path, template=template)
+    data = dataset(assistant, cohort, pack_tokens=150)
+    batch = data.batch(list(range(8)), np.random.default_rng(0))
+    model, network = assistant.model, assistant.model.lm.get_decoder().layers[-1].mlp
+    rows: list[int] = []
+    handle = network.gate_proj.register_forward_hook(lambda module, inputs, output: rows.append(inputs[0].shape[-2]))
+    losses, gradients = [], []
+    for whole in (False, True):
+        if whole:  # as gradient checkpointing would have it
+            model.lm.gradient_checkpointing_enable()
+            model.lm.train()
+        model.zero_grad()
+        loss = model(batch)
+        loss.sum().backward()
+        losses.append(loss.detach())
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    handle.remove()
+    learned = int((batch.labels[:, 1:] != IGNORED).sum())
+    assert rows[0] == learned < batch.ids.numel()
+    assert "forward" not in vars(network)
+    torch.testing.assert_close(losses[0], losses[1])
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_the_second_loss_reads_the_right_option_off_its_tokens(tmp_path, cohort):
+    assistant = assemble(tmp_path)
+    data = dataset(assistant, cohort)
+    assert set(InstructStep(assistant.model)(data.batch([0, 1], np.random.default_rng(0)))) == {"answer"}
+    model = Assistant(
+        assistant.model.config.model_copy(update={"option_loss": 0.5}),
+        assistant.model.lm,
+        assistant.model.letter_ids.tolist(),
+    )
+    rows = [data.row(example, np.random.default_rng(1)) for example in data.examples]
+    batch = rows_to_batch(rows, 8, 150)
+    losses, start = [], 0
+    seen = model.projector(batch.vectors, batch.text_vectors, batch.numbers, batch.kind)
+    scores = model.option_score(seen)[:, 0]
+    letters = {int(token): place for place, token in enumerate(model.letter_ids)}
+    for row in rows:
+        own = torch.cat([slide.slot for slide in row.slides])
+        part = scores[start : start + len(own)]
+        start += len(own)
+        said = [letters[token] for token in row.labels.tolist() if token in letters]
+        if own.any():
+            means = torch.stack([part[own == slot].mean() for slot in range(1, int(own.max()) + 1)])
+            losses.append(-means.log_softmax(0)[said[0]])
+    assert 1 < len(losses) < len(rows)  # captions ask for no option
+    got = InstructStep(model)(batch)
+    torch.testing.assert_close(got["option"], 0.5 * torch.stack(losses).mean())
+    torch.testing.assert_close(got["answer"], model(batch).mean())
+    captions = [row for row in rows if not any(slide.slot.any() for slide in row.slides)]
+    silent = InstructStep(model)(rows_to_batch(captions[:1], 8))["option"]
+    silent.backward()
+    assert float(silent) == 0.0
+    assert not model.option_score.weight.grad.any()
 
 
 def test_a_conversations_loss_is_the_librarys_own(tmp_path, cohort):

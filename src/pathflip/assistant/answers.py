@@ -5,7 +5,6 @@ slide" is weighed first, by a calibration fitted on questions of both kinds (``c
 """
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -19,7 +18,7 @@ from pathflip.assistant.visual_tokens import PreparedSlide, prepare_slide
 from pathflip.data.instruct import CAPTION_PROMPTS
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.text.chat import Turn
-from pathflip.text.questions import question_content
+from pathflip.text.questions import asks_whether, question_content
 from pathflip.text.refusals import CANNOT_TELL, cannot_tell
 from pathflip.text.sentences import split_sentences
 from pathflip.types import Answer, Evidence, SlideFeatures
@@ -27,8 +26,6 @@ from pathflip.types import Answer, Evidence, SlideFeatures
 __all__ = ["Conversation", "Writing", "answer", "ask", "caption", "refusal_logit"]
 
 MOST_QUESTION_WORDS = 400
-# "Is there a fracture?": without a word of the training texts, a yes or no would be about something else.
-_WHETHER = re.compile(r"\W*(?:is|are|was|were|do|does|did|has|have|can|could|any)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -80,9 +77,10 @@ def ask(
         raise CaptionError(f"question: got {words} words, expected at most {MOST_QUESTION_WORDS}; shorten it")
     slides = prepared_slides(assistant, slides)
     prompt = build_prompt(assistant, question, slides, options, history=history)
-    content = question_content(question)
-    if not options and _WHETHER.match(question) and content and assistant.aligned.knows_no_word_of(content):
-        return Answer(CANNOT_TELL, abstained=True)  # what is asked for was never learned
+    unknown = assistant.aligned.knows_no_word_of
+    if not options and asks_whether(question) and unknown(question_content(question)):
+        # "Is there a fracture?": without a word of the training texts, a yes or no would be about something else.
+        return Answer(CANNOT_TELL, abstained=True)
     refusal = refusal_logit(
         assistant, build_prompt(assistant, question, slides, history=history) if options else prompt
     )

@@ -19,7 +19,15 @@ from pathflip.text.chat import ChatPiece, Turn
 from pathflip.text.questions import format_question
 from pathflip.types import IGNORED, InstructBatch, SlideFeatures, SlideTokens
 
-__all__ = ["Prompt", "build_prompt", "generate", "log_likelihood", "option_probabilities", "slide_tokens"]
+__all__ = [
+    "Prompt",
+    "build_prompt",
+    "generate",
+    "generate_many",
+    "log_likelihood",
+    "option_probabilities",
+    "slide_tokens",
+]
 
 Slide = SlideFeatures | PreparedSlide
 PROMPTS_AT_ONCE = 32
@@ -231,6 +239,34 @@ def generate(
             **options,
         )
     return str(tokenizer.decode(ids[0], skip_special_tokens=True)).strip()
+
+
+@torch.no_grad()
+def generate_many(assistant: LoadedAssistant, prompts: Sequence[Prompt], max_new_tokens: int) -> list[str]:
+    """The greedy answers to many prompts at a time: those of :func:`generate`, in a fraction of the time where answers
+    are short."""
+    written: list[str] = []
+    for start in range(0, len(prompts), PROMPTS_AT_ONCE):
+        rows = [_row(one, one.pieces) for one in prompts[start : start + PROMPTS_AT_ONCE]]
+        batch: InstructBatch = rows_to_batch(rows, assistant.model.config.embed_dim).to(assistant.device)
+        # What is written follows the last token of each row, so padding goes to the front.
+        lengths = (batch.conversation >= 0).sum(1).tolist()
+        embeds = torch.stack(
+            [row.roll(row.shape[0] - n, 0) for row, n in zip(assistant.model.embed(batch), lengths, strict=True)]
+        )
+        mask = torch.zeros(embeds.shape[:2], dtype=torch.long, device=embeds.device)
+        for row, length in enumerate(lengths):
+            mask[row, mask.shape[1] - length :] = 1
+        ids = assistant.model.lm.generate(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=list(assistant.template.end_ids),
+            pad_token_id=assistant.template.end_ids[0],
+            do_sample=False,
+        )
+        written += [text.strip() for text in assistant.template.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    return written
 
 
 def _row(prompt: Prompt, pieces: Sequence[ChatPiece]) -> Row:

@@ -30,12 +30,13 @@ from pathflip.models.measurements import (
     MeasuredTexts,
     Measures,
     compare_options,
+    compare_with_absence,
     measure_texts,
     pick_patches,
     token_numbers,
     unit,
 )
-from pathflip.text.questions import QueryText, query_texts
+from pathflip.text.questions import QueryText, asks_whether, query_texts
 from pathflip.types import SlideFeatures, SlideTokens, TextCode
 
 __all__ = ["PreparedSlide", "VisualTokenizer", "prepare_slide"]
@@ -150,9 +151,10 @@ class VisualTokenizer:
         return self.tokens(slide, list(dict.fromkeys(queries)), num_slides)
 
     def queries(self, question: str, options: Sequence[str] = ()) -> list[QueryText]:
-        """What to look for: the question's texts and, where it has no options, the probes."""
+        """What to look for: the question's texts and, where these do not answer it (it has no options, and does not ask
+        whether something is there), the probes."""
         queries = query_texts(question, options, self.config.max_texts)
-        if not options:
+        if not options and not asks_whether(question):
             known = {query.text for query in queries}
             queries += [QueryText(text, probe=True) for text in self.config.probes if text not in known]
         return queries[: self.config.max_texts]
@@ -260,8 +262,10 @@ def _tokens(
 
 
 def _text_numbers(queries: Sequence[QueryText], measures: Measures) -> Float[Tensor, "C F"]:
-    """Numbers of the texts' tokens; options are compared with each other, alone and joined with the question."""
+    """Numbers of the texts' tokens; options are compared with each other, alone and joined with the question, and what
+    the question speaks of with its absence."""
     kinds = [_kind(query) for query in queries]
+    measures = compare_with_absence(measures, [row for row, kind in enumerate(kinds) if kind == QUESTION])
     for alternatives in (OPTION, BOTH):
         measures = compare_options(measures, [row for row, kind in enumerate(kinds) if kind == alternatives])
     return token_numbers(measures, torch.tensor(kinds))

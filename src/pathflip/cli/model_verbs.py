@@ -249,13 +249,14 @@ def demo(
     quick: Annotated[bool, typer.Option(help="A small world, under a minute: for checking an installation.")] = False,
     seed: Annotated[int, typer.Option(help="Of the world and of training.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes.")] = 2,
+    device: Device = None,
     json: Json = False,
 ) -> None:
     """Everything, end to end, on a synthetic cohort; ends with one HTML report."""
     from pathflip.demo import run_demo
 
     with progress_bar("demo") as advance:
-        result = run_demo(out, quick=quick, seed=seed, num_workers=workers, say=say, progress=advance)
+        result = run_demo(out, quick=quick, seed=seed, num_workers=workers, device=device, say=say, progress=advance)
     row = {**result, "view": _view_command(out)}
     print_rows([row], json, lambda r: f"report: {r['report']}\nlook:   {r['view']}")
 

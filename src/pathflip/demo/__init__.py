@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 
 from pathflip import __version__
 from pathflip.data.splits import read_splits
-from pathflip.demo.stages import BASELINE, DESCRIPTIONS, REFERENCE, Demo, Measured, measure, train
+from pathflip.demo.stages import BASELINE, DESCRIPTIONS, REFERENCE, Demo, Measured, train_and_measure
 from pathflip.evaluate.estimates import Estimate, estimate_all
 from pathflip.evaluate.report.content import ModelNote, ReportContent
 from pathflip.evaluate.report.page import write_report
@@ -27,6 +27,7 @@ from pathflip.evaluate.simulated.case_example import case_example
 from pathflip.evaluate.simulated.examples import confusions, finding_rows, grounding_examples, retrieval_examples
 from pathflip.evaluate.simulated.measures import measures, read_cohort
 from pathflip.features import extract_cohort
+from pathflip.features.devices import device_named
 from pathflip.geometry import TileSpec
 from pathflip.inference import Aligned, load
 from pathflip.io.files import write_json
@@ -64,6 +65,7 @@ def run_demo(
     quick: bool = False,
     seed: int = 0,
     num_workers: int = 2,
+    device: str | None = None,
     say: Callable[[str], None] = lambda text: None,
     progress: Callable[..., None] = lambda done, total, note="": None,
 ) -> dict[str, Any]:
@@ -73,14 +75,18 @@ def run_demo(
         out: folder for everything; ``out/report.html`` is the result.
         quick: the small world, few steps, no assistant: shows that everything runs, not how good it gets.
         seed: of the world, the weights and the data order.
+        num_workers: processes.
+        device: where to encode, train and measure: cpu, cuda, cuda:1, …; None takes a GPU if there is one.
 
     Returns:
         Paths, seconds a stage, and every measured value (also in ``out/results.json``).
     """
     command = f"pathflip demo --out {out.name} --seed {seed}" + (" --quick" if quick else "")
-    demo = Demo(out, seed, num_workers)
+    command += f" --device {device}" if device is not None else ""
+    say(f"features, trainings and measurements run on: {device_named(device)}")
+    demo = Demo(out, seed, num_workers, device=device)
     if quick:
-        demo = Demo(out, seed, num_workers, steps=30, assistant_steps=0, resamples=200)
+        demo = replace(demo, steps=30, assistant_steps=0, resamples=200)
     notes = [QUICK_NOTE] if quick else []
     return play(demo, World.named("quick-hospital" if quick else "hospital", seed), command, notes, say, progress)
 
@@ -100,21 +106,20 @@ def play(
         paint(world, demo, progress)
     with clock.stage("find tissue, cut tiles, extract features"):
         _extract(world, demo, progress)
-    with clock.stage("train"):
-        seconds = train(demo, progress)
-    with clock.stage("evaluate on unseen patients"):
-        measured = measure(demo)
+    with clock.stage("train, look at unseen patients"):
+        measured = train_and_measure(demo, progress)
+    with clock.stage("resample patients"):
         test = read_cohort(demo.cohort, demo.features, "test")
         by_model = {name: measures(score, test) for name, score in measured.scores.items()}
         estimates = estimate_all(by_model, test.patients, REFERENCE, num=demo.resamples)
     say(_table(estimates, measured.upper_bounds))
     with clock.stage("write the report"):
-        models = {name: load(demo.run(recipe.name)) for name, recipe in demo.recipes().items()}
+        models = {name: load(demo.run(recipe.name), demo.device) for name, recipe in demo.recipes().items()}
         content = ReportContent(
             world=world.describe(),
             splits=_splits(demo.cohort),
             reference=REFERENCE,
-            models=[_model_note(name, model, seconds[name]) for name, model in models.items()],
+            models=[_model_note(name, model, measured.seconds[name]) for name, model in models.items()],
             groundings=grounding_examples(
                 demo.cohort, test, measured.scores[REFERENCE], models[REFERENCE], models[BASELINE]
             ),
@@ -125,7 +130,7 @@ def play(
             upper_bounds=measured.upper_bounds,
             timings=clock.seconds,
             command=command,
-            versions=VERSIONS,
+            versions={**VERSIONS, "device": str(device_named(demo.device))},
             notes=notes,
             baseline=BASELINE,
             selection=SELECTION,
@@ -146,12 +151,14 @@ def _result(
     result: dict[str, Any] = {
         "report": str(demo.out / "report.html"),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "job_seconds": {name: round(value, 1) for name, value in measured.seconds.items()},
         "versions": VERSIONS,
         "upper_bounds": measured.upper_bounds,
         "measures": {m: {name: vars(e) for name, e in entries.items()} for m, entries in estimates.items()},
     }
     if measured.answers is not None:
         result["questions"] = list(measured.answers.rows)
+        result["yes_or_no"] = {name: vars(entry) for name, entry in measured.answers.yes_or_no.items()}
         result["faithfulness"] = {name: vars(entry) for name, entry in measured.answers.faithfulness.items()}
         result["calibration"] = measured.answers.calibration.model_dump(mode="json")
     if measured.verification is not None:
@@ -188,6 +195,7 @@ def _extract(world: World, demo: Demo, progress: Callable[..., None]) -> None:
         "stain_texture",
         demo.out,
         num_workers=demo.num_workers,
+        device=demo.device,
         progress=lambda p: progress(p.slides_done, p.slides, f"{p.tiles_per_s:.0f} tiles/s"),
     )
 
@@ -197,7 +205,7 @@ def _splits(cohort: Path) -> dict[str, int]:
 
 
 def _model_note(name: str, model: Aligned, seconds: float) -> ModelNote:
-    parameters = sum(p.numel() for p in model.checkpoint.model.parameters() if p.requires_grad)
+    parameters = sum(p.numel() for p in model.checkpoint.model.parameters())
     return ModelNote(name, DESCRIPTIONS[name], parameters, seconds)
 
 

@@ -1,7 +1,9 @@
 """What the demo does with a painted cohort and its features: train, ask, measure. Each function is a job."""
 
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,13 @@ from pathflip.evaluate.simulated.answered_questions import (
     study_assistant,
 )
 from pathflip.evaluate.simulated.explained_answers import Faithfulness, explain_answers
-from pathflip.evaluate.simulated.measures import CohortScores, read_cohort, score_model
+from pathflip.evaluate.simulated.measures import Cohort, CohortScores, read_cohort, score_model
 from pathflip.evaluate.simulated.upper_bound import supervised_upper_bound
 from pathflip.evaluate.simulated.verified_reports import CohortVerification, verify_cohort
+from pathflip.evaluate.simulated.yes_or_no import OpenAnswer, ask_yes_or_no
+from pathflip.features.devices import device_named, take_device
 from pathflip.inference import load
-from pathflip.recipes.align import AlignRecipe, align_base, align_published_small, clip_abmil, clip_mean
+from pathflip.recipes.align import AlignRecipe, align_base, align_published_small, clip_mean
 from pathflip.recipes.instruct import InstructRecipe, instruct_small_stage1, instruct_small_stage2
 from pathflip.recipes.language import LanguageRecipe, language_small
 from pathflip.recipes.settings import with_settings
@@ -35,14 +39,13 @@ from pathflip.train.instruct_run import split_examples, train_instruct
 from pathflip.train.language_run import train_language
 from pathflip.types import Caption
 
-__all__ = ["BASELINE", "DESCRIPTIONS", "REFERENCE", "Demo", "Measured", "measure", "train"]
+__all__ = ["BASELINE", "DESCRIPTIONS", "REFERENCE", "Demo", "Measured", "train_and_measure"]
 
 REFERENCE = "PathFLIP"
 BASELINE = "mean-pool CLIP"
 DESCRIPTIONS = {
     "PathFLIP": "this project's recipe (align_base): text meets patches, gates and margins, late interaction",
     "mean-pool CLIP": "one vector a slide, the mean over its patches, against one a caption",
-    "ABMIL CLIP": "one vector a slide, pooled by gated attention, against one a caption",
     "published PathFLIP": "the paper's model at this size: Q-Formers over 4 × 4 tiles; fewer steps, same time",
 }
 ASSISTANT, TEXT_ONLY, LANGUAGE = "assistant", "assistant_text_only", "language"
@@ -59,10 +62,11 @@ class Demo:
     """One demo: where it lives, how long its trainings are, its seed.
 
     Attributes:
-        steps: optimiser steps of the four alignment models; None leaves the recipes as they are.
+        steps: optimiser steps of the alignment models; None leaves the recipes as they are.
         assistant_steps: of each stage of the assistant, its text-only baseline and their language model; None as in the
             recipes, 0 leaves out assistant and verification.
         resamples: bootstrap cohorts.
+        device: where to train and measure: cpu, cuda, cuda:1, …; None takes a GPU if there is one.
     """
 
     out: Path
@@ -71,6 +75,7 @@ class Demo:
     steps: int | None = None
     assistant_steps: int | None = None
     resamples: int = 1000
+    device: str | None = None
 
     @property
     def cohort(self) -> Path:
@@ -97,8 +102,8 @@ class Demo:
 
     def recipes(self) -> dict[str, AlignRecipe]:
         """The recipes of PathFLIP and of the models it must beat."""
-        made = dict(zip(DESCRIPTIONS, (align_base(), clip_mean(), clip_abmil(), align_published_small()), strict=True))
-        settings = [f"train.seed={self.seed}"]
+        made = dict(zip(DESCRIPTIONS, (align_base(), clip_mean(), align_published_small()), strict=True))
+        settings = self._everywhere()
         if self.steps is not None:
             settings += [f"train.steps={self.steps}", "train.batch_size=16", "train.optim.warmup_steps=5"]
         return {name: with_settings(recipe, settings) for name, recipe in made.items()}
@@ -115,7 +120,12 @@ class Demo:
 
     def _speaking(self) -> list[str]:
         steps = [] if self.assistant_steps is None else [f"train.steps={self.assistant_steps}"]
-        return [f"train.seed={self.seed}", *steps]
+        return [*self._everywhere(), *steps]
+
+    def _everywhere(self) -> list[str]:
+        """Settings of every training. Which GPU is taken in the process that trains (:func:`_begin`)."""
+        on_cpu = self.device is not None and device_named(self.device).type == "cpu"
+        return [f"train.seed={self.seed}", *(["train.device=cpu"] if on_cpu else [])]
 
 
 @dataclass(frozen=True)
@@ -124,12 +134,18 @@ class Measured:
 
     scores: dict[str, CohortScores]
     upper_bounds: dict[str, float]
-    answers: AssistantStudy | None
-    verification: CohortVerification | None
+    answers: AssistantStudy | None = None
+    verification: CohortVerification | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Of every job: trainings by the model's name, and measuring."""
 
 
-def train(demo: Demo, progress: Callable[..., None]) -> dict[str, float]:
-    """Train everything; returns the seconds of each alignment model. What is there already is not trained again."""
+def train_and_measure(demo: Demo, progress: Callable[..., None]) -> Measured:
+    """Train everything, and measure it on the test patients. What is there already is not trained again.
+
+    One graph of jobs: while the assistants wait for PathFLIP, what is compared with it is trained, and what is trained
+    is measured while something else still trains. Long jobs stand first, so that none ends up alone on one processor.
+    """
     recipes = demo.recipes()
     jobs = [Job(REFERENCE, train_one, (demo, recipes[REFERENCE]))]
     totals = {demo.run(recipe.name): recipe.train.steps for recipe in recipes.values()}
@@ -142,45 +158,56 @@ def train(demo: Demo, progress: Callable[..., None]) -> dict[str, float]:
         stages = {name: demo.stages(text_only=name == TEXT_ONLY) for name in (ASSISTANT, TEXT_ONLY)}
         totals |= {demo.run(name, i): r.train.steps for name, rs in stages.items() for i, r in enumerate(rs, 1)}
         totals[demo.run(LANGUAGE)] = demo.language().train.steps
-    jobs[1:1] = [Job(name, train_one, (demo, recipes[name])) for name in LONG]
-    jobs += [Job(name, train_one, (demo, recipe)) for name, recipe in recipes.items() if name not in (REFERENCE, *LONG)]
+    others = sorted((name for name in recipes if name != REFERENCE), key=lambda name: name not in LONG)
+    jobs += [Job(name, train_one, (demo, recipes[name])) for name in others]
+    jobs += _measuring(demo, recipes)
 
     def tick() -> None:
         progress(sum(_last_step(run / "metrics.jsonl") for run in totals), sum(totals.values()), "steps")
 
     done = run_jobs(jobs, demo.num_workers, tick)
-    return {name: done[name].seconds for name in recipes}
+    return Measured(
+        scores={name: done[_scores(name)].result for name in recipes},
+        upper_bounds=done["upper_bound"].result,
+        **(_spoken(demo, done) if demo.speaks else {}),
+        seconds={name: job.seconds for name, job in done.items()},
+    )
 
 
-def measure(demo: Demo) -> Measured:
-    """Measure everything on the test patients."""
-    recipes = demo.recipes()
-    jobs = [Job(name, score_one, (demo, name, recipe.name)) for name, recipe in recipes.items()]
-    jobs.append(Job("upper_bound", upper_bound, (demo,)))
+def _measuring(demo: Demo, recipes: Mapping[str, AlignRecipe]) -> list[Job]:
+    jobs = [Job("upper_bound", upper_bound, (demo,))]
+    jobs += [
+        Job(_scores(name), score_one, (demo, name, recipe.name), after=(name,)) for name, recipe in recipes.items()
+    ]
     if demo.speaks:
-        jobs[:0] = [
-            Job("answers", answer_all, (demo, ASSISTANT)),
-            Job("explained", explain_some, (demo,)),
-            Job("text_only", answer_all, (demo, TEXT_ONLY)),
-            Job("verification", verify, (demo,)),
+        jobs += [
+            Job("answers", answer_all, (demo, ASSISTANT), after=(ASSISTANT,)),
+            Job("explained", explain_some, (demo,), after=(ASSISTANT,)),
+            Job("yes_or_no", answer_openly, (demo,), after=(ASSISTANT,)),
+            Job("text_only", answer_all, (demo, TEXT_ONLY), after=(TEXT_ONLY,)),
+            # It writes its calibration beside PathFLIP's weights, which the assistants copy when they are saved.
+            Job("verification", verify, (demo,), after=(ASSISTANT, TEXT_ONLY)),
         ]
-    done = run_jobs(jobs, demo.num_workers)
-    scores = {name: done[name].result for name in recipes}
-    return Measured(scores, done["upper_bound"].result, *(_spoken(demo, done) if demo.speaks else (None, None)))
+    return jobs
 
 
-def _spoken(demo: Demo, done: Mapping[str, Done]) -> tuple[AssistantStudy, CohortVerification]:
+def _scores(name: str) -> str:
+    return f"scores of {name}"
+
+
+def _spoken(demo: Demo, done: Mapping[str, Done]) -> dict[str, Any]:
     explained, captions = done["explained"].result
     study = study_assistant(
         demo.cohort,
         done["answers"].result,
         done["text_only"].result,
         explained,
-        load_assistant(demo.run(ASSISTANT)).calibration,
+        load_assistant(demo.run(ASSISTANT), demo.device).calibration,
         captions,
+        done["yes_or_no"].result,
         num=demo.resamples,
     )
-    return study, done["verification"].result
+    return {"answers": study, "verification": done["verification"].result}
 
 
 # ------------------------------------------------------------------------------------------------- jobs
@@ -188,6 +215,7 @@ def _spoken(demo: Demo, done: Mapping[str, Done]) -> tuple[AssistantStudy, Cohor
 
 def train_one(demo: Demo, recipe: AlignRecipe) -> None:
     """One alignment model."""
+    _begin(demo, notes=recipe.name == demo.recipes()[REFERENCE].name)
     parts = _parts(demo)
     train_align(
         recipe,
@@ -203,11 +231,13 @@ def train_one(demo: Demo, recipe: AlignRecipe) -> None:
 
 def train_words(demo: Demo) -> None:
     """A language model that has read what is said of the training patients."""
+    _begin(demo)
     train_language(demo.language(), _examples(demo)["train"], demo.run(LANGUAGE), resume=True, note=NOTE)
 
 
 def train_assistant(demo: Demo, text_only: bool) -> None:
     """Both stages of the assistant (or of its text-only baseline), then its calibration on the validation patients."""
+    _begin(demo)
     examples, files, name = _examples(demo), list(demo.files().values()), TEXT_ONLY if text_only else ASSISTANT
     first, run = demo.run(name, 1), demo.run(name)
     one, two = demo.stages(text_only)
@@ -217,30 +247,35 @@ def train_assistant(demo: Demo, text_only: bool) -> None:
     train_instruct(two, examples["train"], files, run, start=first, val_examples=examples["val"], **shared)
     if not text_only:
         questions, _ = cohort_questions(demo.cohort, "val")
-        loaded = load_assistant(run)
+        loaded = load_assistant(run, demo.device)
         assert loaded.path is not None
         calibrate_assistant(loaded, questions, demo.files(), "the validation patients' questions").write(loaded.path)
 
 
 def score_one(demo: Demo, name: str, run: str) -> CohortScores:
     """One alignment model on the test patients."""
-    return score_model(name, load(demo.run(run)), read_cohort(demo.cohort, demo.features, "test"))
+    return score_model(name, load(demo.run(run), demo.device), _cohort(demo, "test"))
 
 
 def upper_bound(demo: Demo) -> dict[str, float]:
     """What a classifier trained on the truth reaches."""
-    return supervised_upper_bound(*(read_cohort(demo.cohort, demo.features, split) for split in ("train", "test")))
+    return supervised_upper_bound(_cohort(demo, "train"), _cohort(demo, "test"))
 
 
 def answer_all(demo: Demo, name: str) -> list[VQAPrediction]:
     """All questions about the test patients."""
     questions, _ = cohort_questions(demo.cohort, "test")
-    return answer_questions(load_assistant(demo.run(name)), questions, demo.files())
+    return answer_questions(load_assistant(demo.run(name), demo.device), questions, demo.files())
+
+
+def answer_openly(demo: Demo) -> list[OpenAnswer]:
+    """Yes-or-no questions about the test patients, answered in words."""
+    return ask_yes_or_no(load_assistant(demo.run(ASSISTANT), demo.device), demo.cohort, demo.files())
 
 
 def explain_some(demo: Demo) -> tuple[Faithfulness, list[CaptionExample]]:
     """Some answers with their evidence tested, and some captions."""
-    assistant = load_assistant(demo.run(ASSISTANT))
+    assistant = load_assistant(demo.run(ASSISTANT), demo.device)
     questions, lines = cohort_questions(demo.cohort, "test")
     chosen = questions_to_explain(questions, lines, NUM_EXPLAINED)
     concepts = {one.question_id: str(lines[one.question_id]["evidence"]) for one in chosen}
@@ -253,16 +288,32 @@ def explain_some(demo: Demo) -> tuple[Faithfulness, list[CaptionExample]]:
 
 def verify(demo: Demo) -> CohortVerification:
     """Reports with planted errors held against their slides."""
-    model = load(demo.run(demo.recipes()[REFERENCE].name))
+    model = load(demo.run(demo.recipes()[REFERENCE].name), demo.device)
     return verify_cohort(
         model, demo.cohort, demo.features, _parts(demo), out=demo.out / "verified", seed=demo.seed, num=demo.resamples
     )
 
 
+def _begin(demo: Demo, notes: bool = False) -> None:
+    """This process takes the GPU named, where one is. Names in the reports are noted by one training, not by all."""
+    if demo.device is not None:
+        take_device(demo.device)
+    if not notes:
+        warnings.filterwarnings("ignore", message=".*may tell who somebody is")
+
+
+# Read once a process, which does several jobs: reports are split into sub-captions again for each otherwise.
+@cache
+def _cohort(demo: Demo, split: str) -> Cohort:
+    return read_cohort(demo.cohort, demo.features, split)
+
+
+@cache
 def _parts(demo: Demo) -> dict[str, tuple[list[Path], list[Caption]]]:
     return read_split(list(demo.files().values()), demo.cohort / "captions.jsonl", demo.cohort / "splits.csv")
 
 
+@cache
 def _examples(demo: Demo) -> dict[str, list[InstructExample]]:
     """Captions and questions by split."""
     names = ("captions", "questions", "presence_questions")

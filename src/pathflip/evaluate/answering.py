@@ -13,7 +13,7 @@ from pathflip.assistant import (
     LoadedAssistant,
     PreparedSlide,
     build_prompt,
-    generate,
+    generate_many,
     option_probabilities,
     prepare_slide,
     refusal_logit,
@@ -49,8 +49,8 @@ def answer_questions(
     for view, own in views_with_questions(assistant, questions, files):
         prompts = [build_prompt(assistant, one.question, view, one.options) for one in own]
         chances = option_probabilities(assistant, prompts)
-        for one, prompt, row in zip(own, prompts, chances, strict=True):
-            written = generate(assistant, prompt, max_new_tokens=6)
+        answers = generate_many(assistant, prompts, max_new_tokens=6)
+        for one, written, row in zip(own, answers, chances, strict=True):
             predictions[one.question_id] = VQAPrediction(
                 text=written, probabilities=tuple(map(float, row)), question_id=one.question_id
             )

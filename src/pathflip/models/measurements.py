@@ -30,6 +30,7 @@ __all__ = [
     "MeasuredTexts",
     "Measures",
     "compare_options",
+    "compare_with_absence",
     "measure_texts",
     "pick_patches",
     "token_numbers",
@@ -41,9 +42,10 @@ SLIDE, QUESTION, OPTION, BOTH, PROBE, PATCH = range(6)
 looked for though nobody asked, a patch."""
 NUM_KINDS = 6
 
-MEASURES_VERSION = 2
+MEASURES_VERSION = 3
 """Counts up whenever the numbers below come to mean something else: an assistant would misread them.
-2: where a question denies, its options are looked for as denied."""
+2: where a question denies, its options are looked for as denied. 3: what a question speaks of is set against its
+absence (before, these two numbers were 0), and a yes-or-no question is answered without probes."""
 
 QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.98, 1.0)
 FOCUS = 2.5
@@ -78,7 +80,8 @@ class Measures(_Rows):
         quantiles: of the patches' similarity above the margin, at ``QUANTILES``.
         place: mean x and y of the pooled patches in the box of the tissue, 0 to 1. deviation: standard deviations.
         ninths: fraction of the pooling weight in each ninth of the box, row by row.
-        ahead: presence less that of the best other option. among: softmax of presence among the options.
+        ahead: presence less that of the best other option. among: softmax of presence among the options. What a
+            question speaks of has one alternative, its absence, whose logit is 0.
         log_num_patches: of the slide.
     """
 
@@ -219,6 +222,22 @@ def compare_options(measures: Measures, options: Sequence[int]) -> Measures:
         measures,
         ahead=measures.ahead.index_copy(0, rows, presence - best_other),
         among=measures.among.index_copy(0, rows, presence.softmax(0)),
+    )
+
+
+def compare_with_absence(measures: Measures, rows: Sequence[int]) -> Measures:
+    """The same, with the presence of some rows set against their absence.
+
+    The mean of ``among`` over a list of findings is then how much of the list the slide shows; no mean of logits is.
+    """
+    if not len(rows):
+        return measures
+    index = torch.tensor(rows)
+    presence = measures.presence[index]
+    return replace(
+        measures,
+        ahead=measures.ahead.index_copy(0, index, presence),
+        among=measures.among.index_copy(0, index, presence.sigmoid()),
     )
 
 

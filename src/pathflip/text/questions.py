@@ -14,6 +14,7 @@ __all__ = [
     "GRAMMAR",
     "MOST_OPTIONS",
     "QueryText",
+    "asks_whether",
     "format_question",
     "query_texts",
     "question_content",
@@ -30,6 +31,7 @@ GRAMMAR = frozenset(
     tissue""".split()  # noqa: SIM905
 )
 """Words that say nothing of what is on a slide."""
+_WHETHER = re.compile(r"\W*(?:is|are|was|were|do|does|did|has|have|can|could|any)\b", re.IGNORECASE)
 _REFERS_TO_OPTIONS = re.compile(r"\b(these|following|which|option|options|below)\b", re.IGNORECASE)
 
 
@@ -65,6 +67,11 @@ def format_question(question: str, options: Sequence[str] = ()) -> str:
 def refers_to_options(question: str) -> bool:
     """Whether the question makes no sense without its options ("which of these")."""
     return bool(_REFERS_TO_OPTIONS.search(question))
+
+
+def asks_whether(question: str) -> bool:
+    """Whether the answer is yes or no, and the question names something ("Is there necrosis?")."""
+    return _WHETHER.match(question) is not None and bool(question_content(question))
 
 
 def question_content(question: str) -> str:

@@ -298,6 +298,8 @@ def _go_on(
     language = recipe.language.model_copy(update=of_before)
     model = before.model
     model.projector.requires_grad_(True)
+    if model.option_score is not None:
+        model.option_score.requires_grad_(True)
     if had.train != "lora":
         prepare_language_model(model.lm, language)
     elif language.train != "lora" or language.lora != had.lora:

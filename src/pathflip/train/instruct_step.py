@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pathflip.models.assistant import Assistant
 from pathflip.train.train_step import TrainStep
 from pathflip.types import InstructBatch
 
@@ -17,17 +18,17 @@ class InstructStep(TrainStep):
     So a letter counts as much as a report; with one conversation a micro-batch this is the published loss.
 
     Args:
-        model: gives a loss for every conversation of a batch (:class:`~pathflip.models.assistant.Assistant`).
+        model: gives a loss for every conversation of a batch, and those that training adds up.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Assistant) -> None:
         super().__init__()
         self.model = model
         self.register_state_dict_post_hook(_drop_frozen)
 
     def forward(self, batch: InstructBatch) -> dict[str, Tensor]:
         """Named scalar losses."""
-        return {"answer": self.model(batch).mean()}
+        return self.model.losses(batch)
 
     @torch.no_grad()
     def suspects(self, batch: InstructBatch, encode: bool = True) -> dict[str, str]:

@@ -14,6 +14,7 @@ from pathflip.evaluate.estimates import Estimate, Measure, estimate_all
 from pathflip.evaluate.faithfulness import deletion_measures, pointing_measures
 from pathflip.evaluate.predictions import VQAPrediction
 from pathflip.evaluate.simulated.explained_answers import Faithfulness
+from pathflip.evaluate.simulated.yes_or_no import OpenAnswer, yes_or_no_estimates
 from pathflip.evaluate.vqa import vqa_measures
 from pathflip.features import read_features
 from pathflip.geometry import Box
@@ -82,6 +83,8 @@ class AssistantStudy:
     calibration: AnswerCalibration
     examples: Sequence[AnsweredExample]
     captions: Sequence[CaptionExample]
+    yes_or_no: Mapping[str, Estimate] = field(default_factory=dict)
+    """Of open questions (:mod:`pathflip.evaluate.simulated.yes_or_no`)."""
 
 
 def cohort_questions(cohort: Path, split: str) -> tuple[list[VQAQuestion], dict[str, dict[str, Any]]]:
@@ -107,6 +110,7 @@ def study_assistant(
     explained: Faithfulness,
     calibration: AnswerCalibration,
     captions: Sequence[CaptionExample] = (),
+    yes_or_no: Sequence[OpenAnswer] = (),
     *,
     num_examples: int = 6,
     num: int = 1000,
@@ -118,7 +122,7 @@ def study_assistant(
         predictions, text_only: answers to all test questions, with the slide and without it.
         explained: some answers with evidence (:func:`~pathflip.evaluate.simulated.explained_answers.explain_answers`).
         calibration: of the assistant.
-        captions: examples.
+        captions: examples. yes_or_no: answers to open questions.
         num_examples: questions to show, at even steps of those explained. num: bootstrap resamples.
     """
     questions, lines = cohort_questions(cohort, "test")
@@ -131,7 +135,7 @@ def study_assistant(
     text_only_answers = {one.question_id: one for one in text_only}
     shown = _even_steps(explained.answers, num_examples)
     examples = [_example(cohort, question, answer, lines, text_only_answers) for question, answer in shown]
-    return AssistantStudy(rows, faithful, calibration, examples, captions)
+    return AssistantStudy(rows, faithful, calibration, examples, captions, yes_or_no_estimates(yes_or_no, num))
 
 
 def caption_examples(
