@@ -247,11 +247,11 @@ def _last_feed_forward_at(lm: Any, wanted: Bool[Tensor, "B T"]) -> Iterator[None
     that learns one letter a question it is a third of all work.
     """
     decoder = lm.get_decoder() if hasattr(lm, "get_decoder") else None
-    layers = getattr(decoder, "layers", None)
+    layers: Any = getattr(decoder, "layers", None)
     network = getattr(layers[-1], "mlp", None) if layers else None
     dense = type(network).__name__.endswith("MLP")  # not of experts, which return more than a tensor
     # A checkpointed layer runs again in the backward pass, when this is over.
-    again = bool(layers) and getattr(layers[-1], "gradient_checkpointing", False)
+    again = getattr(layers[-1], "gradient_checkpointing", False) if layers else False
     if network is None or not dense or again or torch.compiler.is_compiling():
         yield
         return

@@ -78,8 +78,8 @@ def instruct_small_stage1() -> InstructRecipe:
     ``pathflip train instruct_small_stage1 --aligned runs/base --language-model runs/language/last --features F
     --captions C --out runs/small1``
 
-    The language model is what ``pathflip train language_small`` wrote (:mod:`pathflip.recipes.language`). About
-    half a minute on one core with the demo's 280 captions.
+    The language model is what ``pathflip train language_small`` wrote (:mod:`pathflip.recipes.language`). Some
+    twenty seconds on one core with the demo's 280 captions.
     """
     return InstructRecipe(
         name="instruct_small_stage1",
@@ -97,16 +97,15 @@ def instruct_small_stage2() -> InstructRecipe:
 
     ``pathflip train instruct_small_stage2 --start runs/small1 --features F --captions C --questions Q --out runs/two``
 
-    The demo's cohort (3,175 questions, 560 yes-or-no questions and 280 captions of the training patients): two minutes on one
-    core.
-    What it reaches beside the same model without the slide is told in docs/assistant.md.
+    The demo's cohort (3,175 questions, 560 yes-or-no questions and 280 captions of the training patients): some two and
+    a half minutes on one core. What it reaches beside the same model without the slide is told in docs/assistant.md.
     """
     return InstructRecipe(
         name="instruct_small_stage2",
         language=LanguageModelSpec(train="full"),
         data=InstructSpec(max_length=512, pack_tokens=256),
         train=TrainConfig(
-            steps=400,
+            steps=500,
             batch_size=24,
             optim=OptimConfig(lr=2e-3, weight_decay=0.05, betas=(0.9, 0.98), warmup_steps=40),
         ),

@@ -28,7 +28,8 @@ class InstructStep(TrainStep):
 
     def forward(self, batch: InstructBatch) -> dict[str, Tensor]:
         """Named scalar losses."""
-        return self.model.losses(batch)
+        losses: dict[str, Tensor] = self.model.losses(batch)  # type: ignore[operator]
+        return losses
 
     @torch.no_grad()
     def suspects(self, batch: InstructBatch, encode: bool = True) -> dict[str, str]:
