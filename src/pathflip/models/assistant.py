@@ -178,7 +178,7 @@ class Assistant(nn.Module):
         return {"answer": answer, "option": self.config.option_loss * self.option_loss(batch, seen)}
 
     def option_loss(self, batch: InstructBatch, seen: Float[Tensor, "V H"]) -> Float[Tensor, ""]:
-        """Cross-entropy of the right option among the options' visual tokens, over multiple-choice conversations.
+        """Cross-entropy of the right option among the options' visual tokens; 0 for a conversation without options.
 
         An option's score is the mean of a linear function over its tokens. What it takes to tell the right option (is
         it there, where, on how much) thereby stands in the tokens before the language model has learned to look.
@@ -195,7 +195,8 @@ class Assistant(nn.Module):
         logits = (score / number.clamp(min=1)).masked_fill(number == 0, -torch.inf).view(count, -1)
         right = self._right_option(batch, count)
         asked = (right >= 0) & logits.gather(1, right.clamp(min=0)[:, None])[:, 0].isfinite()
-        return F.cross_entropy(logits[asked], right[asked], reduction="sum") / asked.sum().clamp(min=1)
+        # Over all conversations, so that several processes with as many each give the mean of one that has them all.
+        return F.cross_entropy(logits[asked], right[asked], reduction="sum") / count
 
     def _right_option(self, batch: InstructBatch, count: int) -> Int[Tensor, " G"]:
         """Number of the option whose letter each conversation learns, -1 where it learns none."""

@@ -84,7 +84,7 @@ def instruct_small_stage1() -> InstructRecipe:
     return InstructRecipe(
         name="instruct_small_stage1",
         learn=("caption",),
-        assistant={"num_patches": 4, "projector_width": 256, "vector_dropout": 0.1, "option_loss": 1.0},
+        assistant={"num_patches": 4, "projector_width": 256, "vector_dropout": 0.1, "option_loss": 1.25},
         num_probes=48,
         language=LanguageModelSpec(train="frozen"),
         data=InstructSpec(max_length=512, pack_tokens=256),
