@@ -180,10 +180,13 @@ def test_the_assistant_and_the_verifier_stand_on_the_page(demo):
     assert 0 <= accuracy["low"] <= accuracy["value"] <= accuracy["high"] <= 1
     assert "text_only" in accuracy
     assert by_category["accuracy", "generation", "all"]["questions"] == accuracy["questions"] > 30
-    assert {name: 0 <= entry["value"] <= 1 for name, entry in result["yes_or_no"].items()} == dict.fromkeys(
-        [f"{what} that is {there}" for what in ("a finding", "necrosis") for there in ("there: yes", "not there: no")],
-        True,
-    )
+    answered = result["yes_or_no"]  # necrosis is on none of these slides
+    assert set(answered) == {
+        "a finding that is there: yes",
+        "a finding that is not there: no",
+        "necrosis that is not there: no",
+    }
+    assert all(0 <= entry["value"] <= 1 for entry in answered.values())
     assert result["faithfulness"]["pointing game"]["chance"] > 0
     assert result["calibration"]["fitted_on"]
     assert {row["kind"] for row in result["verification"]["rows"]} >= {"attribute_swapped", "finding_omitted"}

@@ -97,15 +97,15 @@ def instruct_small_stage2() -> InstructRecipe:
 
     ``pathflip train instruct_small_stage2 --start runs/small1 --features F --captions C --questions Q --out runs/two``
 
-    The demo's cohort (3,175 questions, 560 yes-or-no questions and 280 captions of the training patients): some two and
-    a half minutes on one core. What it reaches beside the same model without the slide is told in docs/assistant.md.
+    The demo's cohort (3,175 questions, 560 yes-or-no questions and 280 captions of the training patients): some two
+    minutes on one core. What it reaches beside the same model without the slide is told in docs/assistant.md.
     """
     return InstructRecipe(
         name="instruct_small_stage2",
         language=LanguageModelSpec(train="full"),
         data=InstructSpec(max_length=512, pack_tokens=256),
         train=TrainConfig(
-            steps=500,
+            steps=400,
             batch_size=24,
             optim=OptimConfig(lr=2e-3, weight_decay=0.05, betas=(0.9, 0.98), warmup_steps=40),
         ),
