@@ -105,7 +105,7 @@ def instruct_small_stage2() -> InstructRecipe:
         language=LanguageModelSpec(train="full"),
         data=InstructSpec(max_length=512, pack_tokens=256),
         train=TrainConfig(
-            steps=400,
+            steps=500,
             batch_size=24,
             optim=OptimConfig(lr=2e-3, weight_decay=0.05, betas=(0.9, 0.98), warmup_steps=40),
         ),
