@@ -32,7 +32,8 @@ from pathflip.geometry import TileSpec
 from pathflip.io.files import atomic_directory, write_json
 from pathflip.types import SlideFeatures
 
-__all__ = ["FORMAT_VERSION", "Checkpoint", "InputContract", "load_checkpoint", "save_checkpoint"]
+__all__ = ["FORMAT_VERSION", "Checkpoint", "InputContract", "caution_of", "load_checkpoint", "save_checkpoint",
+           "stored_caution"]  # fmt: skip
 
 FORMAT = "pathflip-checkpoint"
 FORMAT_VERSION = 1
@@ -197,6 +198,22 @@ def load_checkpoint(
     tokenizer = _read_tokenizer(folder, load_tokenizer) if folder.is_dir() else None
     _check_vocabulary(path, config["model"], tokenizer)
     return Checkpoint(model.eval(), tokenizer, contract, config, path)
+
+
+def caution_of(settings: Mapping[str, Any]) -> str:
+    """What every result of a model must say ("trained on painted slides …"), from the settings of its checkpoint."""
+    note = str(settings.get("recipe", {}).get("note", ""))
+    return note if "medical device" in note else f"{note} Research software, not a medical device.".strip()
+
+
+def stored_caution(path: Path) -> str:
+    """:func:`caution_of` a checkpoint directory, read without its weights; that of any model where it is gone."""
+    for folder in (path, path / "best", path / "last"):
+        try:
+            return caution_of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, RecursionError, AttributeError):
+            continue
+    return caution_of({})
 
 
 def _resolve(path: Path) -> Path:

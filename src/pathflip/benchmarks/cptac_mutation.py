@@ -20,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from pathflip.benchmarks.measured import mean_over_groups, metric_score, paired_row
 from pathflip.benchmarks.prompts import TEMPLATES_22, mutation_prompts
 from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Published, Score, Skipped
-from pathflip.benchmarks.slide_files import encode_each, feature_files, open_model, scores_of_slides
+from pathflip.benchmarks.slide_files import encode_each, item_files, open_model, scores_of_slides
 from pathflip.errors import CaptionError
 from pathflip.evaluate import metrics
 from pathflip.evaluate.bootstrap import bounds
@@ -137,7 +137,7 @@ def run_zero_shot(inputs: Inputs) -> Outcome:
     inputs.require(ZERO_SHOT_NAME, "model")
     tasks = read_tasks(inputs.data)
     wanted = list(dict.fromkeys(one.slide for rows in tasks.values() for one in rows))
-    files, skipped = feature_files(ZERO_SHOT_NAME, wanted, inputs)
+    files, skipped = item_files(ZERO_SHOT_NAME, wanted, inputs)
     model = open_model(inputs)
     genes = sorted({gene_of(task) for task in tasks})
 
@@ -211,7 +211,7 @@ def run_supervised(inputs: Inputs) -> Outcome:
     inputs.require(SUPERVISED_NAME, "model")
     tasks = read_tasks(inputs.data)
     wanted = list(dict.fromkeys(one.slide for rows in tasks.values() for one in rows))
-    files, skipped = feature_files(SUPERVISED_NAME, wanted, inputs)
+    files, skipped = item_files(SUPERVISED_NAME, wanted, inputs)
     vectors = _slide_vectors(files, inputs, skipped)
     scores, folds, per_fold, notes, compared_on = [], [], [], [], []
     for task, rows in tasks.items():
@@ -239,7 +239,7 @@ def run_supervised(inputs: Inputs) -> Outcome:
 
 
 def _slide_vectors(
-    files: dict[str, Path], inputs: Inputs, skipped: list[Skipped]
+    files: dict[str, tuple[Path, ...]], inputs: Inputs, skipped: list[Skipped]
 ) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
     """Of every slide: the model's embedding, and the mean of its patch features."""
     model = open_model(inputs)
@@ -249,9 +249,11 @@ def _slide_vectors(
     }
 
 
-def _patch_mean(file: Path) -> NDArray[Any]:
-    features = read_features(file)
-    mean: NDArray[Any] = features.features[features.valid].mean(0, dtype=np.float64)
+def _patch_mean(files: Sequence[Path]) -> NDArray[Any]:
+    """The mean of the valid patches of a slide, or of all slides of a case together."""
+    read = [read_features(file) for file in files]
+    total = sum(one.features[one.valid].sum(0, dtype=np.float64) for one in read)
+    mean: NDArray[Any] = total / sum(int(one.valid.sum()) for one in read)
     return mean
 
 

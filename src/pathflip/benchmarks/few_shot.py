@@ -25,7 +25,7 @@ from pathflip.evaluate.bootstrap import PatientBootstrap, bounds
 from pathflip.evaluate.labels import SlideLabel
 from pathflip.evaluate.paired import paired_difference
 from pathflip.features import read_features
-from pathflip.inference import Aligned, encode_slide
+from pathflip.inference import Aligned, encode_case
 from pathflip.inference.embedding import read_embeddings
 from pathflip.io.slide_id import join_ids
 
@@ -66,20 +66,28 @@ class Bags:
 
 
 def bags_of(
-    model: Aligned, files: Mapping[str, Path], spec: FewShotSpec, seed: int, progress: Callable[..., None]
+    model: Aligned, files: Mapping[str, Sequence[Path]], spec: FewShotSpec, seed: int, progress: Callable[..., None]
 ) -> dict[str, Bags]:
-    """Embeddings of the model, and the encoder's own features of the very same patches, slide by slide."""
+    """Embeddings of the model, and the encoder's own features of the very same patches, slide by slide.
+
+    Args:
+        files: of every slide; several are those of a case, whose patches are one set.
+    """
     rng = np.random.default_rng(seed)
     ours, plain = Bags({}, {}), Bags({}, {})
-    for done, (name, file) in enumerate(files.items(), start=1):
-        features = read_features(file)
-        encoded = encode_slide(model, features)
-        tiles = np.flatnonzero(encoded.row_of_tile >= 0)
-        chosen = np.sort(rng.permutation(tiles)[: spec.patches])
+    for done, (name, own) in enumerate(files.items(), start=1):
+        read = [read_features(file) for file in own]
+        encoded = encode_case(model, read, name)
+        tiles = [np.flatnonzero(one.row_of_tile >= 0) for one in encoded.slides]
+        embeddings = np.concatenate([
+            one.code.patches[0].float().cpu().numpy()[one.row_of_tile[at]]
+            for one, at in zip(encoded.slides, tiles, strict=True)
+        ])  # fmt: skip
+        features = np.concatenate([one.features[at] for one, at in zip(read, tiles, strict=True)])
+        chosen = np.sort(rng.permutation(len(features))[: spec.patches])
         ours.slide[name] = encoded.code.slide[0].float().cpu().numpy()
-        ours.patches[name] = encoded.code.patches[0].float().cpu().numpy()[encoded.row_of_tile[chosen]]
-        plain.slide[name] = features.features[tiles].mean(0)
-        plain.patches[name] = features.features[chosen]
+        ours.patches[name], plain.patches[name] = embeddings[chosen], features[chosen]
+        plain.slide[name] = features.mean(0)
         progress(done, len(files), name)
     return {MODEL: ours, BASELINE: plain}
 

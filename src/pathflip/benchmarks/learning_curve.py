@@ -7,7 +7,7 @@ folder; a run that was stopped goes on with the points that are missing.
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -18,20 +18,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pathflip.data.case_items import Item, by_part, join_reports
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.evaluate import metrics
 from pathflip.evaluate.bootstrap import PatientBootstrap
 from pathflip.evaluate.labels import SlideLabel
 from pathflip.evaluate.paired import PairedComparison, paired_difference
-from pathflip.features import read_features
-from pathflip.inference import Aligned, encode_slide, load, retrieve, zero_shot
+from pathflip.inference import Aligned, encode_files, load, retrieve, zero_shot
 from pathflip.io.files import path_inside, write_json
-from pathflip.io.slide_id import slide_id
 from pathflip.train.align_run import AlignRecipe, train_align
 from pathflip.train.run_folder import digest_of
 from pathflip.types import Caption
 
-__all__ = ["FRACTIONS", "CurveData", "compare_recipes", "curve_rows", "nested_patients", "parse_fraction", "run_curve"]
+__all__ = [
+    "FRACTIONS",
+    "CurveData",
+    "compare_recipes",
+    "curve_rows",
+    "items_to_measure",
+    "nested_patients",
+    "parse_fraction",
+    "run_curve",
+]  # fmt: skip
 
 FRACTIONS = (Fraction(1, 16), Fraction(1, 8), Fraction(1, 4), Fraction(1, 2), Fraction(1))
 FEWEST_PATIENTS = 2
@@ -151,12 +159,13 @@ def _point(
     """One trained and measured model; from its folder, where it is whole and of these very settings."""
     wanted = set(patients)
     captions = [caption for caption in data.train[1] if caption.patient in wanted]
-    slides = {caption.slide_id for caption in captions}
-    files = [file for file in data.train[0] if slide_id(file) in slides]
+    items = _paired(data.train[0], captions)
+    slides = {item.name for item in items}
+    files = [file for item in items for file in item.files]
     train = recipe.train.model_copy(
         update={
             "seed": seed,
-            "batch_size": min(recipe.train.batch_size, len(files)),
+            "batch_size": min(recipe.train.batch_size, len(items)),
             "optim": recipe.train.optim.model_copy(update={"lr": rate}),
         }
     )
@@ -177,10 +186,11 @@ def _point(
     train_align(own, files, captions, folder / "run", val_files=data.val[0], val_captions=data.val[1], resume=True)
     model = load(folder / "run", device)
     hits = _hits(model, data.test)
+    chance = len(items_to_measure(data.test))
     row = {
         "recipe": name, "fraction": str(fraction), "patients": len(wanted), "slides": len(files), "seed": seed,
         "learning_rate": rate, "val_r1": float(np.mean(_hits(model, data.val))) if data.val[1] else None,
-        "test_r1": float(np.mean(hits)), "chance_r1": 1 / len(data.test[1]), "test_hits": hits,
+        "test_r1": float(np.mean(hits)), "chance_r1": 1 / chance, "test_hits": hits,
     }  # fmt: skip
     if data.labels is not None:
         row |= _zero_shot(model, data)
@@ -189,12 +199,26 @@ def _point(
     return row
 
 
+def items_to_measure(part: Part, whole: Collection[str] = ()) -> list[Item]:
+    """The slides and cases of a part with their reports, as evaluation takes them: cases of several parts a part each.
+
+    Args:
+        part: feature files and captions. whole: cases that stay one item, because labels name them.
+    """
+    items = _paired(*part)
+    return [one for item in items for one in ([item] if item.name in whole else by_part([item]))]
+
+
+def _paired(files: Sequence[Path], captions: Sequence[Caption]) -> list[Item]:
+    """Reports with their files; what has no partner is left out (it was told where the files were read)."""
+    return join_reports(files, captions).items
+
+
 def _hits(model: Aligned, part: Part) -> list[float]:
     """For every caption of the part with a slide: R@1, the mean of both directions."""
-    by_id = {slide_id(file): file for file in part[0]}
-    captions = [caption for caption in part[1] if caption.slide_id in by_id]
-    slides = [encode_slide(model, read_features(by_id[caption.slide_id])) for caption in captions]
-    texts = [caption.text for caption in captions]
+    items = items_to_measure(part)
+    slides = [encode_files(model, item.files, item.name) for item in items]
+    texts = [item.caption.text for item in items]
     same = metrics.positives_from_keys(texts, texts)
     retrieval = retrieve(model, slides, texts)
     both = (metrics.hits_at_k(retrieval.scores, 1, same) + metrics.hits_at_k(retrieval.scores.T, 1, same)) / 2
@@ -204,12 +228,13 @@ def _hits(model: Aligned, part: Part) -> list[float]:
 def _zero_shot(model: Aligned, data: CurveData) -> dict[str, Any]:
     """Balanced accuracy of the labels' own names as prompts, on the test slides."""
     assert data.labels is not None
-    own = [file for file in data.test[0] if slide_id(file) in data.labels]
-    truth = [data.labels[slide_id(file)].label for file in own]
+    own = [item for item in items_to_measure(data.test, data.labels) if item.name in data.labels]
+    truth = [data.labels[item.name].label for item in own]
     classes = sorted(set(truth))
     if len(classes) < 2:
         raise CaptionError(f"curve: {len(classes)} classes among the labelled test slides; expected two at least")
-    answer = zero_shot(model, [read_features(file) for file in own], {name: name for name in classes})
+    encoded = [encode_files(model, item.files, item.name) for item in own]
+    answer = zero_shot(model, encoded, {name: name for name in classes})
     return {
         "test_balanced_accuracy": metrics.balanced_accuracy(truth, list(answer.best)),
         "test_classes": list(answer.best),
@@ -263,8 +288,7 @@ def compare_recipes(
 def _compared(
     first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], data: CurveData, num: int, seed: int
 ) -> dict[str, PairedComparison]:
-    stored = {slide_id(file) for file in data.test[0]}
-    patients = np.array([caption.patient for caption in data.test[1] if caption.slide_id in stored])
+    patients = np.array([item.caption.patient for item in items_to_measure(data.test)])
     cohorts = PatientBootstrap(patients, num, seed)
     ours, theirs = (np.mean([point["test_hits"] for point in own], axis=0) for own in (first, second))
     everyone = np.arange(len(patients))
@@ -272,7 +296,7 @@ def _compared(
     compared = {"test_r1": paired_difference((float(ours.mean()), float(theirs.mean())), drawn)}
     if data.labels is None:
         return compared
-    labels = [data.labels[slide_id(file)] for file in data.test[0] if slide_id(file) in data.labels]
+    labels = [data.labels[item.name] for item in items_to_measure(data.test, data.labels) if item.name in data.labels]
     truth = np.array([one.label for one in labels])
     cohorts = PatientBootstrap(np.array([one.patient for one in labels]), num, seed)
     guesses = [np.array([point["test_classes"] for point in own]) for own in (first, second)]

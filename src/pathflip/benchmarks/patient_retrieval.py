@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pathflip.benchmarks.measured import mean_over_groups, metric_score
 from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Published, Score, Skipped
-from pathflip.benchmarks.slide_files import encode_each, feature_files, open_model
+from pathflip.benchmarks.slide_files import encode_each, item_files, open_model
 from pathflip.benchmarks.test_sets import content_hash
 from pathflip.errors import CaptionError
 from pathflip.evaluate.class_scores import macro_f1
@@ -94,7 +94,7 @@ def run(inputs: Inputs) -> Outcome:
     """Find the nearest slides of other patients, organ by organ."""
     inputs.require(NAME, "model")
     slides = _read(inputs.data)
-    files, skipped = feature_files(NAME, [one.name for one in slides], inputs)
+    files, skipped = item_files(NAME, [one.name for one in slides], inputs)
     rng = np.random.default_rng(inputs.seed)
     vectors, patches = _vectors(files, inputs, skipped, rng)
     organs: list[_Organ] = []
@@ -122,16 +122,16 @@ def run(inputs: Inputs) -> Outcome:
 
 
 def _vectors(
-    files: dict[str, Path], inputs: Inputs, skipped: list[Skipped], rng: np.random.Generator
+    files: dict[str, tuple[Path, ...]], inputs: Inputs, skipped: list[Skipped], rng: np.random.Generator
 ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
     """The model's embedding of every slide, and some patches of the plain encoder."""
     vectors, patches = {}, {}
     for name, encoded in encode_each(NAME, open_model(inputs), files, inputs, skipped):
         vectors[name] = encoded.code.slide[0].float().cpu().numpy()
-        features = read_features(files[name])
-        rows = np.flatnonzero(features.valid)
-        chosen = rng.permutation(rows)[:PATCHES]
-        patches[name] = features.features[np.sort(chosen)].astype(np.float64)
+        read = [read_features(file) for file in files[name]]
+        valid = np.concatenate([one.features[one.valid] for one in read])
+        chosen = rng.permutation(len(valid))[:PATCHES]
+        patches[name] = valid[np.sort(chosen)].astype(np.float64)
     return vectors, patches
 
 

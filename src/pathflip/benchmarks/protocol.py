@@ -34,6 +34,8 @@ class Inputs:
     Attributes:
         data: the benchmark's own file, or folder. model: checkpoint of an alignment model. assistant: an assistant's
             directory. features: feature files. predictions: somebody's answers, to score without a model.
+        cases: which slides are one case: a table with case and slide, or "folders". Items are then the cases (or, of
+            slides of several parts, ``CASE__A``), each one set of the patches of all its slides.
         text_only: answers without the slide: a file of predictions, or the directory of a text-only assistant.
         against: another system on the same items, to compare with: a file of predictions, a model's or assistant's
             directory (of the same features), or the folder of a result that was written before.
@@ -50,6 +52,7 @@ class Inputs:
     assistant: Path | None = None
     features: tuple[Path, ...] = ()
     predictions: Path | None = None
+    cases: str | None = None
     text_only: Path | None = None
     against: Path | None = None
     allow_missing: bool = False

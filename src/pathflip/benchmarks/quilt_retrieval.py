@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Published, Skipped
 from pathflip.benchmarks.retrieval_scores import recall_scores
-from pathflip.benchmarks.slide_files import allow_missing_or_raise, encode_each, feature_files, open_model
+from pathflip.benchmarks.slide_files import allow_missing_or_raise, encode_each, item_files, open_model
 from pathflip.benchmarks.test_sets import content_hash
 from pathflip.errors import CaptionError, ConfigError, ContractError
 from pathflip.features import Encoder, load_encoder
@@ -39,7 +39,7 @@ def run(inputs: Inputs) -> Outcome:
     skipped: list[Skipped] = []
     names = [name for name, _, _, _ in crops]
     if inputs.features:
-        files, skipped = feature_files(NAME, names, inputs)
+        files, skipped = item_files(NAME, names, inputs)
         encoded = dict(encode_each(NAME, model, files, inputs, skipped))
     else:
         encoded = dict(_encoded_pictures(model, crops, inputs, skipped))

@@ -14,6 +14,7 @@ from typing import Any
 
 from pathflip import __version__
 from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Score
+from pathflip.checkpoint import stored_caution
 from pathflip.errors import CaptionError
 from pathflip.io.files import write_json, write_text
 from pathflip.io.tables import plain_cell, read_utf8
@@ -68,6 +69,15 @@ def model_row(inputs: Inputs) -> dict[str, Any]:
         "name": f"{folder.parent.name}/{folder.name}" if folder != place else folder.name,
         "sha256": whole.hexdigest(),
     }
+
+
+def caution(inputs: Inputs) -> str:
+    """What must stand beside every number of the model measured; "" where predictions are scored, or none is."""
+    place = inputs.assistant or inputs.model
+    if inputs.predictions is not None or place is None:
+        return ""
+    folder = weights_folder(place) or place
+    return stored_caution(folder / "aligned" if inputs.assistant else folder)
 
 
 def as_result(protocol: Protocol, inputs: Inputs, outcome: Outcome) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Run a benchmark, and leave its result whole or not at all."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pathflip.benchmarks.comparison import compared_with, record_of, write_record
 from pathflip.benchmarks.protocol import Inputs
 from pathflip.benchmarks.registry import find_protocol
-from pathflip.benchmarks.result import as_result, write_files
+from pathflip.benchmarks.result import as_result, caution, write_files
 from pathflip.benchmarks.result_page import write_page
 from pathflip.errors import ConfigError, OutputError
 from pathflip.io.files import atomic_directory, check_writable
@@ -37,6 +38,8 @@ def run_benchmark(name: str, inputs: Inputs, out: Path) -> dict[str, Any]:
     outcome = protocol.run(inputs)
     if inputs.against is not None:
         outcome = compared_with(protocol, inputs, outcome)
+    if line := caution(inputs):
+        outcome = replace(outcome, notes=(*outcome.notes, line))
     result = as_result(protocol, inputs, outcome)
     with atomic_directory(out) as folder:
         write_files(folder, result, outcome)

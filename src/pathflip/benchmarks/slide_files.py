@@ -1,19 +1,27 @@
-"""The feature files a benchmark's slides need: found, counted, and what is missing said."""
+"""The feature files a benchmark's slides or cases need: found, counted, and what is missing said."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from pathflip.benchmarks.protocol import Inputs, Skipped
+from pathflip.data.case_items import by_part, cases_of_folders, join_reports
 from pathflip.errors import CaptionError, ConfigError, ContractError, FeatureError
-from pathflip.features import read_features
-from pathflip.inference import Aligned, EncodedSlide, encode_slide, load
+from pathflip.inference import Aligned, EncodedCase, EncodedSlide, encode_files, load
 from pathflip.io.slide_id import join_ids, paths_by_id
 from pathflip.io.storage import list_folder
+from pathflip.text.case_tables import read_cases
+from pathflip.types import Case
 
-__all__ = ["allow_missing_or_raise", "encode_each", "feature_files", "in_chunks", "open_model", "scores_of_slides"]
+__all__ = [
+    "all_files", "allow_missing_or_raise", "cases_at", "encode_each", "feature_files", "in_chunks", "item_files",
+    "open_model", "scores_of_slides",
+]  # fmt: skip
+
+Files = TypeVar("Files")
+Encoded = EncodedSlide | EncodedCase
 
 SLIDES_AT_ONCE = 32
 """Encoded slides held at a time, so that texts are encoded once for many slides."""
@@ -25,6 +33,39 @@ def feature_files(name: str, wanted: Sequence[str], inputs: Inputs) -> tuple[dic
     Raises:
         ConfigError: some have none, and missing slides were not allowed; or all have none.
     """
+    if inputs.cases is not None:
+        raise ConfigError(f"{name}: --cases cannot be used here, its items are slides; leave it out")
+    return _joined(name, wanted, paths_by_id(all_files(inputs)), inputs)
+
+
+def item_files(name: str, wanted: Sequence[str], inputs: Inputs) -> tuple[dict[str, tuple[Path, ...]], list[Skipped]]:
+    """The feature files of every item wanted, of a slide or with ``inputs.cases`` of a case, and items without any.
+
+    Raises:
+        ConfigError: see :func:`feature_files`. CaptionError: the table of cases cannot be read.
+    """
+    files = all_files(inputs)
+    if inputs.cases is None:
+        alone, missing = _joined(name, wanted, paths_by_id(files), inputs)
+        return {one: (file,) for one, file in alone.items()}, missing
+    joined = join_reports(files, cases_at(inputs))
+    items = [one for item in joined.items for one in ([item] if item.name in wanted else by_part([item]))]
+    by_name = {item.name: item.files for item in items} | {one: (file,) for one, file in joined.lonely_files.items()}
+    return _joined(name, wanted, by_name, inputs)
+
+
+def cases_at(inputs: Inputs) -> list[Case]:
+    """The cases that ``inputs.cases`` tells of."""
+    assert inputs.cases is not None
+    return cases_of_folders(all_files(inputs)) if inputs.cases == "folders" else read_cases(inputs.cases)
+
+
+def all_files(inputs: Inputs) -> list[Path]:
+    """Every feature file of the inputs, those of folders included.
+
+    Raises:
+        ConfigError: a path that is neither file nor folder.
+    """
     files: list[Path] = []
     for path in inputs.features:
         if path.is_dir():
@@ -33,7 +74,14 @@ def feature_files(name: str, wanted: Sequence[str], inputs: Inputs) -> tuple[dic
             files.append(path)
         else:
             raise ConfigError(f"'{path}': no such file or folder of features; check the path")
-    by_id = paths_by_id(files)
+    return files
+
+
+def _joined(
+    name: str, wanted: Sequence[str], by_id: Mapping[str, Files], inputs: Inputs
+) -> tuple[dict[str, Files], list[Skipped]]:
+    """The files of the names wanted, and the names without any."""
+    items = "slides" if inputs.cases is None else "cases"
     unique = list(dict.fromkeys(wanted))
     slide_of = join_ids(unique, by_id)
     file_of = {one: by_id[slide_of[one]] for one in unique if one in slide_of}
@@ -41,10 +89,10 @@ def feature_files(name: str, wanted: Sequence[str], inputs: Inputs) -> tuple[dic
     if not file_of:
         example = f"'{next(iter(by_id))}'" if by_id else "nothing"
         raise ConfigError(
-            f"{name}: none of its {len(unique)} slides has a feature file: slides are named '{unique[0]}' and the "
+            f"{name}: none of its {len(unique)} {items} has a feature file: {items} are named '{unique[0]}' and the "
             f"like, features {example}; expected the same names"
         )
-    allow_missing_or_raise(name, missing, len(unique), "slides", inputs)
+    allow_missing_or_raise(name, missing, len(unique), items, inputs)
     return file_of, missing
 
 
@@ -75,16 +123,16 @@ def open_model(inputs: Inputs) -> Aligned:
 
 
 def encode_each(
-    name: str, model: Aligned, files: dict[str, Path], inputs: Inputs, skipped: list[Skipped]
-) -> Iterator[tuple[str, EncodedSlide]]:
-    """Slides one by one; an unreadable file is skipped where missing slides are allowed.
+    name: str, model: Aligned, files: Mapping[str, tuple[Path, ...]], inputs: Inputs, skipped: list[Skipped]
+) -> Iterator[tuple[str, Encoded]]:
+    """Slides or cases one by one; an unreadable file is skipped where missing slides are allowed.
 
     Raises:
         FeatureError: an unreadable file, and missing slides were not allowed. ContractError: features of another kind.
     """
-    for done, (slide, file) in enumerate(files.items(), start=1):
+    for done, (slide, own) in enumerate(files.items(), start=1):
         try:
-            encoded = encode_slide(model, read_features(file))
+            encoded = encode_files(model, own, slide)
         except ContractError:
             raise
         except (FeatureError, CaptionError) as error:
@@ -96,7 +144,7 @@ def encode_each(
         yield slide, encoded
 
 
-def in_chunks(slides: Iterator[tuple[str, EncodedSlide]], size: int = SLIDES_AT_ONCE) -> Iterator[list[Any]]:
+def in_chunks(slides: Iterator[tuple[str, Encoded]], size: int = SLIDES_AT_ONCE) -> Iterator[list[Any]]:
     """Some encoded slides at a time."""
     chunk: list[Any] = []
     for one in slides:
@@ -109,7 +157,7 @@ def in_chunks(slides: Iterator[tuple[str, EncodedSlide]], size: int = SLIDES_AT_
 
 
 def scores_of_slides(
-    slides: Iterator[tuple[str, EncodedSlide]], score: Callable[[list[EncodedSlide]], np.ndarray]
+    slides: Iterator[tuple[str, Encoded]], score: Callable[[list[Encoded]], np.ndarray]
 ) -> tuple[list[str], np.ndarray]:
     """Slide names, and a row of scores each; slides are let go when they are scored."""
     names: list[str] = []

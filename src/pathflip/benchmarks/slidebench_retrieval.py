@@ -5,16 +5,22 @@ the whole gallery at once, and stands apart, only where it is asked for. All pat
 Chen et al. 2024, arXiv 2410.11761; protocol of arXiv 2512.17621.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Published, Skipped
 from pathflip.benchmarks.retrieval_scores import recall_scores
-from pathflip.benchmarks.slide_files import encode_each, feature_files, open_model
+from pathflip.benchmarks.slide_files import all_files, cases_at, encode_each, item_files, open_model
 from pathflip.benchmarks.slidebench_captioning import SETS, caption_rows, organs_of
 from pathflip.benchmarks.test_sets import recognise
+from pathflip.data.case_items import captions_by_part, captions_of_cases
 from pathflip.errors import FeatureError
 from pathflip.inference import retrieval_scores, retrieve
 from pathflip.text.captions import read_captions
+from pathflip.text.known_words import UNKNOWN_WORDS
+from pathflip.types import Case
 
 __all__ = ["PROTOCOL"]
 
@@ -27,7 +33,12 @@ def run(inputs: Inputs) -> Outcome:
     inputs.require(NAME, "model")
     captions = read_captions(inputs.data)
     test_set, published = recognise(inputs.data.name, caption_rows(inputs.data), SETS, inputs.other_set)
-    files, skipped = feature_files(NAME, [caption.slide_id for caption in captions], inputs)
+    if inputs.cases is None and any(isinstance(caption, Case) for caption in captions):
+        inputs = replace(inputs, cases=str(inputs.data))
+    elif inputs.cases is not None:
+        captions = captions_of_cases(captions, cases_at(inputs))
+    captions = captions_by_part(all_files(inputs), captions) if inputs.cases is not None else captions
+    files, skipped = item_files(NAME, [caption.slide_id for caption in captions], inputs)
     model = open_model(inputs)
     unreadable: list[Skipped] = []
     encoded = dict(encode_each(NAME, model, files, inputs, unreadable))
@@ -60,8 +71,17 @@ def run(inputs: Inputs) -> Outcome:
         skipped=(*skipped, *unreadable),
         items=tuple({"slide": c.slide_id, "patient": c.patient} for c in scored),
         compared_on=tuple((c.slide_id, c.patient) for c in scored),
-        notes=("fewer slides make retrieval easier: compare only results with as many scored",),
+        notes=(
+            "fewer slides make retrieval easier: compare only results with as many scored",
+            *_unknown(retrieval.unknown),
+        ),
     )
+
+
+def _unknown(captions: Sequence[bool]) -> list[str]:
+    """How many captions hold no word that the model learnt, in words."""
+    count = sum(captions)
+    return [f"{count} of {len(captions)} captions: {UNKNOWN_WORDS}"] if count else []
 
 
 PROTOCOL = Protocol(

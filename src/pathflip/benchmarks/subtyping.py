@@ -16,7 +16,7 @@ from pathflip.assistant import build_prompt, load_assistant, option_probabilitie
 from pathflip.benchmarks.measured import paired_scores
 from pathflip.benchmarks.prompts import CLASS_NAMES, WAYS
 from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Published, Score, Skipped
-from pathflip.benchmarks.slide_files import encode_each, feature_files, open_model, scores_of_slides
+from pathflip.benchmarks.slide_files import encode_each, item_files, open_model, scores_of_slides
 from pathflip.benchmarks.test_sets import KnownSet, recognise
 from pathflip.errors import CaptionError, FeatureError
 from pathflip.evaluate.class_scores import check_classes, class_scores, confusion
@@ -48,7 +48,7 @@ def run(task: _Task, inputs: Inputs) -> Outcome:
     labels = [_named(task, one) for one in read_labels(inputs.data)]
     rows = [(one.slide_id, one.label) for one in labels]
     test_set, published = recognise(inputs.data.name, rows, task.sets, inputs.other_set)
-    files, skipped = feature_files(task.name, [one.slide_id for one in labels], inputs)
+    files, skipped = item_files(task.name, [one.slide_id for one in labels], inputs)
     chances: dict[str, tuple[list[str], NDArray[np.floating]]] = {}
     if inputs.model is not None:
         names, scores = _by_templates(task, files, inputs, skipped)
@@ -126,16 +126,16 @@ def _by_dialogue(
     assert inputs.assistant is not None
     assistant = load_assistant(inputs.assistant, inputs.device, inputs.settings.get("language_model"))
     names, rows = [], []
-    for slide, file in files.items():
+    for slide, own in files.items():
         try:
-            view = prepare_slide(assistant.aligned, read_features(file))
+            views = [prepare_slide(assistant.aligned, read_features(file)) for file in own]
         except FeatureError as error:
             if not inputs.allow_missing:
                 raise FeatureError(f"{task.name}: {error}; or give --allow-missing") from None
             skipped.append(Skipped(slide, "its feature file cannot be read"))
             continue
         prompts = [
-            build_prompt(assistant, f"Does this slide show {words[0]}?", view, ("Yes", "No"))
+            build_prompt(assistant, f"Does this slide show {words[0]}?", views, ("Yes", "No"))
             for words in task.classes.values()
         ]
         yes = np.array([float(chances[0]) for chances in option_probabilities(assistant, prompts)])

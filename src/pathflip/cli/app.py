@@ -8,7 +8,7 @@ import json as json_module
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -365,14 +365,18 @@ def as_row(outcome: Any) -> dict[str, Any]:
 
 
 def encoded_items(
-    model: Any, features: Sequence[Path], failures: list[dict[str, Any]], cases: str | None = None
+    model: Any,
+    features: Sequence[Path],
+    failures: list[dict[str, Any]],
+    cases: str | None = None,
+    whole: Collection[str] | None = None,
 ) -> Iterator[Any]:
     """Encode slides, or the cases they belong to, one by one; a bad file becomes a row of ``failures``, the rest goes
-    on. ``cases``: see :data:`Cases`; a slide of no case is scored alone.
+    on. ``cases``: see :data:`Cases`; a slide of no case is scored alone. ``whole``: see :func:`files_of_items`.
     """
     from pathflip.inference import encode_files
 
-    for name, files in files_of_items(files_in(features, {".h5"}), cases):
+    for name, files in files_of_items(files_in(features, {".h5"}), cases, whole):
         try:
             encoded = encode_files(model, files, name)
         except PathFLIPError as error:
@@ -381,11 +385,19 @@ def encoded_items(
         yield encoded
 
 
-def files_of_items(files: list[Path], cases: str | None) -> list[tuple[str, tuple[Path, ...]]]:
-    """The files of every slide or case, and its name."""
+def files_of_items(
+    files: list[Path], cases: str | None, whole: Collection[str] | None = None
+) -> list[tuple[str, tuple[Path, ...]]]:
+    """The files of every slide or case, and its name.
+
+    Args:
+        files: of features. cases: see :data:`Cases`.
+        whole: cases that stay one item though their slides are of several parts; the others are an item a part
+            (``CASE__A``), as in training and evaluation. None: all stay whole.
+    """
     if cases is None:
         return [(file.stem, (file,)) for file in files]
-    from pathflip.data.case_items import cases_of_folders, join_reports
+    from pathflip.data.case_items import by_part, cases_of_folders, join_reports
     from pathflip.text.case_tables import read_cases
 
     known = cases_of_folders(files) if cases == "folders" else read_cases(Path(cases))
@@ -400,7 +412,15 @@ def files_of_items(files: list[Path], cases: str | None) -> list[tuple[str, tupl
             say(f"note: {len(names)} {what} ({', '.join(sorted(names)[:3])}{', …' if len(names) > 3 else ''})")
     if joined.lonely_captions:
         say(f"note: {len(joined.lonely_captions)} cases have no features among those given")
-    return [*((item.name, item.files) for item in joined.items), *((n, (f,)) for n, f in joined.lonely_files.items())]
+    items = joined.items
+    if whole is not None:
+        kept = set(whole)
+        items = [one for item in items for one in ([item] if item.name in kept else by_part([item]))]
+        if len(items) > len(joined.items):
+            say(
+                f"note: {len(joined.items)} cases are {len(items)} items, one a part (CASE__A)"
+            )
+    return [*((item.name, item.files) for item in items), *((n, (f,)) for n, f in joined.lonely_files.items())]
 
 
 def numbers_line(row: Mapping[str, Any]) -> str:

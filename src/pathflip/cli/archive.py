@@ -20,6 +20,7 @@ from pathflip.cli.app import (
     print_rows,
     progress_bar,
     say,
+    unknown_words,
 )
 from pathflip.errors import ConfigError
 
@@ -69,9 +70,10 @@ def index(
         from pathflip.features.cluster import ClusterSpec
 
         run_jobs = index_on_cluster(ClusterSpec(cluster, gpus=gpus_per_slide), model, say)
+    loaded = inference.load(model, device)
     with progress_bar("indexing") as advance:
         outcomes = index_features(
-            inference.load(model, device),
+            loaded,
             files,
             archive,
             facts=facts,
@@ -80,7 +82,7 @@ def index(
             run_jobs=run_jobs,
             progress=advance,
         )
-    finish([as_row(outcome) for outcome in outcomes], json, _index_line)
+    finish([as_row(outcome) | {"caution": loaded.note} for outcome in outcomes], json, _index_line)
 
 
 def _index_line(row: Mapping[str, Any]) -> str:
@@ -111,6 +113,7 @@ def search(
 ) -> None:
     """Find slides in an archive by a text, a slide or a region; each hit names its regions."""
     from pathflip.archive import Searcher, open_archive
+    from pathflip.checkpoint import stored_caution
 
     if sum(query is not None for query in (text, slide, region)) != 1:
         raise ConfigError("search: give one of --text, --slide and --region")
@@ -128,8 +131,13 @@ def search(
         hits = searcher.by_region(name, box, k, where)
     else:
         hits = searcher.by_slide(name, k, where)
+    caution = aligned.note if aligned is not None else stored_caution(model or Path(opened.model.path))
+    warnings = unknown_words(aligned, text) if aligned is not None and text is not None else []
+    beside = {"warnings": warnings, "caution": caution}
     rows = [as_row(hit) | {"rank": rank, "score": round(hit.score, 4)} for rank, hit in enumerate(hits, start=1)]
-    print_rows(rows, json, _hit_line)
+    print_rows([row | beside for row in rows], json, _hit_line)
+    for line in [] if json else [*(f"note: {one}" for one in warnings), caution]:
+        say(line)
 
 
 def _region(text: str) -> "tuple[str, Box]":

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pathflip.cli.app import Json, app, print_rows, progress_bar, say
+from pathflip.cli.app import Cases, Json, app, print_rows, progress_bar, say
 from pathflip.errors import ConfigError
 
 
@@ -21,6 +21,7 @@ def benchmark(
     model: Annotated[Path | None, typer.Option(help="Checkpoint of an alignment model.")] = None,
     assistant: Annotated[Path | None, typer.Option(help="An assistant's directory.")] = None,
     features: Annotated[list[Path] | None, typer.Option(help="Feature files, or folders of them.")] = None,
+    cases: Cases = None,
     predictions: Annotated[
         Path | None, typer.Option(help="Somebody's answers (SlideChat's CSV, JSON lines, JSON): no model is run.")
     ] = None,
@@ -72,14 +73,14 @@ def benchmark(
     with progress_bar(protocol.name) as advance:
         inputs = Inputs(
             data=data, model=model, assistant=assistant, features=tuple(features or ()), predictions=predictions,
-            text_only=text_only, against=against, allow_missing=allow_missing, other_set=other_set,
+            cases=cases, text_only=text_only, against=against, allow_missing=allow_missing, other_set=other_set,
             gallery_normalised=gallery_normalised, settings=_settings(settings or []), resamples=resamples, seed=seed,
             device=device, progress=advance,
         )  # fmt: skip
         result = run_benchmark(protocol.name, inputs, out)
     rows = summary_rows([result])
     if json:
-        print_rows(rows, json, _result_line)
+        print_rows([row | {"notes": result["notes"]} for row in rows], json, _result_line)
         return
     scores = [{**score, "compared": shown_comparisons(score)} for score in result["scores"]]
     print_rows(scores, json, _score_line)

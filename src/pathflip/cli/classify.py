@@ -21,6 +21,7 @@ from pathflip.cli.app import (
     app,
     check_table,
     encoded_items,
+    files_in,
     finish,
     print_rows,
     say,
@@ -64,7 +65,7 @@ def zero_shot(
     rows: list[dict[str, Any]] = []
     failures: list[dict[str, Any]] = []
     loaded = inference.load(model, device)
-    for slide in encoded_items(loaded, features, failures, cases):
+    for slide in encoded_items(loaded, features, failures, cases, whole={one.slide_id for one in known}):
         answer = inference.zero_shot(loaded, [slide], names, template or TEMPLATES)
         chances = {c: round(float(p), 6) for c, p in zip(answer.classes, answer.probabilities[0], strict=True)}
         warnings = [f"class '{name}': {UNKNOWN_WORDS}" for name in answer.unknown]
@@ -75,6 +76,10 @@ def zero_shot(
         write_rows(out, [*map(_flat, rows), *failures])
     if labels is not None and not json:
         print_rows(scores, json, _score_line)
+        for note in dict.fromkeys(note for row in rows for note in row["warnings"]):
+            say(f"note: {note}")
+        for caution in dict.fromkeys(row["caution"] for row in rows):
+            say(caution)
         finish(failures, json, str)
         return
     finish([*rows, *failures, *scores], json, lambda r: f"{r['slide_id']}: {r['class']}  {r['probabilities']}")
@@ -152,6 +157,7 @@ def retrieve(
 ) -> None:
     """Find slides for words, and words for slides."""
     from pathflip import inference
+    from pathflip.data.case_items import captions_by_part
     from pathflip.io.tables import TableOptions
     from pathflip.text import read_captions
     from pathflip.types import Case
@@ -165,7 +171,8 @@ def retrieve(
     known = read_captions(captions, options=options) if captions else []
     if cases is None and any(isinstance(caption, Case) for caption in known):
         cases = str(captions)
-    slides = list(encoded_items(loaded, features, rows, cases))
+    known = captions_by_part(files_in(features, {".h5"}), known) if cases == str(captions) else known
+    slides = list(encoded_items(loaded, features, rows, cases, whole=()))
     queries = [c.text for c in known] if captions else list(text or ())
     if not slides:
         finish(rows, json, _retrieval_line)
@@ -178,7 +185,9 @@ def retrieve(
     if captions:
         for place, slide_id in enumerate(retrieval.slide_ids):
             ranked = [
-                {"caption_of": known[i].slide_id, "score": round(v, 4)} for i, v in retrieval.captions_for(place, k)
+                {"caption_of": known[i].slide_id, "score": round(v, 4)}
+                | ({"unknown_words": True} if retrieval.unknown[i] else {})
+                for i, v in retrieval.captions_for(place, k)
             ]
             rows.append({"slide_id": slide_id, "captions": ranked, "caution": loaded.note})
     if out is not None:
@@ -207,6 +216,7 @@ def slides_row(encoded: Any) -> dict[str, Any]:
 def _retrieval_line(row: Mapping[str, Any]) -> str:
     if "captions" in row:
         return f"{row['slide_id']} ← captions of " + ", ".join(
-            f"{c['caption_of']} ({c['score']:.2f})" for c in row["captions"]
+            f"{c['caption_of']} ({c['score']:.2f}{', unknown words' if c.get('unknown_words') else ''})"
+            for c in row["captions"]
         )
     return f"“{row['text'][:70]}” → " + ", ".join(f"{s['slide_id']} ({s['score']:.2f})" for s in row["slides"])

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from pathflip.cli.app import (
+    CaseColumn,
     Cases,
     Device,
     Features,
@@ -65,9 +66,11 @@ def embed(
         embeddings = pooled(embeddings, groups)
     row = {
         "rows": len(embeddings), "width": embeddings.vectors.shape[1],
-        "files": write_embeddings(out, embeddings, note=loaded.note), "failed": len(failures),
+        "files": write_embeddings(out, embeddings, note=loaded.note), "failed": len(failures), "caution": loaded.note,
     }  # fmt: skip
     print_rows([row], json, lambda r: f"{r['rows']} rows of {r['width']} numbers → {', '.join(r['files'])}")
+    if not json:
+        say(loaded.note)
     for failure in failures:
         say(f"{failure['slide_id']}: FAILED {failure['error']}")
     if failures:
@@ -93,6 +96,7 @@ def few_shot(
     label_column: Annotated[str | None, typer.Option(help="Column of the label, where it bears another name.")] = None,
     shots: Annotated[list[int] | None, typer.Option(help="Slides a class; 1, 2, 4, … 32 if not given.")] = None,
     seeds: Annotated[int, typer.Option(help="Draws of the labelled slides.", min=2)] = 10,
+    cases: Cases = None,
     against: Annotated[
         list[Path] | None,
         typer.Option(
@@ -122,8 +126,10 @@ def few_shot(
         check_target(out, [labels])
     if shots and min(shots) < 1:
         raise ConfigError(f"few-shot: --shots {min(shots)}, expected 1 or more slides a class")
-    files = paths_by_id(files_in(features, {".h5"}))
-    by_slide, unlabelled, absent = match_labels(read_labels(labels, label_column), list(files), labels.name)
+    known_labels = read_labels(labels, label_column)
+    whole = {one.slide_id for one in known_labels}
+    files = dict(files_of_items(list(paths_by_id(files_in(features, {".h5"})).values()), cases, whole))
+    by_slide, unlabelled, absent = match_labels(known_labels, list(files), labels.name)
     own = [type(one)(slide, one.patient, one.label) for slide, one in by_slide.items()]
     split_of = None
     if splits is not None:
@@ -132,17 +138,21 @@ def few_shot(
     spec = FewShotSpec(shots=tuple(sorted(set(shots or SHOTS))), seeds=seeds, resamples=resamples)
     wanted = {one.slide_id: files[one.slide_id] for one in own}
     tables = {path: bags_of_embeddings(path, list(wanted)) for path in against or () if not path.is_dir()}
+    loaded = load(model, device)
     with progress_bar("encoding") as advance:
-        bags = bags_of(load(model, device), wanted, spec, seed, advance)
+        bags = bags_of(loaded, wanted, spec, seed, advance)
         for path in against or ():
             bags[_new_name(path, bags)] = (
                 tables[path] if path in tables else bags_of(load(path, device), wanted, spec, seed, advance)[MODEL]
             )
     with progress_bar("few-shot") as advance:
         rows, notes = measure(bags, own, spec=spec, split_of=split_of, seed=seed, progress=advance)
+    rows = [row | {"caution": loaded.note} for row in rows]
     if out is not None:
         write_table(out, rows)
     print_rows(rows, json, _few_shot_line)
+    if not json:
+        say(loaded.note)
     if unlabelled or absent:
         notes.append(
             f"{len(unlabelled)} feature files have no label, {len(absent)} labelled slides no features: left out"
@@ -191,6 +201,8 @@ def curve(
         list[float] | None, typer.Option(help="A learning rate to try, for every recipe alike; several times.")
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="Table slide, label: zero-shot of the names, too.")] = None,
+    cases: Cases = None,
+    case_column: CaseColumn = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE for all recipes.")] = None,
     device: TrainDevice = None,
     json: Json = False,
@@ -202,23 +214,28 @@ def curve(
         CurveData,
         compare_recipes,
         curve_rows,
+        items_to_measure,
         parse_fraction,
         run_curve,
     )
     from pathflip.evaluate.labels import match_labels, read_labels
     from pathflip.io.files import check_writable
-    from pathflip.io.slide_id import slide_id
+    from pathflip.io.tables import TableOptions
     from pathflip.recipes.align import find_recipe
     from pathflip.recipes.settings import with_settings
     from pathflip.train.align_run import read_split
 
-    parts = read_split(files_in(features, {".h5"}), captions, splits)
+    files = files_in(features, {".h5"})
+    parts = read_split(files, captions, splits, TableOptions(case_column=case_column), cases=_cases(files, cases))
     settings = [*(settings or []), *training_device(device)]
     chosen = {name.rpartition(":")[2]: with_settings(find_recipe(name), settings) for name in recipes}
     if len(chosen) < len(recipes):
         raise ConfigError("curve: two recipes of one name; expected each once")
-    slides = [slide_id(file) for file in parts["test"][0]]
-    known = match_labels(read_labels(labels), slides, labels.name)[0] if labels is not None else None
+    known = None
+    if labels is not None:
+        named = read_labels(labels)
+        items = items_to_measure(parts["test"], {one.slide_id for one in named})
+        known = match_labels(named, [item.name for item in items], labels.name)[0]
     data = CurveData(parts["train"], parts["val"], parts["test"], known)
     fractions = [parse_fraction(text) for text in fraction] if fraction else list(FRACTIONS)
     check_writable(out)
@@ -236,6 +253,16 @@ def curve(
     print_rows(rows, json, numbers_line)
     print_rows(comparisons, json, _curve_comparison_line)
     say(f"{out / 'curve.html'}, {out / 'curve.json'}")
+
+
+def _cases(files: list[Path], cases: str | None) -> list[Any]:
+    """The cases that --cases tells of; none where it is not given."""
+    from pathflip.data.case_items import cases_of_folders
+    from pathflip.text.case_tables import read_cases
+
+    if cases is None:
+        return []
+    return list(cases_of_folders(files) if cases == "folders" else read_cases(Path(cases)))
 
 
 def _curve_comparison_line(row: Mapping[str, Any]) -> str:

@@ -22,6 +22,8 @@ __all__ = [
     "Item",
     "Joined",
     "by_part",
+    "captions_by_part",
+    "captions_of_cases",
     "cases_of_folders",
     "join_reports",
     "name_digest",
@@ -195,6 +197,42 @@ def by_part(items: Sequence[Item]) -> list[Item]:
     not known, or several; then what one part denies is undecided.
     """
     return [one for item in items for one in _parts_of_item(item)]
+
+
+def captions_by_part(files: Sequence[Path], captions: Sequence[Caption]) -> list[Caption]:
+    """The captions in their order, those of cases with slides of several parts as one a part (see :func:`by_part`)."""
+    parts: dict[str, list[Caption]] = {}
+    for item in by_part(join_reports(files, captions).items):
+        parts.setdefault(item.as_read.slide_id, []).append(item.caption)
+    several = {name: own for name, own in parts.items() if len(own) > 1}
+    return [part for one in captions for part in several.get(one.slide_id, [one])]
+
+
+def captions_of_cases(captions: Sequence[Caption], cases: Sequence[Case]) -> list[Caption]:
+    """The captions with those of one case, told by a table of cases, as one report about all its slides.
+
+    A caption belongs to a case by the case's name, or by its slide's. Slides of a case with different reports stay
+    apart, as do captions of no case.
+
+    Args:
+        captions: as read. cases: as :func:`~pathflip.text.case_tables.read_cases` gives them.
+    """
+    of_name = {case.slide_id: case for case in cases}
+    of_slide = {slide.slide_id: case for case in cases for slide in case.slides}
+    joined: dict[tuple[str, str], Caption] = {}
+    texts: dict[str, set[str]] = {}
+    for one in captions:
+        case = of_name.get(one.slide_id) or of_slide.get(one.slide_id)
+        if case is not None and not isinstance(one, Case):
+            texts.setdefault(case.slide_id, set()).add(one.text)
+    for one in captions:
+        case = of_name.get(one.slide_id) or of_slide.get(one.slide_id)
+        if case is None or isinstance(one, Case) or len(texts[case.slide_id]) > 1:
+            joined[one.slide_id, ""] = one
+        else:
+            whole = Case(case.slide_id, one.patient, one.text, one.sub_captions, case.case_id, case.slides, case.parts)
+            joined.setdefault((case.slide_id, "case"), whole)
+    return list(joined.values())
 
 
 def _parts_of_item(item: Item) -> list[Item]:

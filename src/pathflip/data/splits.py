@@ -1,10 +1,10 @@
 """Which slide belongs to which split."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pathflip.arguments import Paths, as_paths
-from pathflip.data.case_items import Joined, join_reports
+from pathflip.data.case_items import Joined, captions_of_cases, join_reports
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.io.slide_id import folder_of, join_ids, slide_id
 from pathflip.io.tables import PLAIN, TableOptions, is_empty, read_table
@@ -79,17 +79,23 @@ def _slide(path: Path, number: int, row: dict[str, str]) -> str:
 
 
 def read_split(
-    files: Paths, captions: Path, splits: Path | None, options: TableOptions = PLAIN
+    files: Paths,
+    captions: Path,
+    splits: Path | None,
+    options: TableOptions = PLAIN,
+    cases: Sequence[Case] = (),
 ) -> dict[str, tuple[list[Path], list[Caption]]]:
     """Feature files and captions by split; everything is "train" where no splits are given.
 
-    ``options`` are of the captions. Slides are left out only where the splits file does not name them. A slide with
-    a caption but without features, or the reverse, is an error later, by name.
+    ``options`` are of the captions; ``cases`` tell which of them are of one case, where the captions do not. Slides are
+    left out only where the splits file does not name them. A slide with a caption but without features, or the
+    reverse, is an error later, by name.
 
     Raises:
         CaptionError, ConfigError: unreadable captions or splits, or a patient in two splits.
     """
-    joined = join_reports(as_paths(files, "files"), read_captions(captions, options=options))
+    reports = captions_of_cases(read_captions(captions, options=options), cases)
+    joined = join_reports(as_paths(files, "files"), reports)
     known = [*(item.caption for item in joined.items), *joined.lonely_captions]
     parts: dict[str, tuple[list[Path], list[Caption]]] = {name: ([], []) for name in SPLITS}
     split_of = {} if splits is None else _split_names(splits, joined)

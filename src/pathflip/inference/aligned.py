@@ -6,7 +6,7 @@ from typing import cast
 
 import torch
 
-from pathflip.checkpoint import Checkpoint, load_checkpoint
+from pathflip.checkpoint import Checkpoint, caution_of, load_checkpoint
 from pathflip.data.align import TextSpec
 from pathflip.data.regions import RegionSpec
 from pathflip.features.devices import device_named
@@ -49,8 +49,7 @@ class Aligned:
     @property
     def note(self) -> str:
         """What every picture and page made with this model must say."""
-        note = str(self.checkpoint.config["recipe"].get("note", ""))
-        return note if "medical device" in note else f"{note} Research software, not a medical device.".strip()
+        return caution_of(self.checkpoint.config)
 
 
 def load(path: str | Path, device: str | torch.device | None = None) -> Aligned:

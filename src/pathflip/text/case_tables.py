@@ -374,6 +374,16 @@ def read_cases(path: str | Path, options: TableOptions = PLAIN) -> list[Case]:
     if problem := next((group.problem for group in groups if group.problem), ""):
         raise CaptionError(f"{path.name}: {problem}")
     return [
-        Case(group.name, group.patient or group.name, "", (), group.case or group.name, group.slides)
+        Case(
+            group.name, group.patient or group.name, "", (), group.case or group.name, group.slides,
+            parts_of_slides(group.slides),
+        )
         for group in groups
-    ]
+    ]  # fmt: skip
+
+
+def parts_of_slides(slides: Sequence[CaseSlide]) -> tuple[str, ...]:
+    """The parts that a case's slides are of, blocks ("A1") by their part; () where one names none, or several."""
+    labels = [_PART_WORD.sub("", slide.part or "").strip().upper() for slide in slides]
+    parts = [re.sub(r"^([A-Z])[\s.-]?\d{1,3}$", r"\1", label) for label in labels]
+    return tuple(sorted(set(parts))) if all(re.fullmatch(r"\w{1,4}", part) for part in parts) else ()
