@@ -2,14 +2,17 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from case_run import TEXTS, trained_on_cases
+from pathflip.benchmarks.few_shot import BASELINE, MODEL, FewShotSpec, bags_of
+from pathflip.benchmarks.prompts import CLASS_NAMES, WAYS
 from pathflip.cli import main
 from pathflip.features import read_features
-from pathflip.inference import encode_case, load
+from pathflip.inference import encode_case, load, zero_shot
 
 PARTS = "Part A: Necrosis is present. Part B: No necrosis is identified."
 
@@ -51,26 +54,21 @@ def result_of(folder):
 
 
 def test_a_benchmark_of_cases_pools_their_slides(pathflip, labels, tmp_path):
-    base = f"benchmark cptac-nsclc --data {labels} --model run/last --features F --other-set --resamples 2"
+    base = f"benchmark cptac-nsclc-zero-shot --data {labels} --model run/last --features F --other-set --resamples 2"
     status, _, said = pathflip(f"{base} --out {tmp_path / 'o'}")
     assert (status, said.count("\n")) == (2, 1)
     assert "none of its 6 slides has a feature file" in said
     status, _, said = pathflip(f"{base} --cases cases.csv --out {tmp_path / 'o'}")
-    assert status == 0
+    assert status == 0, said
     assert "not a medical device" in said
     assert (result_of(tmp_path / "o")["scored"], result_of(tmp_path / "o")["total"]) == (6, 6)
     items = (tmp_path / "o" / "items.csv").read_text().splitlines()
     model = load("run/last")
     encoded = encode_case(model, [read_features(f"F/c0{name}.h5") for name in "ab"], "c0")
-    from pathflip.benchmarks.prompts import WAYS
-    from pathflip.inference import zero_shot
-
     header, first = items[0].split(","), items[1].split(",")
     row = dict(zip(header, first, strict=True))
     classes = [name for name in header if name in ("LUAD", "LUSC")]
-    from pathflip.benchmarks.subtyping import CLASS_NAMES
-
-    answer = zero_shot(model, [encoded], {name: CLASS_NAMES[name] for name in classes}, WAYS[row["way"]])
+    answer = zero_shot(model, [encoded], {name: CLASS_NAMES["nsclc"][name] for name in classes}, WAYS[row["way"]])
     assert row["slide"] == "c0"
     assert [float(row[name]) for name in classes] == pytest.approx(answer.probabilities[0].tolist(), abs=2e-6)
 
@@ -78,14 +76,14 @@ def test_a_benchmark_of_cases_pools_their_slides(pathflip, labels, tmp_path):
 def test_retrieval_of_cases_as_a_benchmark(pathflip, tmp_path):
     """The file's own cases, or those of --cases; a part a slide where slides are of several parts."""
     base = "benchmark slidebench-retrieval --model run/last --features F --other-set --resamples 2"
-    status, out, _ = pathflip(f"{base} --data cases.csv --out {tmp_path / 'o'} --json")
-    assert status == 0
+    status, out, said = pathflip(f"{base} --data cases.csv --out {tmp_path / 'o'} --json")
+    assert status == 0, said
     assert result_of(tmp_path / "o")["scored"] == 6
     assert "not a medical device" in out
     rows = "".join(f"K{i};c{i}a;A;{PARTS}\nK{i};c{i}b;B;{PARTS}\n" for i in range(2))
     (tmp_path / "parts.csv").write_text(f"case;slide;part;report\n{rows}")
-    status, _, _ = pathflip(f"{base} --data {tmp_path / 'parts.csv'} --out {tmp_path / 'p'}")
-    assert status == 0
+    status, _, said = pathflip(f"{base} --data {tmp_path / 'parts.csv'} --out {tmp_path / 'p'}")
+    assert status == 0, said
     items = (tmp_path / "p" / "items.csv").read_text().splitlines()[1:]
     assert [item.split(",")[0] for item in items] == ["K0__A", "K0__B", "K1__A", "K1__B"]
 
@@ -102,14 +100,12 @@ def test_where_items_are_slides_cases_are_refused(pathflip, tmp_path):
 def test_few_shot_of_cases(pathflip, labels, tmp_path):
     base = f"few-shot --model run/last --features F --labels {labels} --shots 1 --seeds 2 --resamples 2"
     status, out, said = pathflip(f"{base} --cases cases.csv --out {tmp_path / 'few.csv'}")
-    assert status == 0
+    assert status == 0, said
     assert "not a medical device" in said
     assert "1 a class" in out
     assert (tmp_path / "few.csv").read_text().count("not a medical device") == 4
-    from pathflip.benchmarks.few_shot import BASELINE, MODEL, FewShotSpec, bags_of
-
     model = load("run/last")
-    files = [f"F/c0{name}.h5" for name in "ab"]
+    files = [Path(f"F/c0{name}.h5") for name in "ab"]
     bags = bags_of(model, {"c0": files}, FewShotSpec(patches=5), 0, lambda *_: None)
     read = [read_features(file) for file in files]
     together = encode_case(model, read, "c0").code.slide[0].numpy()
@@ -128,7 +124,7 @@ def test_a_curve_of_cases(pathflip, labels, tmp_path, told):
         captions = tmp_path / "alone.csv"
         captions.write_text("slide,patient,text\n" + "".join(f"c{i},p{i},{TEXTS[i % 3]}\n" for i in range(6)))
         files += " --cases cases.csv"
-    status, out, said = pathflip(f"curve clip_mean --captions {captions} {files} {short}")
+    status, _, said = pathflip(f"curve clip_mean --captions {captions} {files} {short}")
     assert status == 0, said
     point = json.loads(next((tmp_path / "curve").rglob("point.json")).read_text())["row"]
     assert (point["patients"], point["slides"], len(point["test_hits"])) == (4, 8, 2)
@@ -141,13 +137,15 @@ def test_zero_shot_and_retrieve_take_parts_apart(pathflip, tmp_path):
     (tmp_path / "parts.csv").write_text(f"case;slide;part;report\nK;c0a;A;{PARTS}\nK;c0b;B;{PARTS}\n")
     classes = "--classname necrosis --classname mucin"
     command = f"zero-shot --model run/last --features F {classes} --cases {tmp_path / 'parts.csv'}"
-    status, out, _ = pathflip(f"{command} --json")
+    status, out, said = pathflip(f"{command} --json")
     rows = [json.loads(line) for line in out.splitlines()]
-    assert status == 0
+    assert status == 0, said
     assert [(row["slide_id"], row["slides_of_case"]) for row in rows[:2]] == [("K__A", ["c0a"]), ("K__B", ["c0b"])]
-    (tmp_path / "labels.csv").write_text("slide,label\nK,necrosis\nc1a,mucin\n")
+    (tmp_path / "labels.csv").write_text("slide,label\nK,necrosis\nc1a,mucin\nc2a,mucin\nc3a,necrosis\n")
     status, out, said = pathflip(f"{command} --labels {tmp_path / 'labels.csv'} --json")
-    assert [json.loads(line)["slide_id"] for line in out.splitlines()[:1]] == ["K"]  # labels name the case as a whole
+    assert [json.loads(line)["slide_id"] for line in out.splitlines()[:1]] == ["K"], (
+        said
+    )  # labels name the case as a whole
     _, out, said = pathflip(f"{command} --labels {tmp_path / 'labels.csv'}")
     assert "not a medical device" in said
     command = f"retrieve --model run/last --features F --captions {tmp_path / 'parts.csv'}"

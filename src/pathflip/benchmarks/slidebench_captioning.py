@@ -22,6 +22,7 @@ from pathflip.features import read_features
 from pathflip.io.slide_id import join_ids
 from pathflip.io.tables import first_of, read_table
 from pathflip.text.captions import TEXT_KEYS, read_captions, slide_of_row
+from pathflip.text.case_tables import SLIDE_KEYS, case_of_row, case_slides_of_row
 from pathflip.types import Caption
 
 __all__ = ["ORGAN_KEYS", "PROTOCOL", "SETS", "caption_rows", "organs_of"]
@@ -37,12 +38,17 @@ LONGEST = 400
 
 def caption_rows(path: Path) -> list[tuple[str, str]]:
     """What identifies a caption: its slide and its text, as the file has it."""
-    return [(slide_of_row(row), str(first_of(row, TEXT_KEYS) or "")) for row in read_table(path)]
+    return [(_item_of_row(row), str(first_of(row, TEXT_KEYS) or "")) for row in read_table(path)]
+
+
+def _item_of_row(row: Mapping[str, Any]) -> str:
+    """What a row is of: its slide, or its case where it names several slides, or none."""
+    return slide_of_row(row) if len(case_slides_of_row(row, SLIDE_KEYS)) == 1 else case_of_row(row) or slide_of_row(row)
 
 
 def organs_of(path: Path) -> dict[str, str]:
     """The organ (or tumour type) of every slide, "" where the table does not say."""
-    return {slide_of_row(row): str(first_of(row, ORGAN_KEYS) or "") for row in read_table(path)}
+    return {_item_of_row(row): str(first_of(row, ORGAN_KEYS) or "") for row in read_table(path)}
 
 
 def prompt_groups(path: Path) -> dict[str, str]:

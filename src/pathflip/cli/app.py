@@ -417,9 +417,7 @@ def files_of_items(
         kept = set(whole)
         items = [one for item in items for one in ([item] if item.name in kept else by_part([item]))]
         if len(items) > len(joined.items):
-            say(
-                f"note: {len(joined.items)} cases are {len(items)} items, one a part (CASE__A)"
-            )
+            say(f"note: {len(joined.items)} cases are {len(items)} items, one a part (CASE__A)")
     return [*((item.name, item.files) for item in items), *((n, (f,)) for n, f in joined.lonely_files.items())]
 
 
