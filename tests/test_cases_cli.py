@@ -44,6 +44,7 @@ def test_eval_counts_what_it_measures(pathflip):
     assert "trained on" not in printed
     status, rows, printed = pathflip(f"{base} --json")
     assert "8 of 12 slides and 4 of 6 patients were trained on" in printed
+    assert "not a medical device" in rows[0].pop("caution")
     assert rows[0] | {"value": 0, "low": 0, "high": 0} == {
         "measure": "R@1 slide → text", "value": 0, "low": 0, "high": 0, "chance": pytest.approx(1 / 3),
         "note": "6 reports are 3 distinct texts: equal ones count as right", "slides": 6, "patients": 6, "texts": 3,

@@ -175,6 +175,7 @@ def evaluate(
         return
     if model is None or not features:
         raise ConfigError("eval: give --model and --features, or one of the commands caption and vqa")
+    from pathflip.checkpoint import stored_caution
     from pathflip.evaluate.alignment import evaluate_checkpoint
     from pathflip.io.tables import TableOptions
 
@@ -195,13 +196,16 @@ def evaluate(
         counts = rows[0]
         items, texts, patients = counts["slides"], counts["texts"], counts["patients"]
         say(f"{items} slides or cases of {patients} patients, {texts} distinct texts; intervals over patients")
+    caution = stored_caution(model)
     print_rows(
-        rows,
+        [row | {"caution": caution} for row in rows],
         json,
         lambda r: f"{r['measure']:<42} {r['value']:.3f}  [{r['low']:.3f}, {r['high']:.3f}]  chance {r['chance']:.3f}",
     )
     for note in dict.fromkeys(row["note"] for row in rows if "distinct texts" in row["note"]):
         say(f"note: {note}")
+    if not json:
+        say(caution)
 
 
 @app.command()

@@ -167,9 +167,9 @@ def _sentence_rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]
         if "error" in row:
             yield {"slide_id": row["slide_id"], "error": row["error"]}
         for sentence in row.get("sentences", ()):
-            yield {"slide_id": row["slide_id"], "kind": "sentence"} | dict(sentence)
+            yield {"slide_id": row["slide_id"], "kind": "sentence"} | dict(sentence) | {"caution": row["caution"]}
         for omission in row.get("omissions", ()):
-            yield {"slide_id": row["slide_id"], "kind": "left out?"} | dict(omission)
+            yield {"slide_id": row["slide_id"], "kind": "left out?"} | dict(omission) | {"caution": row["caution"]}
 
 
 def _verified_line(row: Mapping[str, Any]) -> str:
