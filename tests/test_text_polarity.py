@@ -165,6 +165,7 @@ def test_forms(example):
         ("Invasion - no glands in the stroma", ["glands"], ["Invasion"]),
         ("Necrosis - absent - LVI - present", [], ["Necrosis", "LVI"]),
         ("LVI, no", ["LVI"], []),
+        ("Without granulomas, the mucosa is inflamed.", ["granulomas"], []),
     ],
 )  # fmt: skip
 def test_how_far_a_denial_reaches_in_a_list(text, denied, undecided):
@@ -172,3 +173,10 @@ def test_how_far_a_denial_reaches_in_a_list(text, denied, undecided):
     for words, polarity in ((denied, "denied"), (undecided, "undecided")):
         for word in words:
             assert {s.polarity for s in stated if word in s.text} == {polarity}, (word, stated)
+
+
+@pytest.mark.parametrize(
+    "text", ["Necrosis is not absent.", "Non small cell carcinoma.", "PAS positive cells are seen."]
+)
+def test_words_of_two_languages_are_no_foreign_denials(text):
+    assert {s.polarity for s in sub_captions_of(text) if s.visual} <= {"affirmed"}

@@ -135,16 +135,19 @@ def polarity_of(clause: str, language: str = "en") -> Polarity:
 
 def denies_in_another_language(clause: str, language: str) -> bool:
     """Whether a clause holds a word that denies in a language it is not read in: "No necrosis." in a German report."""
-    return _foreign_denials(language).search(clause) is not None
+    foreign, own = _foreign_denials(language)
+    return any(own.fullmatch(match.group()) is None for match in foreign.finditer(clause))
 
 
 @lru_cache(maxsize=len(LANGUAGES))
-def _foreign_denials(language: str) -> re.Pattern[str]:
-    own = _DENIAL_WORDS.get(language, "").split()
+def _foreign_denials(language: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What denies in other languages, and what does in this one ("absent" is English and French)."""
     words = [word for name, listed in _DENIAL_WORDS.items() if name != language for word in listed.split()]
-    foreign = "|".join(sorted({*words} - {*own}, key=len, reverse=True))
+    foreign = "|".join(sorted({*words}, key=len, reverse=True))
+    own = "|".join(_DENIAL_WORDS.get(language, "").split()) or r"(?!)"
     # Capitals alone are stains and genes ("PAS"), a hyphen joins words ("non-keratinizing", "Pas-de-Calais").
-    return re.compile(rf"(?<![\w-])(?![A-Z]{{2,}}\b)(?i:{foreign})(?![\w-])|未[见見]|[无没沒]|無(?![しいく])(?=.*壞)")
+    pattern = rf"(?<![\w-])(?![A-Z]{{2,}}\b)(?i:{foreign})(?![\w-])|未[见見]|[无没沒]|無(?![しいく])(?=.*壞)"
+    return re.compile(pattern), re.compile(own, re.IGNORECASE)
 
 
 def value_polarity(value: str, language: str = "en") -> Polarity | Literal["blank"] | None:
