@@ -40,3 +40,5 @@ def test_curves_join_a_models_fractions_at_their_number_of_patients(bench, tmp_p
         spread = np.array([abs(ends[1][1] - ends[0][1]) / 2 for ends in bars.get_segments()])
         np.testing.assert_allclose(spread, [np.std([0.2, 0.4], ddof=1), 0, np.std([0.8, 1.0], ddof=1)])
         np.testing.assert_allclose(lines["clip_best"].lines[0].get_xydata(), [[40, 0.3]])
+        dotted = [line for line in axes.get_lines() if line.get_linestyle() == ":"]
+        assert [list(line.get_ydata()) for line in dotted] == [[0.3, 0.3]]

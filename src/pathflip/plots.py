@@ -142,7 +142,8 @@ def line_with_spread(
 def save_curves(
     panels: Mapping[str, Mapping[str, Sequence[tuple[float, Sequence[float]]]]], target: str | Path, *, x_label: str
 ) -> None:
-    """Write an SVG with a panel a measure: each line's mean and standard deviation against x, on a logarithmic axis.
+    """Write an SVG with a panel a measure: each line's mean and standard deviation against x, on a logarithmic axis;
+    what was measured at one x alone is dotted across.
 
     Args:
         panels: by measure, by line: pairs of x and the values that were measured there.
@@ -155,7 +156,10 @@ def save_curves(
         for place, (label, points) in enumerate(lines.items()):
             x, values = zip(*sorted(points, key=lambda point: point[0]), strict=True)
             spreads = [float(np.std(of_x, ddof=1)) if len(of_x) > 1 else 0.0 for of_x in values]
-            line_with_spread(axes, place, label, x, [float(np.mean(of_x)) for of_x in values], spreads)
+            means = [float(np.mean(of_x)) for of_x in values]
+            line_with_spread(axes, place, label, x, means, spreads)
+            if len(means) == 1:  # to compare the others' points with
+                axes.axhline(means[0], color=LINE_COLOURS[place % len(LINE_COLOURS)], linestyle=":", linewidth=1)
         ticks = sorted({x for points in lines.values() for x, _ in points})
         axes.set_xscale("log")
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
