@@ -1,5 +1,6 @@
 """Asking: answers, refusals, the places behind them, and the verbs."""
 
+import csv
 import json
 import math
 from dataclasses import replace
@@ -254,6 +255,25 @@ def test_a_file_of_questions_goes_on_after_a_bad_one(saved, features, tmp_path):
     status, rows = rows_of(*words)
     assert status == 1
     assert [(row["slide_id"], "error" in row) for row in rows] == [("a", False), ("b", False), ("x", True)]
+
+
+def test_answers_as_a_table(saved, features, tmp_path):
+    """A row a question: answer, confidence, the note on unknown words and the caution; nothing else is written."""
+    questions = [{"slide": slide, "question": QUESTION, "options": list(OPTIONS)} for slide in "ab"]
+    questions += [{"slide": "a", "question": "Qwertz uiop?"}, {"slide": "gone", "question": QUESTION}]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(one) + "\n" for one in questions))
+    out = tmp_path / "answers.csv"
+    words = ["ask", "--assistant", saved, "--features", features, "--questions", tmp_path / "q.jsonl", "--out", out]
+    status, printed = rows_of(*words, "--json")
+    assert status == 1  # one slide has no features
+    rows = list(csv.DictReader(out.open(encoding="utf-8", newline="")))
+    assert [row["slide_id"] for row in rows] == [row["slide_id"] for row in printed]
+    of = {(row["slide_id"], row["question"]): row for row in rows}
+    assert of["a", QUESTION]["answer"] == next(r["answer"] for r in printed if r["slide_id"] == "a")
+    assert "none of these words" in of["a", "Qwertz uiop?"]["warnings"]
+    assert all("not a medical device" in row["caution"] for row in rows if not row["error"])
+    assert "no feature file" in next(row["error"] for row in rows if row["slide_id"] == "gone")
+    assert not list(tmp_path.glob("*.geojson"))
 
 
 def test_questions_nobody_has_answered_can_be_asked(saved, features, tmp_path):

@@ -3,12 +3,13 @@
 KEY is the Jaccard overlap of two reports' keywords, EMB the cosine of their sentence embeddings. The challenge took
 both from models of its own; here the keywords are the reports' content words and the sentence encoder is yours
 (``--set sentence_model=FOLDER``), named in the result, so the score is close to the challenge's and not the same.
-Floors: one constant report an organ, and the reports' most frequent keywords alone.
+Floors: one constant report an organ, and the reports' most frequent keywords alone, made of the other reports.
 """
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from heapq import nsmallest
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +128,7 @@ def run(inputs: Inputs) -> Outcome:
         notes=(
             f"sentence embeddings: {source}, weights {encoder.digest[:16]}; another model gives another EMB",
             "keywords are content words by rule, not the challenge's extractor: compare KEY within PathFLIP only",
-            "floors are made of the true reports themselves, which flatters them",
+            "floors are made of an organ's other true reports (of all others, where it has one): that flatters them",
             *((f"{strays} written reports belong to no slide here and were left out",) if strays else ()),
         ),
         published_applies=False,
@@ -140,22 +141,33 @@ def organ_of(report: str) -> str:
 
 
 def _floors(truth: Mapping[str, str], names: Sequence[str]) -> dict[str, list[str]]:
-    """Reports that look at no slide: an organ's most frequent one, and its most frequent keywords."""
-    by_organ: dict[str, list[str]] = defaultdict(list)
-    for text in truth.values():
-        by_organ[organ_of(text)].append(text)
-    constant = {organ: Counter(texts).most_common(1)[0][0] for organ, texts in by_organ.items()}
-    words = {organ: _frequent_words(texts) for organ, texts in by_organ.items()}
-    return {
-        "constant report an organ": [constant[organ_of(truth[name])] for name in names],
-        "keywords alone": [words[organ_of(truth[name])] for name in names],
-    }
+    """Reports that look at no slide: an organ's most frequent one, and its most frequent keywords.
 
-
-def _frequent_words(texts: Sequence[str]) -> str:
-    counts = Counter(word for text in texts for word in keywords(text))
-    length = round(float(np.mean([len(keywords(text)) for text in texts])))
-    return " ".join(word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:length])
+    Each is made of the other reports of the organ, never of the one it stands for: an organ with a single report would
+    be its own floor. Such a report gets the floor of all others.
+    """
+    words = {name: keywords(text) for name, text in truth.items()}
+    organ = {name: organ_of(text) for name, text in truth.items()}
+    alone = {one for one, count in Counter(organ.values()).items() if count == 1}
+    groups = {name: "" if one in alone else one for name, one in organ.items()}  # "": all reports
+    texts: dict[str, Counter[str]] = defaultdict(Counter)
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    sizes: Counter[str] = Counter()
+    for name, text in truth.items():
+        for group in {"", organ[name]}:
+            texts[group][text] += 1
+            counts[group].update(words[name])
+            sizes[group] += 1
+    constant, frequent = [], []
+    for name in names:
+        group = groups[name]
+        others = max(1, sizes[group] - 1)
+        reports = texts[group] - Counter([truth[name]])
+        constant.append(max(reports, key=lambda text: reports[text], default=truth[name]))
+        left = counts[group] - Counter(words[name])
+        length = round(left.total() / others)
+        frequent.append(" ".join(nsmallest(length, left, key=lambda word: (-left[word], word))))
+    return {"constant report an organ": constant, "keywords alone": frequent}
 
 
 PROTOCOL = Protocol(
