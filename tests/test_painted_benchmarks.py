@@ -1,8 +1,8 @@
 """Every benchmark for which the painted cohort has truth, on a model trained for seconds: numbers above chance.
 
-Not here, for want of truth: the published test sets themselves, mutations (a painted tumour has none; a finding stands
-Not here, for want of truth: the published test sets themselves, mutations (a painted tumour has none; a finding is
-result says that they are not above their floor; the demo's assistant is not either (docs/benchmarks.md).
+Not here, for want of truth: the published test sets themselves, mutations (a painted tumour has none; a finding
+stands for one in the supervised row), CAMELYON16 and TCGA-RCC (no such tissue is painted). Captions are retrieved here,
+and the result says that they are not above their floor; the demo's assistant is not either (docs/benchmarks.md).
 """
 
 import json
