@@ -165,6 +165,12 @@ def test_forms(example):
         ("Invasion - no glands in the stroma", ["glands"], ["Invasion"]),
         ("Necrosis - absent - LVI - present", [], ["Necrosis", "LVI"]),
         ("LVI, no", ["LVI"], []),
+        ("NECROSIS: No / ULCERATION: Yes", [], ["NECROSIS", "ULCERATION"]),
+        ("PNI: + LVI: -", [], ["PNI", "LVI"]),
+        ("No LVI - mitoses", ["LVI"], ["mitoses"]),
+        ("Nécrose oui, emboles non", [], ["Nécrose", "emboles"]),
+        ("Necrosis sí, mitosis no", [], ["Necrosis", "mitosis"]),
+        ("壊死あり・脈管侵襲なし", [], ["壊死", "脈管侵襲"]),
         ("Without granulomas, the mucosa is inflamed.", ["granulomas"], []),
     ],
 )  # fmt: skip

@@ -139,7 +139,8 @@ def _dashes(text: str) -> list[tuple[int, int]]:
     """Dashes that set items apart: "CARCINOMA IN SITU - NO NECROSIS - GRADE 2"; none of "necrosis - absent"."""
     answers = any(is_answer_line(line) and _is_answer(line) for line in re.split(r"[;.]\s", text))
     dashes = [] if answers else [match.span() for match in _DASH.finditer(text)]
-    return dashes if len(dashes) > 1 or (dashes and _DENIAL_FIRST.match(text[dashes[0][1] :])) else []
+    denial = bool(dashes) and (_DENIAL_FIRST.match(text) or _DENIAL_FIRST.match(text[dashes[0][1] :]))
+    return dashes if len(dashes) > 1 or denial else []
 
 
 def _is_answer(line: str) -> bool:
@@ -159,9 +160,14 @@ def _answers_between_dashes(text: str) -> bool:
 
 def _topics_unclear(pieces: list[Clause]) -> list[Clause]:
     """ "Invasion - no glands in the stroma": what stands before the dash may be the question alone."""
+    around = zip([Clause(""), *pieces], pieces, [*pieces[1:], Clause("")], strict=False)
     return [
-        Clause(piece.text, piece.unclear or (bool(_DENIAL_FIRST.match(after.text)) and is_event(piece.text)))
-        for piece, after in zip(pieces, [*pieces[1:], Clause("")], strict=True)
+        Clause(
+            piece.text,
+            piece.unclear
+            or (bool(_DENIAL_FIRST.match(before.text) or _DENIAL_FIRST.match(after.text)) and is_event(piece.text)),
+        )
+        for before, piece, after in around
     ]
 
 

@@ -39,6 +39,14 @@ _BRACKETED = re.compile(
 _CROSS = re.compile(
     r"[✗✘❌☓±]|[+＋]\s*/\s*[-−–]|[-−–]\s*/\s*[+＋]|[:=]\s*\[\s*[-−–]\s*\]|[a-z]{3}\s?[-−–]\s*[.;,]?\s*$"
 )
+# "NECROSIS: No / ULCERATION: Yes", "PNI: + LVI: -" in one stretch: which answer is whose was not told before.
+_YES_AND_NO = tuple(
+    (re.compile(yes, re.IGNORECASE), re.compile(no, re.IGNORECASE))
+    for yes, no in (
+        (r"\byes\b", r"\bno\b"), (r"\bja\b", r"\bnein\b"), (r"\boui\b", r"\bnon\b"), (r"\bsí\b", r"\bno\b"),
+        (r"あり|有り", r"なし|無し"), (r"[:(（]\s*[+＋]", r"[:(（]\s*[-−–－]\s*(?:$|[\s)）;,.])"),
+    )
+)  # fmt: skip
 # "Granulomas 0": none, or a grade, a score, a stage.
 _ZERO = re.compile(r"^\W*(?:[^\W\d_]+[ -]){0,4}[^\W\d_]{3,}\s+0\W*$")
 # "Necrosis was searched for" tells nothing until it is said what was found.
@@ -110,7 +118,7 @@ def _only_in_brackets(rules: LanguageRules, clause: str) -> bool:
 @lru_cache(maxsize=65536)
 def polarity_of(clause: str, language: str = "en") -> Polarity:
     """What a clause says of its finding. Text in a language without tables is undecided."""
-    if language not in LANGUAGES:
+    if language not in LANGUAGES or any(yes.search(clause) and no.search(clause) for yes, no in _YES_AND_NO):
         return "undecided"
     answer = _answer(clause, language)
     if answer is not None:
