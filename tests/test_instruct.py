@@ -233,7 +233,7 @@ def test_the_last_feed_forward_layer_is_left_out_only_where_nobody_reads_it(tmp_
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     handle.remove()
     learned = int((batch.labels[:, 1:] != IGNORED).sum())
-    assert rows[0] == learned < batch.ids.numel()
+    assert rows[0] == -(-learned // 64) * 64 < batch.ids.numel()
     assert "forward" not in vars(network)
     torch.testing.assert_close(losses[0], losses[1])
     assert gradients[0].keys() == gradients[1].keys()

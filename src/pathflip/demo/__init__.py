@@ -83,7 +83,7 @@ def run_demo(
     """
     command = f"pathflip demo --out {out.name} --seed {seed}" + (" --quick" if quick else "")
     command += f" --device {device}" if device is not None else ""
-    say(f"features, trainings and measurements run on: {device_named(device)}")
+    say(f"on {device_named(device)}: features, training, measuring; on the CPU: painting, tissue, tiles")
     demo = Demo(out, seed, num_workers, device=device)
     if quick:
         demo = replace(demo, steps=30, assistant_steps=0, resamples=200)

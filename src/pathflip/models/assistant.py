@@ -20,6 +20,9 @@ from pathflip.types import IGNORED, InstructBatch
 __all__ = ["Assistant", "AssistantConfig", "Projector", "attention_bias"]
 
 
+ROWS_AT_ONCE = 64
+
+
 class AssistantConfig(BaseModel):
     """What is shown to the language model, and how.
 
@@ -256,7 +259,10 @@ def _last_feed_forward_at(lm: Any, wanted: Bool[Tensor, "B T"]) -> Iterator[None
     if network is None or not dense or again or torch.compiler.is_compiling():
         yield
         return
-    whole, rows = network.forward, wanted.flatten().nonzero()[:, 0]
+    whole, flags = network.forward, wanted.flatten()
+    # Whole blocks of rows: oneDNN keeps a program, and memory for it, for every number of rows it has met.
+    rows, others = flags.nonzero()[:, 0], (~flags).nonzero()[:, 0]
+    rows = torch.cat([rows, others[: -len(rows) % ROWS_AT_ONCE]])
 
     def forward(states: Tensor) -> Tensor:
         flat = states.flatten(0, 1)
