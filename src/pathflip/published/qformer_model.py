@@ -48,7 +48,7 @@ REPAIRED: dict[str, Any] = {
     "region_keys": "patches",
     "heat": "similarity",
 }
-"""The settings that let the model learn from hundreds of slides (measured one by one in docs/published.md)."""
+"""The settings that let the model learn from hundreds of slides (together; measured in docs/published.md)."""
 
 
 class PublishedConfig(BaseModel):

@@ -133,7 +133,7 @@ def align_published_small() -> AlignRecipe:
 
 def align_published_repaired() -> AlignRecipe:
     """The published model at the demo's size with what made it stall repaired, and single patches under its region
-    head; which repair brings what is told in docs/published.md.
+    head; what they bring together is told in docs/published.md.
 
     ``pathflip train align_published_repaired --features F --captions C --out runs/published_repaired``
     """
