@@ -165,6 +165,7 @@ def test_forms(example):
         ("Invasion - no glands in the stroma", ["glands"], ["Invasion"]),
         ("Necrosis - absent - LVI - present", [], ["Necrosis", "LVI"]),
         ("LVI, no", ["LVI"], []),
+        ("No pleural involvement, vessel invasion (venous), or mucin is seen.", ["pleural", "mucin"], []),
         ("NECROSIS: No / ULCERATION: Yes", [], ["NECROSIS", "ULCERATION"]),
         ("PNI: + LVI: -", [], ["PNI", "LVI"]),
         ("No LVI - mitoses", ["LVI"], ["mitoses"]),

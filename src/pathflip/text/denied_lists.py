@@ -33,6 +33,8 @@ _OR = re.compile(r"\b(?:or|nor|oder|noch|ou|ni|o|u)\b|または|あるいは", r
 _OF_PLACES = re.compile(
     r"\b(?:invol\w+|invasion|infiltration|extension|tumou?r|carcinoma) (?:of|in|into|by|to|within)\b", re.IGNORECASE
 )
+# "stains showed invasion, and Congo red was negative": a clause of its own and no item.
+_SAYS = re.compile(r"\b(?:show|reveal|demonstrat|exhibit|confirm|display|contain)(?:e?s|e?d)\b", re.IGNORECASE)
 _LONGEST_ITEM = 9  # words; a longer stretch is a clause and no item
 
 
@@ -78,7 +80,7 @@ def _visible(items: list[str], one_denial: bool, language: str) -> list[str]:
     visible_items: list[str] = []
     dropped = places = False
     for item in items:
-        if len(item.split()) > _LONGEST_ITEM:
+        if len(item.split()) > _LONGEST_ITEM or _SAYS.search(item):
             return []
         if not_visual_kind(item, language) is not None:
             dropped, places = True, places or _PREPOSITION.search(item) is not None

@@ -260,7 +260,7 @@ _BREAKS = (
     r"(?<!not),?\s+(?=without\b|with (?:no|(?:an? |the )?(?:\w+ )?(?:absence|lack) of)\b|in the absence of\b)",
     r"\s+(?:and|&)\s+(?=the \w+ (?:also )?(?:shows?|has|have|contains?|exhibits?)\b)",
     r"\s+and\s+(?=(?:is|are|was|were) (?:\w+ly )?(?:classified|graded|accompanied|associated|notable|remarkable|characteri[sz]ed)\b)",
-    r",\s+(?:and\s+)?(?=presence of\b)|\s+and\s+(?=presence of\b)|(?<=[-+−–)])[,;]\s+",
+    r",\s+(?:and\s+)?(?=presence of\b)|\s+and\s+(?=presence of\b)|(?:(?<=[-+−–])|(?<=[-+−–]\))|(?<=[-+−–] \)))[,;]\s+(?!(?:or|nor)\b)",
     NEXT_SENTENCE,
     r",?\s+(?:and|but)\s+(?=(?:with )?(?:an? |the )?(?:\w+ )?(?:absence|lack) of\b)|,\s+(?=(?:only|just|merely)\b)",
     r",\s+(?=measuring\b)|\s+and\s+(?=(?:measure[sd]|weigh(?:s|ed)|show(?:s|ed)|exhibit(?:s|ed)|contain(?:s|ed)|extend(?:s|ed)|"
