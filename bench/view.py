@@ -151,7 +151,7 @@ def one_slide(page: Any, url: str, slide: dict[str, str]) -> dict[str, Any] | No
     """What one slide takes; None for one that cannot be opened."""
     page.goto(url)
     page.evaluate("localStorage.clear()")
-    page.wait_for_selector(".grid-page, .desk")
+    page.wait_for_selector(".grid-page:not([hidden]), .desk:not([hidden])")
     if not page.locator("input[type=search]").is_visible():  # a single slide is opened at once
         page.click("[aria-label^='All slides']")
         page.click(".tab .tool")
