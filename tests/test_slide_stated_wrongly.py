@@ -158,3 +158,31 @@ def test_differences_that_nobody_compressed_are_refused(tmp_path):
             assert difference(whole(slide), PICTURE) == 0
     with pytest.raises(SlideError, match="pixels without compression are predicted"):
         open_slide(write_tiff(tmp_path / "a.tif", [page(PICTURE, compression=1, t317=(SHORT, 2))]))
+
+
+@pytest.mark.parametrize(
+    "level",
+    [
+        255 - smaller(2),
+        np.roll(smaller(2), 80, axis=1),
+        np.full_like(smaller(2), 255),
+        np.zeros_like(smaller(2)),
+        np.rint(rgb_to_ycbcr(smaller(2))).astype(np.uint8),
+    ],
+    ids=["inverted", "another place", "blank", "black", "YCbCr under RGB"],
+)
+def test_a_level_that_is_marked_and_shows_something_else_is_left_out(tmp_path, level):
+    path = write_tiff(tmp_path / "a.tif", [page(PICTURE), page(level, reduced=1), page(smaller(4), reduced=1)])
+    with open_slide(path) as slide:
+        assert slide.info.downsamples == (1.0, 4.0)
+        assert slide.info.notes == ("leaves out a page of 350 × 250 px, which shows something else than the slide",)
+        assert difference(slide.thumbnail(350), smaller(2)) < 2
+
+
+def test_levels_made_in_other_ways_stay(tmp_path):
+    """Every other pixel, sharpened, compressed anew, a little shifted."""
+    sharp = np.clip(smaller(2) * 1.5 - cv2.GaussianBlur(smaller(2), (0, 0), 2) * 0.5, 0, 255).astype(np.uint8)
+    for level in (PICTURE[::2, ::2], sharp, np.roll(smaller(2), 1, axis=1), np.clip(smaller(2) * 1.02, 0, 255)):
+        level = np.ascontiguousarray(level.astype(np.uint8))
+        with open_slide(write_tiff(tmp_path / "a.tif", [page(PICTURE), page(level, reduced=1)])) as slide:
+            assert (slide.info.downsamples, slide.info.notes) == ((1.0, 2.0), ())

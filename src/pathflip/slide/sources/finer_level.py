@@ -18,14 +18,15 @@ _BLOCK = 2048
 class DamageNotes:
     """Says once a level that it is damaged, and where its pixels come from instead."""
 
-    def __init__(self) -> None:
+    def __init__(self, silent: bool = False) -> None:
+        self._silent = silent
         self._lock = threading.Lock()
         self._said: set[int] = set()
 
     def say(self, slide: str, level: int, reason: str) -> None:
         """Warn of a level, the first time."""
         with self._lock:
-            if level in self._said:
+            if self._silent or level in self._said:
                 return
             self._said.add(level)
         reason = " ".join(reason.split())

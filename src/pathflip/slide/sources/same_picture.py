@@ -1,4 +1,4 @@
-"""Whether a level shows what the next finer one does: asked where a header does not say that it is a level."""
+"""Whether a level shows what the next finer one does: in few places, in more where no header calls it a level."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,11 +7,13 @@ from pathflip.errors import SlideError
 from pathflip.slide.sources.finer_level import from_finer_level
 from pathflip.slide.sources.source import Pixels, Source
 
-__all__ = ["shows_the_same"]
+__all__ = ["seems_the_same", "shows_the_same"]
 
 _FINER_PX = 1024
 """Side of the squares of the finer level that are compared."""
 _GRID, _PLACES, _BLOCKS = 4, 3, 8
+_GLANCE_PX = 96
+"""Side of the four squares of a level that is called one: some ten stored tiles are decoded for them."""
 _GREY_LEVELS, _OF_CONTRAST = 4.0, 0.3
 """Blocks may differ by so much, as levels are made in many ways (sharpened, by every other pixel, compressed anew)."""
 
@@ -33,15 +35,36 @@ def shows_the_same(source: Source, level: int) -> bool:
         except SlideError:
             continue
         places.append((float(shown.std()), x, y, shown))
-    for _, x, y, shown in sorted(places, key=lambda place: -place[0])[:_PLACES]:
-        try:
-            expected = _blocks(from_finer_level(source, level, x, y, side, side))
-        except SlideError:
-            continue
-        contrast = max(float(expected.std()), float(shown.std()))
-        if float(np.abs(shown - expected).mean()) > _GREY_LEVELS + _OF_CONTRAST * contrast:
-            return False
+    return all(_agrees(source, level, place[1:], side) for place in sorted(places, key=lambda p: -p[0])[:_PLACES])
+
+
+def seems_the_same(source: Source, level: int) -> bool:
+    """Compare a level that its header calls one with the next finer level, in four small squares."""
+    width, height = source.sizes[level]
+    side = min(_GLANCE_PX, width, height)
+    if side < _BLOCKS:
+        return True
+    for x in (width // 4, width * 3 // 4):
+        for y in (height // 4, height * 3 // 4):
+            left, top = min(x, width - side), min(y, height - side)
+            try:
+                shown = _blocks(source.read(level, left, top, side, side)[0])
+            except SlideError:
+                continue
+            if not _agrees(source, level, (left, top, shown), side):
+                return False
     return True
+
+
+def _agrees(source: Source, level: int, place: tuple[int, int, NDArray[np.float64]], side: int) -> bool:
+    """Whether the finer level shows the same in a place; one that cannot be read says nothing."""
+    x, y, shown = place
+    try:
+        expected = _blocks(from_finer_level(source, level, x, y, side, side))
+    except SlideError:
+        return True
+    contrast = max(float(expected.std()), float(shown.std()))
+    return float(np.abs(shown - expected).mean()) <= _GREY_LEVELS + _OF_CONTRAST * contrast
 
 
 def _blocks(pixels: Pixels) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ photometric tag, whatever markers the stream carries.
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 
 from pathflip.errors import SlideError
 from pathflip.geometry import Box, SlideInfo
+from pathflip.slide.sources.finer_level import DamageNotes
 from pathflip.slide.sources.jpeg import canonical_header
 from pathflip.slide.sources.jpeg_colours import believed_ycbcr
 from pathflip.slide.sources.oriented import oriented
@@ -29,7 +31,7 @@ from pathflip.slide.sources.resolution import (
     resolution_from_description,
     resolution_from_tags,
 )
-from pathflip.slide.sources.same_picture import shows_the_same
+from pathflip.slide.sources.same_picture import seems_the_same, shows_the_same
 from pathflip.slide.sources.source import Color, NotHereError, Pixels, Source
 from pathflip.slide.sources.stored_tiles import StoredTiles
 from pathflip.slide.sources.tiff_codecs import CODEC_NAMES, Samples
@@ -176,8 +178,7 @@ def open_tiled_tiff(
         mpp_stated=stated.stated,
     )
     source = _with_known_samples(path, levels, info, background)
-    if doubtful:
-        source = _without_strangers(path, source, doubtful)
+    source = _without_strangers(path, source, doubtful)
     return oriented(source, orientation)
 
 
@@ -264,7 +265,7 @@ def _with_known_samples(path: Path, levels: tuple[Level, ...], info: SlideInfo, 
             levels = tuple(replace(level, colours=level.colours.without_alpha()) for level in levels)
             notes.append("its alpha is 0 everywhere, so it is ignored")
         largest = max((int(s.max()) for s in seen), default=65535)
-        if colours.largest == 65535 and 0 < largest < 2**14:
+        if colours.largest == 65535 and 0 < largest < 2**15:
             source.close()
             raise SlideError(
                 f"slide '{path}': 16-bit samples that reach {largest} only (fewer bits are used, and the file does not "
@@ -300,20 +301,29 @@ def _with_believed_colours(
 
 
 def _without_strangers(path: Path, source: TiledTIFFSource, doubtful: set[int]) -> TiledTIFFSource:
-    """The source without the doubtful levels that show something else: a label of the right shape, a padded level."""
-    number = 0
-    for original in range(1, len(source.sizes)):
-        number += 1
-        if original not in doubtful or shows_the_same(source, number):
-            continue
-        info, levels, (width, height) = source.info, source._levels, source.sizes[number]
-        note = f"leaves out a page of {width} × {height} px, which shows something else than the slide"
-        downsamples = info.downsamples[:number] + info.downsamples[number + 1 :]
-        info = replace(info, downsamples=downsamples, notes=(*info.notes, note))
-        source.close()
-        source = TiledTIFFSource(path, levels[:number] + levels[number + 1 :], info, source.background)
-        number -= 1
-    return source
+    """The source without levels that show something else: a label of the right shape, a padded or a foreign level."""
+    kept, notes = [0], []
+    for level in range(1, len(source.sizes)):
+        with closing(_with_levels(path, source, [*kept, level])) as glance:
+            glance.damage = DamageNotes(silent=True)  # said when it is read
+            if (shows_the_same if level in doubtful else seems_the_same)(glance, len(kept)):
+                kept.append(level)
+                continue
+        width, height = source.sizes[level]
+        notes.append(f"leaves out a page of {width} × {height} px, which shows something else than the slide")
+    if not notes:
+        return source
+    source.close()
+    return _with_levels(path, source, kept, tuple(notes))
+
+
+def _with_levels(
+    path: Path, source: TiledTIFFSource, levels: Sequence[int], notes: tuple[str, ...] = ()
+) -> TiledTIFFSource:
+    """The slide with these of its levels."""
+    downsamples = tuple(source.info.downsamples[level] for level in levels)
+    info = replace(source.info, downsamples=downsamples, notes=source.info.notes + notes)
+    return TiledTIFFSource(path, tuple(source._levels[level] for level in levels), info, source.background)
 
 
 def _sampled(source: TiledTIFFSource, most: int = _SAMPLED_TILES) -> Iterator[Samples]:
