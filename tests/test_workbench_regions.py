@@ -91,6 +91,29 @@ def test_two_programs_may_write_at_once(tmp_path):
     assert len(Annotations(tmp_path / "r.sqlite").of("a.tif")) == 40
 
 
+def test_programs_that_make_the_file_at_the_same_moment_share_it(tmp_path):
+    """Twenty times, because what must not happen is a matter of a moment."""
+    for number in range(20):
+        path, failures = tmp_path / f"{number}.sqlite", []
+        start = threading.Barrier(4)
+
+        def draw(path=path, failures=failures, start=start):
+            store = Annotations(path)
+            start.wait()
+            try:
+                store.add("a.tif", [Region("", BOX)])
+            except Exception as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=draw) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert len(Annotations(path).of("a.tif")) == 4
+
+
 def test_a_change_by_another_program_is_noticed(tmp_path):
     ours, theirs = Annotations(tmp_path / "r.sqlite"), Annotations(tmp_path / "r.sqlite")
     ours.add("a.tif", [Region("", BOX)])

@@ -98,18 +98,38 @@ class Annotations:
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        application = connection.execute("PRAGMA application_id").fetchone()[0]
-        held = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if held and application != APPLICATION_ID:
+        connection.execute("PRAGMA synchronous = FULL")
+        if self._is_made(connection, "BEGIN"):
+            return
+        # Another program may make the file at this moment: who holds the lock looks again.
+        if not self._is_made(connection, "BEGIN IMMEDIATE", keep=True):
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {FORMAT}")
+            for statement in filter(str.strip, _TABLES.split(";")):
+                connection.execute(statement)
+        connection.execute("COMMIT")
+
+    def _is_made(self, connection: sqlite3.Connection, begin: str, keep: bool = False) -> bool:
+        """Whether the file holds our tables, read in one transaction, which ``keep`` leaves open.
+
+        Read apart, a file that another program makes in between looks like a stranger's.
+        """
+        connection.execute(begin)
+        try:
+            held = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            application = connection.execute("PRAGMA application_id").fetchone()[0]
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+        is_other = held and application != APPLICATION_ID
+        if not keep or is_other or version > FORMAT:
+            connection.execute("COMMIT")
+        if is_other:
             raise ConfigError(f"'{self.path}': a database of another program; name another file with --annotations")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > FORMAT:
             raise ConfigError(f"'{self.path}': format {version}, this PathFLIP reads up to {FORMAT}; update PathFLIP")
-        connection.execute("PRAGMA synchronous = FULL")
-        if not held:
-            connection.executescript(
-                f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; {_TABLES}"
-            )
+        return bool(held)
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
