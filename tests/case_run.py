@@ -1,11 +1,13 @@
 """Cases of two slides, a table of them, and a model trained on some for a moment: what tests of cases start from."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from feature_grids import make_features, scattered_cells
+from pathflip.cli import main
 from pathflip.data.splits import read_split
 from pathflip.features import write_features
 from pathflip.train import TrainConfig
@@ -38,3 +40,21 @@ def trained_on_cases(folder: Path) -> Path:
     parts = read_split(files, folder / "cases.csv", folder / "splits.csv")
     train_align(recipe, *parts["train"], folder / "run")
     return folder
+
+
+def runner(folder, monkeypatch, capsys):
+    """A function that runs a command in the folder: exit status, what it printed, messages."""
+
+    def run(command: str):
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(sys, "argv", ["pathflip", *command.split()])
+        status = 0
+        try:
+            main()
+        except SystemExit as exit_of_main:
+            status = int(exit_of_main.code or 0)
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.err
+        return status, printed.out, printed.err
+
+    return run

@@ -1,16 +1,14 @@
 """Cases where numbers are published: benchmarks, few-shot, curve, and what retrieve and zero-shot do with parts."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from case_run import TEXTS, trained_on_cases
+from case_run import TEXTS, runner, trained_on_cases
 from pathflip.benchmarks.few_shot import BASELINE, MODEL, FewShotSpec, bags_of
 from pathflip.benchmarks.prompts import CLASS_NAMES, WAYS
-from pathflip.cli import main
 from pathflip.features import read_features
 from pathflip.inference import encode_case, load, zero_shot
 
@@ -25,20 +23,7 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def pathflip(monkeypatch, capsys, trained):
     """Runs a command in the folder of the cases: exit status, what it printed, messages."""
-
-    def run(command: str):
-        monkeypatch.chdir(trained)
-        monkeypatch.setattr(sys, "argv", ["pathflip", *command.split()])
-        status = 0
-        try:
-            main()
-        except SystemExit as exit_of_main:
-            status = int(exit_of_main.code or 0)
-        said = capsys.readouterr()
-        assert "Traceback" not in said.err
-        return status, said.out, said.err
-
-    return run
+    return runner(trained, monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -55,12 +40,12 @@ def result_of(folder):
 
 def test_a_benchmark_of_cases_pools_their_slides(pathflip, labels, tmp_path):
     base = f"benchmark cptac-nsclc-zero-shot --data {labels} --model run/last --features F --other-set --resamples 2"
-    status, _, said = pathflip(f"{base} --out {tmp_path / 'o'}")
-    assert (status, said.count("\n")) == (2, 1)
-    assert "none of its 6 slides has a feature file" in said
-    status, _, said = pathflip(f"{base} --cases cases.csv --out {tmp_path / 'o'}")
-    assert status == 0, said
-    assert "not a medical device" in said
+    status, _, messages = pathflip(f"{base} --out {tmp_path / 'o'}")
+    assert (status, messages.count("\n")) == (2, 1)
+    assert "none of its 6 slides has a feature file" in messages
+    status, _, messages = pathflip(f"{base} --cases cases.csv --out {tmp_path / 'o'}")
+    assert status == 0, messages
+    assert "not a medical device" in messages
     assert (result_of(tmp_path / "o")["scored"], result_of(tmp_path / "o")["total"]) == (6, 6)
     items = (tmp_path / "o" / "items.csv").read_text().splitlines()
     model = load("run/last")
@@ -76,14 +61,14 @@ def test_a_benchmark_of_cases_pools_their_slides(pathflip, labels, tmp_path):
 def test_retrieval_of_cases_as_a_benchmark(pathflip, tmp_path):
     """The file's own cases, or those of --cases; a part a slide where slides are of several parts."""
     base = "benchmark slidebench-retrieval --model run/last --features F --other-set --resamples 2"
-    status, out, said = pathflip(f"{base} --data cases.csv --out {tmp_path / 'o'} --json")
-    assert status == 0, said
+    status, out, messages = pathflip(f"{base} --data cases.csv --out {tmp_path / 'o'} --json")
+    assert status == 0, messages
     assert result_of(tmp_path / "o")["scored"] == 6
     assert "not a medical device" in out
     rows = "".join(f"K{i};c{i}a;A;{PARTS}\nK{i};c{i}b;B;{PARTS}\n" for i in range(2))
     (tmp_path / "parts.csv").write_text(f"case;slide;part;report\n{rows}")
-    status, _, said = pathflip(f"{base} --data {tmp_path / 'parts.csv'} --out {tmp_path / 'p'}")
-    assert status == 0, said
+    status, _, messages = pathflip(f"{base} --data {tmp_path / 'parts.csv'} --out {tmp_path / 'p'}")
+    assert status == 0, messages
     items = (tmp_path / "p" / "items.csv").read_text().splitlines()[1:]
     assert [item.split(",")[0] for item in items] == ["K0__A", "K0__B", "K1__A", "K1__B"]
 
@@ -91,17 +76,17 @@ def test_retrieval_of_cases_as_a_benchmark(pathflip, tmp_path):
 def test_where_items_are_slides_cases_are_refused(pathflip, tmp_path):
     (tmp_path / "q.csv").write_text("Slide,Question,A,B,C,D,Answer\nc0a,Is it?,a,b,c,d,A\n")
     command = f"benchmark slidebench-vqa-tcga --data {tmp_path / 'q.csv'} --assistant run/last --features F --other-set"
-    status, _, said = pathflip(f"{command} --cases cases.csv --out {tmp_path / 'o'}")
+    status, _, messages = pathflip(f"{command} --cases cases.csv --out {tmp_path / 'o'}")
     assert status != 0
-    assert said.count("\n") == 1
+    assert messages.count("\n") == 1
     assert not (tmp_path / "o").exists()
 
 
 def test_few_shot_of_cases(pathflip, labels, tmp_path):
     base = f"few-shot --model run/last --features F --labels {labels} --shots 1 --seeds 2 --resamples 2"
-    status, out, said = pathflip(f"{base} --cases cases.csv --out {tmp_path / 'few.csv'}")
-    assert status == 0, said
-    assert "not a medical device" in said
+    status, out, messages = pathflip(f"{base} --cases cases.csv --out {tmp_path / 'few.csv'}")
+    assert status == 0, messages
+    assert "not a medical device" in messages
     assert "1 a class" in out
     assert (tmp_path / "few.csv").read_text().count("not a medical device") == 4
     model = load("run/last")
@@ -124,8 +109,8 @@ def test_a_curve_of_cases(pathflip, labels, tmp_path, told):
         captions = tmp_path / "alone.csv"
         captions.write_text("slide,patient,text\n" + "".join(f"c{i},p{i},{TEXTS[i % 3]}\n" for i in range(6)))
         files += " --cases cases.csv"
-    status, _, said = pathflip(f"curve clip_mean --captions {captions} {files} {short}")
-    assert status == 0, said
+    status, _, messages = pathflip(f"curve clip_mean --captions {captions} {files} {short}")
+    assert status == 0, messages
     point = json.loads(next((tmp_path / "curve").rglob("point.json")).read_text())["row"]
     assert (point["patients"], point["slides"], len(point["test_hits"])) == (4, 8, 2)
     assert len(point["test_classes"]) == 2
@@ -137,19 +122,19 @@ def test_zero_shot_and_retrieve_take_parts_apart(pathflip, tmp_path):
     (tmp_path / "parts.csv").write_text(f"case;slide;part;report\nK;c0a;A;{PARTS}\nK;c0b;B;{PARTS}\n")
     classes = "--classname necrosis --classname mucin"
     command = f"zero-shot --model run/last --features F {classes} --cases {tmp_path / 'parts.csv'}"
-    status, out, said = pathflip(f"{command} --json")
+    status, out, messages = pathflip(f"{command} --json")
     rows = [json.loads(line) for line in out.splitlines()]
-    assert status == 0, said
+    assert status == 0, messages
     assert [(row["slide_id"], row["slides_of_case"]) for row in rows[:2]] == [("K__A", ["c0a"]), ("K__B", ["c0b"])]
     (tmp_path / "labels.csv").write_text("slide,label\nK,necrosis\nc1a,mucin\nc2a,mucin\nc3a,necrosis\n")
-    status, out, said = pathflip(f"{command} --labels {tmp_path / 'labels.csv'} --json")
+    status, out, messages = pathflip(f"{command} --labels {tmp_path / 'labels.csv'} --json")
     assert [json.loads(line)["slide_id"] for line in out.splitlines()[:1]] == ["K"], (
-        said
+        messages
     )  # labels name the case as a whole
-    _, out, said = pathflip(f"{command} --labels {tmp_path / 'labels.csv'}")
-    assert "not a medical device" in said
+    _, out, messages = pathflip(f"{command} --labels {tmp_path / 'labels.csv'}")
+    assert "not a medical device" in messages
     command = f"retrieve --model run/last --features F --captions {tmp_path / 'parts.csv'}"
-    status, out, said = pathflip(f"{command} --json")
+    status, out, messages = pathflip(f"{command} --json")
     rows = [json.loads(line) for line in out.splitlines()]
     assert [(row["slide_id"], row["text"]) for row in rows[:2]] == [
         ("K__A", "Necrosis is present."), ("K__B", "No necrosis is identified."),
@@ -160,15 +145,15 @@ def test_zero_shot_and_retrieve_take_parts_apart(pathflip, tmp_path):
 def test_words_no_model_knows_and_the_caution_are_said_in_every_format(pathflip, tmp_path):
     (tmp_path / "odd.csv").write_text("slide,text\nc0a,Necrosis is present.\nc1a,Qwertz uiop.\n")
     base = f"retrieve --model run/last --features F --captions {tmp_path / 'odd.csv'}"
-    _, out, said = pathflip(f"{base} --out {tmp_path / 'r.csv'}")
-    assert "no word of it" in out + said or "unknown words" in out
+    _, out, messages = pathflip(f"{base} --out {tmp_path / 'r.csv'}")
+    assert "no word of it" in out + messages or "unknown words" in out
     assert "unknown words" in out
-    assert "not a medical device" in said
+    assert "not a medical device" in messages
     assert "not a medical device" in (tmp_path / "r.csv").read_text()
     _, out, _ = pathflip(f"{base} --json")
     rows = [json.loads(line) for line in out.splitlines()]
     assert rows[1]["warnings"]
     assert all(row["caution"] for row in rows)
     assert [hit.get("unknown_words", False) for hit in rows[-1]["captions"]] == [False, True]
-    _, out, said = pathflip(f"embed --model run/last --features F --out {tmp_path / 'e.npy'}")
-    assert "not a medical device" in said
+    _, out, messages = pathflip(f"embed --model run/last --features F --out {tmp_path / 'e.npy'}")
+    assert "not a medical device" in messages

@@ -2,13 +2,11 @@
 
 import json
 import shutil
-import sys
 
 import numpy as np
 import pytest
 
-from case_run import TEXTS, trained_on_cases
-from pathflip.cli import main
+from case_run import TEXTS, runner, trained_on_cases
 
 
 @pytest.fixture(scope="module")
@@ -19,19 +17,11 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def pathflip(monkeypatch, capsys, trained):
     """Runs a command in the folder of the cases: exit status, rows, messages."""
+    printed_by = runner(trained, monkeypatch, capsys)
 
     def run(command: str):
-        monkeypatch.chdir(trained)
-        monkeypatch.setattr(sys, "argv", ["pathflip", *command.split()])
-        status = 0
-        try:
-            main()
-        except SystemExit as exit_of_main:
-            status = int(exit_of_main.code or 0)
-        printed = capsys.readouterr()
-        assert "Traceback" not in printed.err
-        rows = [json.loads(line) for line in printed.out.splitlines()] if "--json" in command else printed.out
-        return status, rows, printed.err
+        status, out, messages = printed_by(command)
+        return status, [json.loads(line) for line in out.splitlines()] if "--json" in command else out, messages
 
     return run
 
