@@ -205,14 +205,6 @@ def test_a_question_that_stands_twice_is_refused(files):
         run_benchmark(VQA, inputs(write_csv(folder / "twice.csv", rows), predictions), folder / "out")
 
 
-def test_a_question_without_options_is_refused(files):
-    _, predictions, folder = files
-    rows = question_rows()
-    rows[2] |= {"A": "", "B": "", "C": "", "D": "", "Answer": "A"}
-    with pytest.raises(CaptionError, match="row 3: no options"):
-        run_benchmark(VQA, inputs(write_csv(folder / "none.csv", rows), predictions), folder / "out")
-
-
 def test_a_set_of_another_size_needs_to_be_asked_for(files):
     data, predictions, folder = files
     with pytest.raises(CaptionError, match=r"has 12 rows; the published sets have 1,489 .*--other-set"):

@@ -17,9 +17,12 @@ from pathflip.evaluate.answer_parsing import parse_answer
 from pathflip.evaluate.answering import answer_questions
 from pathflip.evaluate.bootstrap import PatientBootstrap
 from pathflip.evaluate.predictions import VQAPrediction, match_predictions, read_predictions
+from pathflip.evaluate.scorable import Scorable, scorable
 from pathflip.evaluate.vqa import letter_baselines, vqa_measures
 
-__all__ = ["answers_to", "choice_outcome", "content_rows", "match_answers", "refuse_duplicates"]
+__all__ = ["UNKNOWN_ANSWER", "answers_to", "choice_outcome", "content_rows", "match_answers", "not_scorable"]
+
+UNKNOWN_ANSWER = "its right answer cannot be told"
 
 
 def content_rows(questions: Sequence[VQAQuestion]) -> list[tuple[str, ...]]:
@@ -27,37 +30,25 @@ def content_rows(questions: Sequence[VQAQuestion]) -> list[tuple[str, ...]]:
     return [(q.slide_id, q.question, *q.options, q.answer) for q in questions]
 
 
-def refuse_duplicates(file: str, questions: Sequence[VQAQuestion]) -> None:
-    """Refuse a file in which a question stands twice: it would count twice.
-
-    Raises:
-        CaptionError: names the first.
-    """
-    first: dict[tuple[str, ...], str] = {}
-    twice = []
-    for question in questions:
-        key = (question.slide_id, question.question, *question.options)
-        if key in first:
-            twice.append((first[key], question.question_id))
-        first.setdefault(key, question.question_id)
-    if twice:
-        raise CaptionError(
-            f"{file}: {len(twice)} questions stand there twice (the first: '{twice[0][0]}' and '{twice[0][1]}', same "
-            "slide, words and options); expected each once: leave the copies out"
-        )
+def not_scorable(questions: Scorable) -> tuple[Skipped, ...]:
+    """The questions whose right answer cannot be told, as items that are not scored."""
+    return tuple(Skipped(item, f"{UNKNOWN_ANSWER}: {why}") for item, why in questions.why_not.items())
 
 
 def answers_to(
-    name: str, questions: Sequence[VQAQuestion], inputs: Inputs
+    name: str, questions: Sequence[VQAQuestion], inputs: Inputs, others: Sequence[VQAQuestion] = ()
 ) -> tuple[list[VQAQuestion], list[VQAPrediction], list[Skipped], int]:
     """The questions that can be scored, their answers, the others with the reason, and answers to no question.
+
+    Args:
+        others: questions of the test set that are not scored; predictions may answer them.
 
     Raises:
         ConfigError: neither predictions nor an assistant; or something is missing and that was not allowed.
     """
     inputs.require(name, "predictions", "assistant")
     if inputs.predictions is not None:
-        return match_answers(name, questions, read_predictions(inputs.predictions), inputs)
+        return match_answers(name, questions, read_predictions(inputs.predictions), inputs, others)
     assert inputs.assistant is not None
     files, missing = feature_files(name, [q.slide_id for q in questions], inputs)
     assistant = load_assistant(inputs.assistant, inputs.device, inputs.settings.get("language_model"))
@@ -70,14 +61,18 @@ def answers_to(
 
 
 def match_answers(
-    name: str, questions: Sequence[VQAQuestion], predictions: Iterable[VQAPrediction], inputs: Inputs
+    name: str,
+    questions: Sequence[VQAQuestion],
+    predictions: Iterable[VQAPrediction],
+    inputs: Inputs,
+    others: Sequence[VQAQuestion] = (),
 ) -> tuple[list[VQAQuestion], list[VQAPrediction], list[Skipped], int]:
     """As :func:`answers_to`, from predictions.
 
     Raises:
         ConfigError: a question has none, and missing ones were not allowed. CaptionError: none fits.
     """
-    matched, strays = match_predictions(questions, predictions)
+    matched, strays = match_predictions(questions, predictions, others)
     missing = [Skipped(q.question_id, "no prediction") for q, p in zip(questions, matched, strict=True) if p is None]
     allow_missing_or_raise(name, missing, len(questions), "questions", inputs)
     pairs = [(q, replace(p, question_id=q.question_id)) for q, p in zip(questions, matched, strict=True) if p]
@@ -130,25 +125,28 @@ def choice_outcome(
     """Score multiple-choice questions; see :func:`pathflip.evaluate.vqa.vqa_measures` for what is measured.
 
     Args:
-        name: of the benchmark. questions: all of the test set. test_set: what it is, and whether published values are
-            of it. extra_baselines: further answers that look at no slide: credit a question, by name. train: questions
-            the constant letter is chosen on.
+        name: of the benchmark. questions: all of the test set, those with problems, too. test_set: what it is, and
+            whether published values are of it. extra_baselines: further answers that look at no slide: credit a
+            question, by name. train: questions the constant letter is chosen on.
     """
-    scored, answers, skipped, strays = answers_to(name, questions, inputs)
+    known = scorable(inputs.data.name, questions)
+    scored, answers, skipped, strays = answers_to(name, known.questions, inputs, known.others)
     if not scored:
         raise CaptionError(f"{name}: no question can be scored; expected one at least")
     rows = vqa_measures(
         scored, answers, text_only=_text_only(name, scored, inputs), train=train,
-        num=inputs.resamples, seed=inputs.seed, draws=True,
+        num=inputs.resamples, seed=inputs.seed, draws=True, others=known.others,
     )  # fmt: skip
     credit = {key: own for key, own in letter_baselines(scored, train).items() if key != "chance"}
     credit |= dict(extra_baselines(scored)) if extra_baselines else {}
     cohorts = PatientBootstrap(np.array([one.patient for one in scored]), inputs.resamples, inputs.seed)
     scores = [_score(row, credit, cohorts) for row in rows]
     if skipped:
-        scores.insert(1, _counted_as_wrong(scores[0], len(questions)))
+        scores.insert(1, _counted_as_wrong(scores[0], len(known.questions)))
     scores += _parsed_only(scored, answers)
-    notes = [f"{strays} predictions belong to no question of the test set and were left out"] if strays else []
+    notes = list(known.notes)
+    if strays:
+        notes.append(f"{strays} predictions belong to no question of the test set and were left out")
     if train is None:
         notes.append(
             "the constant letter is the test key's own most frequent one, which flatters it (no --train given)"
@@ -157,7 +155,7 @@ def choice_outcome(
         notes.append("no text-only baseline was given (--text-only): how much words alone give is not known")
     return Outcome(
         scores=tuple(scores), scored=len(scored), total=len(questions), test_set=test_set[0],
-        published_applies=test_set[1], skipped=tuple(skipped), items=tuple(_items(scored, answers)),
+        published_applies=test_set[1], skipped=(*not_scorable(known), *skipped), items=tuple(_items(scored, answers)),
         notes=tuple(notes), compared_on=tuple((one.question_id, one.patient) for one in scored),
     )  # fmt: skip
 

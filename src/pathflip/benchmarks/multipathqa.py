@@ -8,6 +8,7 @@ move a part by points, so both are given: "all" counts them as wrong, "parsed on
 import ast
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathflip.assistant import build_prompt, generate, load_assistant, prepare_slide
-from pathflip.benchmarks.choice_questions import answers_to, content_rows, match_answers, refuse_duplicates
+from pathflip.benchmarks.choice_questions import answers_to, content_rows, match_answers, not_scorable
 from pathflip.benchmarks.measured import mean_over_groups, metric_score
 from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Score, Skipped
 from pathflip.benchmarks.slide_files import feature_files
@@ -28,9 +29,11 @@ from pathflip.errors import CaptionError
 from pathflip.evaluate import metrics
 from pathflip.evaluate.answer_parsing import parse_answer
 from pathflip.evaluate.predictions import VQAPrediction, read_predictions
+from pathflip.evaluate.scorable import Scorable, scorable
 from pathflip.features import read_features
 from pathflip.io.tables import first_of, is_empty, read_table
 from pathflip.text.captions import PATIENT_KEYS, patient_of, slide_of_row
+from pathflip.text.question_tables import empty_letters, option_text, plain_option, why_no_answer
 
 __all__ = ["PROTOCOL", "read_multipathqa"]
 
@@ -44,42 +47,52 @@ _CONSTANT = "most frequent answer"
 
 @dataclass(frozen=True)
 class _Part:
-    """One part: its questions, whether balanced accuracy is asked for, and what numbers of options count from."""
+    """One part: its questions, whether balanced accuracy is asked for, what numbers of options count from, and how many
+    rows the file marks as not valid."""
 
     questions: list[VQAQuestion]
     balanced: bool
     counts_from: int | None
+    not_valid: int = 0
 
 
 def read_multipathqa(path: Path) -> dict[str, _Part]:
-    """The parts of the benchmark's file.
+    """The parts of the benchmark's file. Questions whose right answer cannot be told have a ``problem``.
 
     Raises:
-        CaptionError: a row lacks a slide, a question or a key; or keys are numbers that may count from 0 or from 1.
+        CaptionError: a row lacks a slide, a question or options; or keys are numbers that may count from 0 or from 1.
     """
     rows = read_table(path, expected="MultiPathQA's table")
     parts: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    not_valid: Counter[str] = Counter()
     for number, row in enumerate(rows, 1):
         if "benchmark_name" not in row:
             raise CaptionError(f"{path.name}: no column 'benchmark_name'; expected MultiPathQA's columns")
+        name = str(first_of(row, ("benchmark_name",)) or "unnamed")
         if str(row.get("is_valid", True)).strip().lower() in ("false", "0"):
-            continue
-        parts.setdefault(str(first_of(row, ("benchmark_name",)) or "unnamed"), []).append((number, row))
-    return {name: _part(path.name, name, own) for name, own in parts.items()}
+            not_valid[name] += 1
+        else:
+            parts.setdefault(name, []).append((number, row))
+    if not parts:
+        raise CaptionError(f"{path.name}: no valid question; expected rows, and not all marked is_valid False")
+    return {name: replace(_part(path.name, name, own), not_valid=not_valid[name]) for name, own in parts.items()}
 
 
 def _part(file: str, name: str, rows: Sequence[tuple[int, dict[str, Any]]]) -> _Part:
     lists = [_options(file, number, row) for number, row in rows]
     keys = [str(row.get("answer") if row.get("answer") is not None else "").strip() for _, row in rows]
     if not any(lists):  # the key is a class, and the classes are the keys
-        classes = sorted(set(keys), key=lambda key: (len(key), key))
+        classes = _classes(keys)
         lists = [list(classes) for _ in rows]
     first = _counts_from(lists, keys)
     questions = []
     for (number, row), options, key in zip(rows, lists, keys, strict=True):
         question = str(first_of(row, ("prompt", "question")) or "").strip()
-        if not question or not 2 <= len(options) <= _MOST_OPTIONS * 2:
-            raise CaptionError(f"{file}: row {number}: no question, or {len(options)} options; expected two and more")
+        if not question or len(options) > _MOST_OPTIONS * 2:
+            raise CaptionError(
+                f"{file}: row {number}: no question, or {len(options)} options; expected 2 to {_MOST_OPTIONS * 2}"
+            )
+        place, problem = _key(file, number, key, options, first)
         own = first_of(row, ("benchmark_id", "id"))
         slide = slide_of_row(row, ("image_path", "slide", "slide_id", "file_id"))
         questions.append(
@@ -89,8 +102,10 @@ def _part(file: str, name: str, rows: Sequence[tuple[int, dict[str, Any]]]) -> _
                 patient=str(first_of(row, PATIENT_KEYS) or patient_of(slide)),
                 question=question,
                 options=tuple(options),
-                answer=str(_place(file, number, key, options, first)),
+                answer=str(place),
                 category=name,
+                problem=problem,
+                empty_options=empty_letters(options),
             )
         )
     kinds = {str(row.get("metric_type") or "").strip().lower() for _, row in rows}
@@ -109,9 +124,22 @@ def _options(file: str, number: int, row: Mapping[str, Any]) -> list[str]:
                 break
             except (ValueError, SyntaxError, RecursionError, MemoryError):
                 continue
-    if not isinstance(value, list) or not all(isinstance(one, str | int | float) for one in value):
+    if not isinstance(value, list) or not all(one is None or isinstance(one, str | int | float) for one in value):
         raise CaptionError(f"{file}: row {number}: options are {str(value)[:40]!r}, expected a list of texts")
-    return [str(one).strip() for one in value]
+    return _as_texts(value)
+
+
+def _as_texts(values: Sequence[Any]) -> list[str]:
+    """Options as texts, "" for one that is empty."""
+    return [option_text(one) for one in values]
+
+
+def _classes(keys: Sequence[str]) -> list[str]:
+    """The classes that keys name, each once, however it is written."""
+    names: dict[str, str] = {}
+    for key in sorted(filter(None, keys), key=lambda key: (len(key), key)):
+        names.setdefault(plain_option(key), key)
+    return list(names.values())
 
 
 def _counts_from(lists: Sequence[Sequence[str]], keys: Sequence[str]) -> int | None:
@@ -122,10 +150,21 @@ def _counts_from(lists: Sequence[Sequence[str]], keys: Sequence[str]) -> int | N
     return None if zero == last else int(last)
 
 
-def _place(file: str, number: int, key: str, options: Sequence[str], first: int | None) -> int:
-    texts = [option.lower() for option in options]
-    if texts.count(key.lower()) == 1:
-        return texts.index(key.lower())
+def _key(file: str, number: int, key: str, options: Sequence[str], first: int | None) -> tuple[int, str]:
+    """The right option's place, or -1 and why it cannot be told."""
+    if sum(map(bool, options)) < 2:
+        return -1, "there are not two options"
+    place = _place(file, number, key, options, first)
+    if place is None:
+        return -1, f"the answer is {key[:40]!r}, which is none of its {len(options)} options" if key else "no answer"
+    problem = why_no_answer(options, place) if options[place] else f"the answer is {key[:40]!r}, an empty option"
+    return (-1, problem) if problem else (place, "")
+
+
+def _place(file: str, number: int, key: str, options: Sequence[str], first: int | None) -> int | None:
+    texts = [plain_option(option) for option in options]
+    if plain_option(key) in filter(None, texts):
+        return texts.index(plain_option(key))
     if re.fullmatch(r"\d+(\.0)?", key):
         if first is None:
             raise CaptionError(
@@ -133,20 +172,19 @@ def _place(file: str, number: int, key: str, options: Sequence[str], first: int 
                 "option's text, or a part in which a 0 or the last number occurs"
             )
         place = int(float(key)) - first
-        if 0 <= place < len(options):
-            return place
-    if re.fullmatch(r"\(?[A-Za-z][).]?", key) and ascii_uppercase.index(key.strip("().").upper()) < len(options):
-        return ascii_uppercase.index(key.strip("().").upper())
-    raise CaptionError(f"{file}: row {number}: the answer {key[:40]!r} is none of its {len(options)} options")
+        return place if 0 <= place < len(options) else None
+    letter = re.fullmatch(r"\(?([A-Za-z])[).]?", key)
+    place = ascii_uppercase.index(letter[1].upper()) if letter else -1
+    return place if 0 <= place < len(options) else None
 
 
 def run(inputs: Inputs) -> Outcome:
     """Score answers to the questions of ``inputs.data``, part by part."""
     parts = read_multipathqa(inputs.data)
     questions = [question for part in parts.values() for question in part.questions]
-    refuse_duplicates(inputs.data.name, questions)
     test_set = recognise(inputs.data.name, content_rows(questions), SETS, inputs.other_set)
-    scored, answers, skipped, strays = _answers(questions, inputs)
+    known = scorable(inputs.data.name, questions, lambda question: int(question.answer))
+    scored, answers, skipped, strays = _answers(known, inputs)
     measured: list[_PartAnswers] = []
     items: list[dict[str, Any]] = []
     for name, part in parts.items():
@@ -157,10 +195,14 @@ def run(inputs: Inputs) -> Outcome:
             items += rows
     scores = [score for of_part in measured for score in _part_scores(of_part, inputs)]
     mean = _mean_of_parts(measured, inputs)
-    notes = [f"{strays} predictions belong to no question and were left out"] if strays else []
+    notes = list(known.notes)
+    if marked := sum(part.not_valid for part in parts.values()):
+        notes.append(f"{marked} rows are marked is_valid False in the file and are not counted")
+    if strays:
+        notes.append(f"{strays} predictions belong to no question and were left out")
     return Outcome(
         scores=(mean, *scores), scored=len(scored), total=len(questions), test_set=test_set[0],
-        published_applies=test_set[1], skipped=tuple(skipped), items=tuple(items), notes=tuple(notes),
+        published_applies=test_set[1], skipped=(*not_scorable(known), *skipped), items=tuple(items), notes=tuple(notes),
         compared_on=tuple(
             (row["question_id"], patient)
             for row, patient in zip(items, [p for part in measured for p in part.patients], strict=True)
@@ -177,17 +219,19 @@ def _mean_of_parts(parts: Sequence["_PartAnswers"], inputs: Inputs) -> Score:
     )  # fmt: skip
 
 
-def _answers(questions: list[VQAQuestion], inputs: Inputs) -> tuple[list[VQAQuestion], list[VQAPrediction], Any, int]:
+def _answers(known: Scorable, inputs: Inputs) -> tuple[list[VQAQuestion], list[VQAPrediction], Any, int]:
     """As :func:`answers_to`; predictions may name a question by its id with or without its part."""
+    questions = known.questions
     inputs.require(NAME, "predictions", "assistant")
     if inputs.predictions is None:
         if any(len(question.options) > _MOST_OPTIONS for question in questions) and inputs.assistant is not None:
             return _asked_in_words(questions, inputs)
         lettered = [replace(q, answer=ascii_uppercase[int(q.answer)]) for q in questions]
         can, answers, skipped, strays = answers_to(NAME, lettered, inputs)
-        known = {question.question_id: question for question in questions}
-        return [known[question.question_id] for question in can], answers, skipped, strays
-    return match_answers(NAME, questions, _predictions(inputs.predictions, questions), inputs)
+        by_id = {question.question_id: question for question in questions}
+        return [by_id[question.question_id] for question in can], answers, skipped, strays
+    predictions = _predictions(inputs.predictions, [*questions, *known.others])
+    return match_answers(NAME, questions, predictions, inputs, known.others)
 
 
 def _predictions(path: Path, questions: Sequence[VQAQuestion]) -> list[VQAPrediction]:
@@ -271,7 +315,7 @@ def _answers_of(
         {"question_id": q.question_id, "slide": q.slide_id, "key": k, "read_as": s, "answer": (a.text or "")[:200]}
         for (q, a), k, s in zip(own, keys, guessed, strict=True)
     ]
-    chance = float(np.mean([1 / len(question.options) for question, _ in own]))
+    chance = float(np.mean([1 / question.offered for question, _ in own]))
     patients = tuple(question.patient for question, _ in own)
     return _PartAnswers(name, part.balanced, np.array(keys), np.array(guessed), patients, chance, truth == guess), rows
 

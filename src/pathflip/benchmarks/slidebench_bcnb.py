@@ -11,7 +11,7 @@ from string import ascii_uppercase
 
 import numpy as np
 
-from pathflip.benchmarks.choice_questions import choice_outcome, content_rows, refuse_duplicates
+from pathflip.benchmarks.choice_questions import choice_outcome, content_rows
 from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Published
 from pathflip.benchmarks.test_sets import KnownSet, recognise
 from pathflip.data.question_files import VQAQuestion, read_questions
@@ -26,8 +26,7 @@ _NO_CATEGORY = "all questions"
 
 def run(inputs: Inputs) -> Outcome:
     """Score answers to the questions of ``inputs.data``, attribute by attribute."""
-    questions = [_by_task(one) for one in read_questions(inputs.data)]
-    refuse_duplicates(inputs.data.name, questions)
+    questions = [_by_task(one) for one in read_questions(inputs.data, with_problems=True)]
     test_set = recognise(inputs.data.name, content_rows(questions), SETS, inputs.other_set)
     outcome = choice_outcome(NAME, questions, inputs, test_set, extra_baselines=_constants)
     tasks = len({q.category for q in questions})

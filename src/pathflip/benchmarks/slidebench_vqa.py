@@ -4,7 +4,7 @@ Prompt: the question, then a line ``A. …`` an option; greedy decoding. Chen et
 bear the name; they are told apart by their rows.
 """
 
-from pathflip.benchmarks.choice_questions import choice_outcome, content_rows, refuse_duplicates
+from pathflip.benchmarks.choice_questions import choice_outcome, content_rows
 from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Published
 from pathflip.benchmarks.test_sets import KnownSet, recognise
 from pathflip.data.question_files import read_questions
@@ -23,8 +23,7 @@ _WRITTEN = "accuracy (written)"
 
 def run(inputs: Inputs) -> Outcome:
     """Score answers to the questions of ``inputs.data``."""
-    questions = read_questions(inputs.data)
-    refuse_duplicates(inputs.data.name, questions)
+    questions = read_questions(inputs.data, with_problems=True)
     test_set = recognise(inputs.data.name, content_rows(questions), SETS, inputs.other_set)
     train = read_questions(inputs.settings["train"]) if inputs.settings.get("train") else None
     return choice_outcome(NAME, questions, inputs, test_set, train=train)

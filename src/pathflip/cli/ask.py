@@ -28,7 +28,7 @@ from pathflip.cli.app import (
     unknown_words,
     write_rows,
 )
-from pathflip.errors import ConfigError, PathFLIPError
+from pathflip.errors import CaptionError, ConfigError, PathFLIPError
 
 AssistantFolder = Annotated[Path, typer.Option("--assistant", help="An assistant's directory, for example runs/chat.")]
 LanguageModel = Annotated[
@@ -214,7 +214,7 @@ def _batch(
     from pathflip.io.slide_id import join_ids, paths_by_id
 
     files = paths_by_id(files_in(features, {".h5"}))
-    known = read_questions(questions, labelled=False, options=options)
+    known = read_questions(questions, labelled=False, options=options, with_problems=True)
     named = dict.fromkeys(slide for one in known for slide in one.slides)
     files |= {name: files[own] for name, own in join_ids(named, files).items()}
     of_case = dict(files_of_items(list(dict.fromkeys(files.values())), cases)) if cases else {}
@@ -223,6 +223,8 @@ def _batch(
     with progress_bar("questions") as advance:
         for done, one in enumerate(sorted(known, key=lambda q: q.slide_id), start=1):
             try:
+                if one.problem and not one.options:  # what is wrong with a key does not matter here
+                    raise CaptionError(f"question '{one.question_id}': {one.problem}")
                 wanted = [file for slide in one.slides for file in of_case.get(slide) or _file_of(slide, files)]
                 if shown != wanted:
                     views = [prepare_slide(loaded.aligned, read_features(file)) for file in wanted]

@@ -253,19 +253,26 @@ def vqa(
     """Accuracy of multiple-choice answers, by writing and by likelihood, beside answers that look at no slide."""
     from pathflip.data.question_files import read_questions
     from pathflip.evaluate.predictions import read_predictions
+    from pathflip.evaluate.scorable import scorable
     from pathflip.evaluate.vqa import vqa_measures
     from pathflip.io.tables import TableOptions
 
     options = TableOptions(slide_column, text_column, encoding=encoding)
+    known = scorable(questions.name, read_questions(questions, split, options=options, with_problems=True))
     rows = vqa_measures(
-        read_questions(questions, split, options=options),
+        known.questions,
         read_predictions(predictions, options.of_answers),
         text_only=read_predictions(text_only, options.of_answers) if text_only else None,
         train=read_questions(train, options=options) if train else None,
         num=resamples,
         seed=seed,
+        others=known.others,
     )
-    print_rows(rows, json, _vqa_line)
+    print_rows([row | {"not_scored": len(known.others)} for row in rows], json, _vqa_line)
+    for note in known.notes:
+        say(f"note: {note}")
+    if strays := rows[0]["strays"]:
+        say(f"note: {strays} predictions belong to no question and were left out")
 
 
 def _vqa_line(row: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Multiple-choice questions about slides, from a file: a cohort's ``questions.jsonl``, SlideBench, and others."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_uppercase
 
@@ -20,7 +20,9 @@ class VQAQuestion:
     ``subcategory`` may be empty.
 
     ``slide_ids`` are the slides of a case, shown together; of one slide there is only ``slide_id``.
-    ``options`` are by letter: one that is "" is not offered, so that letters mean what they mean in the file.
+    ``options`` are by letter: one that is "" is not offered, so that letters mean what they mean in the file;
+    ``empty_options`` are all letters whose cell is empty. ``problem``: why the right answer cannot be told, "" where it
+    can; only where such questions were asked for.
     """
 
     question_id: str
@@ -34,6 +36,8 @@ class VQAQuestion:
     answerable: bool = True
     needs_slide: bool = True
     slide_ids: tuple[str, ...] = ()
+    problem: str = ""
+    empty_options: tuple[str, ...] = ()
 
     @property
     def slides(self) -> tuple[str, ...]:
@@ -53,7 +57,12 @@ class VQAQuestion:
 
 
 def read_questions(
-    path: Path, split: str | None = None, *, labelled: bool = True, options: TableOptions = PLAIN
+    path: Path,
+    split: str | None = None,
+    *,
+    labelled: bool = True,
+    options: TableOptions = PLAIN,
+    with_problems: bool = False,
 ) -> list[VQAQuestion]:
     """Questions about a slide, or about several slides of a case.
 
@@ -64,6 +73,8 @@ def read_questions(
         labelled: every row must hold options and the right one's letter. False takes questions to be asked, too: an
             answer, and options, may be absent.
         options: columns and encoding, where the file does not say.
+        with_problems: questions whose right answer cannot be told (an answer that is no option, two options of the same
+            text and one of them right, one option) are given, too, with ``problem``; else they are refused.
 
     Raises:
         CaptionError: the file cannot be read, or a row is no question.
@@ -75,8 +86,9 @@ def read_questions(
         )
     questions = []
     count: dict[str, int] = {}
-    for row in read_question_rows(path, options):
-        slide = _slide_or_case(row, path.name, labelled)
+    for row in read_question_rows(path, options, with_problems=with_problems):
+        row = _keyed(row, path.name, with_problems) if labelled else row
+        slide = row.slide_ids[0] + (f"+{len(row.slide_ids) - 1}" if len(row.slide_ids) > 1 else "")
         count[slide] = count.get(slide, 0) + 1
         about = known.get(slide) or known.get(row.slide_ids[0], {})
         if split is None or about.get("split") == split:
@@ -84,20 +96,25 @@ def read_questions(
             questions.append(_question(row, row.question_id or f"{slide}#{count[slide]}", slide, patient))
     if not questions:
         raise CaptionError(f"{path.name}: no question on a slide of the split '{split}'")
-    if len({question.question_id for question in questions}) < len(questions):
-        raise CaptionError(f"{path.name}: two questions bear the same id; expected an id of its own for each")
+    first: dict[str, VQAQuestion] = {}
+    for question in questions:
+        if first.setdefault(question.question_id, question) is not question:
+            raise CaptionError(
+                f"{path.name}: two questions bear the same id '{question.question_id}'; expected an id of its own for "
+                "each"
+            )
     return questions
 
 
-def _slide_or_case(row: QuestionRow, name: str, labelled: bool) -> str:
-    """What a row with what is needed is about: its slide, or the first of several and how many more."""
-    lacks = "" if not labelled or row.answer >= 0 else "no answer" if row.options else "no options"
-    if lacks:
+def _keyed(row: QuestionRow, name: str, with_problems: bool) -> QuestionRow:
+    """A row that must have options and a key."""
+    lacks = "" if row.problem or row.answer >= 0 else "no answer" if row.options else "no options"
+    if lacks and not with_problems:
         raise CaptionError(
             f"{name}: row {row.number}: {lacks}; expected options (a list 'options' or columns A, B, …) and the letter "
             "of one of them"
         )
-    return row.slide_ids[0] + (f"+{len(row.slide_ids) - 1}" if len(row.slide_ids) > 1 else "")
+    return replace(row, problem=row.problem or lacks)
 
 
 def _question(row: QuestionRow, identity: str, slide: str, patient: str) -> VQAQuestion:
@@ -113,6 +130,8 @@ def _question(row: QuestionRow, identity: str, slide: str, patient: str) -> VQAQ
         answerable=row.answerable,
         needs_slide=row.needs_slide,
         slide_ids=row.slide_ids if len(row.slide_ids) > 1 else (),
+        problem=row.problem,
+        empty_options=row.empty_options,
     )
 
 

@@ -1,5 +1,6 @@
 """Answers to multiple-choice questions, from files: what a model said, and which question each answer is to."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,12 @@ from pathflip.errors import CaptionError
 from pathflip.io.slide_id import join_ids
 from pathflip.io.tables import PLAIN, TableOptions, first_of, read_table
 from pathflip.text.captions import slide_of_row
-from pathflip.text.question_tables import ID_KEYS, QUESTION_SLIDE_KEYS
+from pathflip.text.question_tables import (
+    ID_KEYS,
+    QUESTION_SLIDE_KEYS,
+    options_of_row,
+    plain_option,
+)
 
 __all__ = ["VQAPrediction", "match_predictions", "read_predictions"]
 
@@ -27,6 +33,8 @@ class VQAPrediction:
     question_id: str | None = None
     slide_id: str | None = None
     question: str | None = None
+    options: tuple[str, ...] = ()
+    """What was offered, where the file says; "" for a letter without an option."""
 
 
 def read_predictions(path: Path, options: TableOptions = PLAIN) -> list[VQAPrediction]:
@@ -56,9 +64,18 @@ def read_predictions(path: Path, options: TableOptions = PLAIN) -> list[VQAPredi
                 question_id=None if (question_id := first_of(row, ID_KEYS)) is None else str(question_id),
                 slide_id=slide_of_row(row, QUESTION_SLIDE_KEYS) if named else None,
                 question=None if row.get("question") is None else str(row["question"]).strip(),
+                options=_options_shown(row),
             )
         )
     return predictions
+
+
+def _options_shown(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The options that stand beside an answer; none where there is no list of them."""
+    try:
+        return tuple(options_of_row(row))
+    except CaptionError:
+        return ()
 
 
 def _refuse_keys(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -91,43 +108,48 @@ def _probabilities(value: Any, where: str) -> tuple[float, ...] | None:
 
 
 def match_predictions(
-    questions: Sequence[VQAQuestion], predictions: Iterable[VQAPrediction]
+    questions: Sequence[VQAQuestion], predictions: Iterable[VQAPrediction], others: Sequence[VQAQuestion] = ()
 ) -> tuple[list[VQAPrediction | None], int]:
     """The prediction of every question (None where there is none), and how many predictions belong to no question.
 
     By id where it is known, else by slide and question text, several of the same in file order.
 
+    Args:
+        others: questions of the same file that are not scored: predictions of them are passed over.
+
     Raises:
-        CaptionError: two predictions of one question, probabilities of another number of options, or none that fits.
+        CaptionError: two predictions of one question, probabilities of another number of options, a prediction of
+            another question or of other options under the same id, or none that fits.
     """
     predictions = list(predictions)
     names = {p.slide_id for p in predictions if p.slide_id is not None}
-    slide_of = join_ids(sorted(names), [question.slide_id for question in questions])
+    whole_set = [*questions, *others]
+    slide_of = join_ids(sorted(names), [question.slide_id for question in whole_set])
     predictions = [replace(p, slide_id=slide_of.get(p.slide_id or "", p.slide_id)) for p in predictions]
-    place_of = {question.question_id: i for i, question in enumerate(questions)}
-    whole = {_id_text(question.question_id): i for i, question in enumerate(questions)}
+    place_of = {question.question_id: i for i, question in enumerate(whole_set)}
+    whole = {_id_text(question.question_id): i for i, question in enumerate(whole_set)}
     by_text: dict[tuple[str, str], list[int]] = {}
-    for i, question in enumerate(questions):
+    for i, question in enumerate(whole_set):
         by_text.setdefault((question.slide_id, question.question), []).append(i)
-    matched: list[VQAPrediction | None] = [None] * len(questions)
+    matched: list[VQAPrediction | None] = [None] * len(whole_set)
     strays = 0
     for prediction in predictions:
         identity = prediction.question_id or ""
         place = place_of.get(identity, whole.get(_id_text(identity)))
-        if place is not None and prediction.slide_id not in (None, questions[place].slide_id):
-            raise CaptionError(
-                f"prediction '{prediction.question_id}' is of slide '{prediction.slide_id}', the question of "
-                f"'{questions[place].slide_id}'; expected predictions of these very questions"
-            )
         if place is None:
             same = by_text.get((prediction.slide_id or "", prediction.question or ""), [])
             place = next((p for p in same if matched[p] is None), same[-1] if same else None)
         if place is None:
             strays += 1
             continue
+        if place >= len(questions):
+            matched[place] = prediction
+            continue
+        _refuse_another_question(prediction, questions[place])
         if matched[place] is not None:
             raise CaptionError(f"two predictions of question '{questions[place].question_id}'; expected one")
         matched[place] = replace(prediction, probabilities=_by_letter(prediction.probabilities, questions[place]))
+    matched = matched[: len(questions)]
     if all(prediction is None for prediction in matched):
         ids = [p.question_id for p in predictions if p.question_id is not None]
         example = (
@@ -137,6 +159,38 @@ def match_predictions(
             f"no prediction belongs to these questions{example}; expected their 'id', or slide and question text"
         )
     return matched, strays
+
+
+def _refuse_another_question(prediction: VQAPrediction, question: VQAQuestion) -> None:
+    """Refuse an answer about another slide, to other words, or to other options: its letter means something else.
+
+    Raises:
+        CaptionError: names both.
+    """
+    if prediction.slide_id not in (None, question.slide_id):
+        raise CaptionError(
+            f"prediction '{prediction.question_id}' is of slide '{prediction.slide_id}', the question of "
+            f"'{question.slide_id}'; expected predictions of these very questions"
+        )
+    asked, words = _words(prediction.question or ""), _words(question.question)
+    if asked and words and asked not in words and words not in asked:
+        raise CaptionError(
+            f"prediction '{prediction.question_id}' answers {str(prediction.question)[:60]!r}, the question of this id "
+            f"is {question.question[:60]!r}; expected predictions of these very questions"
+        )
+    shown = [plain_option(text) for text in prediction.options]
+    offered = [plain_option(text) for text in question.options]
+    while shown and not shown[-1]:
+        shown.pop()
+    if shown and shown not in (offered, [text for text in offered if text]):
+        raise CaptionError(
+            f"the prediction of question '{question.question_id}' was given options {', '.join(shown)[:80]}, the "
+            f"question has {', '.join(offered)[:80]}; expected the same in the same order: letters mean other things"
+        )
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def _by_letter(chances: tuple[float, ...] | None, question: VQAQuestion) -> tuple[float, ...] | None:

@@ -116,6 +116,7 @@ def vqa_measures(
     num: int = 1000,
     seed: int = 0,
     draws: bool = False,
+    others: Sequence[VQAQuestion] = (),
 ) -> list[dict[str, Any]]:
     """Everything measured of a model's answers, a row a measure, a way of answering and a category.
 
@@ -123,6 +124,7 @@ def vqa_measures(
         text_only: answers of the same language model without the slide, to the same questions.
         train: questions the constant letter is chosen on.
         num, seed: of the bootstrap over patients; the model and its text-only baseline see the same resamples.
+        others: questions of the same file that are not scored; predictions may answer them.
         draws: keep what a comparison with another system needs in the rows of means: ``drawn`` (the value on every
             cohort), ``places`` (the questions' numbers) and ``right`` (the credit of each).
 
@@ -135,8 +137,8 @@ def vqa_measures(
     Raises:
         CaptionError: predictions do not fit the questions.
     """
-    ours, strays = match_predictions(questions, predictions)
-    theirs = match_predictions(questions, text_only)[0] if text_only is not None else None
+    ours, strays = match_predictions(questions, predictions, others)
+    theirs = match_predictions(questions, text_only, others)[0] if text_only is not None else None
     patients = np.array([question.patient for question in questions])
     resampled = PatientBootstrap(patients, num, seed)
     baselines = letter_baselines(questions, train)
