@@ -96,6 +96,13 @@ def test_the_same_question_with_two_answers_is_not_scored(again, tmp_path):
     assert "stands there twice, with different answers" in stderr
 
 
+def test_of_a_file_that_is_no_benchmark_it_is_noted_and_counts(tmp_path):
+    path = write_csv(tmp_path / "q.csv", odd_row({**AGAIN, "Answer": "A"}, place=3))
+    known = scorable("q.csv", read_questions(path), published=False)
+    assert len(known.questions) == 12
+    assert "2 questions stand there more than once" in known.notes[0]
+
+
 def test_a_copy_with_its_options_in_another_order_is_refused(tmp_path):
     rows = odd_row({**AGAIN, "A": "mucin", "C": "glands", "Answer": "A"}, place=3)
     with pytest.raises(CaptionError, match="'3' and '4', same slide, words and options"):
@@ -136,7 +143,7 @@ MULTIPATHQA = {
 def multipathqa(change):
     expert = {"benchmark_name": "tcga_expert_vqa", "options": "['glands', 'mucin']", "is_valid": "True"}
     rows = [
-        expert | {"benchmark_id": i, "image_path": f"a{i}.svs", "answer": 1 + i % 2, "prompt": "Which?"} for i in range(4)
+        expert | {"benchmark_id": i, "image_path": f"a{i}.svs", "answer": 1 + i % 2, "prompt": "Why?"} for i in range(4)
     ]
     return [rows[0] | change, *rows[1:]]
 

@@ -110,6 +110,13 @@ def test_markup_comes_off_and_is_noted():
     assert plain_text("{\\rtf1 No \\b necrosis\\b0 .\\par}").text.strip() == "No necrosis."
 
 
+def test_the_text_has_single_spaces_and_the_place_is_the_source_to_the_letter():
+    line = "Vascular invasion:  [ ] Present   [x] Not identified"
+    (one,) = read_report(f"A. Breast:\n{line}\n").sub_captions("A")
+    assert one.text == " ".join(line.split())
+    assert read_report(f"A. Breast:\n{line}\n").text[slice(*one.place)] == line
+
+
 def test_boxes_on_lines_of_their_own():
     report = read_report("Perineural invasion:\n  [ ] Present\n  [x] Not identified\nNecrosis: absent\n")
     assert [(s.polarity, s.content) for s in report.all_sub_captions] == [

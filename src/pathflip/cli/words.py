@@ -258,7 +258,8 @@ def vqa(
     from pathflip.io.tables import TableOptions
 
     options = TableOptions(slide_column, text_column, encoding=encoding)
-    known = scorable(questions.name, read_questions(questions, split, options=options, with_problems=True))
+    asked = read_questions(questions, split, options=options, with_problems=True)
+    known = scorable(questions.name, asked, published=False)
     rows = vqa_measures(
         known.questions,
         read_predictions(predictions, options.of_answers),

@@ -36,20 +36,27 @@ class Scorable:
 
 
 def scorable(
-    file: str, questions: Sequence[VQAQuestion], place: Callable[[VQAQuestion], int] = place_of_letter
+    file: str,
+    questions: Sequence[VQAQuestion],
+    place: Callable[[VQAQuestion], int] = place_of_letter,
+    *,
+    published: bool = True,
 ) -> Scorable:
     """Take the questions apart; nothing is scored whose right answer is not known, or not the only one.
 
     Args:
         file: their name, for messages. questions: as read ``with_problems``. place: of the right option, from 0.
+        published: they are a benchmark's, in which no question may stand twice; else that is only noted.
 
     Raises:
-        CaptionError: a question stands twice with the same answer (it would count twice), two bear the same id, or none
-            can be scored.
+        CaptionError: a question of a benchmark stands twice with the same answer (it would count twice), two bear the
+            same id, or none can be scored.
     """
     _refuse_equal_ids(file, questions)
     why_not = {one.question_id: one.problem for one in questions if one.problem}
-    why_not |= _answered_twice(file, [one for one in questions if not one.problem], place)
+    groups = _alike([one for one in questions if not one.problem])
+    if published:
+        why_not |= _answered_twice(file, groups, place)
     rest = [one for one in questions if one.question_id not in why_not]
     if not rest:
         identity, reason = next(iter(why_not.items()))
@@ -66,6 +73,11 @@ def scorable(
             f"({shown}{more})"
         )
     others = [one for one in questions if one.question_id in why_not]
+    if groups and not published:
+        notes.append(
+            f"{sum(map(len, groups))} questions stand there more than once (same slide, words and options, the first: "
+            f"'{groups[0][0].question_id}' and '{groups[0][1].question_id}'); each counts"
+        )
     return Scorable(rest, others, why_not, (*notes, *_odd_options(rest)))
 
 
@@ -75,13 +87,23 @@ def _refuse_equal_ids(file: str, questions: Sequence[VQAQuestion]) -> None:
         raise CaptionError(f"{file}: {number} questions bear the id '{identity}'; expected an id of its own for each")
 
 
-def _answered_twice(file: str, questions: Sequence[VQAQuestion], place: Callable[[VQAQuestion], int]) -> dict[str, str]:
-    """Questions that stand there again (same slide, words and options in any order) with another answer."""
+def _alike(questions: Sequence[VQAQuestion]) -> list[list[VQAQuestion]]:
+    """Groups of several questions of the same slide, words and options in any order."""
     alike: dict[tuple[object, ...], list[VQAQuestion]] = {}
     for one in questions:
         options = frozenset(plain_option(text) for text in one.options)
         alike.setdefault((one.slides, " ".join(one.question.casefold().split()), options), []).append(one)
-    groups = [group for group in alike.values() if len(group) > 1]
+    return [group for group in alike.values() if len(group) > 1]
+
+
+def _answered_twice(
+    file: str, groups: Sequence[list[VQAQuestion]], place: Callable[[VQAQuestion], int]
+) -> dict[str, str]:
+    """Questions that stand there again with another answer, and why they cannot be scored.
+
+    Raises:
+        CaptionError: one stands there again with the same answer.
+    """
     apart = [group for group in groups if len({plain_option(one.options[place(one)]) for one in group}) > 1]
     twice = [group for group in groups if group not in apart]
     if twice:
