@@ -85,7 +85,7 @@ def test_boxes(text, label, ticked):
 
 def test_two_questions_in_a_row():
     first, second = sub_captions_of("Necrosis: [x] Present [ ] Absent; Ulceration: [ ] Present [x] Absent")
-    assert (first.content, first.polarity, second.polarity) == ("necrosis: present", "affirmed", "denied")
+    assert (first.content, first.polarity, second.polarity) == ("necrosis is present", "affirmed", "denied")
     assert "Ulceration" not in first.text
 
 

@@ -120,8 +120,8 @@ def test_the_text_has_single_spaces_and_the_place_is_the_source_to_the_letter():
 def test_boxes_on_lines_of_their_own():
     report = read_report("Perineural invasion:\n  [ ] Present\n  [x] Not identified\nNecrosis: absent\n")
     assert [(s.polarity, s.content) for s in report.all_sub_captions] == [
-        ("denied", "perineural invasion: identified"),
-        ("denied", "necrosis: present"),
+        ("denied", "perineural invasion is identified"),
+        ("denied", "necrosis is present"),
     ]
 
 

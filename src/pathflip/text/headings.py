@@ -87,6 +87,7 @@ _KEYWORD_PART = re.compile(
 _MARKS = re.compile(r"^[\s#>*_\-–—•●▪■◦=~|]+|[\s*_#=~|]+$")
 _COLON = re.compile(r"\s*[:：]\s*|\s+[-–—]\s+|\s*\*\*\s*")
 _BOXED = re.compile(r"\s*[【［〔《＜](?P<head>[^】］〕》＞\n]{1,40})[】］〕》＞]\s*[:：]?\s*")
+_TUMOUR = re.compile(r"\W*(?:the )?tumou?r\W*", re.IGNORECASE)
 _CAPITAL_LABEL = re.compile(r"(?<![\w'’./-])\(?(?P<label>[A-Z]|[IVX]{1,4})\)?(?=\s*$)")
 
 
@@ -121,6 +122,8 @@ def heading_of(line: str) -> Heading | None:
         if len(head) > 80 or (match is None and body.rstrip().endswith((".", ",", ";"))):
             continue
         kind_and_part = _classify(head)
+        if match is not None and _TUMOUR.fullmatch(head) and body[match.end() :].strip():
+            continue  # "Tumour: present, in the centre": a question and its answer
         if kind_and_part is not None:
             kind, part = kind_and_part
             return Heading(kind, part, offset + (match.end() if match else len(body)))

@@ -32,6 +32,9 @@ _BULLET = re.compile(
 )
 _LEADERS = re.compile(r"\s*(?:\.{3,}|…+|(?<=\s)(?:\.\s){3,}\.?|_{3,})\s*(?=\S)")
 _RESECTION_STATUS = re.compile(r"\bresidual (?:tumou?r|disease|carcinoma)\W+R[012X]\b", re.IGNORECASE)
+_ANSWERED = re.compile(
+    r"([a-z][^:,;.?!]{2,60}[a-z)]): (present|identified|seen|noted|found|yes)\b(?! (?:and|or|/))(.*)$"
+)
 _ORDER: tuple[Polarity, ...] = ("affirmed", "denied", "undecided")
 
 
@@ -187,6 +190,7 @@ def _joined(
     joined = text if len(counting) == len(clauses) else ", ".join(clause.text for clause in counting)
     known = language in LANGUAGES
     content = _tidy(affirmative_form(joined, language) if known else joined) or _tidy(text) or _tidy(sentence)
+    content = _answer_as_sentence(content) if language == "en" else content
     own = sentence.strip() if whole else joined.strip(" ,;")
     reason = kind or (None if polarity != "undecided" else "doubt" if known else f"language: {language}")
     return SubCaption(
@@ -213,6 +217,20 @@ def _place(sentence: str, part: str) -> tuple[int, int]:
 def _tidy(text: str) -> str:
     """Lower case, single spaces, no space before a stop and none at the end."""
     return re.sub(r"\s+([,.;:)])", r"\1", " ".join(text.lower().split())).strip(" .,;:!?。")
+
+
+def _answer_as_sentence(content: str) -> str:
+    """A question of a form and its answer in a sentence's words: "necrosis: present" and "necrosis is present" are one.
+
+    A text of forms and a text of sentences then train, and are searched for, in the same words.
+    """
+    match = _ANSWERED.match(content)
+    if match is None:
+        return content
+    label, answer, rest = match.groups()
+    last = label.rsplit(maxsplit=1)[-1]
+    verb = "are" if last.endswith("s") and not last.endswith(("ss", "is", "us")) else "is"
+    return f"{label} {verb} {'present' if answer == 'yes' else answer}{rest}"
 
 
 # --- Forms -----------------------------------------------------------------------------------------------------------
