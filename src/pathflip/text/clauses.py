@@ -33,9 +33,28 @@ _EXCEPTION = re.compile(
     re.IGNORECASE,
 )
 # What still belongs to its verb: "the glands were also | free of carcinoma".
-_OPEN_VERB = re.compile(
-    r"\b(?:is|are|was|were|be|been|being|remains?|remained|appears?|appeared)(?: (?:also|all|both|otherwise|again|"
-    r"still|each|now|thus|\w+ly))*$",
+_OPEN_VERB = {
+    "en": re.compile(
+        r"\b(?:is|are|was|were|be|been|being|remains?|remained|appears?|appeared)(?: (?:also|all|both|otherwise|again|"
+        r"still|each|now|thus|\w+ly))*$",
+        re.IGNORECASE,
+    ),
+    "de": re.compile(
+        r"\b(?:ist|sind|war|waren|wird|werden|wurden?|bleibt|bleiben|liegt|liegen|lässt|lassen|findet|finden|"
+        r"zeigt|zeigen|"
+        r"stellt|stellen|kommt|kommen|ergibt|ergeben|sieht|kann|können|konnte|konnten)(?: (?:sich|man|auch|hier))*$",
+        re.IGNORECASE,
+    ),
+    "fr": re.compile(r"\b(?:est|sont|était|étaient|reste|restent|semble|semblent|paraît|paraissent|ne|n['’])$", re.I),
+    "es": re.compile(r"\b(?:es|son|está|están|era|eran|queda|quedan|parece|parecen|se)$", re.IGNORECASE),
+}
+# A thought between a subject and its verb: "hobnailing, although sought, was not encountered".
+_PARENTHESIS = re.compile(
+    r",\s+(?:although|though|albeit|even (?:if|though)|if|when|while|wherever|whenever|obwohl|wenngleich|bien que|"
+    r"quoique|"
+    r"aunque)\s+(?:[^\W\d_]+\s+){0,4}[^\W\d_]+,\s+(?=(?:is|are|was|were|has|have|had|could|can|cannot|do|does|did|"
+    r"fails?|failed|"
+    r"ist|sind|war|waren|wurden?|konnten?|lässt|lassen|fehl\w+|est|sont|n['’]|ne|es|son|no|se)\b)",
     re.IGNORECASE,
 )
 _FIRST_EXCEPT = re.compile(
@@ -119,8 +138,11 @@ def _pieces(text: str, rules: LanguageRules, language: str) -> list[Clause]:
         cuts = sorted({*cuts, *(match.span() for match in _NEXT_LABEL.finditer(masked))})
     dashes = _dashes(text)
     cuts = sorted({*cuts, *dashes})
+    parentheses = [match.span() for match in _PARENTHESIS.finditer(text)]
     for begin, end in cuts:
-        if begin < start or (language == "en" and _OPEN_VERB.search(text[start:begin])):
+        if begin < start or (language in _OPEN_VERB and _OPEN_VERB[language].search(text[start:begin])):
+            continue
+        if any(first <= begin and end <= last for first, last in parentheses):
             continue
         parts.append(text[start:begin])
         start = end

@@ -215,6 +215,8 @@ def _word_ends(word: str, before: str, right: str, opens_low: bool) -> bool:
     """Whether ``word`` + "." ends a sentence, given the sentence so far and what follows."""
     low, first = word.lower(), re.split(r"[\s,;:]", right, maxsplit=1)[0].strip("\"'“‘(.").lower()
     opener = first in _OPENERS and not opens_low
+    if low in ("neg", "pos") and first == "for":
+        return False
     if low in _OPEN_ABBREVIATIONS:
         return low in _OPEN_BEFORE_DIGIT and not re.match(r"[#(]?(?:[A-Z]{1,4}-?)?\d", right)
     if low.split("-")[-1] in _UNITS and before.rstrip()[-1:].isdigit():

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from pathflip.errors import CaptionError
+from pathflip.text.caution import with_caution
 from pathflip.text.checkboxes import CheckedLine, Option, checked_lines
 from pathflip.text.choices import is_bare_answer, offers_both, without_offer
 from pathflip.text.clauses import clauses_of, is_request
@@ -28,7 +29,7 @@ _OPENING = re.compile(
     re.IGNORECASE,
 )
 _BULLET = re.compile(
-    r"^\s*(?:[•●▪■◦·*–—-]+\s+|[•●▪■◦‣⁃]+|[-–—*](?=[^\W_])|[(\[]?(?:\d{1,2}|[A-Za-z]|[ivxIVX]{1,4})[.)\]]\s+)(?=\S)"
+    r"^\s*(?:[•●▪■◦·*–—-]+\s+|[•●▪■◦‣⁃]+|[-–—*](?=[^\W_])|[(\[]?(?:\d{1,2}|[A-Za-z]|[ivxIVX]{1,4})[.)\]]\s+(?!pylori|heilmann|coli\b|difficile))(?=\S)"
 )
 _LEADERS = re.compile(r"\s*(?:\.{3,}|…+|(?<=\s)(?:\.\s){3,}\.?|_{3,})\s*(?=\S)")
 _RESECTION_STATUS = re.compile(r"\bresidual (?:tumou?r|disease|carcinoma)\W+R[012X]\b", re.IGNORECASE)
@@ -171,7 +172,7 @@ def _by_polarity(clauses: list[Clause], language: str) -> list[list[Clause]]:
 
 
 def _polarity(clause: Clause, language: str) -> Polarity:
-    return "undecided" if clause.unclear else polarity_of(clause.text, language)
+    return "undecided" if clause.unclear else with_caution(clause.text, polarity_of(clause.text, language), language)
 
 
 def _joined(

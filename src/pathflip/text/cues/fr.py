@@ -96,7 +96,7 @@ CUES = Cues(
         r"\s*;\s*",
         r",?\s+\b(?:mais|cependant|toutefois|alors que|tandis que|néanmoins|en revanche|hormis|sauf|excepté|en dehors)\b,?\s+",
         r",\s+(?=(?:pas|sans|absence|aucun\w*|avec|ni|non|il|on|la|le|les|présence)\b)",
-        r"(?<!\bnon)(?<!\bou),?\s+(?=sans\b|avec (?:une )?absence\b|ne \w+ pas\b|en l['’]absence\b)",
+        r"(?<!\bnon)(?<!\bou),?\s+(?=sans\b|avec (?:une )?absence\b|ne \w+ant pas\b|en l['’]absence\b)",
         r",?\s+et\s+(?=(?:sans|absence|pas|aucun\w*|présence)\b)",
         r"\s+(?=(?:dépourvue?s?|exempte?s?) d)",
         r",?\s+(?=qui (?:ne|n['’]))",
