@@ -384,6 +384,8 @@ class Answer:
         options, probabilities: of a multiple-choice question: the options, and a softmax over their likelihoods.
         abstained: it says that the slide cannot tell.
         confidence: of the answer given, where known.
+        note: what must be known of this answer: that language model and slide disagree, why it is undecided, that no
+            threshold for yes and no is stored; "" where there is nothing.
     """
 
     text: str
@@ -393,6 +395,7 @@ class Answer:
     generated: str = ""
     abstained: bool = False
     confidence: float | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,19 +2,21 @@
 
 An answer that a slide cannot give is not invented: how likely the assistant finds "cannot be determined from this
 slide" is weighed first, by a calibration fitted on questions of both kinds (``calibration.json`` beside the weights).
+Yes and no are given where the same calibration says that they can be told apart (:mod:`pathflip.assistant.yes_or_no`).
 """
 
 import math
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from pathflip.assistant.calibration import AnswerCalibration
 from pathflip.assistant.evidence import option_evidence, text_evidence
 from pathflip.assistant.generation import Prompt, Slide, build_prompt, generate, log_likelihood, option_probabilities
 from pathflip.assistant.saved_assistant import LoadedAssistant
 from pathflip.assistant.visual_tokens import PreparedSlide, prepare_slide
+from pathflip.assistant.yes_or_no import Verdict, places_of_yes_and_no, verdicts, with_verdict
 from pathflip.data.instruct import CAPTION_PROMPTS
 from pathflip.errors import CaptionError, ConfigError
 from pathflip.text.chat import Turn
@@ -23,9 +25,15 @@ from pathflip.text.refusals import CANNOT_TELL, cannot_tell
 from pathflip.text.sentences import split_sentences
 from pathflip.types import Answer, Evidence, SlideFeatures
 
-__all__ = ["Conversation", "Writing", "answer", "ask", "caption", "refusal_logit"]
+__all__ = ["UNDECIDED", "Conversation", "Writing", "answer", "ask", "caption", "refusal_logit"]
 
 MOST_QUESTION_WORDS = 400
+UNDECIDED = "undecided"
+"""The answer to a yes-or-no question where neither can be said."""
+NOT_FITTED = (
+    "no threshold for yes and no is stored with this assistant: what it writes was not held against slides whose "
+    "answer is known (pathflip calibrate --assistant …)"
+)
 
 
 @dataclass(frozen=True)
@@ -66,9 +74,10 @@ def ask(
         stream: called with every stretch of an open answer as it is written (not where it is withheld).
 
     Returns:
-        The answer. ``abstained`` says that the slide cannot tell, or that a yes-or-no question holds no word of the
-        training texts (then without a confidence); ``confidence`` is the probability of the answer
-        given: of the option chosen, of not being told, or the geometric mean over what was written.
+        The answer. ``abstained`` says that the slide cannot tell, that a yes-or-no question holds no word of the
+        training texts, or that neither yes nor no can be said (:data:`UNDECIDED`, and ``note`` says why; both without a
+        confidence); ``confidence`` is the probability of the answer given: of the option chosen, of a calibrated yes or
+        no, of not being told, or the geometric mean over what was written.
 
     Raises:
         CaptionError: an empty or overlong question. ConfigError, ContractError, FeatureError: the slides do not fit.
@@ -81,10 +90,19 @@ def ask(
     if not options and asks_whether(question) and unknown(question_content(question)):
         # "Is there a fracture?": without a word of the training texts, a yes or no would be about something else.
         return Answer(CANNOT_TELL, abstained=True)
-    refusal = refusal_logit(
-        assistant, build_prompt(assistant, question, slides, history=history) if options else prompt
+    openly = build_prompt(assistant, question, slides, history=history) if options else prompt
+    yes_or_no = asks_whether(question) if not options else places_of_yes_and_no(question, options) is not None
+    verdict = verdicts(assistant, [openly])[0] if yes_or_no else None
+    refusal = refusal_logit(assistant, openly)
+    reply = answer(
+        assistant, prompt, slides, refusal, verdict, most_evidence=most_evidence, writing=writing, stream=stream
     )
-    return answer(assistant, prompt, slides, refusal, most_evidence=most_evidence, writing=writing, stream=stream)
+    unfitted = yes_or_no and assistant.calibration.yes_or_no is None and not reply.abstained
+    return replace(reply, note=NOT_FITTED) if unfitted and _says_yes_or_no(reply) else reply
+
+
+def _says_yes_or_no(reply: Answer) -> bool:
+    return re.match(r"\W*(yes|no)\b", reply.text, re.IGNORECASE) is not None
 
 
 def answer(
@@ -92,24 +110,31 @@ def answer(
     prompt: Prompt,
     slides: Sequence[PreparedSlide],
     refusal: float,
+    verdict: Verdict | None = None,
     *,
     most_evidence: int = 5,
     writing: Writing = GREEDY,
     stream: Callable[[str], None] | None = None,
 ) -> Answer:
-    """:func:`ask` for a prompt made before, with its :func:`refusal_logit`."""
+    """:func:`ask` for a prompt made before, with its :func:`refusal_logit` and, of a yes-or-no question, verdict."""
     calibration = assistant.calibration
     p_refusal = calibration.refusal(refusal)
     if prompt.options:
-        return _choice(assistant, prompt, slides, p_refusal, calibration, most_evidence)
+        return _choice(assistant, prompt, slides, p_refusal, verdict, most_evidence)
     if p_refusal >= calibration.refuse_above:
         return Answer(CANNOT_TELL, abstained=True, confidence=p_refusal)
-    text = _written(assistant, prompt, writing, stream)
+    if verdict is not None and verdict.side == "undecided":
+        places = text_evidence(assistant.aligned, slides, question_content(prompt.question), most_evidence)
+        return Answer(UNDECIDED, places, abstained=True, note=verdict.note)
+    text = _written(assistant, prompt, writing, stream, begin="" if verdict is None else verdict.side.capitalize())
     if not text or cannot_tell(text):
         return Answer(text or CANNOT_TELL, generated=text, abstained=True, confidence=p_refusal)
-    confidence = math.exp(float(log_likelihood(assistant, prompt, [text], per_token=True)[0]))
+    if verdict is not None:
+        confidence = verdict.probability if verdict.side == "yes" else 1 - verdict.probability
+    else:
+        confidence = math.exp(float(log_likelihood(assistant, prompt, [text], per_token=True)[0]))
     evidence = text_evidence(assistant.aligned, slides, _as_one_text(prompt.question, text), most_evidence)
-    return Answer(text, evidence, generated=text, confidence=confidence)
+    return Answer(text, evidence, generated=text, confidence=confidence, note=verdict.note if verdict else "")
 
 
 def _choice(
@@ -117,23 +142,29 @@ def _choice(
     prompt: Prompt,
     slides: Sequence[PreparedSlide],
     p_refusal: float,
-    calibration: AnswerCalibration,
+    verdict: Verdict | None,
     most_evidence: int,
 ) -> Answer:
-    """A multiple-choice answer. Where an option itself says that the slide cannot tell, the options alone decide."""
+    """A multiple-choice answer. Where an option itself says that the slide cannot tell, the options alone decide; where
+    they are yes and no, what decides the question asked openly."""
+    calibration = assistant.calibration
     probabilities = calibration.scaled(option_probabilities(assistant, [prompt])[0])
+    if verdict is not None:
+        probabilities = with_verdict(prompt.question, prompt.options, probabilities, verdict)
     best = int(probabilities.argmax())
     offered = any(cannot_tell(option) for option in prompt.options)
     abstained = cannot_tell(prompt.options[best]) if offered else p_refusal >= calibration.refuse_above
     withheld = abstained and not offered
+    undecided = not abstained and verdict is not None and verdict.side == "undecided"
     return Answer(
-        text=CANNOT_TELL if withheld else prompt.options[best],
+        text=CANNOT_TELL if withheld else UNDECIDED if undecided else prompt.options[best],
         evidence=() if abstained else option_evidence(prompt, slides, best + 1, most_evidence),
         options=prompt.options,
         probabilities=tuple(float(p) for p in probabilities),
         generated=_written(assistant, prompt, Writing(max_new_tokens=8), None),
-        abstained=abstained,
-        confidence=p_refusal if withheld else float(probabilities[best]),
+        abstained=abstained or undecided,
+        confidence=p_refusal if withheld else None if undecided else float(probabilities[best]),
+        note=verdict.note if verdict is not None and not abstained else "",
     )
 
 
@@ -202,9 +233,15 @@ def prepared_slides(assistant: LoadedAssistant, slides: Slide | Sequence[Slide])
     return tuple(prepare_slide(assistant.aligned, one) if isinstance(one, SlideFeatures) else one for one in many)
 
 
-def _written(assistant: LoadedAssistant, prompt: Prompt, writing: Writing, stream: Callable[[str], None] | None) -> str:
+def _written(
+    assistant: LoadedAssistant,
+    prompt: Prompt,
+    writing: Writing,
+    stream: Callable[[str], None] | None,
+    begin: str = "",
+) -> str:
     try:
-        return generate(assistant, prompt, stream=stream, **asdict(writing))
+        return generate(assistant, prompt, stream=stream, begin=begin, **asdict(writing))
     except torch.OutOfMemoryError:
         raise ConfigError(
             f"out of memory while writing: {prompt.num_visual} visual tokens and up to {writing.max_new_tokens} new "

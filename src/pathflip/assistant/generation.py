@@ -26,6 +26,7 @@ __all__ = [
     "generate_many",
     "log_likelihood",
     "option_probabilities",
+    "prompt_row",
     "slide_tokens",
 ]
 
@@ -163,7 +164,7 @@ def log_likelihood(
     rows = []
     for answer in answers:
         answer_piece = ChatPiece(assistant.template.answer_ids(answer, ended=ended), learned=True)
-        rows.append(_row(prompt, [*prompt.pieces, answer_piece]))
+        rows.append(prompt_row(prompt, [*prompt.pieces, answer_piece]))
     batch = rows_to_batch(rows, assistant.model.config.embed_dim).to(assistant.device)
     mean = -assistant.model(batch).float().cpu()
     return mean if per_token else mean * (batch.labels != IGNORED).sum(1).cpu()
@@ -184,7 +185,7 @@ def option_probabilities(assistant: LoadedAssistant, prompts: Sequence[Prompt]) 
     out: list[np.ndarray] = []
     for start in range(0, len(prompts), PROMPTS_AT_ONCE):
         some = prompts[start : start + PROMPTS_AT_ONCE]
-        rows = [_row(one, [*one.pieces, ChatPiece(letters[0][:-1])]) for one in some]
+        rows = [prompt_row(one, [*one.pieces, ChatPiece(letters[0][:-1])]) for one in some]
         batch = rows_to_batch(rows, assistant.model.config.embed_dim).to(assistant.device)
         logits = assistant.model.next_logits(batch)[:, [ids[-1] for ids in letters]].float().cpu()
         out += [row[: len(one.options)].softmax(0).numpy() for row, one in zip(logits, some, strict=True)]
@@ -206,6 +207,7 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
+    begin: str = "",
     stream: Callable[[str], None] | None = None,
 ) -> str:
     """The answer the language model writes: greedy, or drawn with a seed.
@@ -217,9 +219,14 @@ def generate(
         temperature: 0 always takes the likeliest token.
         top_p: draw from the likeliest tokens that make up this probability.
         seed: of the draws.
+        begin: the first words of the answer, decided already; it goes on from them.
         stream: called with every new stretch of text as it comes.
     """
-    batch: InstructBatch = rows_to_batch([_row(prompt, prompt.pieces)], assistant.model.config.embed_dim)
+    opening = assistant.template.answer_ids(begin, ended=False) if begin else ()
+    pieces = [*prompt.pieces, ChatPiece(opening)] if begin else prompt.pieces
+    batch: InstructBatch = rows_to_batch([prompt_row(prompt, pieces)], assistant.model.config.embed_dim)
+    if begin and stream is not None:
+        stream(begin)
     batch = batch.to(assistant.device)
     embeds = assistant.model.embed(batch)
     options: dict[str, Any] = {"do_sample": False}
@@ -238,7 +245,12 @@ def generate(
             streamer=_text_streamer(tokenizer, stream) if stream is not None else None,
             **options,
         )
-    return str(tokenizer.decode(ids[0], skip_special_tokens=True)).strip()
+    if not begin:
+        return str(tokenizer.decode(ids[0], skip_special_tokens=True)).strip()
+    whole, opened = (
+        str(tokenizer.decode(some, skip_special_tokens=True)) for some in ([*opening, *ids[0].tolist()], opening)
+    )
+    return (begin + whole.removeprefix(opened)).strip()
 
 
 @torch.no_grad()
@@ -247,7 +259,7 @@ def generate_many(assistant: LoadedAssistant, prompts: Sequence[Prompt], max_new
     are short."""
     written: list[str] = []
     for start in range(0, len(prompts), PROMPTS_AT_ONCE):
-        rows = [_row(one, one.pieces) for one in prompts[start : start + PROMPTS_AT_ONCE]]
+        rows = [prompt_row(one, one.pieces) for one in prompts[start : start + PROMPTS_AT_ONCE]]
         batch: InstructBatch = rows_to_batch(rows, assistant.model.config.embed_dim).to(assistant.device)
         # What is written follows the last token of each row, so padding goes to the front.
         lengths = (batch.conversation >= 0).sum(1).tolist()
@@ -269,7 +281,8 @@ def generate_many(assistant: LoadedAssistant, prompts: Sequence[Prompt], max_new
     return written
 
 
-def _row(prompt: Prompt, pieces: Sequence[ChatPiece]) -> Row:
+def prompt_row(prompt: Prompt, pieces: Sequence[ChatPiece]) -> Row:
+    """A prompt, or a prompt with the beginning of an answer, as tokens."""
     return splice_row(pieces, prompt.slides, prompt.question, prompt.slide_ids[0])
 
 

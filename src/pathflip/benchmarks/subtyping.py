@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pathflip.assistant import build_prompt, load_assistant, option_probabilities, prepare_slide
+from pathflip.assistant import build_prompt, load_assistant, option_probabilities, prepare_slide, verdicts
 from pathflip.benchmarks.measured import paired_scores
 from pathflip.benchmarks.prompts import CLASS_NAMES, WAYS
 from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Published, Score, Skipped
@@ -27,6 +27,7 @@ from pathflip.inference import zero_shot
 __all__ = ["PROTOCOLS"]
 
 DIALOGUE = "yes/no dialogue"
+SIDES = ("Yes", "No")
 _ALIASES = {"LSCC": "LUSC", "TUMOUR": "TUMOR", "METASTASIS": "TUMOR", "NEGATIVE": "NORMAL", "CCRCC": "KIRC"}
 """Other names of classes: CPTAC calls squamous cell carcinoma of the lung LSCC."""
 
@@ -134,11 +135,10 @@ def _by_dialogue(
                 raise FeatureError(f"{task.name}: {error}; or give --allow-missing") from None
             skipped.append(Skipped(slide, "its feature file cannot be read"))
             continue
-        prompts = [
-            build_prompt(assistant, f"Does this slide show {words[0]}?", views, ("Yes", "No"))
-            for words in task.classes.values()
-        ]
-        yes = np.array([float(chances[0]) for chances in option_probabilities(assistant, prompts)])
+        questions = [f"Does this slide show {words[0]}?" for words in task.classes.values()]
+        chances = option_probabilities(assistant, [build_prompt(assistant, q, views, SIDES) for q in questions])
+        decided = verdicts(assistant, [build_prompt(assistant, q, views) for q in questions])
+        yes = np.array([c[0] if v is None else v.probability for c, v in zip(chances, decided, strict=True)], float)
         names.append(slide)
         rows.append(yes / max(yes.sum(), 1e-12))
     if not rows:

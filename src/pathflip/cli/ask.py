@@ -199,6 +199,7 @@ def _stream(text: str) -> None:
 def _rest(answer: Any) -> str:
     """What follows the streamed words of an answer: a withheld answer, and the places."""
     text = answer.text if answer.abstained and answer.text != answer.generated else ""
+    text += f"\n  note: {answer.note}" if answer.note else ""
     places = ", ".join(f"({e.box.x}, {e.box.y})" for e in answer.evidence)
     return text + (f"\n  evidence at {places}" if places else "")
 
@@ -281,7 +282,7 @@ def _row(slide_id: str, answer: Any, aligned: Any, question: str | None = None) 
     if answer.options:
         row["options"] = list(answer.options)
         row["probabilities"] = [round(p, 4) for p in answer.probabilities]
-    return {**row, "evidence": evidence_rows(answer), "caution": aligned.note}
+    return {**row, "note": answer.note, "evidence": evidence_rows(answer), "caution": aligned.note}
 
 
 def _write(
@@ -317,4 +318,5 @@ def _answer_line(row: Mapping[str, Any]) -> str:
         f"{e['text'][:60]}"
         for e in row.get("evidence", ())
     )
-    return f"{row['slide_id']}: {question}{row['answer']}{sure}{places}"
+    note = f"\n    note: {row['note']}" if row.get("note") else ""
+    return f"{row['slide_id']}: {question}{row['answer']}{sure}{note}{places}"

@@ -38,10 +38,14 @@ CAPTION_SUFFIXES = {".csv", ".tsv", ".json", ".jsonl", ".ndjson"}
 
 @app.command()
 def calibrate(
-    model: Model,
     features: Features,
-    captions: Annotated[Path, typer.Option(help="JSON lines or CSV: slide, patient, text.")],
     splits: Annotated[Path, typer.Option(help="CSV: slide, split (train / val / test), as in training.")],
+    model: Annotated[Path | None, typer.Option(help="Alignment model, for verify; with --captions.")] = None,
+    captions: Annotated[Path | None, typer.Option(help="JSON lines or CSV: slide, patient, text.")] = None,
+    assistant: Annotated[Path | None, typer.Option(help="Assistant, for ask and chat; with --questions.")] = None,
+    questions: Annotated[
+        list[Path] | None, typer.Option(help="Questions with their answers: multiple choice, and yes or no.")
+    ] = None,
     split: Annotated[str, typer.Option(help="Slides to fit on: none that the model was trained on.")] = "val",
     seed: Annotated[int, typer.Option(help="Of the made examples.")] = 0,
     safe: Annotated[
@@ -54,11 +58,23 @@ def calibrate(
     device: Device = None,
     json: Json = False,
 ) -> None:
-    """Fit the probabilities of `pathflip verify` on slides and reports the model has not seen."""
+    """Fit the probabilities of `pathflip verify`, or of an assistant's answers, on slides it has not seen."""
+    from pathflip.io.tables import TableOptions
+
+    if split == "train":
+        raise ConfigError("--split: got 'train', expected val or test: on training slides a model is too sure")
+    if assistant is not None and model is None and captions is None and questions:
+        table = TableOptions(slide_column, text_column, encoding=encoding)
+        row = _calibrate_assistant(assistant, features, questions, splits, split, table, device)
+        print_rows([row], json, _answers_line)
+        return
+    if assistant is not None or questions or model is None or captions is None:
+        raise ConfigError(
+            "calibrate: give --model and --captions (for verify), or --assistant and --questions (for ask and chat)"
+        )
     from pathflip.data.case_items import by_part, pair_reports
     from pathflip.evaluate.verifier_calibration import calibrate as fit
     from pathflip.inference import encode_files, load
-    from pathflip.io.tables import TableOptions
     from pathflip.train.align_run import read_split
     from pathflip.verify import write_verifier_calibration
 
@@ -79,6 +95,43 @@ def calibrate(
     calibration = fit(loaded, held, captions_of[0], captions_of[1], seen, split=split, seed=seed, safe=safe)
     path = write_verifier_calibration(loaded.checkpoint.path or model, calibration)
     print_rows([_calibration_row(calibration, path)], json, _calibration_line)
+
+
+def _calibrate_assistant(
+    assistant: Path,
+    features: list[Path],
+    questions: list[Path],
+    splits: Path,
+    split: str,
+    options: "TableOptions",
+    device: str | None,
+) -> dict[str, Any]:
+    """Fit what the questions allow, write it beside the assistant, and return the row to print."""
+    from pathflip.assistant import load_assistant
+    from pathflip.evaluate.yes_or_no_calibration import calibrate_on_files
+
+    loaded = load_assistant(assistant, device)
+    files = paths_by_id(files_in(features, {".h5"}))
+    fitted, lacking = calibrate_on_files(loaded, questions, files, splits, split, options)
+    for line in lacking:
+        say(f"not fitted: {line}")
+    assert loaded.path is not None
+    row: dict[str, Any] = {"file": str(fitted.write(loaded.path)), "not_fitted": lacking, **fitted.measured}
+    if fitted.yes_or_no is not None:
+        row["yes_or_no"] = fitted.yes_or_no.measured
+    return row
+
+
+def _answers_line(row: Mapping[str, Any]) -> str:
+    shown = row.get("yes_or_no")
+    if shown is None:
+        return f"{row['file']}: fitted on {row['questions']:.0f} questions"
+    return (
+        f"{row['file']}: yes or no fitted on {shown['questions']:.0f} questions of {shown['patients']:.0f} patients; "
+        f"where yes is right it says yes to {shown['yes_said_of_yes']:.0%} and no to {shown['no_said_of_yes']:.0%}, "
+        f"where no is right no to {shown['no_said_of_no']:.0%} and yes to {shown['yes_said_of_no']:.0%}; "
+        "undecided about the rest"
+    )
 
 
 def _calibration_row(calibration: Any, path: Path) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from pathflip.assistant import load_assistant
+from pathflip.assistant import LoadedAssistant, YesOrNoCalibration, load_assistant
 from pathflip.data.instruct_examples import InstructExample, read_examples
 from pathflip.demo.jobs import Done, Job, run_jobs
+from pathflip.errors import CaptionError
 from pathflip.evaluate.answering import answer_questions, calibrate_assistant
 from pathflip.evaluate.predictions import VQAPrediction
 from pathflip.evaluate.simulated.answered_questions import (
@@ -26,7 +27,8 @@ from pathflip.evaluate.simulated.explained_answers import Faithfulness, explain_
 from pathflip.evaluate.simulated.measures import Cohort, CohortScores, read_cohort, score_model
 from pathflip.evaluate.simulated.upper_bound import supervised_upper_bound
 from pathflip.evaluate.simulated.verified_reports import CohortVerification, verify_cohort
-from pathflip.evaluate.simulated.yes_or_no import OpenAnswer, ask_yes_or_no
+from pathflip.evaluate.simulated.yes_or_no import OpenAnswer, ask_yes_or_no, questions_on_every_finding
+from pathflip.evaluate.yes_or_no_calibration import calibrate_yes_or_no
 from pathflip.features.devices import device_named, take_device
 from pathflip.inference import load
 from pathflip.recipes.align import AlignRecipe, align_base, align_published_repaired, clip_mean
@@ -250,7 +252,18 @@ def train_assistant(demo: Demo, text_only: bool) -> None:
         questions, _ = cohort_questions(demo.cohort, "val")
         loaded = load_assistant(run, demo.device)
         assert loaded.path is not None
-        calibrate_assistant(loaded, questions, demo.files(), "the validation patients' questions").write(loaded.path)
+        fitted = calibrate_assistant(loaded, questions, demo.files(), "the validation patients' questions")
+        fitted.model_copy(update={"yes_or_no": _yes_or_no(demo, loaded)}).write(loaded.path)
+
+
+def _yes_or_no(demo: Demo, assistant: LoadedAssistant) -> YesOrNoCalibration | None:
+    """Its thresholds for yes and no, where there are validation patients enough."""
+    questions = questions_on_every_finding(demo.cohort, "val")
+    try:
+        return calibrate_yes_or_no(assistant, questions, demo.files(), "validation patients, asked for every finding")
+    except CaptionError as error:  # the quick world
+        warnings.warn(f"no threshold for yes and no: {error}", stacklevel=2)
+        return None
 
 
 def score_one(demo: Demo, name: str, run: str) -> CohortScores:

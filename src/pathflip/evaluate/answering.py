@@ -1,4 +1,4 @@
-"""An assistant against multiple-choice questions with known answers: its answers to all, and its calibration."""
+"""An assistant against questions with known answers: its answers to all, and its calibration."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -15,8 +15,11 @@ from pathflip.assistant import (
     build_prompt,
     generate_many,
     option_probabilities,
+    places_of_yes_and_no,
     prepare_slide,
     refusal_logit,
+    verdicts,
+    with_verdict,
 )
 from pathflip.data.question_files import VQAQuestion
 from pathflip.errors import CaptionError
@@ -48,7 +51,7 @@ def answer_questions(
     predictions: dict[str, VQAPrediction] = {}
     for view, own in views_with_questions(assistant, questions, files):
         prompts = [build_prompt(assistant, one.question, view, one.options) for one in own]
-        chances = option_probabilities(assistant, prompts)
+        chances = _as_decided(assistant, view, own, option_probabilities(assistant, prompts))
         answers = generate_many(assistant, prompts, max_new_tokens=6)
         for one, written, row in zip(own, answers, chances, strict=True):
             predictions[one.question_id] = VQAPrediction(
@@ -56,6 +59,19 @@ def answer_questions(
             )
         progress(len(predictions), len(questions), own[0].slide_id)
     return [predictions[one.question_id] for one in questions]
+
+
+def _as_decided(
+    assistant: LoadedAssistant, view: PreparedSlide, questions: Sequence[VQAQuestion], chances: list[np.ndarray]
+) -> list[np.ndarray]:
+    """Options that say yes and no, weighed as the calibration weighs the question asked openly. A benchmark wants one
+    of them, so the likelier one counts where neither would be said."""
+    chosen = [i for i, one in enumerate(questions) if places_of_yes_and_no(one.question, one.options) is not None]
+    openly = [build_prompt(assistant, questions[i].question, view) for i in chosen]
+    for i, verdict in zip(chosen, verdicts(assistant, openly), strict=True):
+        if verdict is not None:
+            chances[i] = with_verdict(questions[i].question, questions[i].options, chances[i], verdict)
+    return chances
 
 
 def calibrate_assistant(

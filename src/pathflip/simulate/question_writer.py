@@ -25,7 +25,7 @@ from pathflip.simulate.world import (
 )
 from pathflip.text.refusals import CANNOT_TELL
 
-__all__ = ["OpenQuestion", "PaintedQuestion", "write_presence_questions", "write_questions"]
+__all__ = ["OpenQuestion", "PaintedQuestion", "ask_presence", "write_presence_questions", "write_questions"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,14 @@ _PRESENCE_ASKED = (
     "Does the slide show {name}?",
     "Can {name} be seen on this slide?",
 )
+
+
+def ask_presence(concept: str, number: int) -> str:
+    """The ``number``-th way to ask whether a finding is there; ways and names take turns."""
+    wording = NAMES[concept].wording.seen
+    words = agreement(concept, wording[number // len(_PRESENCE_ASKED) % len(wording)])
+    words["Is"] = words["is"].capitalize()
+    return _PRESENCE_ASKED[number % len(_PRESENCE_ASKED)].format(**words)
 
 
 def write_presence_questions(

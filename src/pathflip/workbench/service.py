@@ -351,7 +351,7 @@ class ModelService:
         keys = {view.slide_id: file.key for view, file in zip(views, files, strict=True)}
         return {
             "text": answer.text,
-            "sentences": split_sentences(answer.text),
+            "sentences": [*split_sentences(answer.text), *([f"({answer.note})"] if answer.note else [])],
             "abstained": answer.abstained,
             "confidence": None if answer.confidence is None else round(answer.confidence, 3),
             "evidence": [
