@@ -45,8 +45,8 @@ class YesOrNoCalibration(BaseModel):
     """When a yes-or-no question ("Is there necrosis?") is answered with yes or no, fitted on patients not trained on.
 
     Two logistic regressions, one on the other: what the alignment model sees, and with it what the language model would
-    say. Beyond ``yes_from`` at most a tenth of the questions whose answer is no were found, below ``no_below`` at most
-    a tenth of those whose answer is yes; what lies between is undecided.
+    say. From ``yes_from`` on lay at most a twentieth of the questions whose answer is no, below ``no_below`` at most a
+    twentieth of those whose answer is yes; what lies between is undecided.
 
     Attributes:
         presence, gate, margin, evidence_intercept: log-odds of a yes by the alignment model alone.

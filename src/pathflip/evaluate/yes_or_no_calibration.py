@@ -41,7 +41,7 @@ __all__ = [
     "thresholds",
 ]
 
-SIDED_WRONGLY = 0.1
+SIDED_WRONGLY = 0.05
 """Of the questions with one answer, at most this fraction may be given the other."""
 FEWEST = 10
 """Questions of each answer, and patients, without which nothing is fitted."""

@@ -36,6 +36,7 @@ def answers_view(study: AssistantStudy) -> dict[str, Any]:
         "abstentions": [_fraction_view(row) for row in study.rows if row["measure"].startswith("abst")],
         "faithfulness": [_estimate_view(name, entry) for name, entry in study.faithfulness.items()],
         "yes_or_no": [{**_estimate_view(n, entry), "note": entry.note} for n, entry in study.yes_or_no.items()],
+        "yes_or_no_fitted": fitted.fitted_on if (fitted := study.calibration.yes_or_no) is not None else "",
         "calibration": study.calibration,
         "measured": {name: _number(value) for name, value in study.calibration.measured.items()},
     }

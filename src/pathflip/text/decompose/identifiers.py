@@ -10,6 +10,7 @@ warns; it does not de-identify: a name without a title or a label passes.
 import re
 import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 
 __all__ = ["Identifier", "find_identifiers", "redact"]
 
@@ -124,6 +125,11 @@ class Identifier:
 
 def find_identifiers(text: str) -> list[Identifier]:
     """Identifiers in reading order; where two overlap, the longer one."""
+    return list(_identifiers(text))
+
+
+@lru_cache(maxsize=16384)  # each training of a process looks at the same texts, three times
+def _identifiers(text: str) -> tuple[Identifier, ...]:
     seen, places = _as_read(text)
     matches = [
         (kind, match)
@@ -139,7 +145,7 @@ def find_identifiers(text: str) -> list[Identifier]:
         taken[match.start() : match.end()] = b"\1" * (match.end() - match.start())
         start, end = places[match.start()], places[match.end() - 1] + 1
         identifiers.append(Identifier(kind, text[start:end], start, end))
-    return sorted(identifiers, key=lambda i: i.start)
+    return tuple(sorted(identifiers, key=lambda i: i.start))
 
 
 def redact(text: str) -> str:
