@@ -6,15 +6,16 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
-from jaxtyping import install_import_hook
 
-from shape_check import unchecked
+from shape_check import first_calls_jaxtyped, next_test, unchecked
 
 # before anything imports pathflip; every worker of pytest-xdist reads this file. What a test starts in a process of its
 # own runs without.
-install_import_hook("pathflip", "shape_check.typechecked")
+jaxtyping.install_import_hook("pathflip", "shape_check.typechecked")
+jaxtyping.jaxtyped = first_calls_jaxtyped  # what the hook decorates with
 
 LONGEST_FIRST = (
     "test_demo", "test_documented_commands", "test_workbench_page", "test_cluster", "test_robustness", "test_instruct",
@@ -28,6 +29,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files of :data:`LONGEST_FIRST` come first, the others as they stand."""
     place = {name: number for number, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Every test has the first calls of each function checked."""
+    next_test()
 
 
 @pytest.fixture(scope="session")

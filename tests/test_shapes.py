@@ -14,7 +14,7 @@ from feature_grids import make_features, scattered_cells
 from pathflip import losses
 from pathflip.errors import PathFLIPError
 from pathflip.evaluate import metrics
-from shape_check import unchecked
+from shape_check import CALLS, next_test, unchecked
 
 
 def test_a_wrong_argument_stops_the_call():
@@ -31,6 +31,16 @@ def test_a_wrong_result_stops_the_call(monkeypatch):
     monkeypatch.setattr(losses, "F", SimpleNamespace(normalize=lambda rows, dim: rows[None]))
     with pytest.raises(TypeCheckError, match=r"return value of pathflip\.losses\.cosine"):
         losses.cosine(torch.ones(2, 3), torch.ones(4, 3))
+
+
+def test_every_test_has_the_first_calls_of_a_function_checked():
+    for _ in range(CALLS):
+        with pytest.raises(TypeCheckError):
+            losses.local_rows(2, "4")
+    assert losses.local_rows(2, "4") == slice(0, 2)  # nobody looks any more
+    next_test()
+    with pytest.raises(TypeCheckError):
+        losses.local_rows(2, "4")
 
 
 def test_a_record_holds_what_it_says():
