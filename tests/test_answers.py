@@ -27,11 +27,13 @@ from pathflip.assistant import (
     tiles_of,
 )
 from pathflip.assistant import answers as answers_module
+from pathflip.checkpoint import stored_caution
 from pathflip.cli import app
 from pathflip.errors import CaptionError, CheckpointError, ConfigError
 from pathflip.features import write_features
 from pathflip.geometry import Box
 from pathflip.inference import ground
+from pathflip.text.known_words import UNKNOWN_WORDS
 from pathflip.text.refusals import CANNOT_TELL, cannot_tell
 from pathflip.types import Answer, Evidence
 from tiny_assistant import assemble, tiny_slide
@@ -314,6 +316,14 @@ def test_chat_answers_line_by_line(saved, features):
     )
     assert status == 0
     assert [row["question"] for row in rows] == ["What is seen?", "Where?"]
+
+
+def test_chat_says_the_models_caution_and_words_it_never_saw(saved, features):
+    words = ("chat", "--assistant", saved, "--features", features / "a.h5")
+    done = CliRunner().invoke(app, [str(word) for word in words], input="Is there a zebrafish?\n")
+    assert done.exit_code == 0
+    assert stored_caution(saved / "aligned") in done.stderr
+    assert done.stderr.count(UNKNOWN_WORDS) == 1
 
 
 def test_captions_of_a_folder(saved, features):

@@ -168,7 +168,7 @@ def chat(
     loaded = load_assistant(assistant, device, language_model)
     talk = Conversation.about(loaded, _views(loaded, features if named is None else list(items[named])))
     writing = Writing(temperature=temperature, seed=seed)
-    say(f"{', '.join(slide.slide_id for slide in talk.slides)}. Research software, not a medical device.")
+    say(f"{', '.join(slide.slide_id for slide in talk.slides)}. {loaded.aligned.note}")
     for question in _lines(sys.stdin):
         try:
             answer = talk.say(question, writing=writing, stream=None if json else _stream)
@@ -179,6 +179,8 @@ def chat(
             print_rows([_row(talk.slides[0].slide_id, answer, loaded.aligned, question=question)], json, _answer_line)
         else:
             print(_rest(answer), flush=True)
+            for warning in unknown_words(loaded.aligned, question):
+                say(f"  note: {warning}")
 
 
 def _lines(source: Any) -> Iterator[str]:

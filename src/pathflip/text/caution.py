@@ -23,13 +23,14 @@ _HINTS = {
     r"clear of|negative|to no avail|untrue|refrain\w*|defie[sd]|eludes?|eluded|escapes? detection",
     "de": r"vermiss\w*|fehl(?:t|te|ten|en|end\w*)|ohne|kein\w*|nicht|nie|niemals|weder|ausgeschloss\w*|"
     r"auszuschlie\w*|ausbleib\w*|ausgeblieben|entbehr\w*|ausgespart\w*|verschont\w*|verneint|negativ\w*|mangels?|"
-    r"entfällt|kaum|unwahrscheinlich\w*|gesucht|vergebl\w*|umsonst|statt|anstelle|anstatt|nirgend\w*|widerleg\w*|"
+    r"entfällt|fehlanzeige|kaum|unwahrscheinlich\w*|gesucht|vergebl\w*|umsonst|statt|anstelle|anstatt|nirgend\w*|"
+    r"widerleg\w*|"
     r"abwesen\w*|frei von|\w{4,}frei(?:e[rnms]?)?|ermangel\w*|nil|null|verschwunden|weit entfernt|"
     r"alles andere als|abzugrenzen von|unbeteiligt|ausgenommen",
     "fr": r"(?:fait|font|faisant|faisaient) défaut|manqu\w+|absen\w+|sans|pas|aucun\w*|nul(?:le)?s?|ni|jamais|"
     r"exclue?s?|écartée?s?|éliminée?s?|indemnes?|exempte?s?|dépourvue?s?|libres? d\w*|négati\w+|épargn\w+|"
     r"infirm\w+|recherchée?s?|guère|loin d\w*|au lieu|plutôt que|en vain|vainement|faute de|disparue?s?|"
-    r"introuvables?|à peine|rien|nulle part|inexistante?s?|respectée?s?",
+    r"introuvables?|à peine|rien|nulle part|inexistante?s?|ni(?:e|ée?s?|ent)|respectée?s?",
     "es": r"ausen\w+|faltan?|faltando|sin|no|ning[uú]n\w*|nul[oa]s?|ni|nunca|jamás|tampoco|carec\w+|carent\w+|"
     r"exclu[iy]\w*|descart\w+|exent[oa]s?|libres? de|negativ[oa]s?|respetad[oa]s?|indemnes?|desprovist[oa]s?|"
     r"lejos de|en vez de|en lugar de|apenas|en vano|inexistentes?|nada|buscad[oa]s?|desaparecid[oa]s?|"
@@ -74,11 +75,40 @@ _REVERSE = {name: _words(name, pattern) for name, pattern in _REVERSES.items()}
 _DOUBLE = {name: re.compile(pattern, re.IGNORECASE) for name, pattern in _TWICE.items()}
 
 
+# What goes on from a denial without saying so: "…, as is necrosis", "The same holds for mitoses."
+_GOES_ON = re.compile(
+    r"\W*(?:as (?:is|are|was|were|do|does)\b|nor\b|neither\b|ditto\b|idem\b|dito\b|"
+    r"(?:and )?(?:the )?same (?:holds|is true|applies|goes|"
+    r"can be said)\b|(?:dasselbe|gleiches|das gleiche) gilt\b|(?:il )?en (?:va|est) de même\b|de même (?:pour|"
+    r"que)\b|lo mismo\b|"
+    r"(?:likewise|similarly|ebenso|ebensowenig|asimismo)\W+(?:[\w-]+\W*){1,3}$)|同様",
+    re.IGNORECASE,
+)
+# A denial behind one of these is of the subordinate clause alone, and what stands before it is not denied.
+_SUBORDINATE = {
+    "en": r"(?:which|whose|wherein|where|because|since|although|though|whereas|while|so that|such that)",
+    "de": r"(?:welche[rsmn]?|deren|dessen|wobei|weil|da|obwohl|während|so ?dass|wo)",
+    "fr": r"(?:qui|que|dont|lequel|laquelle|lesquel(?:le)?s|où|parce que|puisque|bien que|quoique|tandis que|"
+    r"alors que)",
+    "es": r"(?:que|cuy[oa]s?|donde|porque|ya que|aunque|mientras que)",
+}
+_BEHIND = {name: re.compile(rf"[,\s]\s*{words}\b", re.IGNORECASE) for name, words in _SUBORDINATE.items()}
+
+
+def _is_subordinate(masked: str, language: str) -> bool:
+    """Whether the only denial of a clause stands in a subordinate one behind something that is stated."""
+    subordinate = _BEHIND[language].search(masked) if language in _BEHIND else None
+    if subordinate is None or len(re.findall(r"[^\W\d_]{3,}", masked[: subordinate.start()])) < 2:
+        return False
+    return rules_of(language).denial.search(masked[: subordinate.start()]) is None
+
+
 def with_caution(clause: str, polarity: Polarity, language: str) -> Polarity:
     """The polarity of a clause as the rules read it, or undecided where a word of it speaks against that."""
     if polarity == "undecided" or language not in _HINT:
         return polarity
     masked = rules_of(language).pseudo.sub(blanked, clause)
     if polarity == "affirmed":
-        return "undecided" if _HINT[language].search(masked) else polarity
-    return "undecided" if _REVERSE[language].search(masked) or _DOUBLE[language].search(masked) else polarity
+        return "undecided" if _HINT[language].search(masked) or _GOES_ON.match(clause) else polarity
+    unclear = _REVERSE[language].search(masked) or _DOUBLE[language].search(masked) or _is_subordinate(masked, language)
+    return "undecided" if unclear else polarity

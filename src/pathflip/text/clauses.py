@@ -86,10 +86,15 @@ def clauses_of(text: str, language: str = "en") -> list[Clause]:
         bare = (language == "en" and _BARE_DENIAL.match(piece.text)) or value_polarity(piece.text, language) == "denied"
         if clauses and degree and len(words) < 4:  # "necrosis is seen, but not extensive" affirms necrosis
             continue
-        if clauses and (bare or (short and polarity == "affirmed" == before)):
+        if clauses and _BARE_NOT.match(piece.text) and before == "affirmed" and "," in clauses[-1].text:
+            told, topic = clauses.pop().text.rsplit(",", 1)  # "invasion ist nachweisbar, Nekrosen hingegen | nicht"
+            clauses += [Clause(told), Clause(f"{topic.strip()} {piece.text.strip()}")]
+        elif clauses and (bare or (short and polarity == "affirmed" == before)):
             clauses[-1] = _with_answer(clauses[-1], piece.text, bool(bare), language)
         elif polarity != "affirmed" or not frame:
             clauses.append(piece)
+    if len(clauses) == 1 and "," in text and _CONCESSION.match(text):  # "While no blasts cluster, islands abound"
+        clauses = [Clause(clauses[0].text, unclear=polarity_of(clauses[0].text, language) == "denied")]
     return clauses or [Clause(text)]
 
 
@@ -110,6 +115,7 @@ def is_request(text: str) -> bool:
 _REQUEST = re.compile(
     r"\W*(?:rule out|r/o|exclude|please|query|ausschluss|z\.? ?a\.|éliminer|descartar)\b", re.IGNORECASE
 )
+_BARE_NOT = re.compile(r"\W*(?:nicht|pas|non|no|not)\W*$", re.IGNORECASE)
 _BARE_DENIAL = re.compile(
     r"(?:(?:is|are|was|were|has been|have been) )?(?:none|not|nothing|absent|lacking|ruled out|excluded)"
     r"(?: (?:is|are|was|were|be|been|being))?(?: (?:identified|seen|present|observed|noted|detected|found|evident|"

@@ -61,7 +61,8 @@ _LACK = re.compile(
 _PLURAL = re.compile(r"\b(?:are|were|have|do|sind|waren|werden|wurden|fehlen|sont|ont|son|están)\b", re.IGNORECASE)
 # "… has been looked for and is ruled out": the denial is of what came before.
 _SAME_SUBJECT = re.compile(
-    r"(?:is|are|was|were|has been|have been|ist|sind|wurde|wurden|est|sont|es|son)\b", re.IGNORECASE
+    r"(?:as (?:is|are|was|were)|is|are|was|were|has been|have been|ist|sind|wurde|wurden|est|sont|es|son)\b",
+    re.IGNORECASE,
 )
 RELATIVE = re.compile(r"(?:which|that|who|whose|where|der|die|das|welche[rs]?|qui|dont|que|cuyo)\b", re.IGNORECASE)
 _SEEN_AT_END = re.compile(

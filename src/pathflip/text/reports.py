@@ -19,6 +19,7 @@ from pathflip.text.cues import LANGUAGES, cues_of
 from pathflip.text.finding_words import is_histology, names_a_finding
 from pathflip.text.headings import HIDDEN_SECTIONS, heading_of
 from pathflip.text.language_detection import MIXED, language_of
+from pathflip.text.lead_ins import columns_as_answers, with_lead_ins
 from pathflip.text.markup import plain_text
 from pathflip.text.polarity import is_answer_line, value_polarity
 from pathflip.text.report_lines import Line, flat_lines, logical_lines
@@ -122,6 +123,7 @@ def read_report(raw: str, file_language: str = "en") -> Report:
         file_language: what it is written in where its own words do not tell (:func:`language_of_file`).
     """
     plain = plain_text(raw)
+    plain = replace(plain, text=columns_as_answers(plain.text))
     lines = logical_lines(plain.text)
     if "\n" not in plain.text.strip():
         lines = flat_lines(plain.text)
@@ -131,7 +133,9 @@ def read_report(raw: str, file_language: str = "en") -> Report:
     blocks = _blocks(plain.text, lines, parts) if len(lines) > 1 or "\n" in plain.text.strip() or parts else ()
     for block in blocks or (_Block(0, len(plain.text), None, None),):
         sub_captions += _block_sub_captions(plain.text, block, parts, language)
-    return Report(plain.text, parts, language, tuple(with_answers(sub_captions)), plain.notes)
+    return Report(
+        plain.text, parts, language, tuple(with_lead_ins(plain.text, with_answers(sub_captions), language)), plain.notes
+    )
 
 
 def _language_of_report(text: str, file_language: str) -> str:

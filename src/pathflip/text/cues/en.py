@@ -180,7 +180,7 @@ _DENIALS: tuple[tuple[str, str], ...] = (
     (r"\bneither\b", ""),
     (r"\bnor\b", "and"),
     (r"\bwithout (?:any |definite )?(?:evidence|signs?|indication) of\b", "with"),
-    (r"\bwithout(?: any)?\b", "with"),
+    (r"\bwithout(?: any)?\b|\bw/o(?:ut)?\b(?: any)?", "with"),
     (r"\b(?:devoid of|free (?:of|from)|clear of)\b", "with"),
     (r"\b(?:negative|neg\.?|-ve) for\b", "positive for"),
     (r"\blacks\b", "shows"),
@@ -241,7 +241,8 @@ _DOUBTS = (
     r"seen|identified|described)\b|\b(?:little|minimal|mild|few|rare|scant) (?:to|or) (?:no|none|absent)\b|\bnone (?:to|or)\b",
     r"\b(?:present|yes|positive|identified)\s*/\s*(?:absent|no|not|negative)\b|\b(?:absent|no|none|negative|not \w+)\s*/\s*"
     r"(?:present|yes|positive)\b",
-    r"\bun(?:certain|clear|likely)\b|\bnot (?:certain|clear|sure)\b",
+    r"\bno more \w+ than\b|\bnot (?:any )?more \w+ than\b",
+    r"\bun(?:certain|clear|likely|proven|confirmed)\b|\bnot (?:certain|clear|sure)\b",
 )
 _HEDGES = (
     r"\bsuspicio\w+|\bsuspect\w*|\bconcerning for\b|\bworrisome\b|\bpossib(?:le|ly|ility)\b|\bprobabl[ey]\b|\blikely\b",
@@ -253,11 +254,11 @@ _BREAKS = (
     r"\s*;\s*",
     r"(?<=\bneg),\s+|(?<=\bneg\.),\s+|(?<=\bpos),\s+|,\s+(?=(?:[\w-]+ ){1,2}(?:neg|pos)\b)",
     r"(?<=\w absent)\s+(?=(?:\w+ ){1,3}present\W*$)|(?<=\w present)\s+(?=(?:\w+ ){1,3}absent\W*$)",
-    r",?\s+(?!however, (?:is|are|was|were|has|have|do|does)\b)\b(?:but|although|though|while|whereas|however|except(?:ing)?(?: for)?|despite|yet|apart from|"
+    r",?\s+(?!however, (?:is|are|was|were|has|have|do|does)\b)\b(?:but(?! also\b)|although|though|while|whereas|however|except(?:ing)?(?: for)?|despite|yet|apart from|"
     r"aside from|other than|with the exception of|save for)\b,?\s+",
     r",\s+(?=with\b|no\b(?!\.)|not\b|neither\b|nor\b|none\b)",
     r",\s+and\s+(?=(?:there|the|this|these|it|its|all|some|no|focal|both|surgical|margins?)\b)",
-    r"(?<!not),?\s+(?=without\b|with (?:no|(?:an? |the )?(?:\w+ )?(?:absence|lack) of)\b|in the absence of\b)",
+    r"(?<!not),?\s+(?=without\b|w/o\b|with (?:no|(?:an? |the )?(?:\w+ )?(?:absence|lack) of)\b|in the absence of\b)",
     r"\s+(?:and|&)\s+(?=the \w+ (?:also )?(?:shows?|has|have|contains?|exhibits?)\b)",
     r"\s+and\s+(?=(?:is|are|was|were) (?:\w+ly )?(?:classified|graded|accompanied|associated|notable|remarkable|characteri[sz]ed)\b)",
     r",\s+(?:and\s+)?(?=presence of\b)|\s+and\s+(?=presence of\b)|(?:(?<=[-+−–])|(?<=[-+−–]\))|(?<=[-+−–] \)))[,;]\s+(?!(?:or|nor)\b)",
@@ -271,6 +272,7 @@ _BREAKS = (
     # What hangs behind a noun: "carcinoma lacking mucin", "nests showing no keratin", "a tumour that does not invade".
     r"(?<!\bis)(?<!\bare)(?<!\bwas)(?<!\bwere)(?<!ly),?\s+(?=(?:lacking|devoid of|free (?:of|from)|not \w+ing)\b)",
     r",?\s+(?=(?:showing|demonstrating|exhibiting|displaying|containing|having|revealing) (?:no|little|neither|an absence)\b)",
+    r",?\s+(?=(?:in|from|within|on) which\b|whose\b|wherein\b)",
     r",\s+(?=which\b)|,?\s+(?=(?:which|that) (?:\w+ly )?(?:do|does|did|is|are|was|were|has|have|lacks?|shows?)\b)",
     r"\s+(?=(?:rules out|excludes|(?:has|have|had) (?:now |thus |also )?(?:ruled out|excluded))\b)",
     r"(?<=\ws) (?=(?:rule out|exclude)\b)",

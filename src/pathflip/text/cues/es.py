@@ -76,6 +76,7 @@ CUES = Cues(
         r"\bno más de\b|\bsin dificultad\b|\bno (?:hay )?(?:aumento|incremento|cambios?)\b",
     ),
     doubts=(
+        r"\b(?:no|ni) (?:\w+ )?más [^,;.]{1,40}? que\b",
         r"\bno\b.{0,25}\b(?:descart\w+|exclu\w+)|\bsin (?:poder )?(?:descartar|excluir)\b|\b(?:a|para) descartar\b|^\W*descartar\b",
         r"\b(?:no|sin|ningun\w*)\b.{0,20}\b(?:clar\w+|definitiv\w+|concluyente\w*|segur\w+|inequívoc\w+|evidente)\b|\bdudos\w+|\binciert\w+",
         r"[?¿]|\bequívoc\w+|\bindetermin\w+|\bno diagnóstic\w+|\bno concluyente\w*|\binsuficiente para\b|\bmás que\b|\ben lugar de\b",

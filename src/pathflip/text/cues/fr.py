@@ -81,6 +81,7 @@ CUES = Cues(
         r"\bpas d['’](?:augmentation|évolution)\b|\bsans (?:difficulté|particularités?)\b",
     ),
     doubts=(
+        r"\bpas plus (?:de |d['’])[^,;.]{1,40}? que (?:de |d['’])",
         r"\b(?:ne|n['’])\s?\w*\s?(?:peut|peuvent|pouvant|pourrait|saurait|permet|permettent)\b.{0,40}\b(?:exclu\w*|élimin\w*|écart\w*)",
         r"\b(?:pas|non|sans)\b.{0,25}\b(?:exclu\w*|élimin\w*|écart\w+)\b|\bdifficile (?:à|d['’])\b|\bà (?:exclure|éliminer|écarter)\b",
         r"\b(?:pas|sans|aucun\w*)\b.{0,25}\b(?:certain\w*|formel\w*|franc(?:he)?s?\b|évident\w*|indiscutable\w*|net\w*)\b|\bdouteu\w+|\bincertain\w*",

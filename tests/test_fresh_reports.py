@@ -1,0 +1,97 @@
+"""Reports of three sets written with their right polarities before the rules were run on them: nothing is opposite."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from pathflip.text.caution import with_caution
+from pathflip.text.lead_ins import columns_as_answers
+from pathflip.text.reports import read_report
+
+FRESH = json.loads((Path(__file__).parent / "fixtures" / "text" / "fresh_reports.json").read_text(encoding="utf-8"))
+OPPOSITE = {"affirmed": "denied", "denied": "affirmed"}
+
+
+def polarities_of(example):
+    """(finding, right polarity, polarities read) of every statement of a report."""
+    stated = read_report(example["text"]).sub_captions(example["part"] or None)
+    for finding, right in example["statements"]:
+        yield finding, right, {s.polarity for s in stated if s.visual and finding.lower() in s.text.lower()}
+
+
+@pytest.mark.parametrize("example", FRESH, ids=lambda e: e["id"])
+def test_nothing_is_read_as_its_opposite(example):
+    for finding, right, polarities in polarities_of(example):
+        assert OPPOSITE.get(right, "denied") not in polarities, finding
+
+
+def test_most_is_read():
+    outcomes = [polarities == {right} for example in FRESH for _, right, polarities in polarities_of(example)]
+    assert len(outcomes) == 297
+    assert sum(outcomes) >= 0.91 * len(outcomes)
+
+
+@pytest.mark.parametrize(
+    ("clause", "read", "language", "polarity"),
+    [
+        ("Mitoses are sought in vain", "affirmed", "en", "undecided"),
+        ("Mitoses are frequent", "affirmed", "en", "affirmed"),
+        ("Granulome werden vermisst", "affirmed", "de", "undecided"),
+        ("la nécrose fait défaut", "affirmed", "fr", "undecided"),
+        ("muqueuse d'aspect bénin", "affirmed", "fr", "affirmed"),
+        ("no gland lacks a basal layer", "denied", "en", "undecided"),
+        ("no gland has a basal layer", "denied", "en", "denied"),
+        ("nests whose cells have no nucleoli", "denied", "en", "denied"),
+        ("solid nests whose cells have no nucleoli", "denied", "en", "undecided"),
+        ("as is palisading necrosis", "affirmed", "en", "undecided"),
+        ("壊死に乏しい", "affirmed", "ja", "undecided"),
+        ("nekróza", "affirmed", "cs", "affirmed"),
+    ],
+)
+def test_a_hint_at_a_denial_nobody_read_is_undecided(clause, read, language, polarity):
+    assert with_caution(clause, read, language) == polarity
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("Feature\tPresent\tAbsent\nNecrosis\tX\t\nCilia\t\tX", ["Necrosis: Present", "Cilia: Absent"]),
+        ("| Merkmal | ja | nein |\n|---|---|---|\n| Nekrose | | x |", ["Nekrose: nein"]),
+        ("Finding | Yes | No | Comment\nNecrosis | x | | focal\nCilia | x | x |", ["Necrosis: Yes, focal", "Cilia: ?"]),
+        ("Finding | Yes | No\nNecrosis | x | \nMitoses |  | ", ["Necrosis: Yes", "Mitoses: ?"]),
+    ],
+)
+def test_columns_of_answers(text, rows):
+    assert [line for line in columns_as_answers(text).split("\n") if re.search(r"\w", line)] == rows
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Necrosis: |x| Present | | Absent",
+        "Necrosis | Present | Absent",
+        "Finding | Result\nNecrosis | no",
+        "a | b | c\nd | e | f",
+    ],
+)
+def test_other_tables_stay_as_they_are(text):
+    assert columns_as_answers(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "polarities"),
+    [
+        ("Negative for:\n- necrosis\n- mucin\nSolid growth.", ["denied", "denied", "affirmed"]),
+        ("No evidence of:\n1. necrosis\n2. no mucin\n", ["denied", "denied"]),
+        ("Kein Nachweis von:\n• Nekrosen\n• Mitosen sind häufig", ["denied", "undecided"]),
+        ("Absence de :\n- nécrose\n\n- stroma fibreux", ["denied", "affirmed"]),
+        ("Negative for:\nnecrosis\nmucin\n\nSolid growth.", ["denied", "undecided", "affirmed"]),
+        ("Negative for: necrosis\n- mucin", ["denied", "undecided"]),
+        ("Invasion: not identified\n- mucin", ["denied", "affirmed"]),
+        ("Positive for:\n- necrosis\n- mucin", ["affirmed", "affirmed"]),
+    ],
+)
+def test_what_stands_below_a_denial_with_a_colon(text, polarities):
+    assert [s.polarity for s in read_report(text).all_sub_captions if s.visual] == polarities
