@@ -41,6 +41,8 @@ INDEX_FROM = 50_000
 """Rows from which an index pays: below, a scan of all vectors takes less than a tenth of a second (bench/search.py)."""
 NUM_PROBES = 200
 """Partitions of about √rows that a query reads: R@10 above 0.95 of a million in bench/search.py."""
+NUM_PROBES_FAR = 400
+"""The same for a query that stands far out, from which many partitions are about as near."""
 ROWS_TO_TRAIN = 256
 VECTORS = ("vector", "patch_vector", "text_vector")
 FAR = 300.0
@@ -140,16 +142,27 @@ class Archive:
         return held
 
     def nearest(
-        self, column: str, vector: Float[np.ndarray, " E"], count: int, where: str = "", exact: bool = False
+        self,
+        column: str,
+        vector: Float[np.ndarray, " E"],
+        count: int,
+        where: str = "",
+        exact: bool = False,
+        probes: int = NUM_PROBES,
     ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-        """Row ids and cosines of the rows whose vector in a column is most like a unit vector, best first."""
+        """Row ids and cosines of the rows whose vector in a column is most like a unit vector, best first.
+
+        Args:
+            exact: read every vector, whatever the index says.
+            probes: partitions of the index that are read.
+        """
         none = np.zeros(0, np.int64), np.zeros(0, np.float32)
         if self.table is None or not len(self):
             return none
         with database_errors(self.folder, "read"):
             query = self.table.search(np.asarray(vector, np.float32), vector_column_name=column).distance_type("l2")
             query = query.with_row_id(True).select(["_distance"]).limit(count)
-            query = query.bypass_vector_index() if exact else query.nprobes(NUM_PROBES)
+            query = query.bypass_vector_index() if exact else query.nprobes(probes)
             result = (query.where(where, prefilter=True) if where else query).to_arrow()
         if not len(result):
             return none
@@ -172,7 +185,8 @@ class Archive:
         middle = some.mean(0)
         apart = max(float(np.linalg.norm(some - middle, axis=1).max()), 1e-6)
         length = max(float(np.linalg.norm(direction)), 1e-12)
-        return self.nearest(column, middle + FAR * apart * direction / length, count, where)[0]
+        far_out = middle + FAR * apart * direction / length
+        return self.nearest(column, far_out, count, where, probes=NUM_PROBES_FAR)[0]
 
     def take(self, row_ids: Int[np.ndarray, " n"], columns: Sequence[str]) -> Any:
         """An Arrow table of these rows, in their order."""

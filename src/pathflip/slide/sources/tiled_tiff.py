@@ -337,7 +337,7 @@ def _sampled(source: TiledTIFFSource, most: int = _SAMPLED_TILES) -> Iterator[Sa
                 yield source.samples(level, index)
             except OSError:
                 raise
-            except Exception:
+            except Exception:  # a damaged tile is named when it is read; here it only has no say
                 continue
             decoded += 1
         if decoded:
