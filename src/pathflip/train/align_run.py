@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pathflip.data.case_items import Item, by_part, name_digest, pair_reports, w
 from pathflip.data.packed import PackedStore, open_store, pack_features
 from pathflip.data.packed.packed_store import StoreSettings
 from pathflip.data.packed.slide_file import DType
+from pathflip.data.patches import PatchReader
 from pathflip.data.regions import RegionSpec
 from pathflip.data.splits import read_split
 from pathflip.errors import ConfigError, FeatureError, MissingExtraError
@@ -36,6 +38,7 @@ from pathflip.train import (
     BatchSampler,
     Evaluator,
     SampledBatches,
+    Save,
     TrainConfig,
     TrainResult,
     fit,
@@ -126,6 +129,51 @@ def train_align(
     if not files:
         raise ConfigError(f"train: got no feature file for {len(captions)} captions; expected one a training slide")
     contract = InputContract.of(check_cohort([*files, *val_files]))
+    parts = _parts_of(recipe, contract, captions, start)
+    recipe, model = parts.recipe, parts.model
+    items = pair_reports(files, captions, allow_missing)  # what does not match is told before hours of packing
+    slides, captions = [one for item in items for one in item.files], [item.caption for item in items]
+    if line := identifier_note(caption.text for caption in captions):
+        warnings.warn(line, stacklevel=2)
+    context = store is not None or model.reads_context  # others that share a store may read it
+    reader = _packed(slides, store or Path(out) / "packed", store_dtype, recipe.regions, context, on_pack)
+    data = _dataset(parts, slides, captions, reader)
+    _set_statistics(parts, data)
+    config, evaluators = recipe.train, {}
+    if val_files:
+        held = with_findings(by_part(pair_reports(val_files, val_captions, allow_missing)), "validation")
+        evaluators["val"] = _validation(recipe, parts.tokenizer, contract, parts.pretrained, held)
+        config = config if config.best else config.model_copy(update={"best": "val/mean_r1"})
+    return fit(
+        AlignStep(model, config.grad_cache_chunk, trained_text_encoder(parts.pretrained, recipe.text, config.seed)),
+        SampledBatches(data.batch, BatchSampler(len(data), config.batch_size, config.seed), config.seed),
+        config=config,
+        out=Path(out),
+        evaluators=evaluators,
+        save=_saver(parts, _what_was_run(parts, data, len(slides), note)),
+        resume=resume,
+        on_step=on_step,
+        data=_digests(parts, slides, captions, reader.digest()),
+    )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a run is made of but its slides. ``recipe`` knows the text encoder's width and digest, ``begun`` says which
+    weights of ``start`` the model holds."""
+
+    recipe: AlignRecipe
+    contract: InputContract
+    tokenizer: Tokenizer
+    pretrained: PretrainedText | None
+    model: Any
+    begun: WarmStart | None
+
+
+def _parts_of(
+    recipe: AlignRecipe, contract: InputContract, captions: Sequence[Caption], start: str | Path | None
+) -> _Parts:
+    """Tokenizer, text encoder and model, the model with the weights it begins with."""
     before = open_start(start, contract) if start is not None else None
     tokenizer = _tokenizer(recipe, captions, before)
     recipe, pretrained = _with_text_encoder(recipe)
@@ -135,63 +183,66 @@ def train_align(
     begun = _begun(model, before, tokenizer, recipe, pretrained)
     if model.reads_regions and recipe.regions is None:
         raise ConfigError(f"recipe {recipe.name}: this model reads regions, got none; expected --set regions.side=N")
-    items = pair_reports(files, captions, allow_missing)  # what does not match is told before hours of packing
-    slides, captions = [one for item in items for one in item.files], [item.caption for item in items]
-    if line := identifier_note(caption.text for caption in captions):
-        warnings.warn(line, stacklevel=2)
-    context = store is not None or model.reads_context  # others that share a store may read it
-    reader = _packed(slides, store or Path(out) / "packed", store_dtype, recipe.regions, context, on_pack)
-    data = AlignDataset(
+    return _Parts(recipe, contract, tokenizer, pretrained, model, begun)
+
+
+def _dataset(parts: _Parts, slides: Sequence[Path], captions: Sequence[Caption], reader: PatchReader) -> AlignDataset:
+    """Slides and reports as the model reads them."""
+    recipe, model = parts.recipe, parts.model
+    return AlignDataset(
         slides,
         captions,
-        tokenizer,
+        parts.tokenizer,
         text=recipe.text,
         reader=reader,
         max_patches=recipe.max_patches,
         regions=recipe.regions is not None,
         max_regions=recipe.max_regions,
         context=model.reads_context,
-        pretrained=pretrained,
+        pretrained=parts.pretrained,
         caption_vectors=not model.captions_are_sub_captions,
     )
-    if begun is None or not begun.has("feature_mean"):  # weights that were taken over know their own
-        mean, std = feature_statistics(data, recipe.train.seed)
+
+
+def _set_statistics(parts: _Parts, data: AlignDataset) -> None:
+    """Mean and spread of features and text vectors into the model; weights that were taken over know their own."""
+    begun, model = parts.begun, parts.model
+    if begun is None or not begun.has("feature_mean"):
+        mean, std = feature_statistics(data, parts.recipe.train.seed)
         model.set_feature_statistics(torch.from_numpy(mean), torch.from_numpy(std))
-    if pretrained is not None and (begun is None or not begun.has("vector_mean")):
-        model.set_text_statistics(pretrained.embed(data.encoded_texts()))
-    what_was_run = {**recipe.model_dump(mode="json"), "note": note, "num_slides": len(slides)}
-    what_was_run["trained_on"] = _trained_on(data.items)
-    if begun is not None:
-        what_was_run["start"] = begun.record()
+    if parts.pretrained is not None and (begun is None or not begun.has("vector_mean")):
+        model.set_text_statistics(parts.pretrained.embed(data.encoded_texts()))
+
+
+def _what_was_run(parts: _Parts, data: AlignDataset, num_slides: int, note: str) -> dict[str, Any]:
+    """What a checkpoint tells of its training: recipe, note, slides and patients by digest, the start."""
+    record = {**parts.recipe.model_dump(mode="json"), "note": note, "num_slides": num_slides}
+    record["trained_on"] = _trained_on(data.items)
+    return record if parts.begun is None else {**record, "start": parts.begun.record()}
+
+
+def _saver(parts: _Parts, what_was_run: Mapping[str, Any]) -> Save:
+    """Writes a checkpoint of the run's model, with its text encoder where that was trained or shall be stored."""
+    text, pretrained = parts.recipe.text, parts.pretrained
+    more: dict[str, Any] = {"tokenizer": parts.tokenizer, "text": text}
+    if pretrained is not None and (text.pretrained_train != "frozen" or text.pretrained_stored):
+        more["text_encoder"] = lambda folder: stored_text_encoder(pretrained, folder, text)
 
     def save(path: Path, numbers: Mapping[str, float]) -> None:
-        words: dict[str, Any] = {"tokenizer": tokenizer, "text": recipe.text}
-        if pretrained is not None and (recipe.text.pretrained_train != "frozen" or recipe.text.pretrained_stored):
-            words["text_encoder"] = lambda folder: stored_text_encoder(pretrained, folder, recipe.text)
-        save_checkpoint(path, model, contract=contract, recipe=what_was_run, metrics=numbers, **words)
+        save_checkpoint(path, parts.model, contract=parts.contract, recipe=what_was_run, metrics=numbers, **more)
 
-    config, evaluators = recipe.train, {}
-    if val_files:
-        held = with_findings(by_part(pair_reports(val_files, val_captions, allow_missing)), "validation")
-        evaluators["val"] = _validation(recipe, tokenizer, contract, pretrained, held)
-        config = config if config.best else config.model_copy(update={"best": "val/mean_r1"})
-    return fit(
-        AlignStep(model, config.grad_cache_chunk, trained_text_encoder(pretrained, recipe.text, config.seed)),
-        SampledBatches(data.batch, BatchSampler(len(data), config.batch_size, config.seed), config.seed),
-        config=config,
-        out=Path(out),
-        evaluators=evaluators,
-        save=save,
-        resume=resume,
-        on_step=on_step,
-        data={
-            "captions": digest_of([_identity(caption) for caption in captions]),
-            "tokenizer": digest_of(tokenizer.backend.to_str()),
-            "feature files": digest_of(sorted(file.name for file in slides)),
-            "contents of the feature files": reader.digest(),
-            **({} if begun is None else {"weights of --start": begun.digest}),
-        },
-    )
+    return save
+
+
+def _digests(parts: _Parts, slides: Sequence[Path], captions: Sequence[Caption], contents: str) -> dict[str, str]:
+    """Digests of what the run learns from; it goes on with no other."""
+    return {
+        "captions": digest_of([_identity(caption) for caption in captions]),
+        "tokenizer": digest_of(parts.tokenizer.backend.to_str()),
+        "feature files": digest_of(sorted(file.name for file in slides)),
+        "contents of the feature files": contents,
+        **({} if parts.begun is None else {"weights of --start": parts.begun.digest}),
+    }
 
 
 def _packed(
@@ -241,7 +292,7 @@ def _begun(
     same_text_encoder = pretrained is not None and digest == pretrained.digest
     begun = start_from(model, before, same_words=same_words, same_text_encoder=same_text_encoder)
     if len(begun.loaded) < len(model.state_dict()):
-        warnings.warn(begun.line, stacklevel=3)
+        warnings.warn(begun.line, stacklevel=4)
     return begun
 
 
@@ -257,7 +308,7 @@ def _with_text_encoder(recipe: AlignRecipe) -> tuple[AlignRecipe, PretrainedText
         pretrained = open_pretrained_text(recipe.text.pretrained)
     except MissingExtraError as error:
         warnings.warn(
-            f"{error}. Training goes on without: wording that no report uses will not be understood", stacklevel=3
+            f"{error}. Training goes on without: wording that no report uses will not be understood", stacklevel=4
         )
         return recipe.model_copy(update={"text": recipe.text.model_copy(update={"pretrained": ""})}), None
     path = {**recipe.model.get("pretrained", {}), "width": pretrained.width}
