@@ -12,6 +12,10 @@ write them, and is measured on the same slides and plain test reports as the mod
 patients (nested: an eighth lies inside it; drawn with the world's seed) and as many steps, and is measured on all test
 patients; ``--curve`` draws a few measures against the number of patients.
 
+``--planted-errors`` adds how well each trained model tells errors planted in true test reports from what is true
+(:mod:`pathflip.evaluate.simulated.planted_errors`), beside the words alone and another patient's slide. About a minute
+a model.
+
 Time: about 4 minutes a world to paint and extract on two cores, and 2 to 5 minutes a model on one.
 """
 
@@ -30,8 +34,11 @@ from pathflip.benchmarks.learning_curve import nested_patients, parse_fraction
 from pathflip.demo import Demo, paint_and_extract
 from pathflip.demo.jobs import Job, run_jobs
 from pathflip.evaluate.simulated.measures import measures, read_cohort, score_model
+from pathflip.evaluate.simulated.planted_errors import read_truth, study_verification
 from pathflip.evaluate.simulated.upper_bound import supervised_upper_bound
-from pathflip.inference import load
+from pathflip.evaluate.verifier_calibration import calibrate
+from pathflip.features import read_features
+from pathflip.inference import encode_slide, load
 from pathflip.io.files import write_json
 from pathflip.io.slide_id import slide_id
 from pathflip.recipes.align import RECIPES
@@ -42,6 +49,7 @@ from pathflip.types import Caption
 
 MODELS = ("align_base", "clip_mean", "clip_abmil", "clip_best", "align_published_small")
 HOSPITAL = "hospital"
+PLANTED = "planted errors"
 CURVE_MEASURES = ("R@1 combined", "R@1 combined, held-out wording", "presence AUROC", "grounding AP")
 Values = dict[str, dict[str, list[float]]]
 
@@ -60,19 +68,24 @@ def main() -> None:
     parser.add_argument("--world", default="demo", help="demo, hospital, or quick to see that it runs")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--curve", type=Path, help="draw models trained on fractions of the patients into this .svg")
+    parser.add_argument("--planted-errors", action="store_true", help="of trained models, on the test patients")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     seeds, models = read_seeds(arguments.seeds), arguments.models.split(",")
+    kinds = [arguments.split, *([PLANTED] if arguments.planted_errors else [])]
     for seed in seeds:
         demo = Demo(arguments.out / str(seed), seed, arguments.workers)
         paint_and_extract(World.named(arguments.world, seed), demo, lambda *_: None)
         missing = [model for model in models if not result_file(demo, model, arguments.split).is_file()]
-        run_jobs(
-            [Job(model, train_and_measure, (demo, model, arguments.split)) for model in missing], arguments.workers
-        )
+        jobs = [Job(model, train_and_measure, (demo, model, arguments.split)) for model in missing]
+        if arguments.planted_errors:
+            left = [model for model in models if not result_file(demo, model, PLANTED).is_file()]
+            after = {model: (model,) if model in missing else () for model in left}
+            jobs += [Job(f"{PLANTED} {m}", measure_planted_errors, (demo, m), after[m]) for m in left]
+        run_jobs(jobs, arguments.workers)
         say(f"world {seed}: {len(missing)} models trained, {len(models) - len(missing)} kept")
-    values = collect(arguments.out, seeds, models, arguments.split)
-    print(table(values, models, chance_levels(arguments.out, seeds[0], models[0], arguments.split)))
+    values = collect(arguments.out, seeds, models, kinds)
+    print(table(values, models, chance_levels(arguments.out, seeds[0], models[0], kinds)))
     if arguments.curve:
         draw_curve(arguments.curve, arguments.out, seeds, values)
     if arguments.json:
@@ -117,9 +130,35 @@ def train_and_measure(demo: Demo, model: str, split: str) -> None:
     write_json(result_file(demo, model, split), numbers)
 
 
-def result_file(demo: Demo, model: str, split: str) -> Path:
-    """Where the numbers of a model stand."""
-    return demo.out / "measured" / f"{file_name(model)}.{split}.json"
+def measure_planted_errors(demo: Demo, model: str) -> None:
+    """Errors planted in true reports of test slides: AUROC against what is true, a verifier calibrated on val."""
+    torch.set_num_threads(1)
+    aligned, parts = load(demo.run(file_name(model))), read_parts(demo, False)
+    slides = {part: [encode_slide(aligned, read_features(file)) for file in own] for part, (own, _) in parts.items()}
+    captions = {part: paired_captions(*parts[part]) for part in parts}
+    training = captions["train"]
+    calibration = calibrate(
+        aligned, slides["val"], captions["val"], training, slides["train"], split="val", seed=demo.seed
+    )
+    truths = read_truth(demo.cohort, [caption.slide_id for caption in captions["test"]])
+    study = study_verification(aligned, slides["test"], truths, calibration, training, seed=demo.seed, num=2)
+    numbers = {}
+    for row in study.rows:
+        name = f"{PLANTED}, {row.kind.replace('_', ' ')}{f', {row.attribute}' if row.attribute else ''}"
+        levels = {"": row.auroc.value, ", words alone": row.words, ", another patient's slide": row.wrong_slide}
+        numbers |= {f"{name}{level}": {"value": value, "chance": 0.5} for level, value in levels.items()}
+    write_json(result_file(demo, model, PLANTED), numbers)
+
+
+def paired_captions(files: Sequence[Path], captions: Sequence[Caption]) -> list[Caption]:
+    """The captions in the order of their slides' files."""
+    by_slide = {caption.slide_id: caption for caption in captions}
+    return [by_slide[slide_id(file)] for file in files]
+
+
+def result_file(demo: Demo, model: str, kind: str) -> Path:
+    """Where the numbers of a model stand: those of a split's patients, or of planted errors."""
+    return demo.out / "measured" / f"{file_name(model)}.{kind.replace(' ', '_')}.json"
 
 
 def file_name(model: str) -> str:
@@ -158,21 +197,28 @@ def draw_curve(target: Path, out: Path, seeds: Sequence[int], values: Values) ->
     plots.save_curves(panels, target, x_label="training patients")
 
 
-def collect(out: Path, seeds: Sequence[int], models: Sequence[str], split: str) -> Values:
+def collect(out: Path, seeds: Sequence[int], models: Sequence[str], kinds: Sequence[str]) -> Values:
     """Every measure of every model, one value a seed."""
     values: Values = {}
     for model in models:
         for seed in seeds:
-            numbers = json.loads(result_file(Demo(out / str(seed), seed), model, split).read_text())
-            for measure, entry in numbers.items():
+            for measure, entry in read_numbers(out, seed, model, kinds).items():
                 values.setdefault(measure, {}).setdefault(model, []).append(entry["value"])
     return values
 
 
-def chance_levels(out: Path, seed: int, model: str, split: str) -> dict[str, float]:
+def chance_levels(out: Path, seed: int, model: str, kinds: Sequence[str]) -> dict[str, float]:
     """What knowing nothing gives, by measure."""
-    numbers = json.loads(result_file(Demo(out / str(seed), seed), model, split).read_text())
+    numbers = read_numbers(out, seed, model, kinds)
     return {measure: entry["chance"] for measure, entry in numbers.items() if "chance" in entry}
+
+
+def read_numbers(out: Path, seed: int, model: str, kinds: Sequence[str]) -> dict[str, dict[str, float]]:
+    """The measures of a model on one world."""
+    numbers: dict[str, dict[str, float]] = {}
+    for kind in kinds:
+        numbers |= json.loads(result_file(Demo(out / str(seed), seed), model, kind).read_text())
+    return numbers
 
 
 def table(values: Values, models: Sequence[str], chance: Mapping[str, float]) -> str:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from pathflip.types import Caption
+
 BENCH = Path(__file__).resolve().parents[1] / "bench" / "worlds.py"
 
 
@@ -42,3 +44,23 @@ def test_curves_join_a_models_fractions_at_their_number_of_patients(bench, tmp_p
         np.testing.assert_allclose(lines["clip_best"].lines[0].get_xydata(), [[40, 0.3]])
         dotted = [line for line in axes.get_lines() if line.get_linestyle() == ":"]
         assert [list(line.get_ydata()) for line in dotted] == [[0.3, 0.3]]
+
+
+def test_planted_errors_stand_beside_the_measures_of_the_test_patients(bench, tmp_path):
+    for seed, value in ((1, 0.6), (2, 0.8)):
+        demo = bench.Demo(tmp_path / str(seed), seed)
+        for kind, measure in (("test", "presence AUROC"), (bench.PLANTED, "planted errors, finding omitted")):
+            numbers = {measure: {"value": value, "chance": 0.5}}
+            bench.write_json(bench.result_file(demo, "align_base@1/4", kind), numbers)
+    kinds = ["test", bench.PLANTED]
+    values = bench.collect(tmp_path, [1, 2], ["align_base@1/4"], kinds)
+    assert values["planted errors, finding omitted"] == {"align_base@1/4": [0.6, 0.8]} == values["presence AUROC"]
+    levels = bench.chance_levels(tmp_path, 1, "align_base@1/4", kinds)
+    assert "| planted errors, finding omitted | 0.70 ± 0.14 | 0.50 |" in bench.table(values, ["align_base@1/4"], levels)
+    assert set(bench.collect(tmp_path, [1], ["align_base@1/4"], ["test"])) == {"presence AUROC"}
+
+
+def test_captions_stand_in_the_order_of_their_files(bench):
+    captions = [Caption(name, f"patient {name}", "Necrosis.", ()) for name in ("b", "a", "c")]
+    files = [Path(f"features/{name}.h5") for name in ("c", "a")]
+    assert [caption.slide_id for caption in bench.paired_captions(files, captions)] == ["c", "a"]

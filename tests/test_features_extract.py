@@ -150,14 +150,20 @@ def test_damaged_file_is_extracted_again(folder, tmp_path):
 
 SCRIPT = """
 import sys
+import time
 from pathlib import Path
-from pathflip.features import extract_cohort
+from pathflip.features import extract_cohort, extraction
 from pathflip.geometry import TileSpec
+extract = extraction.extract
+def slowly(*slide, **settings):  # its workers read this too; so a kill that comes late still finds slides undone
+    time.sleep(0.7)
+    return extract(*slide, **settings)
+extraction.extract = slowly
 if __name__ == "__main__":
     def show(step):
         if step.outcome:
             print(step.outcome.slide_id, step.outcome.status, flush=True)
-    extract_cohort(sorted(Path(sys.argv[1]).iterdir()), TileSpec(64, 2.0, 16), "stain_texture", sys.argv[2],
+    extract_cohort(sorted(Path(sys.argv[1]).iterdir()), TileSpec(64, 2.0), "stain_texture", sys.argv[2],
                    num_workers=int(sys.argv[3]), progress=show)
 """
 
@@ -166,7 +172,7 @@ if __name__ == "__main__":
 def test_killing_a_run_ends_its_workers_and_the_next_run_goes_on(folder, tmp_path):
     """``test_robustness.py`` kills at random moments; here it is a run with worker processes."""
     (tmp_path / "run.py").write_text(SCRIPT)
-    for i in range(3, 10):  # many: on a busy machine the kill comes late
+    for i in range(3, 10):
         write_tissue_slide(folder / f"s{i}.tif", seed=i)
     command = [sys.executable, str(tmp_path / "run.py"), str(folder), str(tmp_path / "a"), "2"]
     victim = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -183,10 +189,10 @@ def test_killing_a_run_ends_its_workers_and_the_next_run_goes_on(folder, tmp_pat
     done = len(list(features.glob("[!.]*.h5")))
     assert 1 <= done < 10
     (features / ".s9.0123abcd.tmp.h5").write_bytes(b"half a file")
-    spec, paths = TileSpec(64, 2.0, 16), sorted(folder.iterdir())
-    again = extract_cohort(paths, spec, "stain_texture", tmp_path / "a", num_workers=1)
+    paths = sorted(folder.iterdir())
+    again = extract_cohort(paths, SPEC, "stain_texture", tmp_path / "a", num_workers=1)
     assert [o.status for o in again].count("skipped") == done
-    for outcome in extract_cohort([*paths[:2], paths[-1]], spec, "stain_texture", tmp_path / "b", num_workers=1):
+    for outcome in extract_cohort([*paths[:2], paths[-1]], SPEC, "stain_texture", tmp_path / "b", num_workers=1):
         same = read_features(features / outcome.path.name)
         np.testing.assert_array_equal(same.features, read_features(outcome.path).features)
     assert sorted(p.name for p in features.iterdir()) == sorted(
