@@ -254,7 +254,8 @@ def test_few_labels(world, tmp_path):
 
 def test_a_learning_curve(world, tmp_path):
     """Two points of one short recipe: what all of the patients give is above chance."""
-    short = ["train.steps=40", "train.batch_size=16", "model.width=32", "train.eval_every=0", "train.save_every=0"]
+    short = ["train.steps=30", "train.batch_size=16", "train.eval_every=0", "train.save_every=0", "model.width=32",
+             "model.text_width=64", "model.text_layers=1", "text.caption_tokens=96"]  # fmt: skip
     words = ["curve", "clip_mean", "--features", world.features, "--captions", world.folder / "captions.jsonl",
              "--splits", world.folder / "splits.csv", "--out", tmp_path / "curve", "--seeds", 1, "--json"]  # fmt: skip
     words += [word for fraction in ("1/4", "1") for word in ("--fraction", fraction)]

@@ -72,6 +72,7 @@ def align_base() -> AlignRecipe:
             batch_size=32,
             eval_every=300,
             save_every=300,
+            average_last=2 / 3,
             optim=OptimConfig(lr=2.5e-3, weight_decay=0.02, warmup_steps=40),
         ),
     )
@@ -151,8 +152,9 @@ def align_published_repaired() -> AlignRecipe:
 
 
 def _for_steps(steps: int, train: TrainConfig) -> TrainConfig:
-    """The same training, that many steps long, looked at half-way."""
-    return train.model_copy(update={"steps": steps, "eval_every": steps // 2, "save_every": steps // 2})
+    """The same training, that many steps long, looked at half-way; the weights are the last step's, not a mean."""
+    half = steps // 2
+    return train.model_copy(update={"steps": steps, "eval_every": half, "save_every": half, "average_last": 0.0})
 
 
 def clip_mean() -> AlignRecipe:

@@ -7,7 +7,7 @@ and dropout of step t are functions of (seed, t).
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from pathflip.train.run_setup import (
 from pathflip.train.state import is_sharded, save_state, whole_weights
 from pathflip.train.train_config import TrainConfig
 from pathflip.train.train_step import TrainStep
+from pathflip.train.weight_mean import MEAN_FILE
 
 __all__ = ["TrainResult", "fit"]
 
@@ -189,6 +190,8 @@ def _update(run: Run, pending: PendingStep) -> None:
         if run.accelerator.scaler is None:
             run.optimizer.optimizer.found_inf = pending.bad
         run.optimizer.step()
+    if run.mean is not None:
+        run.mean.add(pending.step)
     run.pending, run.done = pending, pending.step
     now = time.perf_counter()
     pending.seconds, run.clock = now - run.clock, now
@@ -277,7 +280,7 @@ def _evaluate(run: Run) -> dict[str, float]:
     model = run.bare.model
     run.bare.eval()
     metrics: dict[str, float] = {}
-    with torch.no_grad(), whole_weights(run.bare):
+    with torch.no_grad(), _weights_to_keep(run), whole_weights(run.bare):
         for name, evaluator in run.evaluators.items():
             metrics |= {f"{name}/{key}": float(value) for key, value in evaluator(model).items()}
     run.bare.train()
@@ -298,10 +301,16 @@ def _improves(run: Run) -> bool:
     return False
 
 
+def _weights_to_keep(run: Run) -> AbstractContextManager[None]:
+    """The model with the weights that are evaluated and saved: the mean of some steps', where it is asked for."""
+    return nullcontext() if run.mean is None else run.mean.in_place()
+
+
 def _save_checkpoint(run: Run, name: str) -> None:
     """Sharded weights take every process to collect, so then all call ``save``."""
     if run.save is not None and (run.accelerator.is_main_process or is_sharded(run.bare)):
-        run.save(run.out / name, {"step": float(run.done), **run.metrics})
+        with _weights_to_keep(run):
+            run.save(run.out / name, {"step": float(run.done), **run.metrics})
 
 
 def _save_all(run: Run) -> None:
@@ -313,10 +322,12 @@ def _save_all(run: Run) -> None:
         "best": run.best,
         "metrics": run.metrics,
         "scaler": scaler.state_dict() if scaler is not None else None,
+        "averaged": 0 if run.mean is None else run.mean.count,
     }
+    more = {} if run.mean is None else {MEAN_FILE: run.mean.mean}
     main = run.accelerator.is_main_process
     if main or is_sharded(run.bare) or run.by_deepspeed:
-        save_state(run.out / "state", run.bare, run.optimizer.optimizer, record, write=main)
+        save_state(run.out / "state", run.bare, run.optimizer.optimizer, record, write=main, more=more)
     _save_checkpoint(run, "last")
 
 

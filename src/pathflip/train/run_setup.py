@@ -27,6 +27,7 @@ from pathflip.train.state import latest_state, load_state
 from pathflip.train.train_config import TrainConfig, refuse_other_settings
 from pathflip.train.train_step import TrainStep
 from pathflip.train.training_log import MetricsLog
+from pathflip.train.weight_mean import WeightMean
 
 __all__ = [
     "Evaluator",
@@ -96,6 +97,7 @@ class Run:
     best: float | None = None
     pending: PendingStep | None = None
     by_deepspeed: bool = False
+    mean: WeightMean | None = None
     clock: float = 0.0
     seconds: float = 0.0  # training time and slides since the last line of the log
     slides: int = 0
@@ -144,7 +146,8 @@ def prepare_run(
     bare = accelerator.unwrap_model(wrapped)
     log = MetricsLog(out / "metrics.jsonl", accelerator.is_main_process, on_step)
     parts = (accelerator, config, out, bare, wrapped, optimizer, log, evaluators, save, stop)
-    return Run(*parts, by_deepspeed=by_deepspeed)
+    first = config.steps - round(config.average_last * config.steps) + 1
+    return Run(*parts, by_deepspeed=by_deepspeed, mean=WeightMean(bare, first) if config.average_last else None)
 
 
 def _refuse_what_cannot_be(accelerator: Accelerator, step: TrainStep) -> None:
@@ -179,6 +182,8 @@ def start_or_resume(run: Run, resume: bool) -> None:
     refuse_other_settings(run.config, record["config"])
     same_data(run.out, record.get("data"), run.data)
     run.done, run.best, run.metrics = record["step"], record["best"], record["metrics"]
+    if run.mean is not None:
+        run.mean.restore(state, record["averaged"])
     if run.accelerator.scaler is not None and record["scaler"]:
         run.accelerator.scaler.load_state_dict(record["scaler"])
     run.log.open(keep_until=run.done)

@@ -4,6 +4,7 @@
 state/step-00000040/
   model.safetensors        weights and buffers
   optimizer.safetensors    "<parameter>/<entry>", for example "head.weight/exp_avg"
+  mean_weights.safetensors mean of the weights so far, where TrainConfig.average_last asks for it
   state.json               step, configuration, best value so far, loss-scaler state
 ```
 
@@ -15,7 +16,7 @@ Nothing depends on the number of processes. No pickle is written or read.
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from pathflip.errors import TrainingError
 from pathflip.io.files import atomic_directory, write_json
 from pathflip.train import deepspeed
 
-__all__ = ["is_sharded", "latest_state", "load_state", "save_state", "whole_weights"]
+__all__ = ["is_sharded", "latest_state", "load_state", "placed_like", "save_state", "whole_weights"]
 
 _LIKE_PARAMETER = ("exp_avg", "exp_avg_sq")
 _NAME = re.compile(r"step-(\d{8})")
@@ -42,11 +43,17 @@ def latest_state(folder: Path) -> Path | None:
 
 
 def save_state(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, record: dict[str, Any], write: bool = True
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    record: dict[str, Any],
+    write: bool = True,
+    more: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> None:
     """Write the state after ``record["step"]`` steps and remove older ones.
 
     Every process calls it (sharded parameters are collected by all of them); those with ``write`` False write nothing.
+    ``more``: further tensors, by the name of their file.
     """
     weights = {name: _whole(value) for name, value in model.state_dict().items()}
     moments = deepspeed.moments(model, optimizer)
@@ -56,12 +63,15 @@ def save_state(
             for name, parameter in model.named_parameters()
             for entry, value in optimizer.state.get(parameter, {}).items()
         }
+    others = {file: {name: _whole(value) for name, value in own.items()} for file, own in (more or {}).items() if own}
     if not write:
         return
     target = folder / f"step-{record['step']:08d}"
     with atomic_directory(target) as temporary:
         save_file(weights, temporary / "model.safetensors")
         save_file(moments, temporary / "optimizer.safetensors")
+        for file, tensors in others.items():
+            save_file(tensors, temporary / file)
         write_json(temporary / "state.json", record)
     for path in folder.iterdir():
         if path != target and path.is_dir():
@@ -85,14 +95,14 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
     _same_names(path, own, weights)
     with torch.no_grad():
         for name, value in own.items():
-            value.copy_(_placed_like(weights[name], value))
+            value.copy_(placed_like(weights[name], value))
     if deepspeed.restore(model, optimizer, moments):
         return record
     for name, parameter in model.named_parameters():
         entries = {key.rpartition("/")[2]: value for key, value in moments.items() if key.rpartition("/")[0] == name}
         if entries:
             optimizer.state[parameter] = {
-                entry: _placed_like(value, parameter if entry in _LIKE_PARAMETER else value.to(parameter.device))
+                entry: placed_like(value, parameter if entry in _LIKE_PARAMETER else value.to(parameter.device))
                 for entry, value in entries.items()
             }
     return record
@@ -132,7 +142,7 @@ def _whole(value: Tensor) -> Tensor:
     return full.detach().to("cpu", copy=True).contiguous()
 
 
-def _placed_like(value: Tensor, reference: Any) -> Tensor:
+def placed_like(value: Tensor, reference: Any) -> Tensor:
     """The same numbers on the device, and in the shards, of ``reference``."""
     value = value.to(reference.device)
     if not hasattr(reference, "full_tensor"):

@@ -23,6 +23,8 @@ class TrainConfig(BaseModel):
         precision: "no" is float32; "bf16" and "fp16" are autocast (fp16 needs a GPU).
         eval_every, save_every: steps between evaluations and between saved states; 0 means at the end only.
         log_every: steps between lines of ``metrics.jsonl``.
+        average_last: fraction of the steps, counted from the end, over which weights are averaged; their mean is what
+            is evaluated and saved (:mod:`pathflip.train.weight_mean`). 0 keeps the weights of the last step.
         best: "evaluator/metric" that decides which checkpoint is kept as ``best/``; empty keeps none.
         best_mode: whether larger or smaller is better.
         seed: of data order and dropout. (Weights are initialised by whoever builds the model.)
@@ -44,6 +46,7 @@ class TrainConfig(BaseModel):
     eval_every: int = Field(default=0, ge=0)
     save_every: int = Field(default=0, ge=0)
     log_every: int = Field(default=1, ge=1)
+    average_last: float = Field(default=0.0, ge=0, le=1)
     best: str = ""
     best_mode: Literal["max", "min"] = "max"
     seed: int = Field(default=0, ge=0)
@@ -65,7 +68,8 @@ def refuse_other_settings(config: TrainConfig, stored: Mapping[str, Any]) -> Non
         TrainingError: the first setting that changed, by name.
     """
     settings = config.model_dump(mode="json")
-    if isinstance(stored.get("optim"), Mapping):  # runs of older versions lack newer fields
+    stored = {"average_last": 0.0, **stored}  # runs of older versions lack newer fields
+    if isinstance(stored.get("optim"), Mapping):
         stored = {**stored, "optim": {**OptimConfig().model_dump(mode="json"), **stored["optim"]}}
     changed = [name for name in settings if name not in _FREE_TO_CHANGE and settings[name] != stored.get(name)]
     if changed:
