@@ -108,7 +108,9 @@ class Demo:
         made = dict(zip(DESCRIPTIONS, (align_base(), clip_mean(), align_published_repaired()), strict=True))
         settings = self._everywhere()
         if self.steps is not None:
+            # over so few steps a model still climbs, and the mean of its weights would lag behind
             settings += [f"train.steps={self.steps}", "train.batch_size=16", "train.optim.warmup_steps=5"]
+            settings += ["train.average_last=0"]
         return {name: with_settings(recipe, settings) for name, recipe in made.items()}
 
     def language(self) -> LanguageRecipe:
