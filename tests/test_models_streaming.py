@@ -142,12 +142,12 @@ print((after - before) / 2**20)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "patches", "limit_gb"), [("published", 200_000, 1.0), ("perceiver", 60_000, 0.45)])
+@pytest.mark.parametrize(("kind", "patches", "limit_gb"), [("published", 40_000, 0.2), ("perceiver", 20_000, 0.3)])
 def test_large_slides_encode_in_little_memory_above_their_features(kind: str, patches: int, limit_gb: float) -> None:
     """At the published sizes, with the weights kept in oneDNN's layout counted in.
 
-    What grows with the slide are the projected patches (published) and the keys (perceiver): the latter's 200,000
-    patches, 0.62 GB, take a minute on a busy core, so fewer are asked of it here, with less memory.
+    What grows with the slide are the projected patches (published) and the keys (perceiver): 0.11 and 0.15 GB here. In
+    one chunk it is 0.34 and 0.55 GB.
     """
     done = subprocess.run(
         [sys.executable, "-c", LARGE, kind, str(patches)], capture_output=True, text=True, check=False

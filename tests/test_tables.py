@@ -95,6 +95,17 @@ def test_named_columns_come_before_usual_ones(tmp_path):
     assert read_captions(lines, options=TableOptions(slide_column="Barcode"))[0].slide_id == "s1"
 
 
+def test_texts_in_several_columns_are_said(tmp_path):
+    path = written(tmp_path, "slide,report,findings\ns1,Necrosis is seen.,No necrosis.\ns2,Same.,Same.\ns3,Only.,\n")
+    with pytest.warns(UserWarning, match="1 rows hold texts in several columns: 'report' is taken, not 'findings'"):
+        assert [caption.text for caption in read_captions(path)] == ["Necrosis is seen.", "Same.", "Only."]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (
+            read_captions(path, options=TableOptions(text_column="findings"), on_error="skip")[0].text == "No necrosis."
+        )
+
+
 def test_long_cells(tmp_path):
     long = "Necrosis is seen. " * 12_000
     path = written(tmp_path, f"slide,text\ns1,{long}\ns2,No necrosis.\n")

@@ -128,6 +128,7 @@ def test_the_report_decides_where_a_line_tells_nothing():
         ("Not all glands are fused.", {"glands": "undecided"}),
         ("Lymphovascular invasion: present / absent", {"invasion": "undecided"}),
         ("Little or no necrosis.", {"necrosis": "undecided"}),
+        ("Mitoses < 2 & no necrosis.", {"Mitoses": "affirmed", "necrosis": "denied"}),
         ("Hardly any mitoses.", {"mitoses": "undecided"}),
         ("Mitosen reichlich, Nekrosen fehlen.", {"Mitosen": "affirmed", "Nekrosen": "denied"}),
         ("Nekrosen fehlen, Mitosen reichlich.", {"Mitosen": "affirmed", "Nekrosen": "denied"}),

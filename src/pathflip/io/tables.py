@@ -174,6 +174,7 @@ _NOTHING = frozenset(
         *("nan", "n/a", "na", "n.a.", "nd", "n/d", "none", "null", "nil", "no data", "no value", "unknown", "missing"),
         *("not available", "not applicable", "not reported", "not evaluated", "not specified", "not recorded"),
         *("unavailable", "discrepancy", "#n/a", "#n/d", "#null!", "#ref!", "#value!", "#name?", "#div/0!", "<na>"),
+        *("#num!", "#spill!", "#calc!", "#nv", "#wert!", "#bezug!", "#zahl!", "#valor!", "#valeur!"),
     ]
 )
 """What databases and spreadsheets write where nothing is known; compared without case and brackets."""

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from pathflip.errors import CaptionError
 from pathflip.geometry import Box
 from pathflip.io.files import write_text
-from pathflip.io.tables import PLAIN, TableOptions, TableRow, first_of, read_rows, read_utf8, text_of
+from pathflip.io.tables import PLAIN, TableOptions, TableRow, first_of, is_empty, read_rows, read_utf8, text_of
 from pathflip.text.case_tables import (
     CASE_KEYS,
     SLIDE_KEYS,
@@ -160,7 +160,25 @@ def read_caption_table(path: str | Path, options: TableOptions = PLAIN, *, whole
         except CaptionError as error:
             numbers = [row.number for row in group.rows] if group.problem else [source]
             problems += [(number, str(error)) for number in numbers]
-    return CaptionTable(captions, [f"row {n}: {why}" for n, why in sorted(problems)], case_notes + fit.lines())
+    notes = [] if options.text_column else _several_texts(fields_of.values())
+    return CaptionTable(captions, [f"row {n}: {why}" for n, why in sorted(problems)], notes + case_notes + fit.lines())
+
+
+def _several_texts(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A note where rows hold different texts in several columns of which one is taken."""
+    several = [
+        keys
+        for row in rows
+        if len(keys := [key for key in TEXT_KEYS if key in row and not is_empty(row[key])]) > 1
+        and len({str(row[key]).strip() for key in keys}) > 1
+    ]
+    if not several:
+        return []
+    first, *others = several[0]
+    return [
+        f"{len(several)} rows hold texts in several columns: '{first}' is taken, not '{', '.join(others)}'; name "
+        "another with --text-column"
+    ]
 
 
 class _FitOfParts:

@@ -268,7 +268,7 @@ _BREAKS = (
     r"demonstrate[sd]|reveal(?:s|ed)|is accompanied)\b)",
     r",\s+and\s+(?=(?:showing|exhibiting|demonstrating|displaying|containing|featuring|invading|infiltrating)\b)",
     r",\s+(?=(?:consistent|compatible|in keeping) with\b)|,?\s+(?=(?:due|owing) to (?:the |an )?(?:absence|lack)\b)",
-    r"\s+or\s+(?=no\b)|\s+and\s+(?=(?:no|without|absent|lacks?|lacking)\b|(?:is|are) (?:negative|free)\b)",
+    r"\s+or\s+(?=no\b)|\s+(?:and|&)\s+(?=(?:no|without|absent|lacks?|lacking)\b|(?:is|are) (?:negative|free)\b)",
     # What hangs behind a noun: "carcinoma lacking mucin", "nests showing no keratin", "a tumour that does not invade".
     r"(?<!\bis)(?<!\bare)(?<!\bwas)(?<!\bwere)(?<!ly),?\s+(?=(?:lacking|devoid of|free (?:of|from)|not \w+ing)\b)",
     r",?\s+(?=(?:showing|demonstrating|exhibiting|displaying|containing|having|revealing) (?:no|little|neither|an absence)\b)",
