@@ -444,6 +444,11 @@ def test_patient_retrieval_an_organ_with_the_patch_vote_beside_it(tmp_path, mode
     assert (mean["value"], mean["low"]) == (entry["value"], entry["low"])  # of one organ
     assert (result["scored"], result["total"]) == (11, 12)
     assert any(ORGANS[1] in note for note in result["notes"])
+    rows[0] |= {"diagnosis": "C"}  # of one patient: no neighbour can have it
+    alone = run("patient-retrieval", write_csv(tmp_path / "c.csv", rows), tmp_path, model=model, features=(stored,))
+    assert (alone["scored"], alone["total"]) == (10, 12)
+    assert any("1 diagnoses of one patient alone are left out (C)" in note for note in alone["notes"])
+    assert alone["skipped"]["reasons"]["no other patient of its organ has its diagnosis"] == 2
 
 
 def test_there_are_at_least_twelve_protocols_and_each_stands_in_this_file_or_its_neighbour():

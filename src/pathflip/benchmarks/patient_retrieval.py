@@ -100,7 +100,11 @@ def run(inputs: Inputs) -> Outcome:
     organs: list[_Organ] = []
     notes: list[str] = []
     for organ in dict.fromkeys(one.organ for one in slides):
-        own = [one for one in slides if one.organ == organ and one.name in vectors]
+        own, alone = _with_company([one for one in slides if one.organ == organ and one.name in vectors])
+        if alone:
+            skipped += [Skipped(one.name, "no other patient of its organ has its diagnosis") for one in alone]
+            rare = dict.fromkeys(one.diagnosis for one in alone)
+            notes.append(f"{organ}: {len(rare)} diagnoses of one patient alone are left out ({', '.join(rare)})")
         patients = {one.patient for one in own}
         if len(patients) < 2 or len({one.diagnosis for one in own}) < 2:
             notes.append(
@@ -119,6 +123,15 @@ def run(inputs: Inputs) -> Outcome:
         items=tuple(row for organ in organs for row in organ.rows()), notes=tuple(notes),
         compared_on=tuple((one.name, one.patient) for one in measured),
     )  # fmt: skip
+
+
+def _with_company(own: Sequence[_Slide]) -> tuple[list[_Slide], list[_Slide]]:
+    """Slides whose diagnosis another patient has, too, and those that nothing right can be retrieved for."""
+    patients: dict[str, set[str]] = {}
+    for one in own:
+        patients.setdefault(one.diagnosis, set()).add(one.patient)
+    alone = [one for one in own if len(patients[one.diagnosis]) < 2]
+    return [one for one in own if len(patients[one.diagnosis]) > 1], alone
 
 
 def _vectors(
