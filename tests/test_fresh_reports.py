@@ -1,4 +1,4 @@
-"""Reports of three sets written with their right polarities before the rules were run on them: nothing is opposite."""
+"""Reports of four sets written with their right polarities before the rules were run on them: nothing is opposite."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def test_nothing_is_read_as_its_opposite(example):
 
 def test_most_is_read():
     outcomes = [polarities == {right} for example in FRESH for _, right, polarities in polarities_of(example)]
-    assert len(outcomes) == 297
+    assert len(outcomes) == 351
     assert sum(outcomes) >= 0.91 * len(outcomes)
 
 

@@ -101,7 +101,10 @@ def read_captions(
         plural = "row" if len(problems) == 1 else "rows"
         line = f"{Path(path).name}: {len(problems)} {plural} cannot be used: {shown}"
         if on_error == "raise":
-            raise CaptionError(f"{line}; mend the file, or leave such rows out with on_error='skip'")
+            raise CaptionError(
+                f"{line}; mend the file, or let `pathflip decompose` leave such rows out and list them (in Python: "
+                "on_error='skip')"
+            )
         warnings.warn(line, stacklevel=2)
     for note in [*table.notes, undecided_note(table.captions)]:
         if note:
