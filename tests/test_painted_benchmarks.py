@@ -253,10 +253,11 @@ def test_few_labels(world, tmp_path):
 
 
 def test_a_learning_curve(world, tmp_path):
-    """Two points of one short recipe: what all of the patients give is above chance."""
-    short = ["train.steps=30", "train.batch_size=16", "train.eval_every=0", "train.save_every=0", "model.width=32",
-             "model.text_width=64", "model.text_layers=1", "text.caption_tokens=96"]  # fmt: skip
-    words = ["curve", "clip_mean", "--features", world.features, "--captions", world.folder / "captions.jsonl",
+    """Two points of one short recipe: what all of the patients give is well above chance (R@1 .125; untrained .013)."""
+    short = ["train.steps=40", "train.batch_size=16", "train.eval_every=0", "train.save_every=0", "train.average_last=0",
+             "train.optim.lr=5e-3", "text.pretrained=", "model.width=32", "model.embed_dim=32", "model.text_width=64",
+             "model.text_layers=1"]  # fmt: skip
+    words = ["curve", "align_base", "--features", world.features, "--captions", world.folder / "captions.jsonl",
              "--splits", world.folder / "splits.csv", "--out", tmp_path / "curve", "--seeds", 1, "--json"]  # fmt: skip
     words += [word for fraction in ("1/4", "1") for word in ("--fraction", fraction)]
     words += [word for setting in short for word in ("--set", setting)]
@@ -264,7 +265,7 @@ def test_a_learning_curve(world, tmp_path):
     assert done.exit_code == 0, (done.output, done.exception)
     last = json.loads(done.stdout.splitlines()[-1])
     assert last["fraction"] == "1"
-    assert last["test_r1"] > 2 * last["chance_r1"]
+    assert last["test_r1"] > 3 * last["chance_r1"]
 
 
 @pytest.mark.usefixtures("annotations_off")
