@@ -70,7 +70,6 @@ def align_base() -> AlignRecipe:
         train=TrainConfig(
             steps=600,
             batch_size=32,
-            eval_every=300,
             save_every=300,
             average_last=2 / 3,
             optim=OptimConfig(lr=2.5e-3, weight_decay=0.02, warmup_steps=40),
