@@ -20,7 +20,8 @@ _HINTS = {
     r"unidentif\w*|unaffected|sought|searched for|looked for|instead of|in lieu of|in place of|omitted|zero|"
     r"eschew\w*|evade\w*|unable|impossible|inapparent|invisible|imperceptible|improbable|doubt(?!less)\w*|"
     r"questioned|questionable|contrary|unlike|unsupported|unconfirmed|in vain|lack\w*|free(?:ness)? (?:of|from)|"
-    r"clear of|negative|to no avail|untrue|refrain\w*|defie[sd]|eludes?|eluded|escapes? detection",
+    r"clear of|negative|to no avail|untrue|refrain\w*|defie[sd]|eludes?|eluded|escap\w*|rid of|would|"
+    r"unless|were to|provided that|stays? away|ceased",
     "de": r"vermiss\w*|fehl(?:t|te|ten|en|end\w*)|ohne|kein\w*|nicht|nie|niemals|weder|ausgeschloss\w*|"
     r"auszuschlie\w*|ausbleib\w*|ausgeblieben|entbehr\w*|ausgespart\w*|verschont\w*|verneint|negativ\w*|mangels?|"
     r"entfällt|fehlanzeige|kaum|unwahrscheinlich\w*|gesucht|vergebl\w*|umsonst|statt|anstelle|anstatt|nirgend\w*|"
@@ -95,6 +96,10 @@ _SUBORDINATE = {
 _BEHIND = {name: re.compile(rf"[,\s]\s*{words}\b", re.IGNORECASE) for name, words in _SUBORDINATE.items()}
 
 
+# "Granulomas, which are numerous, are not confluent": what is denied is the predicate, or the whole.
+_EMBEDDED = re.compile(r",\s+(?:which|that|who|die|der|das|welche[rs]?|qui|que)\s+[^,;]{3,60},\s", re.IGNORECASE)
+
+
 def _is_subordinate(masked: str, language: str) -> bool:
     """Whether the only denial of a clause stands in a subordinate one behind something that is stated."""
     subordinate = _BEHIND[language].search(masked) if language in _BEHIND else None
@@ -110,5 +115,6 @@ def with_caution(clause: str, polarity: Polarity, language: str) -> Polarity:
     masked = rules_of(language).pseudo.sub(blanked, clause)
     if polarity == "affirmed":
         return "undecided" if _HINT[language].search(masked) or _GOES_ON.match(clause) else polarity
-    unclear = _REVERSE[language].search(masked) or _DOUBLE[language].search(masked) or _is_subordinate(masked, language)
+    unclear = _REVERSE[language].search(masked) or _DOUBLE[language].search(masked) or _EMBEDDED.search(clause)
+    unclear = unclear or _is_subordinate(masked, language)
     return "undecided" if unclear else polarity

@@ -50,11 +50,23 @@ _OPEN_VERB = {
 }
 # A thought between a subject and its verb: "hobnailing, although sought, was not encountered".
 _PARENTHESIS = re.compile(
-    r",\s+(?:although|though|albeit|even (?:if|though)|if|when|while|wherever|whenever|obwohl|wenngleich|bien que|"
-    r"quoique|"
-    r"aunque)\s+(?:[^\W\d_]+\s+){0,4}[^\W\d_]+,\s+(?=(?:is|are|was|were|has|have|had|could|can|cannot|do|does|did|"
-    r"fails?|failed|"
-    r"ist|sind|war|waren|wurden?|konnten?|lässt|lassen|fehl\w+|est|sont|n['’]|ne|es|son|no|se)\b)",
+    r",\s+(?:(?:although|though|albeit|even (?:if|though)|if|when|while|wherever|whenever|obwohl|wenngleich|"
+    r"bien que|quoique|"
+    r"aunque)\s+(?:[^\W\d_]+\s+){0,4}[^\W\d_]+|(?:which|that|who|die|der|das|welche[rs]?|qui|que)\s+[^,;]{3,60}),\s+"
+    r"(?=(?:is|are|was|were|has|have|had|could|can|cannot|do|does|did|fails?|failed|ist|sind|war|waren|wurden?|"
+    r"konnten?|lässt|"
+    r"lassen|fehl\w+|est|sont|n['’]|ne|es|son|no|se)\b)",
+    re.IGNORECASE,
+)
+# A relative clause that says of what stands before it that it is not there: "invasion, which is absent".
+_NOT_THERE = re.compile(
+    r"(?:which|that)\s+(?:(?:we|one|i)\s+)?(?:(?:is|are|was|were|do|does|did|can|could|has been|have been)\s+)?"
+    r"(?:not|never|absent|lacking|missing|cannot)\b(?:\s+(?:be|been|see|seen|find|found|present|identified|"
+    r"observed|evident|"
+    r"detected|noted|here|demonstrated|recogni[sz]ed|identifiable))*\W*$|"
+    r"(?:die|der|das|welche[rs]?)\s+(?:\w+\s+)?(?:nicht\s+\w+(?:\s+(?:ist|sind|werden|wird))?|fehl(?:t|en))\W*$|"
+    r"qui (?:est absente?|sont absente?s|n['’]est pas (?:vue?|retrouvée?|identifiée?)|fait défaut)\W*$|"
+    r"que no se (?:observa|identifica|encuentra|ve)n?\W*$",
     re.IGNORECASE,
 )
 _FIRST_EXCEPT = re.compile(
@@ -89,6 +101,10 @@ def clauses_of(text: str, language: str = "en") -> list[Clause]:
         if clauses and _BARE_NOT.match(piece.text) and before == "affirmed" and "," in clauses[-1].text:
             told, topic = clauses.pop().text.rsplit(",", 1)  # "invasion ist nachweisbar, Nekrosen hingegen | nicht"
             clauses += [Clause(told), Clause(f"{topic.strip()} {piece.text.strip()}")]
+        elif clauses and before == "affirmed" and _NOT_THERE.match(piece.text.lstrip(" ,")):
+            clauses[-1] = Clause(
+                f"{clauses[-1].text}, {piece.text.lstrip(' ,')}", rules.verb.search(clauses[-1].text) is not None
+            )
         elif clauses and (bare or (short and polarity == "affirmed" == before)):
             clauses[-1] = _with_answer(clauses[-1], piece.text, bool(bare), language)
         elif polarity != "affirmed" or not frame:
