@@ -115,6 +115,7 @@ def with_caution(clause: str, polarity: Polarity, language: str) -> Polarity:
     masked = rules_of(language).pseudo.sub(blanked, clause)
     if polarity == "affirmed":
         return "undecided" if _HINT[language].search(masked) or _GOES_ON.match(clause) else polarity
-    unclear = _REVERSE[language].search(masked) or _DOUBLE[language].search(masked) or _EMBEDDED.search(clause)
-    unclear = unclear or _is_subordinate(masked, language)
-    return "undecided" if unclear else polarity
+    reversed_or_twice = (
+        _REVERSE[language].search(masked) or _DOUBLE[language].search(masked) or _EMBEDDED.search(clause)
+    )
+    return "undecided" if reversed_or_twice is not None or _is_subordinate(masked, language) else polarity
