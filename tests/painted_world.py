@@ -27,7 +27,7 @@ SHOWN = ("type", "presence", "largest", "location")
 """Categories of questions about what tiles show; grade, pattern and number of glands are not on them."""
 SETTINGS = (
     "text.pretrained=", "model.width=64", "model.embed_dim=48", "train.steps=220", "train.batch_size=24",
-    "train.eval_every=0", "train.save_every=0", "train.optim.warmup_steps=20",
+    "train.eval_every=0", "train.save_every=0", "train.optim.warmup_steps=20", "train.average_last=0",
 )  # fmt: skip
 
 

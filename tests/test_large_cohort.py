@@ -42,7 +42,7 @@ def large(tmp_path_factory) -> tuple[Path, list[list[dict]]]:
             line = [sys.executable, str(ROOT / words[1]), *words[2:], "--slides", str(SLIDES)]
         else:
             line = [*program, *words[1:], *(["--json"] if words[1] == "search" else [])]
-            line += ["--set", "train.steps=60"] if words[1] == "train" else []
+            line += ["--set", "train.steps=60", "--set", "train.average_last=0"] if words[1] == "train" else []
         done = subprocess.run(
             line, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
         )
