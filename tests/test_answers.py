@@ -19,6 +19,7 @@ from pathflip.assistant import (
     build_prompt,
     caption,
     evidence_to_files,
+    generate,
     log_likelihood,
     option_probabilities,
     prepare_slide,
@@ -39,6 +40,13 @@ from pathflip.types import Answer, Evidence
 from tiny_assistant import assemble, tiny_slide
 
 QUESTION, OPTIONS = "Where is the necrosis?", ("upper left", "lower right", "everywhere")
+
+
+@pytest.fixture(autouse=True)
+def a_few_words(monkeypatch):
+    """A language model without training does not end by itself."""
+    short = {"max_new_tokens": 8}
+    monkeypatch.setattr(answers_module, "generate", lambda *words, **how: generate(*words, **how | short))
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ def test_the_assistant_and_the_verifier_stand_on_the_page_and_nothing_is_redone(
     made = [*(demo / "features_stain_texture").glob("*.h5"), *(demo / "runs").rglob("last/model.safetensors")]
     before = {file: file.stat().st_mtime_ns for file in made}
     messages: list[str] = []
-    speaking = Demo(demo, steps=30, assistant_steps=12, resamples=50)
+    speaking = Demo(demo, steps=16, assistant_steps=6, resamples=50, explained=8, captions=1)
     result = play(speaking, World.named("quick-hospital", 0), "a test", [], messages.append, lambda *_, **__: None)
     assert before == {file: file.stat().st_mtime_ns for file in made}
     by_category = {(row["measure"], row["how"], row["category"]): row for row in result["questions"]}

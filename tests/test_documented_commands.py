@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from pathflip.assistant import answers, generate
 from pathflip.cli import app
 from pathflip.workbench.web_server import Running
 from slide_files import write_pyramid
@@ -177,8 +178,14 @@ def served_for_a_moment(monkeypatch):
     monkeypatch.setattr("pathflip.workbench.web_server.show_page", lambda url: None)
 
 
+@pytest.fixture
+def a_few_words(monkeypatch):
+    """A language model without training does not end by itself."""
+    monkeypatch.setattr(answers, "generate", lambda *words, **how: generate(*words, **how | {"max_new_tokens": 8}))
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("served_for_a_moment")
+@pytest.mark.usefixtures("served_for_a_moment", "a_few_words")
 def test_the_readmes_commands_run_as_written(workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     commands = documented(ROOT / "README.md")

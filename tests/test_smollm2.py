@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from completions_server import serve
-from pathflip.assistant import Conversation, Writing, caption, load_assistant
+from pathflip.assistant import Conversation, Writing, caption, language_model, load_assistant
 from pathflip.cli import app
 from pathflip.errors import CheckpointError, ConfigError, MissingExtraError
 from pathflip.features import read_features
@@ -110,12 +110,17 @@ def parts(tmp_path_factory):
     shutil.rmtree(folder)  # half a gigabyte
 
 
+@pytest.fixture(scope="module")
+def writing(parts):
+    """The language model, opened once, as a function from messages to what it writes."""
+    return _load(LocalSpec(model=parts / "lm", max_tokens=24))
+
+
 @needs_weights
 @pytest.mark.slow
-def test_it_knows_what_it_was_taught(parts):
+def test_it_knows_what_it_was_taught(parts, writing):
     """Weights, tokenizer and chat template are read right: any of them wrong, and it babbles."""
-    answer = _load(LocalSpec(model=parts / "lm", max_tokens=16))
-    assert "Paris" in answer([{"role": "user", "content": "What is the capital of France?"}])
+    assert "Paris" in writing([{"role": "user", "content": "What is the capital of France?"}])
     tokenizer = read_language_tokenizer(find_language_model(parts / "lm"))
     text = "Tumour of 12 mm – it's grade 3.\n\nNo keratin."
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
@@ -128,10 +133,17 @@ def run(*words, **options):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def from_folder(parts, read):
+    """The reader, given the folder's files in the place of the package's: the GGUF file was read before."""
+    return lambda files, *how, **more: read(find_language_model(parts / "lm"), *how, **more)
+
+
 @needs_weights
 @pytest.mark.slow
-def test_both_stages_and_asking(parts, tmp_path):
+def test_both_stages_and_asking(parts, tmp_path, monkeypatch):
     """The published recipes, some steps of them: the projector, then projector and LoRA; the rest stays as it was."""
+    monkeypatch.setattr(language_model, "read_language_model", from_folder(parts, read_language_model))
+    monkeypatch.setattr(language_model, "read_language_tokenizer", from_folder(parts, read_language_tokenizer))
     data = ["--features", parts / "features", "--captions", parts / "captions.jsonl"]
     short = [
         "--set", "epochs=0", "--set", "train.steps=2", "--set", "train.batch_size=1", "--set", "train.accumulation=1",
@@ -173,14 +185,14 @@ def _ask(assistant, parts):
 @needs_weights
 @pytest.mark.slow
 @pytest.mark.parametrize("by", ["local", "server"])
-def test_decomposing(by, parts, tmp_path):
+def test_decomposing(by, parts, writing, tmp_path):
     """So small a model seldom writes the JSON that is asked for: what it gets wrong fails alone, is named, and no
     sub-caption that the report does not support is ever written among those that train."""
     reports, out = tmp_path / "reports.jsonl", tmp_path / "captions.jsonl"
     reports.write_text(json.dumps({"slide": "a", "patient": "p", "text": REPORT}) + "\n")
     words = ["decompose", reports, "--out", out, "--by", by, "--json"]
-    with serve(_load(LocalSpec(model=parts / "lm", max_tokens=30))) as (url, asked):
-        where = ["--model", parts / "lm", "--max-tokens", 30]
+    with serve(writing) as (url, asked):
+        where = ["--model", parts / "lm", "--max-tokens", 24]
         if by == "server":
             where = ["--model", "smollm2", "--url", url, "--response-format", "none", "--concurrency", 1]
         done = CliRunner().invoke(app, [str(word) for word in (*words, *where)])

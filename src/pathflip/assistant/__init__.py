@@ -1,6 +1,15 @@
 """Question answering over slides: load an assistant, ask it, get an answer with the tiles behind it."""
 
-from pathflip.assistant.answers import UNDECIDED, Conversation, Writing, answer, ask, caption, refusal_logit
+from pathflip.assistant.answers import (
+    UNDECIDED,
+    Conversation,
+    Writing,
+    answer,
+    ask,
+    caption,
+    refusal_logit,
+    refusal_logits,
+)
 from pathflip.assistant.calibration import AnswerCalibration, YesOrNoCalibration, YesOrNoScores, read_answer_calibration
 from pathflip.assistant.evidence import evidence_rows, evidence_to_files, tiles_of
 from pathflip.assistant.generation import (
@@ -58,6 +67,7 @@ __all__ = [
     "prepare_slide",
     "read_answer_calibration",
     "refusal_logit",
+    "refusal_logits",
     "save_assistant",
     "slide_tokens",
     "tiles_of",

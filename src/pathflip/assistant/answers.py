@@ -13,7 +13,15 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from pathflip.assistant.evidence import option_evidence, text_evidence
-from pathflip.assistant.generation import Prompt, Slide, build_prompt, generate, log_likelihood, option_probabilities
+from pathflip.assistant.generation import (
+    Prompt,
+    Slide,
+    answer_likelihoods,
+    build_prompt,
+    generate,
+    log_likelihood,
+    option_probabilities,
+)
 from pathflip.assistant.saved_assistant import LoadedAssistant
 from pathflip.assistant.visual_tokens import PreparedSlide, prepare_slide
 from pathflip.assistant.yes_or_no import Verdict, places_of_yes_and_no, verdicts, with_verdict
@@ -25,7 +33,7 @@ from pathflip.text.refusals import CANNOT_TELL, cannot_tell
 from pathflip.text.sentences import split_sentences
 from pathflip.types import Answer, Evidence, SlideFeatures
 
-__all__ = ["UNDECIDED", "Conversation", "Writing", "answer", "ask", "caption", "refusal_logit"]
+__all__ = ["UNDECIDED", "Conversation", "Writing", "answer", "ask", "caption", "refusal_logit", "refusal_logits"]
 
 MOST_QUESTION_WORDS = 400
 UNDECIDED = "undecided"
@@ -170,8 +178,13 @@ def _choice(
 
 def refusal_logit(assistant: LoadedAssistant, prompt: Prompt) -> float:
     """Log-odds that the assistant, given no options, answers "cannot be determined from this slide"."""
-    likely = min(float(log_likelihood(assistant, prompt, [CANNOT_TELL])[0]), -1e-6)
-    return likely - math.log(-math.expm1(likely))
+    return refusal_logits(assistant, [prompt])[0]
+
+
+def refusal_logits(assistant: LoadedAssistant, prompts: Sequence[Prompt]) -> list[float]:
+    """:func:`refusal_logit` of many prompts, many at a time."""
+    likely = (min(one, -1e-6) for one in answer_likelihoods(assistant, prompts, CANNOT_TELL))
+    return [one - math.log(-math.expm1(one)) for one in likely]
 
 
 def caption(

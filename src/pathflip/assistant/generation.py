@@ -21,6 +21,7 @@ from pathflip.types import IGNORED, InstructBatch, SlideFeatures, SlideTokens
 
 __all__ = [
     "Prompt",
+    "answer_likelihoods",
     "build_prompt",
     "generate",
     "generate_many",
@@ -168,6 +169,18 @@ def log_likelihood(
     batch = rows_to_batch(rows, assistant.model.config.embed_dim).to(assistant.device)
     mean = -assistant.model(batch).float().cpu()
     return mean if per_token else mean * (batch.labels != IGNORED).sum(1).cpu()
+
+
+@torch.no_grad()
+def answer_likelihoods(assistant: LoadedAssistant, prompts: Sequence[Prompt], answer: str) -> list[float]:
+    """Log-probability of one answer, its end included, to each of many prompts; many at a time."""
+    piece = ChatPiece(assistant.template.answer_ids(answer), learned=True)
+    likely: list[float] = []
+    for start in range(0, len(prompts), PROMPTS_AT_ONCE):
+        rows = [prompt_row(one, [*one.pieces, piece]) for one in prompts[start : start + PROMPTS_AT_ONCE]]
+        batch = rows_to_batch(rows, assistant.model.config.embed_dim).to(assistant.device)
+        likely += (-assistant.model(batch).float().cpu() * (batch.labels != IGNORED).sum(1).cpu()).tolist()
+    return likely
 
 
 @torch.no_grad()

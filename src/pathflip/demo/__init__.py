@@ -86,7 +86,7 @@ def run_demo(
     say(f"on {device_named(device)}: features, training, measuring; on the CPU: painting, tissue, tiles")
     demo = Demo(out, seed, num_workers, device=device)
     if quick:
-        demo = replace(demo, steps=30, assistant_steps=0, resamples=200)
+        demo = replace(demo, steps=16, assistant_steps=0, resamples=200)
     notes = [QUICK_NOTE] if quick else []
     return play(demo, World.named("quick-hospital" if quick else "hospital", seed), command, notes, say, progress)
 

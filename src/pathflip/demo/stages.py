@@ -56,8 +56,8 @@ NOTE = (
     "Trained on painted slides: what it says about real tissue means nothing. Research software, not a medical device."
 )
 LONG = ("published, repaired",)  # trained while the assistants wait for PathFLIP
-NUM_EXPLAINED = 60
-NUM_CAPTIONS = 2
+AS_LONG = ("train.steps=190", "train.eval_every=95", "train.save_every=95")
+"""The processor time of PathFLIP's 600 steps (its own 240 took 216 seconds, PathFLIP's 172)."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Demo:
         steps: optimiser steps of the alignment models; None leaves the recipes as they are.
         assistant_steps: of each stage of the assistant, its text-only baseline and their language model; None as in the
             recipes, 0 leaves out assistant and verification.
-        resamples: bootstrap cohorts.
+        resamples: bootstrap cohorts. explained: answers whose evidence is tested. captions: those the page shows.
         device: where to train and measure: cpu, cuda, cuda:1, …; None takes a GPU if there is one.
     """
 
@@ -78,6 +78,8 @@ class Demo:
     steps: int | None = None
     assistant_steps: int | None = None
     resamples: int = 1000
+    explained: int = 60
+    captions: int = 2
     device: str | None = None
 
     @property
@@ -111,7 +113,7 @@ class Demo:
             # over so few steps a model still climbs, and the mean of its weights would lag behind
             settings += [f"train.steps={self.steps}", "train.batch_size=16", "train.optim.warmup_steps=5"]
             settings += ["train.average_last=0"]
-        return {name: with_settings(recipe, settings) for name, recipe in made.items()}
+        return {name: with_settings(r, [*(AS_LONG if name in LONG else []), *settings]) for name, r in made.items()}
 
     def language(self) -> LanguageRecipe:
         """The small language model that assistant and text-only baseline start from."""
@@ -293,12 +295,12 @@ def explain_some(demo: Demo) -> tuple[Faithfulness, list[CaptionExample]]:
     """Some answers with their evidence tested, and some captions."""
     assistant = load_assistant(demo.run(ASSISTANT), demo.device)
     questions, lines = cohort_questions(demo.cohort, "test")
-    chosen = questions_to_explain(questions, lines, NUM_EXPLAINED)
+    chosen = questions_to_explain(questions, lines, demo.explained)
     concepts = {one.question_id: str(lines[one.question_id]["evidence"]) for one in chosen}
     rng = np.random.default_rng(demo.seed)
     explained = explain_answers(assistant, chosen, demo.files(), demo.cohort, concepts, rng)
     slides = sorted({one.slide_id for one in questions})
-    shown = slides[:: max(1, len(slides) // NUM_CAPTIONS)][:NUM_CAPTIONS]
+    shown = slides[:: max(1, len(slides) // demo.captions)][: demo.captions]
     return explained, caption_examples(assistant, demo.cohort, demo.files(), shown)
 
 

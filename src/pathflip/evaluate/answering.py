@@ -17,7 +17,7 @@ from pathflip.assistant import (
     option_probabilities,
     places_of_yes_and_no,
     prepare_slide,
-    refusal_logit,
+    refusal_logits,
     verdicts,
     with_verdict,
 )
@@ -135,9 +135,9 @@ def _weighed(
         rows = option_probabilities(
             assistant, [build_prompt(assistant, one.question, view, one.options) for one in own]
         )
-        for one, row in zip(own, rows, strict=True):
-            chances[one.question_id] = row
-            logits[one.question_id] = refusal_logit(assistant, build_prompt(assistant, one.question, view))
+        refusals = refusal_logits(assistant, [build_prompt(assistant, one.question, view) for one in own])
+        for one, row, refusal in zip(own, rows, refusals, strict=True):
+            chances[one.question_id], logits[one.question_id] = row, refusal
     ordered = [chances[one.question_id] for one in questions]
     right = np.array([int(row.argmax()) == _place(one) for row, one in zip(ordered, questions, strict=True)])
     return np.array([logits[one.question_id] for one in questions]), ordered, right

@@ -13,7 +13,7 @@ from pathflip.assistant import (
     build_prompt,
     generate_many,
     prepare_slide,
-    refusal_logit,
+    refusal_logits,
     verdicts,
 )
 from pathflip.data.splits import read_split_rows
@@ -93,10 +93,11 @@ def ask_yes_or_no(
         decided = verdicts(assistant, prompts)
         openly = [prompt for prompt, verdict in zip(prompts, decided, strict=True) if verdict is None]
         written = iter(generate_many(assistant, openly, max_new_tokens=16))
-        for (_, text, present), prompt, verdict in zip(questions, prompts, decided, strict=True):
+        refusals = refusal_logits(assistant, prompts)
+        for (_, text, present), refusal, verdict in zip(questions, refusals, decided, strict=True):
             said = next(written) if verdict is None else UNDECIDED if verdict.side == "undecided" else verdict.side
-            refused = assistant.calibration.refusal(refusal_logit(assistant, prompt))
-            said = CANNOT_TELL if refused >= assistant.calibration.refuse_above else said
+            refused = assistant.calibration.refusal(refusal) >= assistant.calibration.refuse_above
+            said = CANNOT_TELL if refused else said
             answers.append(OpenAnswer(slide_id, str(labels[slide_id]["patient"]), text, present, said))
     return answers
 
