@@ -98,6 +98,18 @@ def test_yes_no_and_undecided_are_said_by_the_thresholds(assistant, view):
 
 
 @pytest.mark.usefixtures("answers_so")
+def test_a_yes_points_at_what_is_there_and_what_was_said_before_changes_nothing(assistant, view, monkeypatch):
+    monkeypatch.setattr("pathflip.assistant.answers.generate", lambda *_, begin, **__: f"{begin}, necrosis is present.")
+    own = fitted(assistant, -99.0, -99.0)
+    yes = ask(own, QUESTION, view)
+    assert {one.text for one in yes.evidence} == {"necrosis is present."}
+    assert ask(fitted(assistant, 99.0, 99.0), QUESTION, view).evidence == ()
+    talk = Conversation.about(own, view)
+    talk.say("Where is the calcification?")
+    assert talk.say(QUESTION) == yes
+
+
+@pytest.mark.usefixtures("answers_so")
 def test_python_chat_options_and_benchmarks_decide_alike(assistant, view, tmp_path):
     presence = yes_or_no_scores(assistant, [build_prompt(assistant, QUESTION, view)])[0].presence
     write_features(tmp_path / "a.h5", tiny_slide("a"))

@@ -93,6 +93,8 @@ def ask(
     if (words := len(question.split())) > MOST_QUESTION_WORDS:
         raise CaptionError(f"question: got {words} words, expected at most {MOST_QUESTION_WORDS}; shorten it")
     slides = prepared_slides(assistant, slides)
+    if assistant.calibration.yes_or_no is not None and not options and asks_whether(question):
+        history = ()  # such a question stands by itself, and thresholds were fitted on questions asked first
     prompt = build_prompt(assistant, question, slides, options, history=history)
     unknown = assistant.aligned.knows_no_word_of
     if not options and asks_whether(question) and unknown(question_content(question)):
@@ -263,5 +265,8 @@ def _written(
 
 
 def _as_one_text(question: str, answer: str) -> str:
-    """Question and answer as one text to look for."""
+    """Question and answer as one text to look for; of a yes or no what it says is there, or not there."""
+    if asks_whether(question) and (side := re.match(r"\W*(yes|no)\b\W*", answer, re.IGNORECASE)):
+        content = question_content(question)
+        return f"no {content}" if side[1].lower() == "no" else answer[side.end() :].strip() or content
     return f"{question_content(question)} {answer}".strip()
