@@ -46,8 +46,7 @@ NUM_PROBES_FAR = 400
 ROWS_TO_TRAIN = 256
 VECTORS = ("vector", "patch_vector", "text_vector")
 FAR = 300.0
-"""Where a query stands that is a direction, in units of how far vectors lie apart: so far out that the nearest vectors
-are those with the largest product."""
+"""Where a direction stands as a query, in distances between vectors: the nearest then have the largest product."""
 OWN_COLUMNS = ("slide_id", "case_id", "patient")
 """Beside the labels, what a condition may name."""
 
