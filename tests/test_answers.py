@@ -167,6 +167,17 @@ def test_every_sentence_of_a_caption_names_its_places(assistant, monkeypatch):
     assert (answer.evidence[0].box.x, answer.evidence[0].box.y) == tuple(view.features.coords[best])
 
 
+def test_a_sentence_that_no_slide_can_show_has_no_places_and_is_named(assistant, monkeypatch):
+    caption_text = "Keratin pearls are seen. The patient was referred by Dr. Meyer. HER2 is negative."
+    monkeypatch.setattr(answers_module, "generate", lambda *_, **__: caption_text)
+    answer = caption(assistant, tiny_slide("a"))
+    assert {e.text for e in answer.evidence} == {"Keratin pearls are seen."}
+    assert "2 of 3 sentences" in answer.note
+    assert "The patient was referred by Dr. Meyer." in answer.note
+    monkeypatch.setattr(answers_module, "generate", lambda *_, **__: "Keratin pearls are seen.")
+    assert caption(assistant, tiny_slide("a")).note == ""
+
+
 def test_a_conversation_remembers_and_forgets(assistant, monkeypatch):
     heard = []
     assistant = calibrated(assistant, refuse_above=1.0)

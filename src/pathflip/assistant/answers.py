@@ -31,6 +31,7 @@ from pathflip.text.chat import Turn
 from pathflip.text.questions import asks_whether, question_content
 from pathflip.text.refusals import CANNOT_TELL, cannot_tell
 from pathflip.text.sentences import split_sentences
+from pathflip.text.sub_captions import sub_captions_of
 from pathflip.types import Answer, Evidence, SlideFeatures
 
 __all__ = ["UNDECIDED", "Conversation", "Writing", "answer", "ask", "caption", "refusal_logit", "refusal_logits"]
@@ -197,22 +198,30 @@ def caption(
     writing: Writing = Writing(max_new_tokens=400),
     stream: Callable[[str], None] | None = None,
 ) -> Answer:
-    """Describe a slide; every sentence that speaks of something visible names the places that support it.
+    """Describe a slide; every sentence that speaks of something visible names the places most like it.
 
     Args:
         assistant, slides, writing, stream: as for :func:`ask`.
         most_evidence: places for each sentence.
 
     Returns:
-        The caption; ``Evidence.text`` is the sentence a place belongs to.
+        The caption; ``Evidence.text`` is the sentence a place belongs to. ``note`` names the sentences that no slide
+        can bear out (history, names, other tests): language models write what reports say.
     """
     slides = prepared_slides(assistant, slides)
     prompt = build_prompt(assistant, CAPTION_PROMPTS[0], slides)
     text = _written(assistant, prompt, writing, stream)
+    sentences = split_sentences(text)
+    baseless = [one for one in sentences if not any(part.visual for part in sub_captions_of(one))]
     evidence: list[Evidence] = []
-    for sentence in split_sentences(text):
-        evidence += text_evidence(assistant.aligned, slides, sentence, most_evidence)
-    return Answer(text, tuple(evidence), generated=text)
+    for sentence in sentences:
+        if sentence not in baseless:
+            evidence += text_evidence(assistant.aligned, slides, sentence, most_evidence)
+    if not baseless:
+        return Answer(text, tuple(evidence), generated=text)
+    shown = "; ".join(f"“{sentence}”" for sentence in baseless)
+    note = f"{len(baseless)} of {len(sentences)} sentences say what no slide can show, so nothing stands behind them: "
+    return Answer(text, tuple(evidence), generated=text, note=note + shown)
 
 
 @dataclass

@@ -30,8 +30,8 @@ def option_evidence(prompt: Prompt, slides: Sequence[PreparedSlide], option: int
 
 
 def text_evidence(model: Aligned, slides: Sequence[PreparedSlide], text: str, most: int) -> tuple[Evidence, ...]:
-    """Where a text is, over all slides of a case: best tiles of its heatmap. Nothing for an absence, or for what
-    a slide cannot show: there is no place to point at.
+    """Where a text is, over all slides of a case: best tiles of its heatmap. Nothing for an absence: there is no
+    place to point at.
     """
     evidence: list[Evidence] = []
     for slide in slides:
