@@ -5,6 +5,7 @@ import warnings
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from odd_slides import TRUTH, difference, whole
 from pathflip.errors import SlideError
@@ -186,3 +187,18 @@ def test_levels_made_in_other_ways_stay(tmp_path):
         level = np.ascontiguousarray(level.astype(np.uint8))
         with open_slide(write_tiff(tmp_path / "a.tif", [page(PICTURE), page(level, reduced=1)])) as slide:
             assert (slide.info.downsamples, slide.info.notes) == ((1.0, 2.0), ())
+
+
+@pytest.mark.parametrize("black", [0, 40])
+@pytest.mark.parametrize("compression", [1, 7, 8])
+def test_inks_stored_inverted_are_refused_and_right_ones_read(tmp_path, compression, black):
+    inks = np.concatenate([255 - PICTURE, np.full_like(GREY, black)], -1)
+    as_stored = {"compression": compression, "photometric": 5}
+    if compression == 7:
+        as_stored["pack"] = lambda samples: jpeg(samples, None)
+    right = write_tiff(tmp_path / "right.tif", [page(inks, **as_stored)])
+    with quiet(right) as slide:
+        assert difference(whole(slide), np.asarray(Image.fromarray(inks, "CMYK").convert("RGB"))) < 4
+    wrong = write_tiff(tmp_path / "wrong.tif", [page(255 - inks, **as_stored)])
+    with pytest.raises(SlideError, match=r"inks inverted .*export it as RGB"):
+        quiet(wrong)

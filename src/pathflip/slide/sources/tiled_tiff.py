@@ -35,7 +35,7 @@ from pathflip.slide.sources.same_picture import seems_the_same, shows_the_same
 from pathflip.slide.sources.source import Color, NotHereError, Pixels, Source
 from pathflip.slide.sources.stored_tiles import StoredTiles
 from pathflip.slide.sources.tiff_codecs import CODEC_NAMES, Samples
-from pathflip.slide.sources.tiff_colours import RGB, UNSPECIFIED
+from pathflip.slide.sources.tiff_colours import CMYK, RGB, UNSPECIFIED
 from pathflip.slide.sources.tiff_layout import IncompleteError, Level, level_of
 from pathflip.slide.sources.tiff_pages import Pyramid, find_levels, known_levels, text_of
 
@@ -46,7 +46,9 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())  # its remarks o
 _SAMPLED_TILES = 48
 """How many tiles of the coarsest level are looked at to learn whether alpha and all bits are used."""
 _SAMPLED_FOR_COLOURS = 9
-"""And to learn whether JPEG tiles have the colours that the header says."""
+"""And to learn whether JPEG tiles have the colours that the header says, and inks are stored as they should."""
+_DARK, _LIGHT = 64.0, 128.0
+"""Mean brightness of tiles of a slide that cannot be one of transmitted light, and that can."""
 
 
 class TiledTIFFSource(StoredTiles):
@@ -255,6 +257,8 @@ def _with_known_samples(path: Path, levels: tuple[Level, ...], info: SlideInfo, 
     levels, info = _with_believed_colours(path, levels, info, background)
     source = TiledTIFFSource(path, levels, info, background)
     colours = levels[0].colours
+    if colours.photometric == CMYK:
+        _refuse_inverted_inks(path, source)
     has_alpha = colours.alpha != UNSPECIFIED
     notes = list(info.notes)
     if not has_alpha and colours.palette is None and colours.has_further(levels[0].sample_count):
@@ -273,6 +277,22 @@ def _with_known_samples(path: Path, levels: tuple[Level, ...], info: SlideInfo, 
             )
     source.close()
     return TiledTIFFSource(path, levels, replace(info, notes=tuple(notes)), background)
+
+
+def _refuse_inverted_inks(path: Path, source: TiledTIFFSource) -> None:
+    """Refuse four inks that are dark as stored and light the other way round: some writers store no ink as 255."""
+    colours = source._levels[0].colours
+    tiles = list(_sampled(source, _SAMPLED_FOR_COLOURS))
+    if not tiles:
+        return
+    stated = float(np.mean([colours.to_rgb(tile).mean() for tile in tiles]))
+    inverted = float(np.mean([colours.to_rgb(colours.largest - tile).mean() for tile in tiles]))
+    if stated < _DARK and inverted > _LIGHT:
+        source.close()
+        raise SlideError(
+            f"slide '{path}': CMYK that is dark as stored (mean {stated:.0f} of 255) and light with its inks inverted "
+            f"({inverted:.0f}), expected 0 for no ink; export it as RGB"
+        )
 
 
 def _with_believed_colours(
