@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pathflip.processes import follow_parent, freed_memory_is_reused
+from pathflip.processes import follow_parent, freed_memory_is_reused, transformers_are_quiet
 
 CLI = "from pathflip.cli import main; main()"
 
@@ -95,3 +96,32 @@ def test_a_workers_warnings_are_notes_of_one_line(capfd):
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=follow_parent) as pool:
         pool.submit(warn, "a\x1b[2Jb").result()
     assert capfd.readouterr().err == "note: slide 'a\\u001b[2Jb': two lines\n"
+
+
+def test_threads_that_read_models_at_once_leave_the_tying_of_weights_as_it_was():
+    """transformers takes the method away while it reads a model, and two threads in turn would put back nothing."""
+    from transformers import PreTrainedModel
+    from transformers.initialization import no_tie_weights
+
+    before, first_is_in, second_waits = PreTrainedModel.tie_weights, threading.Event(), threading.Event()
+
+    def first() -> None:
+        with transformers_are_quiet(), no_tie_weights():
+            first_is_in.set()
+            second_waits.wait(0.3)
+
+    def second() -> None:
+        first_is_in.wait()
+        with transformers_are_quiet(), no_tie_weights():
+            second_waits.set()
+            time.sleep(0.3)
+
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert PreTrainedModel.tie_weights is before
+    finally:
+        PreTrainedModel.tie_weights = before

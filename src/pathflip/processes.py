@@ -89,11 +89,24 @@ def freed_memory_is_reused() -> Iterator[bool]:
             libc.malloc_trim(0)
 
 
+_TRANSFORMERS = threading.RLock()
+
+
 @contextmanager
 def transformers_are_quiet() -> Iterator[None]:
-    """Without the reports and progress bars of ``transformers``: what they would say is an error, or nothing, here."""
+    """One thread alone with ``transformers``, without its reports and progress bars: what they would say is an error,
+    or nothing, here.
+
+    Alone, because while it reads a model it ties no weights, in the whole process, by taking a method away and putting
+    back what was there: two threads that do so at once put back nothing, and from then on every model's head is random.
+    """
     from transformers.utils import logging
 
+    with _TRANSFORMERS:
+        yield from _quiet(logging)
+
+
+def _quiet(logging: Any) -> Iterator[None]:
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -10,6 +10,7 @@ from torch import nn
 
 from pathflip.errors import ConfigError, MissingExtraError
 from pathflip.models.cpu import accelerate_for_cpu
+from pathflip.processes import transformers_are_quiet
 from pathflip.text.language_models import find_language_model, read_language_model, read_language_tokenizer
 
 __all__ = ["LanguageModelSpec", "LoraSpec", "add_lora", "build_language_model", "open_language_model", "open_tokenizer"]
@@ -112,7 +113,9 @@ def build_language_model(settings: Mapping[str, Any], vocab_size: int, end_id: i
     config = Qwen3Config(**{**settings, "vocab_size": vocab_size, "eos_token_id": end_id, "pad_token_id": pad_id})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return prepare_language_model(Qwen3ForCausalLM(config), LanguageModelSpec(train="full"))
+        with transformers_are_quiet():
+            empty = Qwen3ForCausalLM(config)
+        return prepare_language_model(empty, LanguageModelSpec(train="full"))
 
 
 def add_lora(lm: nn.Module, spec: LoraSpec) -> None:

@@ -42,6 +42,7 @@ from pathflip.io.files import atomic_directory, write_json
 from pathflip.io.model_folder import check_model_folder, stored_shapes
 from pathflip.models.assistant import Assistant, AssistantConfig
 from pathflip.models.measurements import MEASURES_VERSION
+from pathflip.processes import transformers_are_quiet
 from pathflip.text.chat import ChatTemplate
 from pathflip.text.questions import MOST_OPTIONS
 
@@ -235,13 +236,15 @@ def _language_model(path: Path, language: LanguageModelSpec, moved: str | Path |
     folder, weights = path / "language", path / "assistant.safetensors"
     try:
         settings = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        with torch.device("meta"):  # sizes before memory
+        with torch.device("meta"), transformers_are_quiet():  # sizes before memory
             outline = AutoModelForCausalLM.from_config(settings, trust_remote_code=False)
         wanted = sum(value.numel() for value in outline.parameters())
         stored = sum(math.prod(shape) for shape in stored_shapes(weights).values())
         if wanted > stored:
             raise ConfigError(f"'{folder}' describes {wanted} weights, '{weights.name}' holds {stored}")
-        return prepare_language_model(AutoModelForCausalLM.from_config(settings, trust_remote_code=False), language)
+        with transformers_are_quiet():
+            empty = AutoModelForCausalLM.from_config(settings, trust_remote_code=False)
+        return prepare_language_model(empty, language)
     except Exception as error:  # transformers raises many kinds on settings that do not fit together
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(f"{path}: its language model cannot be built ({reason}); copy it again") from None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pathflip.errors import ConfigError
 from pathflip.io.model_folder import check_model_folder, refuse_missing_weights
+from pathflip.processes import transformers_are_quiet
 
 __all__ = ["BertScorer", "greedy_matching"]
 
@@ -135,7 +136,10 @@ def _load(folder: Path) -> tuple[Any, Any]:
     options: dict[str, Any] = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model, loading = AutoModel.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+        with transformers_are_quiet():
+            model, loading = AutoModel.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, **options
+            )
     except Exception as error:  # transformers raises many kinds on damage
         line = " ".join(str(error).split())[:200]
         raise ConfigError(f"BERTScore: '{folder}' cannot be opened: {line}") from None

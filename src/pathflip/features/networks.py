@@ -366,7 +366,7 @@ def transformers_network(name: str, folder: Path, state: State) -> nn.Module:
 
     config = _config(name, folder, AutoConfig)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), transformers_are_quiet():
             model_class = type(AutoModel.from_config(config, trust_remote_code=False))
     except (ValueError, KeyError) as error:
         raise ConfigError(f"transformers cannot build '{config.model_type}': {first_line(error)}") from error
