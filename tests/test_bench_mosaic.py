@@ -1,0 +1,45 @@
+"""bench/mosaic.py: its regions lie on their slides, and what is a gap is left out (trained by nobody here:
+it takes twenty minutes)."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pathflip.slide import open_slide
+
+BENCH = Path(__file__).resolve().parents[1] / "bench" / "mosaic.py"
+SPLITS = 3
+
+
+@pytest.fixture(scope="module")
+def bench():
+    spec = importlib.util.spec_from_file_location("bench_mosaic", BENCH)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_gap_is_no_tissue(bench):
+    image = np.full((64, 64, 3), 180, np.uint8)
+    image[:19] = 250  # just under .3 of it
+    assert not bench.is_white(image)
+    image[:20] = 250
+    assert bench.is_white(image)
+    image[..., 1] = 200  # as bright, but pink
+    assert not bench.is_white(image)
+
+
+@pytest.mark.real
+def test_regions_lie_on_their_slides_and_every_class_has_places_for_all_splits(bench, real_data):
+    for name, regions in bench.REGIONS.items():
+        assert len({place for place, _, _ in regions}) >= SPLITS, name
+        for _, (file, mpp), (x, y, width, height) in regions:
+            with open_slide(real_data / "slides" / file, slide_mpp=mpp) as slide:
+                assert x + width <= slide.info.size0[0]
+                assert y + height <= slide.info.size0[1]
+                side = bench.IMAGE_PX * bench.MPP / slide.info.mpp0
+                assert side <= min(width, height), (name, file)
