@@ -28,6 +28,15 @@ DENIAL_WORDS = re.compile(
 )
 
 
+DENIES_NOTHING = re.compile(
+    r"\bnot otherwise specified\b|\b(?:of |with )?no (?:special|specific) (?:type|subtype|histologic(?:al)? type)\b|"
+    r"\bnon?[- ]specific type\b|\bnot (?:only|just|merely)\b|\bnot (?:un|in)(?:common|usual|frequent)\w*\b|"
+    r"\bwith or without\b|\bno (?:more|fewer|less) than\b",
+    re.IGNORECASE,
+)
+"""Phrases that hold a denial word and deny nothing: counted apart, and listed."""
+
+
 def ours(text: str, finding: str) -> str:
     """What the rules say of a finding in a sentence; "unseen" where no visible sub-caption holds it."""
     polarities = {s.polarity for s in sub_captions_of(text) if s.visual and finding.lower() in s.text.lower()}
@@ -110,24 +119,80 @@ def measure(rows: list[dict], reading: str) -> None:
     print(f"denied: precision {precision:.3f} recall {recall:.3f} of {right + lost}")
 
 
-def kept_denials(captions: dict[str, str]) -> None:
-    """Of the denial words in what is visible, how many stand in a sub-caption that denies (or is undecided)."""
+def denial_words(text: str) -> tuple[list[str], list[str]]:
+    """The words of a text that deny something, and the phrases that hold such a word and deny nothing."""
+    phrases = [" ".join(match.group().lower().split()) for match in DENIES_NOTHING.finditer(text)]
+    return DENIAL_WORDS.findall(DENIES_NOTHING.sub(" ", text)), phrases
+
+
+def kept_denials(captions: dict[str, str], show: bool) -> None:
+    """Of the denial words in what is visible, how many stand in a sub-caption that denies (or is undecided).
+
+    Phrases that hold such a word and deny nothing are counted apart and named; both fractions are printed. With
+    ``show``, every sub-caption that is not denied and holds a denial word is printed, too.
+    """
     where, sentences, sub_captions = Counter(), 0, Counter()
-    for text in captions.values():
+    phrases = {polarity: Counter() for polarity in MEANS.values()}
+    aside = 0
+    for name, text in captions.items():
         for sentence in split_sentences(text):
-            stated = [s for s in sub_captions_of(sentence) if s.visual]
+            every = sub_captions_of(sentence)
+            stated = [s for s in every if s.visual]
             sentences += bool(stated)
             sub_captions.update(s.polarity for s in stated)
+            aside += sum(len(denial_words(s.text)[0]) for s in every if not s.visual)
             for one in stated:
-                where[one.polarity] += len(DENIAL_WORDS.findall(one.text))
-    total = sum(where.values())
+                words, nothing = denial_words(one.text)
+                where[one.polarity] += len(words)
+                phrases[one.polarity].update(nothing)
+                if show and words and one.polarity != "denied":
+                    print(f"  {name} {one.polarity}: {one.text}\n      in: {sentence}")
     print(f"SlideBench: {sentences} visible sentences, sub-captions {dict(sub_captions)}")
-    share = where["denied"] / total
-    print(f"denial words in visible sub-captions: {total}, in denied ones {where['denied']} ({share:.3f}), undecided "
-          f"{where['undecided']}, affirmed {where['affirmed']} (read them: \"not otherwise specified\")")  # fmt: skip
+    total, nothing = where.total(), sum(counted.total() for counted in phrases.values())
+    print(f"denial words in visible sub-captions: {total}, in denied ones {where['denied']} "
+          f"({where['denied'] / total:.3f}), undecided {where['undecided']}, affirmed {where['affirmed']}; "
+          f"{aside} more in what is set aside as not visible")  # fmt: skip
+    listed = sum(phrases.values(), Counter()).most_common()
+    print(f"phrases that hold such a word and deny nothing, counted apart: {nothing}: "
+          + ", ".join(f"{count} x {phrase!r}" for phrase, count in listed))  # fmt: skip
+    in_denied = where["denied"] + phrases["denied"].total()
+    print(f"with them among the words: {in_denied} of {total + nothing} in denied sub-captions "
+          f"({in_denied / (total + nothing):.3f})")  # fmt: skip
 
 
-def _measure_sample(rows: list[dict], name: str, others: str | None) -> None:
+def denials_of_visible_sentences(rows: list[dict], show: bool) -> None:
+    """Where the denials of sentences that are visible by the first reading are: kept, or set aside with their sentence.
+
+    Counted in findings (each phrase that the reading denies) and in words. Words that stand with no such phrase deny
+    what no slide shows ("margins are not involved") or leave a finding open ("no definite invasion").
+    With ``show``, every finding that is in no denied sub-caption is printed.
+    """
+    findings, words = Counter(), Counter()
+    for row in rows:
+        if row["first"] is None:
+            continue
+        stated = sub_captions_of(row["text"])
+        denied = [phrase.lower() for polarity, phrase in row["first"] if polarity == "denied"]
+        seen = [phrase for phrase in denied if any(s.visual and phrase in s.text.lower() for s in stated)]
+        for one in stated:
+            own = [phrase for phrase in denied if phrase in one.text.lower() and (one.visual or phrase not in seen)]
+            place = "no denied finding" if not own else one.polarity if one.visual else "set aside"
+            words[place] += len(denial_words(one.text)[0])
+        for phrase in denied:
+            holding = [s for s in stated if phrase in s.text.lower()]
+            visible = {s.polarity for s in holding if s.visual}
+            place = "denied" if "denied" in visible else next(iter(sorted(visible)), "set aside" if holding else "cut")
+            findings[place] += 1
+            if show and place != "denied":
+                print(f"  {place}: {phrase!r} in: {row['text']}")
+    for what, counted in (("findings", findings), ("words", words)):
+        number = counted.total() - counted["no denied finding"]
+        share = counted["denied"] / max(1, number)
+        others = {place: count for place, count in counted.items() if count and place != "denied"}
+        print(f"denied {what} of visible sentences: {number}, kept {counted['denied']} ({share:.3f}); others {others}")
+
+
+def _measure_sample(rows: list[dict], name: str, others: str | None, show: bool) -> None:
     """Agreement of the readings, precision and recall against each, and the other systems finding by finding."""
     print(name)
     readings = [reading for reading in ("first", "second") if reading in rows[0]]
@@ -145,6 +210,7 @@ def _measure_sample(rows: list[dict], name: str, others: str | None) -> None:
     answers = {"pathflip": [ours(row["text"], row["finding"]) for row in findings]}
     answers |= ask_others(others, findings) if others else {}
     table(findings, answers)
+    denials_of_visible_sentences(rows, show)
 
 
 def main() -> None:
@@ -153,6 +219,7 @@ def main() -> None:
     parser.add_argument("--sub-captions", type=Path, action="append", default=[])
     parser.add_argument("--slidebench", type=Path)
     parser.add_argument("--others", help="Python of an environment with medspacy and negspacy")
+    parser.add_argument("--show", action="store_true", help="print what is undecided, affirmed or set aside")
     arguments = parser.parse_args()
     for path in arguments.sub_captions:
         examples = json.loads(path.read_text(encoding="utf-8"))
@@ -171,8 +238,8 @@ def main() -> None:
         with open(arguments.slidebench, encoding="utf-8-sig", newline="") as handle:
             captions = {row["ID"]: row["Caption"] for row in csv.DictReader(handle)}
         for name in SAMPLES:
-            _measure_sample(sample(captions, name), name, arguments.others)
-        kept_denials(captions)
+            _measure_sample(sample(captions, name), name, arguments.others, arguments.show)
+        kept_denials(captions, arguments.show)
 
 
 if __name__ == "__main__":
