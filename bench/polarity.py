@@ -79,7 +79,7 @@ def kappa(first: list, second: list) -> float:
     return (same - chance) / (1 - chance)
 
 
-SAMPLES = ("slidebench_180", "slidebench_170_development", "slidebench_220_test")
+SAMPLES = ("slidebench_180", "slidebench_170_development", "slidebench_220_test", "slidebench_240_two_readers")
 
 
 def sample(captions: dict[str, str], name: str = SAMPLES[0]) -> list[dict]:
@@ -94,6 +94,16 @@ def agreement(rows: list[dict]) -> None:
     visible = [[row[name] is not None for row in rows] for name in ("first", "second")]
     denies = [[any(p == "denied" for p, _ in row[name] or ()) for row in rows] for name in ("first", "second")]
     print(f"agreement of the two readings: visible kappa {kappa(*visible):.3f}, denial kappa {kappa(*denies):.3f}")
+
+
+def _agree(row: dict) -> bool:
+    """Whether both readings call a sentence visible, or not, and deny as many findings, each in words that overlap."""
+    if (row["first"] is None) != (row["second"] is None):
+        return False
+    first, second = ([phrase.lower() for polarity, phrase in row[name] or () if polarity == "denied"]
+                     for name in ("first", "second"))  # fmt: skip
+    overlap = all(any(a in b or b in a for b in second) for a in first)
+    return len(first) == len(second) and overlap
 
 
 def measure(rows: list[dict], reading: str) -> None:
@@ -198,6 +208,10 @@ def _measure_sample(rows: list[dict], name: str, others: str | None, show: bool)
     readings = [reading for reading in ("first", "second") if reading in rows[0]]
     if len(readings) > 1:
         agreement(rows)
+    agreed = [row for row in rows if len(readings) > 1 and _agree(row)]
+    if agreed:
+        print(f"the {len(agreed)} of {len(rows)} sentences on which both readings agree, by the")
+        measure(agreed, "first")
     for reading in readings:
         measure(rows, reading)
         for stratum in sorted({row.get("stratum", "") for row in rows} - {""}):
