@@ -10,10 +10,11 @@ __all__ = ["clauses_of", "is_request"]
 
 # What stands before the comma is a clause of its own: "Without necrosis, the tumour shows atypia".
 _FRONTED = re.compile(
-    r"\W*(?:apart from|aside from|other than|except for|with the exception of|without|in the absence of|with no|"
-    r"lacking|ohne|bei fehlende[rmn]?|sans|en l['’]absence d|sin|en ausencia de)\b[^,]+,\s+",
+    r"\W*(?:despite|in spite of|apart from|aside from|other than|except for|with the exception of|without|in the absence of|"
+    r"with no|lacking|ohne|bei fehlende[rmn]?|sans|en l['’]absence d|sin|en ausencia de)\b[^,]+,\s+",
     re.IGNORECASE,
 )
+_DESPITE = re.compile(r"\W*(?:despite|in spite of)\b", re.IGNORECASE)
 _DASH = re.compile(r"\s+(?:[-–—•]|--)\s+(?=[^\W\d_]{2})")
 _DENIAL_FIRST = re.compile(
     r"(?:no|without|negative for|free of|absence of|kein\w*|ohne|pas|sans|aucune?|absence d|sin|ausencia de)\b",
@@ -87,7 +88,7 @@ def clauses_of(text: str, language: str = "en") -> list[Clause]:
     rules = rules_of(language if language in LANGUAGES else "en")
     clauses: list[Clause] = []
     for piece in _pieces(text, rules, language):
-        if not piece.text.strip(" .,;:。、"):
+        if not piece.text.strip(" .,;:。、") or (piece.text != text and _is_empty_concession(piece.text, rules)):
             continue
         words = re.findall(r"[^\W_]+", piece.text.lower())
         polarity = polarity_of(piece.text, language)
@@ -145,7 +146,7 @@ def _pieces(text: str, rules: LanguageRules, language: str) -> list[Clause]:
     """The sentence cut at every break of its language, and where a denial's reach may end."""
     masked = rules.pseudo.sub(blanked, text)
     parts, start = [], 0
-    front = _FRONTED.match(text)
+    front = _fronted(text, rules)
     cuts = [match.span() for match in rules.breaks.finditer(masked)]
     if front:
         comma = text.rindex(",", 0, front.end())
@@ -153,7 +154,7 @@ def _pieces(text: str, rules: LanguageRules, language: str) -> list[Clause]:
             cuts = sorted({*cuts, (comma, front.end())})
     cuts = sorted({*cuts, *_concession_ends(text, rules)})
     denial = rules.denial.search(masked) if _FIRST_EXCEPT.match(text) else None
-    if denial is not None and not _FRONTED.match(text):  # "Abgesehen von einer Fibrose keine Auffälligkeiten"
+    if denial is not None and front is None:  # "Abgesehen von einer Fibrose keine Auffälligkeiten"
         cuts = sorted({*cuts, (denial.start(), denial.start())})
     cuts = sorted({*cuts, *(match.span("comma") for match in _EXCEPTION.finditer(masked))})
     if len(re.findall(r"[:=]\s|(?<=[^\W\d_])=(?=[^\W\d_])", text)) > 1:  # "Mitoses: rare, necrosis: none"
@@ -177,6 +178,19 @@ def _pieces(text: str, rules: LanguageRules, language: str) -> list[Clause]:
         elif part:
             pieces.append(Clause(part))
     return _topics_unclear(pieces) if dashes else pieces
+
+
+def _fronted(text: str, rules: LanguageRules) -> re.Match[str] | None:
+    """What stands before a sentence's subject and comma; a "despite" only where it names a finding ("careful search")."""
+    front = _FRONTED.match(text)
+    return None if front is not None and _is_empty_concession(front.group(), rules) else front
+
+
+def _is_empty_concession(text: str, rules: LanguageRules) -> bool:
+    """Whether a text is a "despite" that names no finding here ("despite careful search", "despite metastatic disease")."""
+    if not _DESPITE.match(text):
+        return False
+    return re.search(rules.cues.findings, text, re.IGNORECASE) is None or "metasta" in text.lower()
 
 
 def _dashes(text: str) -> list[tuple[int, int]]:

@@ -18,7 +18,7 @@ from pathflip.text.denied_lists import visible_items
 from pathflip.text.language_detection import language_of
 from pathflip.text.polarity import Polarity, affirmative_form, polarity_of, value_polarity
 from pathflip.text.reach import Clause
-from pathflip.text.visibility import kinds_of, not_visual_kind, says_nothing, visible_rest, without_asides
+from pathflip.text.visibility import kinds_of, not_visual_kind, says_nothing, visible_rest, weighs_the_case, without_asides
 from pathflip.types import SubCaption
 
 __all__ = ["bare_sentence", "not_visual_kind", "parse_sub_caption", "polar_clauses", "sub_captions_of"]
@@ -125,7 +125,10 @@ def _prose(sentence: str, language: str) -> tuple[SubCaption, ...]:
         kinds = ["clinical"] * len(clauses)
     elif _RESECTION_STATUS.search(bare):
         kinds = ["margins"] * len(clauses)
-    clauses, kinds = _trimmed(clauses, kinds, language)
+    if language == "en" and (weighs_the_case(bare) or weighs_the_case(sentence)):
+        kinds = ["interpretation"] * len(clauses)
+    else:
+        clauses, kinds = _trimmed(clauses, kinds, language)
     visible = [clause for clause, kind in zip(clauses, kinds, strict=True) if kind is None]
     hidden = [(clause, kind) for clause, kind in zip(clauses, kinds, strict=True) if kind is not None]
     if not visible:

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from pathflip.text.cues import LANGUAGES, cues_of
 
-__all__ = ["kinds_of", "not_visual_kind", "says_nothing", "visible_rest", "without_asides"]
+__all__ = ["kinds_of", "not_visual_kind", "says_nothing", "visible_rest", "weighs_the_case", "without_asides"]
 
 # In brackets, or (stage) at the end behind a comma, these kinds are cut away from an otherwise visible sentence.
 _ASIDES = ("stage", "size", "nodes", "receptors", "margins")
@@ -39,6 +39,21 @@ def says_nothing(text: str, language: str = "en") -> bool:
     return any(kind == "no information" and pattern.search(text) for kind, pattern in rules)
 
 
+# "These findings collectively characterize …", "Overall, the findings indicate …".
+_WEIGHED = re.compile(
+    r"\W*(?=.{0,70}\b(?:collectiv|cohesiv|overall|taken together|in (?:summary|conclusion|aggregate))\w*)(?:[\w ]{3,20}, )?"
+    r"(?:these|the|this|such|all)(?: \w+){0,4} (?:findings?|features|results|data|assessments?|patterns?|picture|evaluation|"
+    r"analys[ie]s|examination|observations)(?: \w+ly)? (?:indicat|suggest|denot|support|characteri[sz]|represent|reflect|point|"
+    r"confirm|reveal|establish|highlight|provid|demonstrat|lead|describ|depict|portray|illustrat|(?:is|are) (?:\w+ly )?(?:indicativ|consistent|suggestiv))",
+    re.IGNORECASE,
+)
+
+
+def weighs_the_case(sentence: str) -> bool:
+    """Whether a sentence weighs the case as a whole: it repeats what others state ("These findings collectively …")."""
+    return _WEIGHED.match(sentence) is not None
+
+
 def _empty_kind(text: str, language: str) -> str | None:
     """Why a text states no finding ("site", "interpretation"), None where it names one."""
     cues = cues_of(language)
@@ -48,6 +63,8 @@ def _empty_kind(text: str, language: str) -> str | None:
 
 
 _SEGMENT = re.compile(
+    r"(?<!associated)(?<!contact)(?<!continuity)(?<!continuous)(?<!contiguous)\s+with\s+(?=an? )|"
+    r"\s+and\s+(?=an? (?:\w+ )?(?:size|diameter|thickness|weight|length|depth)\b|[a-z]+ing the (?:\w+ ){0,3}margins?\b)|"
     r",\s+(?:and\s+|with\s+)?|\s+(?:and|but|with|while)\s+(?=(?:is|are|was|were|has|have|measur\w+|no|negative|clear|"
     r"lymph|margins?|stag\w+|metasta\w+|both|one|two|three|positive|involv\w+)\b)|\s+(?=(?:measuring|staged|"
     r"classified as p?T\d|identified in|confirmed (?:through|by)|discovered during)\b)",
@@ -56,6 +73,14 @@ _SEGMENT = re.compile(
 _DIAGNOSIS = re.compile(
     r"\b(?:diagnos(?:is|es) (?:of|is|was)|diagnosed (?:with|as)|found to have|graded as|"
     r"indicating (?=an? (?:poorly|well|moderately)))\s*",
+    re.IGNORECASE,
+)
+# "… of the margins, which included skeletal muscle": of what stands before it, which this slide does not show.
+_OF_ANOTHER = re.compile(r"\W*(?:which|that) (?:includ|contain|compris|consist|show|exhibit|reveal|demonstrat)", re.IGNORECASE)
+# "The DCIS, exhibiting a cribriform pattern, (is at the margin)": a subject that says what was seen of it.
+_DESCRIBED = re.compile(
+    r",\s+(?:\w+ly )?(?:exhibiting|showing|demonstrating|displaying|containing|composed of|characteri[sz]ed by|"
+    r"identified as|classified as|described as|graded as)\s",
     re.IGNORECASE,
 )
 _CUT_SHORT = re.compile(
@@ -71,7 +96,7 @@ def visible_rest(clause: str, language: str = "en") -> str | None:
     the first thing that cannot be seen ("*Carcinoma of ductal type*, measuring 3 cm"). None where there is no such
     part. English only.
     """
-    if language != "en":
+    if language != "en" or _OF_ANOTHER.match(clause):
         return None
     verb = re.compile(cues_of(language).verbs, re.IGNORECASE)
     diagnosis = _DIAGNOSIS.search(clause)
@@ -82,7 +107,7 @@ def visible_rest(clause: str, language: str = "en") -> str | None:
         for end in ends:
             head = candidate[:end].strip(" ,;")
             whole = candidate == clause
-            if whole and verb.search(clause) and not verb.search(head):
+            if whole and verb.search(clause) and not verb.search(head) and not _DESCRIBED.search(head):
                 continue  # the subject alone of something that cannot be seen
             if not_visual_kind(head, language) is None and _states_a_finding(head, whole):
                 return head
@@ -111,20 +136,34 @@ def kinds_of(clauses: list[str], language: str = "en") -> list[str | None]:
 
 def _inherited(before: str | None, clause: str, dependent: re.Pattern[str], verb: re.Pattern[str]) -> str | None:
     """The reason that a clause shares with the one before it; None where it may be seen."""
+    if re.match(r"(?:alongside|accompanied by)\b", clause, re.IGNORECASE):
+        return None if re.search(cues_of("en").findings, clause, re.IGNORECASE) else before
     if dependent.match(clause):
+        if before == "margins" and _OF_ITS_OWN_PLACE.search(clause):
+            return None
         # "It measures 3 cm and shows necrosis": what is measured may be seen, a margin's findings may not
         own = before in ("size", "stage") and re.search(cues_of("en").findings, clause, re.IGNORECASE)
+        own = own or (before in _PROCEDURES and _REVEALS.match(clause) and re.search(cues_of("en").findings, clause, re.I))
         own = own or re.match(r"(?:is|was) (?:\w+ly )?(?:classified|graded|accompanied)\b", clause)
         return None if own else before
     goes_on = (
         (before in _ELSEWHERE and _GOES_ON.match(clause))
         or (before in ("stage", "interpretation") and _OF_THE_CASE.match(clause))
         or (before == "interpretation" and not verb.search(clause))
-        or (before == "gross" and re.match(r"(?:\w+ly )?[a-z]+ing\b", clause))
+        or (before == "gross" and re.match(r"(?:\w+ly )?[a-z]+ing\b|consistent with\b", clause))
     )
     return before if goes_on else None
 
 
+# "The margins are free, with no carcinoma in the overlying skin": a place that is no margin.
+_OF_ITS_OWN_PLACE = re.compile(
+    r"^(?:with|without)\b.*\b(?:in|of|involving) the (?:overlying |adjacent |surrounding |underlying |background )?(?:skin|"
+    r"nipple|epidermis|dermis|muscle|mucosa|pleura|bone|parenchyma|cartilage|stroma|epithelium)\b",
+    re.IGNORECASE,
+)
+# "… underwent a craniotomy, which revealed an astrocytoma"
+_PROCEDURES = ("clinical", "no information", "site", "administration", "gross")
+_REVEALS = re.compile(r"which (?:\w+ly )?(?:reveal|show|demonstrat|confirm)", re.IGNORECASE)
 # "The nodes show reactive changes, but no carcinoma": what follows is still of the nodes.
 _ELSEWHERE = ("nodes", "margins", "receptors", "molecular")
 _GOES_ON = re.compile(
@@ -151,6 +190,8 @@ _ASIDE_PHRASES = re.compile(
 _POINTER = re.compile(
     r"\s*[(\[](?:please )?(?:see|cf\.?|s\.|siehe|vgl\.?|voir|cf|ver|véase)\s[^()\[\]]{1,40}[)\]]", re.IGNORECASE
 )
+# "The tumour, a lobulated friable mass, shows invasion": seen by eye, said by the way.
+_APPOSITION = re.compile(r",\s+an?\s[^,;:.()]{3,60}(?:,(?=\s+(?:is|are|was|were|has|have|shows?|showed|exhibits?|reveals?)\b))")
 _INCLUDING = re.compile(
     r", including\b[^.;]{0,160}?(?=, (?:is|are|was|were|show(?:s|ed)?|exhibit(?:s|ed)?|reveal(?:s|ed)?|"
     r"demonstrate[sd]?|contain(?:s|ed)?)\b)",
@@ -172,7 +213,7 @@ def _sized_finding() -> re.Pattern[str]:
 
 def without_asides(text: str, language: str = "en") -> str:
     """The sentence without bracketed or trailing stage, size and count fragments, or a size before its noun."""
-    text = _POINTER.sub("", text)
+    text = _APPOSITION.sub(lambda m: "" if not_visual_kind(m.group(), language) == "gross" else m.group(), _POINTER.sub("", text))
     if language == "en":
         text = _ASIDE_PHRASES.sub("", _INCLUDING.sub("", _sized_finding().sub("", text)))
 

@@ -44,7 +44,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\d\s*(?:cm|centimet\w+|mm|millimet\w+|g|gm|grams?|kg|ml|cc)\b(?!\s*(?:2|²|\^2))",
         r"\bweigh(?:s|ed|t|ing)\b|\bmeasur(?:es|ed|ing|ement)\b",
         r"\b(?:greatest|largest|maxim(?:um|al)) (?:dimension|diameter|extent)\b|\bBreslow\b",
-        r"\b(?:tumou?r|lesion) size\b|\bsize\s*[:=]|\bdimensions\b|\bsize (?:determination|measurement)\b",
+        r"\b(?:tumou?r|lesion) (?:size\b|(?:is|was|has|had)[^,.;]{0,25}\bsize\b)|\bhas an? (?:\w+ )?size\b|\bsize\s*[:=]|\bdimensions\b|\bsize (?:determination|measurement)\b",
     ),
     "gross": (
         r"\bgross(?:ly)?\b(?! (?:tumou?r perforation|necrosis))|\bmacroscop\w+|\bformalin\b|\bfixed in\b|\breceived (?:fresh|in|for|and|as)\b",
@@ -67,7 +67,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\btriple[- ]negative\b|\bluminal [AB]\b|\bimmuno-?(?:histo)?(?:chem|stain|reactiv|pheno|positiv)\w*",
         r"\bKi-?67\b|\bMIB-?1\b|\bp(?:16|40|53|57|63|120)\b|\bTTF-?1\b|\bCK ?\d+|\bcytokeratins?\b|\bCD ?\d+\w?\b",
         r"\bGFAP\b|\bS-?100\b|\bsynaptophysin\b|\bchromogranin\b|\bPD-?L1\b|\bCDX-?2\b|\bHMB-?45\b|\bMelan-?A\b",
-        r"\bNapsin\b|\bNeu ?N\b|\b(?:neuronal|tumou?r|immuno\w*) markers?\b|\b(?:proliferati(?:on|ve)|labell?ing) ind(?:ex|ices)\b|\bGATA-?3\b|\bE-cadherin\b|\bstain(?:s|ed|ing)? (?:positive|negative|for|with)\b",
+        r"\bNapsin\b|\bkeratin[- ]positiv\w+|\bNeu ?N\b|\b(?:neuronal|tumou?r|immuno\w*) markers?\b|\b(?:proliferati(?:on|ve)|labell?ing) ind(?:ex|ices)\b|\bGATA-?3\b|\bE-cadherin\b|\bstain(?:s|ed|ing)? (?:positive|negative|for|with)\b",
         r"\b(?:mucin|special|gram|GMS|AFB|Congo red|Ziehl\W+Neelsen|repair) stain\w*|\bSOX-?1[01]\b|\bPAX-?8\b",
     ),
     "molecular": (
@@ -95,6 +95,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\b(?:cannot|can not|could not) be (?:\w+ly )?(?:assessed|determined|evaluated|graded)\b|\b(?:insufficient|inadequate) (?:material|for)\b",
         r"^\W*(?:additional|other|further) (?:\w+ )?findings?\s*[:=]\s*(?:none|no|nil)\b",
         r"\bno (?:\w+ ){1,4}(?:was|were) (?:performed|submitted|received|requested)\b",
+        r"\bneither\b[^.;]{0,60}\b(?:sampled|submitted|assessed|received|evaluated|available|performed)\b",
         r"\b(?:details?|information|data) (?:regarding|about|on|concerning|of|for)\b",
         r"\bno (?:\w+ )?(?:mention|information|details?|data|comment)\b|\bsee (?:the )?(?:attached |scanned |original |full |separate )?(?:below|above|comment|note|synoptic|report|text|pdf|document)\W*$",
     ),
@@ -122,7 +123,7 @@ FINDINGS = (
     r"mitos\w+|mitotic|nuclei|nuclear|nucle\w+|atypia|atypical|inflam\w+|infiltrat\w+|glands?|glandular|calcif\w+|o?edema|"
     r"fibro\w+|cyst\w*|polyps?|ulcer\w*|na?ev\w+|cribriform|papill\w+|mucin\w*|keratini?\w*|pleomorph\w+|patterns?|"
     r"architect\w+|stroma\w*|necro\w+|cells?|cellular\w*|h[a]?emorrhag\w+|emphysem\w+|cortex|vascular|perineural|muscularis|"
-    r"pleura\w*|serosa\w*|adipose|capsul\w+|unremarkable|benign|changes|satellite|deposits?|nests?|spindle|solid|acinar)\b"
+    r"Clark(?:['’]s)? level|pleura\w*|serosa\w*|adipose|capsul\w+|unremarkable|benign|changes|satellite|deposits?|nests?|spindle|solid|acinar)\b"
 )
 _ORGANS = r"(?:quadrants?|breasts?|lobes?|lungs?|colon|rectum|kidney|bladder|prostate|brain|tongue|mouth|skin|uterus|cervix|ovar\w+)"
 _EMPTY = {
@@ -132,7 +133,8 @@ _EMPTY = {
     r"tailor\w*|warrant\w*|crucial|insights?|comprehensive\w*|reflects?|contribut\w+|foundation|significan\w+|distinct|illustrat\w+|refined|consistent "
     r"with its|notable|important|localized (?:tumou?r|disease|nature))\b",
     "no information": r"\b(?:specific )?measurements? were\b|\b(?:specimens?|samples?|material)\b.{0,30}\b(?:includ\w+|consist\w+|"
-    r"compris\w+)\b|\bclassification was\b",
+    r"compris\w+)\b|\bclassification was\b|\b(?:specimens?|samples?|material)\b.{0,30}\b(?:was|were|is|are) (?:an? |the )?\w+(?:ectomy|otomy|section)\b|"
+    r"\bthe focus (?:is|was|being|lies) (?:\w+ly )?on\b",
 }
 _VISIBLE_ANYWAY = (
     r"\bextracapsular (?:extension|spread|invasion)(?=.{0,80}prostat)|(?:examination|sections?|analysis) of the submitted\b",
@@ -143,7 +145,9 @@ _VISIBLE_ANYWAY = (
     r"\bmargins? of the (?:nests?|islands?|glands?|section|tissue|slide|fragments?)\b",
     r"\bper (?:\d+ ?)?(?:mm|square mm)\b|\b(?:H ?& ?E|ha?ematoxylin)[- ]stain\w*|\bgrossly cystic\b",
     r"\b(?:from|in|of) (?:an? |the |this )?(?:\w+ )?patient\b|\bconsistent with (?:a )?(?:previous|prior) biopsy\b",
-    r"\bpatient (?:was|is|has been) diagnosed with\b|\bdisease stage of maturation\b",
+    r"\bpatient (?:was|is|has been) diagnosed with\b|\bdisease stage of maturation\b|\bcorrelating (?:with|to) an? (?:\w+ )?score\b",
+    r"\b(?:tissues?|specimens?|material|fragments?) (?:submitted|received|label+ed) (?:as|from)\b(?=.{0,80}\b(?:contain|show|reveal|"
+    r"demonstrat|exhibit)\w*)|\boutside (?:of )?(?:the |any )?lymph nodes\b",
 )
 
 # --- Polarity --------------------------------------------------------------------------------------------------------
@@ -264,7 +268,7 @@ _BREAKS = (
     r",\s+(?:and\s+)?(?=presence of\b)|\s+and\s+(?=presence of\b)|(?:(?<=[-+−–])|(?<=[-+−–]\))|(?<=[-+−–] \)))[,;]\s+(?!(?:or|nor)\b)",
     NEXT_SENTENCE,
     r",?\s+(?:and|but)\s+(?=(?:with )?(?:an? |the )?(?:\w+ )?(?:absence|lack) of\b)|,\s+(?=(?:only|just|merely)\b)",
-    r",\s+(?=measuring\b)|\s+and\s+(?=(?:measure[sd]|weigh(?:s|ed)|show(?:s|ed)|exhibit(?:s|ed)|contain(?:s|ed)|extend(?:s|ed)|"
+    r",\s+(?=alongside\b|accompanied by\b(?![^,]*,\s+(?:is|are|was|were|reveal|show|demonstrate|confirm|exhibit)))|,\s+(?=measuring\b)|\s+and\s+(?=(?:measure[sd]|weigh(?:s|ed)|show(?:s|ed)|exhibit(?:s|ed)|contain(?:s|ed)|extend(?:s|ed)|"
     r"demonstrate[sd]|reveal(?:s|ed)|is accompanied)\b)",
     r",\s+and\s+(?=(?:showing|exhibiting|demonstrating|displaying|containing|featuring|invading|infiltrating)\b)",
     r",\s+(?=(?:consistent|compatible|in keeping) with\b)|,?\s+(?=(?:due|owing) to (?:the |an )?(?:absence|lack)\b)",
