@@ -10,8 +10,8 @@ __all__ = ["clauses_of", "is_request"]
 
 # What stands before the comma is a clause of its own: "Without necrosis, the tumour shows atypia".
 _FRONTED = re.compile(
-    r"\W*(?:despite|in spite of|apart from|aside from|other than|except for|with the exception of|without|in the absence of|"
-    r"with no|lacking|ohne|bei fehlende[rmn]?|sans|en l['’]absence d|sin|en ausencia de)\b[^,]+,\s+",
+    r"\W*(?:despite|in spite of|apart from|aside from|other than|except for|with the exception of|without|"
+    r"in the absence of|with no|lacking|ohne|bei fehlende[rmn]?|sans|en l['’]absence d|sin|en ausencia de)\b[^,]+,\s+",
     re.IGNORECASE,
 )
 _DESPITE = re.compile(r"\W*(?:despite|in spite of)\b", re.IGNORECASE)
@@ -70,6 +70,13 @@ _NOT_THERE = re.compile(
     r"que no se (?:observa|identifica|encuentra|ve)n?\W*$",
     re.IGNORECASE,
 )
+# "invasion into, but not through, the muscularis propria": two statements of one layer.
+_NOT_THROUGH = re.compile(
+    r"\b(?P<event>invasion|invad\w+|infiltrat\w+|extend\w*|extension|penetrat\w+|grow\w*)\b(?P<reached>[^,;.]{0,40}?\s"
+    r"(?:into|to|up to|close to|within|in)),?\s+but\s+(?P<limit>not\s+(?:\w+ly )?(?:through|beyond|across|past),?\s+"
+    r"(?P<layer>[^,;.]{3,60}?))(?=[,;.]|\s+(?:with|and|while|but)\b|$)",
+    re.IGNORECASE,
+)
 _FIRST_EXCEPT = re.compile(
     r"\W*(?:apart from|aside from|other than|except for|abgesehen von|bis auf|außer|hormis|en dehors d|salvo|"
     r"excepto)\b",
@@ -86,6 +93,9 @@ def clauses_of(text: str, language: str = "en") -> list[Clause]:
     if is_request(text) or _answers_between_dashes(text):
         return [Clause(text, unclear=True)]
     rules = rules_of(language if language in LANGUAGES else "en")
+    if language == "en" and (depth := _NOT_THROUGH.search(text)) is not None:
+        reached = f"{text[: depth.end('reached')]} {depth['layer']}{text[depth.end() :]}"
+        return [*clauses_of(reached, language), Clause(f"{depth['event']} {depth['limit']}")]
     clauses: list[Clause] = []
     for piece in _pieces(text, rules, language):
         if not piece.text.strip(" .,;:。、") or (piece.text != text and _is_empty_concession(piece.text, rules)):
@@ -181,13 +191,13 @@ def _pieces(text: str, rules: LanguageRules, language: str) -> list[Clause]:
 
 
 def _fronted(text: str, rules: LanguageRules) -> re.Match[str] | None:
-    """What stands before a sentence's subject and comma; a "despite" only where it names a finding ("careful search")."""
+    """What stands before a sentence's subject and comma; a "despite" only where it names a finding of this slide."""
     front = _FRONTED.match(text)
     return None if front is not None and _is_empty_concession(front.group(), rules) else front
 
 
 def _is_empty_concession(text: str, rules: LanguageRules) -> bool:
-    """Whether a text is a "despite" that names no finding here ("despite careful search", "despite metastatic disease")."""
+    """Whether a text is a "despite" that names no finding of this slide ("despite careful search", "… metastases")."""
     if not _DESPITE.match(text):
         return False
     return re.search(rules.cues.findings, text, re.IGNORECASE) is None or "metasta" in text.lower()

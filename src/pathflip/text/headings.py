@@ -61,10 +61,10 @@ _FILLERS = frozenset(
     im final pathologic pathological pathology surgical anatomic anatomical anatomo description descriptions finding findings
     examination report information data details detail summary part parts other additional provided provisional
     revised corrected amended case no number pathologist's microscopic/diagnosis befund befunde bericht untersuchung beschreibung
-    angaben pathologisch pathologische pathologischer pathologisch-anatomische endgültige examen étude compte rendu
+    angaben pathologisch pathologische pathologischer pathologisch-anatomische endgültige endgültiger endgültiges definitiver definitive définitive examen étude compte rendu
     résultats résultat analyse anatomopathologique anatomopathologiques histopathologique définitif descripción estudio
     examen informe anatomopatológico anatomopatológica patológico histopatológico final datos resultados información
-    studies study tests test results performed specimen(s) diagnosis(es) teil tumor tumour carcinoma invasive breast
+    consultation autopsy studies study tests test results performed specimen(s) diagnosis(es) teil tumor tumour carcinoma invasive breast
     colon prostate lung skin section regional lymph axillary sentinel procedure(s)""".split()  # noqa: SIM905
 )
 # These alone do not make a heading, and so do not count as the word that tells its kind.

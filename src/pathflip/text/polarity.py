@@ -44,7 +44,10 @@ _YES_AND_NO = tuple(
     (re.compile(yes, re.IGNORECASE), re.compile(no, re.IGNORECASE))
     for yes, no in (
         (r"\byes\b", r"\bno\b"), (r"\bja\b", r"\bnein\b"), (r"\boui\b", r"\bnon\b"), (r"\bsí\b", r"\bno\b"),
-        (r"あり|有り", r"なし|無し"), (r"[:(（]\s*[+＋]", r"[:(（]\s*[-−–－]\s*(?:$|[\s)）;,.])"),
+        (r"(?<!not )(?<!\bis )(?<!are )\bpresent\b(?! (?:in|on|at|section|material|biops|specimen|case|tissue))",
+         r":.*\babsent\b"),  # "Nephrogenic rests: intralobar present, perilobar absent"
+        (r"あり|有り|[:：]\s*有(?!無)", r"なし|無し|[:：]\s*無(?=\s|$|[。、])"),
+        (r"[:(（]\s*[+＋]", r"[:(（]\s*[-−–－]\s*(?:$|[\s)）;,.])"),
     )
 )  # fmt: skip
 # "Granulomas 0": none, or a grade, a score, a stage.
@@ -87,7 +90,8 @@ def rules_of(language: str) -> LanguageRules:
     denial = "|".join(f"(?P<c{i}>{pattern})" for i, (pattern, _) in enumerate(cues.denials))
     degrees = "|".join(sorted(cues.degrees, key=len, reverse=True)) or r"(?!)"
     measures = "extensive|marked|diffuse|severe|widespread|frequent|numerous|abundant|brisk|striking|pronounced"
-    degree = rf"\b(?:not|n['’]t|cannot be called) (?:so |very |all )?(?:{degrees})\b(?! (?:absent|free|without))"
+    degree = rf"\b(?:not|n['’]t|cannot be called) (?:so |very |all )?(?:{degrees})\b"
+    degree += r"(?! (?:absent|free|without|through|beyond|across))"
     degree += rf"|\b(?:no|without) (?:{measures})\b" if language == "en" else ""
     return LanguageRules(
         cues=cues,

@@ -118,7 +118,15 @@ def items_of(part: str, rules: LanguageRules, language: str, before: str = "") -
         if comma and (ends or (is_predicate and denies and not rules.verb.search(_but_last(item)))):
             groups.append(item)
             unclear.append(bool(is_predicate and not ends and _SEEN_AT_END.search(item)))
-        elif comma and len(items) == 2 and is_predicate and not denies and not rules.verb.search(_but_last(part)):
+        elif (
+            comma
+            and is_predicate
+            and not denies
+            and not rules.verb.search(_but_last(part))
+            and (
+                len(items) == 2 or _WITH.search(left)  # "Arteries with sclerosis, thrombi absent"
+            )
+        ):
             groups.append(item)  # "Chronic gastritis, Helicobacter absent": the denial may reach back
             unclear[-1] = True
             unclear.append(False)

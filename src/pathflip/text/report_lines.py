@@ -11,6 +11,12 @@ from pathflip.text.polarity import value_polarity
 
 __all__ = ["Line", "flat_lines", "logical_lines"]
 
+# "壊死：（－）　粘液：（＋）", "Necrosis: absent   Mitoses: frequent"
+_WIDE_SPACE = re.compile(
+    r"(?:\u3000+|[ \u00a0]{2,}|\t+)(?=[^:：\s\d][^:：\n]{0,40}[:：][ \u3000]*\S)|"
+    r" (?=[ぁ-んァ-ヶー一-龯]{1,15}[:：]\s*\S)"
+)
+_ANSWERED = re.compile(r"[^\W\d_][:：)）]?\s*[:：]\s*[^\s:：]")
 _CAPITALS = re.compile(r"(?<!\S)[A-Z][A-Z/&'-]*(?: [A-Z/&'-]+){0,5}(?=\s?:\s)")
 
 
@@ -40,7 +46,11 @@ def logical_lines(text: str) -> list[Line]:
 
 
 def _cells(raw: str, start: int) -> list[Line]:
-    """A line of several "label: answer" cells set apart by bars as a line a cell; else the line itself."""
+    """A line of several "label: answer" cells, set apart by bars or wide spaces, as a line a cell; else itself."""
+    wide = [match.start() for match in _WIDE_SPACE.finditer(raw) if _ANSWERED.search(raw[: match.start()])]
+    if wide and "|" not in raw and not has_boxes(raw):
+        edges = [0, *wide, len(raw)]
+        return [Line(start + a, start + b) for a, b in pairwise(edges)]
     bars = [match.start() for match in re.finditer(r"\|", raw)]
     if not bars or len(re.findall(r"(?:^|\|)[^|:]*[^\W\d_][^|:]*:[^|]*\S", raw)) < 2 or has_boxes(raw):
         return [Line(start, start + len(raw))]

@@ -19,6 +19,8 @@ _WEAK_MARK = re.compile(rf"[\s•●▪■*#>–-]*[(\[]?(?P<labels>{_LABELS})(?
 _MORE_LABELS = re.compile(rf"(?:{_JOINT}{_LABEL}\b)+(?=\s*(?:[:：.)\],]|[-–—]\s|\n|$))")
 # A numbered list is of parts where every item begins with what was taken from where ("1. Skin, scalp, biopsy: …").
 _NUMBERED_TITLE = re.compile(r"\s*\(?(?P<number>\d{1,2})[.)]\s+(?P<title>[^:：\n]{3,80})[:：]\s*\S")
+# "1. (Sigmoid) Tubular adenoma."
+_NUMBERED_BRACKET = re.compile(r"\s*\(?(?P<number>\d{1,2})[.)]\s+\((?P<title>[^()\d\n]{3,40})\)\s*[:：]?\s*\S")
 _TAKEN = re.compile(
     r"\b(?:biops\w+|excisions?|resections?|\w+ectom\w+|curett\w+|cores?|shave|punch|polyps?|lobes?|isthmus|skin|stomach|antrum|"
     r"corpus|colon|rectum|c[a]?ecum|o?esophagus|duodenum|ileum|breast|lung|kidney|liver|prostate|bladder|uterus|cervix|"
@@ -101,10 +103,12 @@ def _chosen(letters: set[str], named: set[str], lines: Sequence[str]) -> tuple[s
 def _numbered_titles(lines: Sequence[str]) -> tuple[str, ...]:
     """The numbers of a list whose items all begin with a specimen ("2. Skin, nose, biopsy: …"); else ()."""
     marks = [re.match(r"\s*\(?(\d{1,2})[.)]\s+\S", line) for line in lines]
-    titles = [_NUMBERED_TITLE.match(line) for line, mark in zip(lines, marks, strict=True) if mark]
-    if len(titles) < 2 or not all(
-        title and _TAKEN.search(title["title"]) and not names_a_finding(title["title"]) for title in titles
-    ):
+    marked = [line for line, mark in zip(lines, marks, strict=True) if mark]
+    titles = [_NUMBERED_BRACKET.match(line) for line in marked]
+    if not all(titles):
+        titles = [_NUMBERED_TITLE.match(line) for line in marked]
+        titles = [title if title and _TAKEN.search(title["title"]) else None for title in titles]
+    if len(titles) < 2 or not all(title and not names_a_finding(title["title"]) for title in titles):
         return ()
     numbers = [int(title["number"]) for title in titles if title]
     return tuple(map(str, numbers)) if numbers == list(range(1, len(numbers) + 1)) else ()

@@ -14,14 +14,12 @@ from typing import NamedTuple
 
 from pathflip.text.answers_below import with_answers
 from pathflip.text.checkboxes import checked_lines, has_boxes
-from pathflip.text.choices import is_bare_answer
-from pathflip.text.cues import LANGUAGES, cues_of
+from pathflip.text.cues import LANGUAGES
 from pathflip.text.finding_words import is_histology, names_a_finding
 from pathflip.text.headings import HIDDEN_SECTIONS, heading_of
 from pathflip.text.language_detection import MIXED, language_of
 from pathflip.text.lead_ins import columns_as_answers, with_lead_ins
 from pathflip.text.markup import plain_text
-from pathflip.text.polarity import is_answer_line, value_polarity
 from pathflip.text.report_lines import Line, flat_lines, logical_lines
 from pathflip.text.report_parts import (
     inline_part,
@@ -33,6 +31,15 @@ from pathflip.text.report_parts import (
     weak_mark,
 )
 from pathflip.text.sentences import split_sentences
+from pathflip.text.specimen_titles import (
+    PROCEDURE,
+    answers_a_finding,
+    is_prose,
+    is_specimen_label,
+    is_title,
+    states_a_finding,
+    title_length,
+)
 from pathflip.text.sub_captions import sub_captions_of
 from pathflip.text.visibility import not_visual_kind
 from pathflip.types import Caption, SubCaption
@@ -46,11 +53,6 @@ ALL_PARTS = "*"
 _LINE_KINDS = frozenset(("margins", "nodes", "stage", "administration", "specimen"))
 # Opened with text behind the colon, these end where the next part begins, or at an empty line.
 _SHORT_KINDS = frozenset(("clinical", "frozen"))
-_PROCEDURE = re.compile(
-    r"\b(?:biops\w+|excisions?|resections?|\w+ectom\w+|\w+otom\w+|curett\w+|cores?|chips|aspirat\w+|brushings?|TUR\w*|shave|punch|"
-    r"specimen|exzis\w+|resektat\w*|resektion\w*|biopsie\w*|résection|exérèse|biopsia\w*|resección|pieza)\b|生検|切除",
-    re.IGNORECASE,
-)
 _TABLE_HEAD = re.compile(
     r"^\W*(?:findings?|parameters?|items?|features?|befund|merkmal|élément|hallazgo|項目)\W+(?:results?|values?|status|ergebnis|"
     r"résultat|resultado|結果)\W*$",
@@ -185,6 +187,8 @@ class _State:
     section: str | None = None
     short: bool = False
     begun: bool = False
+    opened: bool = False  # the section's heading is the last thing that was read
+    by_part: bool = False  # a section of findings at operation that goes through the parts
     sectioned: bool = False
 
 
@@ -208,7 +212,7 @@ def _blocks(text: str, lines: Sequence[Line], parts: Sequence[str]) -> Iterator[
             yield from pending
             pending = []
             continue
-        same = pending and pending[-1][2:] == block[2:] and text[pending[-1].end : block.start].strip() == ""
+        same = pending and pending[-1][2:] == block[2:] and _only_line_ends(text[pending[-1].end : block.start])
         if same and not block.title:
             pending[-1] = pending[-1]._replace(end=block.end)
         else:
@@ -252,39 +256,44 @@ def _read_line(text: str, line: Line, state: _State, parts: Sequence[str], struc
     rest = text[position : line.end]
     if not rest.strip():
         return None
-    if structured and not state.begun and (parts or state.sectioned or not _is_a_finding(rest)):
-        return _Block(position, line.end, None, "header", title=not _is_prose(rest))
+    state.opened = False
+    if not parts and not state.begun and answers_a_finding(rest):
+        state.begun = True  # a form below its title, with no heading of its own
+    if structured and not state.begun and (parts or state.sectioned or not states_a_finding(rest)):
+        return _Block(position, line.end, None, "header", title=not is_prose(rest))
     if marked and state.section is None and state.sectioned and not names_a_finding(rest):
         return _Block(
-            position, line.end, state.part, None, title=not _is_prose(rest) or _PROCEDURE.search(rest) is not None
+            position, line.end, state.part, None, title=not is_prose(rest) or PROCEDURE.search(rest) is not None
         )
     if marked:
         return _after_mark(text, position, line.end, state)
-    return _Block(position, line.end, state.part, state.section, title=_is_specimen_label(rest))
+    return _Block(position, line.end, state.part, state.section, title=is_specimen_label(rest))
 
 
-def _is_a_finding(line: str) -> bool:
-    """Whether a line above every heading states a finding, and does not name a hospital or what was sent."""
-    return names_a_finding(line) or has_boxes(line) or is_answer_line(line) or is_bare_answer(line)
+def _only_line_ends(between: str) -> bool:
+    """Whether one line follows another: cells of one line ("Necrosis: absent   Mitoses: many") stay apart."""
+    return between.strip() == "" and "\n" in between
 
 
 def _leaves(section: str | None, line: str) -> bool:
     """Whether a line behind a gross description or a procedure is histology, in a report that has no heading for it."""
     if section == "specimen":
-        return names_a_finding(line) and not _is_prose(line)
+        return names_a_finding(line) and not is_prose(line)
     return section == "gross" and is_histology(line) and not_visual_kind(line, language_of(line)) not in _SEEN_BY_EYE
 
 
 def _open_part(state: _State, label: str, strong: bool) -> None:
-    if state.short or state.section in _SHORT_KINDS:
+    state.by_part = state.by_part or (state.section == "frozen" and state.opened and not state.short)
+    if (state.short or state.section in _SHORT_KINDS) and not state.by_part:
         state.section, state.short = None, False
+    state.opened = False
     if strong and state.section in ("specimen", "header"):
         state.section = None
     state.part, state.strong, state.begun = label, strong, True
 
 
 def _open_section(state: _State, kind: str, part: str, inline: bool) -> None:
-    state.section, state.begun = kind, True
+    state.section, state.begun, state.opened, state.by_part = kind, True, True, False
     state.short = inline and kind in _SHORT_KINDS
     if part:
         state.part, state.strong = part, False
@@ -296,50 +305,13 @@ def _after_mark(text: str, start: int, end: int, state: _State) -> _Block:
     """The line behind "A.": its title ("Colon, sigmoid, resection:") is no sub-caption."""
     rest = text[start:end]
     colon = re.search(r"[:：]\s*|\.{3,}\s*", rest[:100])
-    if colon and _is_title(rest[: colon.start()], rest[colon.end() :]):
+    if colon and is_title(rest[: colon.start()], rest[colon.end() :]):
         if not rest[colon.end() :].strip():
             return _Block(start, end, state.part, state.section, title=True)
         return _Block(start + colon.end(), end, state.part, state.section)
-    bare = not names_a_finding(rest) and not _is_prose(rest) and not has_boxes(rest)
+    bare = not names_a_finding(rest) and not is_prose(rest) and not has_boxes(rest)
     bare = bare and re.search(r"[.!?。]\s", rest) is None
-    return _Block(start, end, state.part, state.section, title=_is_specimen_label(rest) or bare)
-
-
-def _title_length(text: str) -> int:
-    """How much of a text behind "B." names the specimen: "Node: " of "Node: No melanoma."."""
-    colon = re.search(r"[:：]\s*", text[:100])
-    return (
-        colon.end()
-        if colon and text[colon.end() :].strip() and _is_title(text[: colon.start()], text[colon.end() :])
-        else 0
-    )
-
-
-def _is_title(label: str, answer: str) -> bool:
-    """Whether what stands before a colon names a specimen and not a finding that is answered."""
-    if re.search(r"[.!?。]\s", label) or names_a_finding(label):
-        return False
-    if has_boxes(answer[:4]) or re.match(r"\W*\[|\W*_", answer):
-        return False
-    return all(value_polarity(answer.split(".")[0], name) is None for name in LANGUAGES)
-
-
-def _is_prose(text: str) -> bool:
-    """Whether a text is a sentence and not a title."""
-    if text.rstrip().endswith("。"):
-        return True
-    return (len(text.split()) > 3 and text.rstrip().endswith((".", "!"))) or any(
-        len(text.split()) > 3 and re.search(cues_of(name).verbs, text, re.IGNORECASE) is not None for name in LANGUAGES
-    )
-
-
-def _is_specimen_label(text: str) -> bool:
-    """ "Skin, back, excision": what was sent, and nothing that is seen in it."""
-    if len(text.split()) > 10 or has_boxes(text) or names_a_finding(text):
-        return False
-    return _PROCEDURE.search(text) is not None and not any(
-        re.search(cues_of(name).verbs, text, re.IGNORECASE) for name in ("en", "de", "fr")
-    )
+    return _Block(start, end, state.part, state.section, title=is_specimen_label(rest) or bare)
 
 
 # --- Sentences -------------------------------------------------------------------------------------------------------
@@ -350,8 +322,8 @@ def _block_sub_captions(text: str, block: _Block, parts: Sequence[str], language
     for start, end in _sentence_spans(text, block):
         sentence = text[start:end]
         part, skip = inline_part(sentence, part, parts)
-        skip += _title_length(sentence[skip:]) if skip else 0
-        named = skip > 0 and block.section is None and _is_specimen_label(sentence[skip:])
+        skip += title_length(sentence[skip:]) if skip else 0
+        named = skip > 0 and block.section is None and is_specimen_label(sentence[skip:])
         own, labelled = referred_parts(sentence[skip:], part, parts)
         sentence = sentence[skip + labelled :]
         if _WORD.search(sentence) is None:

@@ -18,7 +18,14 @@ from pathflip.text.denied_lists import visible_items
 from pathflip.text.language_detection import language_of
 from pathflip.text.polarity import Polarity, affirmative_form, polarity_of, value_polarity
 from pathflip.text.reach import Clause
-from pathflip.text.visibility import kinds_of, not_visual_kind, says_nothing, visible_rest, weighs_the_case, without_asides
+from pathflip.text.visibility import (
+    kinds_of,
+    not_visual_kind,
+    says_nothing,
+    visible_rest,
+    weighs_the_case,
+    without_asides,
+)
 from pathflip.types import SubCaption
 
 __all__ = ["bare_sentence", "not_visual_kind", "parse_sub_caption", "polar_clauses", "sub_captions_of"]

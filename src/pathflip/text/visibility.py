@@ -5,6 +5,7 @@ clause before it ("The nodes are reactive, without malignancy").
 """
 
 import re
+import unicodedata
 from functools import lru_cache
 
 from pathflip.text.cues import LANGUAGES, cues_of
@@ -24,11 +25,14 @@ def _compiled(language: str) -> tuple[list[tuple[str, re.Pattern[str]]], re.Patt
     return kinds, anyway, re.compile(cues.dependent, re.IGNORECASE)
 
 
+_FULL_WIDTH = re.compile(r"[！-～]")  # "Ｌｙ０" is a stage, too
+
+
 @lru_cache(maxsize=65536)
 def not_visual_kind(text: str, language: str = "en") -> str | None:
     """Why a slide cannot show ``text`` ("margins", "nodes", "stage", …), or None if it can."""
     kinds, anyway, _ = _compiled(language if language in LANGUAGES else "en")
-    rest = anyway.sub(" ", text)
+    rest = anyway.sub(" ", unicodedata.normalize("NFKC", text) if _FULL_WIDTH.search(text) else text)
     kind = next((kind for kind, pattern in kinds if pattern.search(rest)), None)
     return kind or _empty_kind(text, language)
 
@@ -41,10 +45,11 @@ def says_nothing(text: str, language: str = "en") -> bool:
 
 # "These findings collectively characterize …", "Overall, the findings indicate …".
 _WEIGHED = re.compile(
-    r"\W*(?=.{0,70}\b(?:collectiv|cohesiv|overall|taken together|in (?:summary|conclusion|aggregate))\w*)(?:[\w ]{3,20}, )?"
-    r"(?:these|the|this|such|all)(?: \w+){0,4} (?:findings?|features|results|data|assessments?|patterns?|picture|evaluation|"
-    r"analys[ie]s|examination|observations)(?: \w+ly)? (?:indicat|suggest|denot|support|characteri[sz]|represent|reflect|point|"
-    r"confirm|reveal|establish|highlight|provid|demonstrat|lead|describ|depict|portray|illustrat|(?:is|are) (?:\w+ly )?(?:indicativ|consistent|suggestiv))",
+    r"\W*(?=.{0,70}\b(?:collectiv|cohesiv|overall|taken together|in (?:summary|conclusion|aggregate))\w*)"
+    r"(?:[\w ]{3,20}, )?(?:these|the|this|such|all)(?: \w+){0,4} (?:findings?|features|results|data|assessments?|"
+    r"patterns?|picture|evaluation|analys[ie]s|examination|observations)(?: \w+ly)? (?:indicat|suggest|denot|support|"
+    r"characteri[sz]|represent|reflect|point|confirm|reveal|establish|highlight|provid|demonstrat|lead|describ|depict|"
+    r"portray|illustrat|(?:is|are) (?:\w+ly )?(?:indicativ|consistent|suggestiv))",
     re.IGNORECASE,
 )
 
@@ -64,7 +69,8 @@ def _empty_kind(text: str, language: str) -> str | None:
 
 _SEGMENT = re.compile(
     r"(?<!associated)(?<!contact)(?<!continuity)(?<!continuous)(?<!contiguous)\s+with\s+(?=an? )|"
-    r"\s+and\s+(?=an? (?:\w+ )?(?:size|diameter|thickness|weight|length|depth)\b|[a-z]+ing the (?:\w+ ){0,3}margins?\b)|"
+    r"\s+and\s+(?=an? (?:\w+ )?(?:size|diameter|thickness|weight|length|depth)\b|[a-z]+ing the "
+    r"(?:\w+ ){0,3}margins?\b)|"
     r",\s+(?:and\s+|with\s+)?|\s+(?:and|but|with|while)\s+(?=(?:is|are|was|were|has|have|measur\w+|no|negative|clear|"
     r"lymph|margins?|stag\w+|metasta\w+|both|one|two|three|positive|involv\w+)\b)|\s+(?=(?:measuring|staged|"
     r"classified as p?T\d|identified in|confirmed (?:through|by)|discovered during)\b)",
@@ -76,7 +82,9 @@ _DIAGNOSIS = re.compile(
     re.IGNORECASE,
 )
 # "… of the margins, which included skeletal muscle": of what stands before it, which this slide does not show.
-_OF_ANOTHER = re.compile(r"\W*(?:which|that) (?:includ|contain|compris|consist|show|exhibit|reveal|demonstrat)", re.IGNORECASE)
+_OF_ANOTHER = re.compile(
+    r"\W*(?:which|that) (?:includ|contain|compris|consist|show|exhibit|reveal|demonstrat)", re.IGNORECASE
+)
 # "The DCIS, exhibiting a cribriform pattern, (is at the margin)": a subject that says what was seen of it.
 _DESCRIBED = re.compile(
     r",\s+(?:\w+ly )?(?:exhibiting|showing|demonstrating|displaying|containing|composed of|characteri[sz]ed by|"
@@ -142,8 +150,8 @@ def _inherited(before: str | None, clause: str, dependent: re.Pattern[str], verb
         if before == "margins" and _OF_ITS_OWN_PLACE.search(clause):
             return None
         # "It measures 3 cm and shows necrosis": what is measured may be seen, a margin's findings may not
-        own = before in ("size", "stage") and re.search(cues_of("en").findings, clause, re.IGNORECASE)
-        own = own or (before in _PROCEDURES and _REVEALS.match(clause) and re.search(cues_of("en").findings, clause, re.I))
+        may_be_seen = before in ("size", "stage") or (before in _PROCEDURES and _REVEALS.match(clause))
+        own = may_be_seen and re.search(cues_of("en").findings, clause, re.IGNORECASE)
         own = own or re.match(r"(?:is|was) (?:\w+ly )?(?:classified|graded|accompanied)\b", clause)
         return None if own else before
     goes_on = (
@@ -157,8 +165,9 @@ def _inherited(before: str | None, clause: str, dependent: re.Pattern[str], verb
 
 # "The margins are free, with no carcinoma in the overlying skin": a place that is no margin.
 _OF_ITS_OWN_PLACE = re.compile(
-    r"^(?:with|without)\b.*\b(?:in|of|involving) the (?:overlying |adjacent |surrounding |underlying |background )?(?:skin|"
-    r"nipple|epidermis|dermis|muscle|mucosa|pleura|bone|parenchyma|cartilage|stroma|epithelium)\b",
+    r"^(?:with|without)\b.*\b(?:in|of|involving) the "
+    r"(?:overlying |adjacent |surrounding |underlying |background )?(?:skin|nipple|epidermis|dermis|muscle|mucosa|"
+    r"pleura|bone|parenchyma|cartilage|stroma|epithelium)\b",
     re.IGNORECASE,
 )
 # "… underwent a craniotomy, which revealed an astrocytoma"
@@ -191,7 +200,9 @@ _POINTER = re.compile(
     r"\s*[(\[](?:please )?(?:see|cf\.?|s\.|siehe|vgl\.?|voir|cf|ver|véase)\s[^()\[\]]{1,40}[)\]]", re.IGNORECASE
 )
 # "The tumour, a lobulated friable mass, shows invasion": seen by eye, said by the way.
-_APPOSITION = re.compile(r",\s+an?\s[^,;:.()]{3,60}(?:,(?=\s+(?:is|are|was|were|has|have|shows?|showed|exhibits?|reveals?)\b))")
+_APPOSITION = re.compile(
+    r",\s+an?\s[^,;:.()]{3,60}(?:,(?=\s+(?:is|are|was|were|has|have|shows?|showed|exhibits?|reveals?)\b))"
+)
 _INCLUDING = re.compile(
     r", including\b[^.;]{0,160}?(?=, (?:is|are|was|were|show(?:s|ed)?|exhibit(?:s|ed)?|reveal(?:s|ed)?|"
     r"demonstrate[sd]?|contain(?:s|ed)?)\b)",
@@ -213,8 +224,9 @@ def _sized_finding() -> re.Pattern[str]:
 
 def without_asides(text: str, language: str = "en") -> str:
     """The sentence without bracketed or trailing stage, size and count fragments, or a size before its noun."""
-    text = _APPOSITION.sub(lambda m: "" if not_visual_kind(m.group(), language) == "gross" else m.group(), _POINTER.sub("", text))
+    text = _POINTER.sub("", text)
     if language == "en":
+        text = _APPOSITION.sub(lambda m: "" if not_visual_kind(m.group()) == "gross" else m.group(), text)
         text = _ASIDE_PHRASES.sub("", _INCLUDING.sub("", _sized_finding().sub("", text)))
 
     def aside(match: re.Match[str]) -> str:
@@ -222,6 +234,12 @@ def without_asides(text: str, language: str = "en") -> str:
 
     parts = re.split(r"(,\s+)", re.sub(r"\s*\([^()]*\)", aside, text))
     trailing = ("stage",) if language == "en" else ("stage", "size")
-    while len(parts) > 2 and not_visual_kind(parts[-1], language) in trailing and len(parts[-1].split()) <= 6:
+    # "chorioamnionitis, stage 2; macrophages absent": what stands behind the semicolon is no aside
+    while (
+        len(parts) > 2
+        and ";" not in parts[-1]
+        and not_visual_kind(parts[-1], language) in trailing
+        and len(parts[-1].split()) <= 6
+    ):
         del parts[-2:]
     return "".join(parts)

@@ -11,6 +11,9 @@ from pathflip.text.cues.en import NOT_VISUAL, NOT_VISUAL_CASED
 _SEEN = (
     r"(?:nachweisbar|nachgewiesen|erkennbar|sichtbar|vorhanden|gefunden|gesehen|festgestellt|identifiziert|dargestellt|"
 )
+_SHOWN = (
+    r"(?:darstellen|nachweisen|erkennen|finden|auffinden|abgrenzen|identifizieren|feststellen|aufzeigen|beobachten)"
+)
 _SEEN += r"abgrenzbar|darstellbar|auffindbar|ersichtlich|beobachtet|enthalten|erfasst|zu (?:sehen|erkennen|finden))"
 
 CUES = Cues(
@@ -35,7 +38,7 @@ CUES = Cues(
             r"\bkorrelation\b|\bausschluss (?:von|eines|einer)\b",
         ),
         "receptors": (
-            r"\w*rezeptor\w*|\bimmunhisto\w*|\bKi-?67\b|\bHER-?2\b|\bexpression\b|\bexprimier\w*|\b\w+färbung\b|\bantikörper\b",
+            r"\w*rezeptor\w*|\bimmunhisto\w*|\bimmunfluoresz\w*|\bKi-?67\b|\bHER-?2\b|\bexpression\b|\bexprimier\w*|\b\w+färbung\b|\bantikörper\b",
             *NOT_VISUAL["receptors"],
         ),
         "molecular": (r"\bmolekular\w*|\bmutation\w*|\bmikrosatelliten\w*|\bgen(?:e|s|en|tisch\w*)?\b", *NOT_VISUAL["molecular"]),
@@ -89,7 +92,7 @@ CUES = Cues(
     doubts=(
         r"\bspr(?:icht|echen) (?:eher )?(?:gegen|dagegen)\b",
         r"\b(?:nicht|kaum|schwer)\b.{0,30}?\b(?:ausgeschlossen|auszuschließen|auszuschliessen|ausschließen|ausschliessen|ausschließbar)\b",
-        r"\bkann\b.{0,40}\bnicht\b.{0,30}\b(?:werden|ausschließen)\b|\blässt sich\b.{0,40}\bnicht\b|\blassen sich\b.{0,40}\bnicht\b",
+        rf"\bkann\b.{{0,40}}\bnicht\b.{{0,30}}\b(?:werden|ausschließen)\b|\blassen sich\b.{{0,40}}\bnicht\b(?! (?:mehr )?{_SHOWN})|\blässt sich\b.{{0,40}}\bnicht\b(?! (?:mehr )?{_SHOWN})",
         r"\b(?:nicht|kein\w*|ohne) (?:sicher\w*|eindeutig\w*|zweifelsfrei\w*|definitiv\w*)\b|\bunsicher\w*|\bunklar\w*",
         r"\bfraglich\w*|\bnicht sicher\b|\bgrenzwertig\w*|\b(?:zum|z\.?) ?(?:ausschluss|a\.)|\?|\bnicht (?:ausreichend|beweisend|diagnostisch)\b",
         r"\bausschluss\b|\bnicht (?:häufig|zahlreich|ausgeprägt|ausgedehnt|deutlich|stark|hochgradig|vermehrt|wesentlich)\w*",

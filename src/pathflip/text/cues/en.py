@@ -33,7 +33,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"submandibular|submental|retroperitoneal|retromammary|para-?aortic|periaortic|examined|sampled) (?:\w+ )?node\b",
         r"\blevel \w+ (?:lymph )?node\b|\blymph node (?:from|at|in) (?:station|level)\b",
         rf"\b{_COUNTED} (?:(?:/|of|out of) ?(?:the )?\w+ )?(?:\w+ )?(?:lymph )?node\b|\bneck dissection\b",
-        r"\(\d+/\d+\)|\b(?:no|without|absence of|lack of)\b[^.;]{0,40}\bmetasta\w+|\b(?:no|without)\b[^.;]{0,20}\blymphatic (?:spread|dissemination)",
+        r"\(\d+/\d+\)|\b(?:no|without|absence of|lack of)\b[^.;]{0,40}\bmetasta(?!tic infiltrat)\w+|\b(?:no|without)\b[^.;]{0,20}\blymphatic (?:spread|dissemination)",
     ),
     "stage": (
         r"\bstag(?:e|ed|es|ing)\b",
@@ -64,11 +64,11 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
     ),
     "receptors": (
         r"\b(?:o?estrogen|progesterone|hormone|androgen)\b|\breceptors?\b|\bHER-?2\b|\bERBB2\b",
-        r"\btriple[- ]negative\b|\bluminal [AB]\b|\bimmuno-?(?:histo)?(?:chem|stain|reactiv|pheno|positiv)\w*",
+        r"\btriple[- ]negative\b|\bluminal [AB]\b|\bimmuno-?(?:histo)?(?:chem|stain|reactiv|pheno|positiv|fluoresc)\w*",
         r"\bKi-?67\b|\bMIB-?1\b|\bp(?:16|40|53|57|63|120)\b|\bTTF-?1\b|\bCK ?\d+|\bcytokeratins?\b|\bCD ?\d+\w?\b",
         r"\bGFAP\b|\bS-?100\b|\bsynaptophysin\b|\bchromogranin\b|\bPD-?L1\b|\bCDX-?2\b|\bHMB-?45\b|\bMelan-?A\b",
         r"\bNapsin\b|\bkeratin[- ]positiv\w+|\bNeu ?N\b|\b(?:neuronal|tumou?r|immuno\w*) markers?\b|\b(?:proliferati(?:on|ve)|labell?ing) ind(?:ex|ices)\b|\bGATA-?3\b|\bE-cadherin\b|\bstain(?:s|ed|ing)? (?:positive|negative|for|with)\b",
-        r"\b(?:mucin|special|gram|GMS|AFB|Congo red|Ziehl\W+Neelsen|repair) stain\w*|\bSOX-?1[01]\b|\bPAX-?8\b",
+        r"\b(?:mucin|special|reticulin|trichrome|iron|silver|gram|GMS|AFB|Congo red|Ziehl\W+Neelsen|repair) stain\w*|\bSOX-?1[01]\b|\bPAX-?8\b",
     ),
     "molecular": (
         r"\bmolecular\b|\bgen(?:e|es|etic|etics|omic)\b|\bmutat(?:ed|ions?|ional)\b|\bmutant\b|\bwild[- ]?type\b",
@@ -87,7 +87,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\bpreviously reported\b|\b(?:report|result)s? to follow\b|\bMRN\b|\bdate of birth\b|\bDOB\b",
     ),
     "no information": (
-        r"\bnot (?:\w+ly )?(?:applicable|performed|assessed|assessable|evaluated|reported|specified|provided|mentioned|"
+        r"\bnot (?:\w+ly )?(?:applicable|performed|assessed|assessable|evaluated|examined|reported|specified|provided|mentioned|"
         r"stated|given|submitted|available|detailed|documented|done|known|discussed|addressed|sampled|received|recorded|"
         r"commented on|included in (?:the|this) (?:report|sample|specimen|section)s?)\b",
         r"\b(?:do|does|did) not (?:\w+ly )?(?:specify|mention|state|report|describe|detail|address|provide)\b",
@@ -114,7 +114,8 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
 STAGE_TOKEN = r"[ycrma]{0,2}p?s?(?:T(?:[0-4][a-d]?|is|[Xx])|N(?:[0-3][a-c]?|[Xx])|M[01Xx])|[Ll]y?[01][abc]?|[Vv][0123][abc]?|[Pp]n[01][abc]?|BD[123]|INF[abc]|R[012Xx]"
 NOT_VISUAL_CASED: dict[str, str] = {
     "stage": rf"(?<![\w-])(?:{STAGE_TOKEN})(?:\(\w+\))?(?:p?[NMLVR][0-3OXx][a-c]?)*\b(?!-)",
-    "receptors": r"\b(?:ERs?|PR|PAS|PSA|IHC)\b",
+    "receptors": r"\b(?:ERs?|PR|PAS|PSA|IHC)\b|\b(?:C3|C4d|C1q|SV40)\b|"
+    r"\bIg[AGM]\b(?= ?(?:[:+(]|neg|pos|granular|linear|staining|deposits?))",
     "molecular": r"\b(?:ALK|FISH|MSI|MSS)\b",
 }
 FINDINGS = (
@@ -145,6 +146,9 @@ _VISIBLE_ANYWAY = (
     r"\bmargins? of the (?:nests?|islands?|glands?|section|tissue|slide|fragments?)\b",
     r"\bper (?:\d+ ?)?(?:mm|square mm)\b|\b(?:H ?& ?E|ha?ematoxylin)[- ]stain\w*|\bgrossly cystic\b",
     r"\b(?:from|in|of) (?:an? |the |this )?(?:\w+ )?patient\b|\bconsistent with (?:a )?(?:previous|prior) biopsy\b",
+    r"\b(?:\w*therapy|treatment|radiation)[- ](?:induced|related|associated)(?: \w+)? (?:changes?|effects?|atypia|fibrosis|regression|"
+    r"necrosis)|\b(?:treatment|therapy|radiation) effects?\b|\b(?:nodal|lymph node) architecture\b|"
+    r"\b(?:in|from|of|on) (?:any|all|each|none|\d+|one|two|three)(?: (?:of (?:the |these )?)?(?:\d+ )?)(?:\w+ )?blocks?\b",
     r"\bpatient (?:was|is|has been) diagnosed with\b|\bdisease stage of maturation\b|\bcorrelating (?:with|to) an? (?:\w+ )?score\b",
     r"\b(?:tissues?|specimens?|material|fragments?) (?:submitted|received|label+ed) (?:as|from)\b(?=.{0,80}\b(?:contain|show|reveal|"
     r"demonstrat|exhibit)\w*)|\boutside (?:of )?(?:the |any )?lymph nodes\b",
@@ -327,7 +331,8 @@ CUES = Cues(
         "∅", "ø", "⌀",
         "no", "n", "none", "nil", "absent", "negative", "neg", "not identified", "not seen", "not present", "not found",
         "not detected", "not involved", "uninvolved", "(-)", "(−)", "0", "zero", "none identified", "none seen",
-        "not evident", "not observed", "none present", "none found",
+        "not evident", "not observed", "none present", "none found", "nil seen", "nil identified", "nil found", "none detected",
+        "none noted", "none observed", "nil observed", "nil noted",
     ),
     open=(
         "?", "±", "+/-", "equivocal", "indeterminate", "uncertain", "suspicious", "possible", "probable", "-", "–", "—",

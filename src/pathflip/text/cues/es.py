@@ -29,7 +29,7 @@ CUES = Cues(
             r"\bradiológic\w+|\bcorrelacion\w*|\bpronóstic\w+|\bseguimiento\b",
         ),
         "receptors": (
-            r"\breceptor\w*|\binmunohisto\w+|\binmunofenotip\w+|\binmunotinci\w+|\btinci\w+|\bKi-?67\b|\bestrógen\w+",
+            r"\breceptor\w*|\binmunohisto\w+|\binmunofluoresc\w+|\binmunofenotip\w+|\binmunotinci\w+|\btinci\w+|\bKi-?67\b|\bestrógen\w+",
             *NOT_VISUAL["receptors"],
         ),
         "molecular": (r"\bmolecular\w*|\bmutaci\w+|\bmicrosatél\w+|\bgen(?:es|étic\w+)?\b", *NOT_VISUAL["molecular"]),

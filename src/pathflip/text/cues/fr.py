@@ -30,7 +30,7 @@ CUES = Cues(
             r"\bimagerie\b|\bradiolog\w+|\bà confronter\b|\bcorrélation\b|\bpronosti\w+|\bsuivi\b|\bsurveillance\b",
         ),
         "receptors": (
-            r"\brécepteurs?\b|\bimmuno-?histo\w+|\bimmunomarquage\w*|\bimmunophénotyp\w+|\bhormon\w+|\bKi-?67\b|\bmarquage\b",
+            r"\brécepteurs?\b|\bimmuno-?histo\w+|\bimmunofluoresc\w+|\bimmunomarquage\w*|\bimmunophénotyp\w+|\bhormon\w+|\bKi-?67\b|\bmarquage\b",
             *NOT_VISUAL["receptors"],
         ),
         "molecular": (r"\bmoléculaire\w*|\bmutation\w*|\bmicrosatell\w+|\bgènes?\b|\bgénét\w+", *NOT_VISUAL["molecular"]),
