@@ -40,7 +40,8 @@ _HINTS = {
     r"陰性|乏し|見当たら|皆無|免れ|とは言え|とはいえ",
 }
 _REVERSES = {
-    "en": r"far from|anything but|hardly|scarcely|barely|not (?:true(?= that|\W*(?:$|[,.;]))|the case|correct|so that)|untrue|incorrect|"
+    "en": r"far from|anything but|hardly|scarcely|barely|not (?:true(?= that|\W*(?:$|[,.;]))|"
+    r"the case|correct|so that)|untrue|incorrect|"
     r"false that|wrong|contrary|den(?:y|ies|ied)|refut\w*|disput\w*|reject(?:s|ed)? (?:the|that)|instead of|"
     r"in lieu of|rarely|seldom|doubt\w*|question\w*",
     "de": r"weit entfernt|alles andere als|kaum|nicht (?:richtig|wahr|so)|falsch|widerleg\w*|statt|anstelle|"
