@@ -10,6 +10,7 @@ import pytest
 from pathflip.text.captions import read_captions
 from pathflip.text.headings import heading_of
 from pathflip.text.markup import plain_text
+from pathflip.text import reports as reading
 from pathflip.text.reports import ALL_PARTS, read_report
 
 REPORTS = [
@@ -231,3 +232,24 @@ def test_a_short_report_is_read_in_the_language_of_its_file(tmp_path):
     assert {one.language for caption in read_captions(table) for one in caption.sub_captions} == {"es"}
     table.write_text("slide,text\ns1,Fibrosis leve\n")
     assert read_captions(table)[0].sub_captions[0].language == "en"
+
+
+def test_sentences_stand_where_a_pattern_of_their_words_finds_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = [read_report(case["text"]) for case in REPORTS]
+    monkeypatch.setattr(reading, "_words_in_order", lambda *_: None)  # every sentence is searched for
+    assert [read_report(case["text"]) for case in REPORTS] == quick
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "place"),
+    [
+        ("a b, a c.", "a c", (5, 8)),  # the first place fails at its second word
+        ("x - - y", "- y", (2, 7)),
+        ("1. Tumor\n2. Tumor (G2)", "Tumor G2", (12, 21)),
+        ("no such words", "tumor", None),
+    ],
+)
+def test_words_are_placed(text: str, words: str, place: tuple[int, int] | None) -> None:
+    split, end = words.split(), len(text)
+    assert reading._words_searched(text, split, 0, end) == place
+    assert reading._words_in_order(text, split, 0, end) in (place, None)

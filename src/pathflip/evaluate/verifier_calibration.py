@@ -159,22 +159,31 @@ def heard_alternatives(
             if sub_caption.decided and not sub_caption.negated:
                 for phrase in exchangeable(sub_caption.content, lexicon):
                     sentences[phrase].append(sub_caption.content)
+    asked = {phrase: sorted(set(contents))[:SAMPLED] for phrase, contents in sorted(sentences.items())}
+    worded = {(p, c): _with_rewordings(c, p, lexicon.alternatives[p]) for p, cs in asked.items() for c in cs}
+    texts = sorted({text for row in worded.values() for text in row})
+    if not texts:
+        return {}
+    logits = presence_scores(model, slides, texts)
+    column = {text: place for place, text in enumerate(texts)}
     heard = {}
-    for phrase, contents in sorted(sentences.items()):
-        others = lexicon.alternatives[phrase]
-        correlations = [_correlations(model, slides, c, phrase, others) for c in sorted(set(contents))[:SAMPLED]]
+    for phrase, contents in asked.items():
+        correlations = [_correlations(logits[:, [column[t] for t in worded[phrase, c]]]) for c in contents]
         mean = np.mean(correlations, axis=0)
-        if alternatives := tuple(other for other, value in zip(others, mean, strict=True) if value < DEAF):
+        others = zip(lexicon.alternatives[phrase], mean, strict=True)
+        if alternatives := tuple(other for other, value in others if value < DEAF):
             heard[phrase] = alternatives
     return heard
 
 
-def _correlations(
-    model: Aligned, slides: Sequence[EncodedSlide | EncodedCase], content: str, phrase: str, others: Sequence[str]
-) -> Float[np.ndarray, " A"]:
-    """Over the slides, of the logit of a sentence and of each rewording."""
+def _with_rewordings(content: str, phrase: str, others: Sequence[str]) -> list[str]:
+    """A sentence, and it once more with each of the others in the phrase's place."""
     alone = Lexicon(words=frozenset(), findings=(), alternatives={phrase: tuple(others)})
-    logits = presence_scores(model, slides, [content, *rewordings(content, alone)[0]])
+    return [content, *rewordings(content, alone)[0]]
+
+
+def _correlations(logits: Float[np.ndarray, "B A1"]) -> Float[np.ndarray, " A"]:
+    """Over the slides, of the logit of a sentence (the first column) and of each rewording."""
     centred = logits - logits.mean(0)
     length = np.maximum(np.linalg.norm(centred, axis=0), 1e-9)
     return np.asarray(centred[:, 0] @ centred[:, 1:] / (length[0] * length[1:]))

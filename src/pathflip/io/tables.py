@@ -35,6 +35,7 @@ __all__ = [
 
 _KINDS = {".csv": "csv", ".tsv": "csv", ".tab": "csv", ".jsonl": "lines", ".ndjson": "lines", ".json": "json"}
 _EXPECTED = "expected .jsonl, .ndjson, .json, .csv or .tsv"
+_HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 _DELIMITERS = ",;\t|"
 _SEP_LINE = re.compile(r'^"?sep=(\\t|.)"?[,;\t]*\r?(?:\n|$)', re.IGNORECASE)
 _LONGEST_CELL = 2**31 - 1
@@ -209,7 +210,7 @@ def text_of(value: Any, what: str) -> str:
         return ""
     if not isinstance(value, str):
         raise CaptionError(f"the {what} is a {type(value).__name__}, expected text")
-    if any("\ud800" <= c <= "\udfff" for c in value):
+    if _HALF_A_CHARACTER.search(value):
         raise CaptionError(f"the {what} holds half a character (a lone surrogate); expected Unicode text")
     return value.strip()
 

@@ -127,23 +127,22 @@ def exchangeable(content: str, lexicon: Lexicon) -> list[str]:
 
 def subjects(content: str, lexicon: Lexicon) -> list[int]:
     """Which findings of the vocabulary a sub-caption names, by its words; of nested names the longest ones."""
-    words = word_tokens(content)
-    named = {
-        row: len(name)
-        for row, name in enumerate(_findingword_tokens(lexicon))
-        if any(tuple(words[k : k + len(name)]) == name for k in range(len(words) - len(name) + 1))
-    }
-    longest = max(named.values(), default=0)
-    return [row for row, length in named.items() if length == longest]
+    words = tuple(word_tokens(content))
+    rows_of = _rows_by_name(tuple(finding.name for finding in lexicon.findings))
+    for length in sorted({len(name) for name in rows_of}, reverse=True):
+        stretches = {words[k : k + length] for k in range(len(words) - length + 1)}
+        if rows := [row for name in stretches for row in rows_of.get(name, ())]:
+            return sorted(rows)
+    return []
 
 
 @lru_cache(maxsize=8)
-def _names_of(names: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-    return tuple(tuple(word_tokens(name)) for name in names)
-
-
-def _findingword_tokens(lexicon: Lexicon) -> tuple[tuple[str, ...], ...]:
-    return _names_of(tuple(finding.name for finding in lexicon.findings))
+def _rows_by_name(names: tuple[str, ...]) -> dict[tuple[str, ...], list[int]]:
+    """Rows of the findings by the words of their names."""
+    rows: dict[tuple[str, ...], list[int]] = {}
+    for row, name in enumerate(names):
+        rows.setdefault(tuple(word_tokens(name)), []).append(row)
+    return rows
 
 
 def _slots(words: Sequence[str], lexicon: Lexicon) -> list[tuple[int, int]]:
