@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
-from pathflip.cli import main
+from command_line import run_here
 from pathflip.data.splits import read_splits
 from pathflip.demo.stages import BASELINE, REFERENCE, Demo
 from pathflip.evaluate.simulated.measures import TILE_FRACTION, read_cohort
@@ -38,20 +38,6 @@ def run_apart(*words: str) -> list[dict]:
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def run(*words: str, status: int = 0) -> list[dict]:
-    """The same in this process, which has loaded everything already: starting Python costs more than most verbs."""
-    out, err = StringIO(), StringIO()
-    with (
-        redirect_stdout(out),
-        redirect_stderr(err),
-        patch.object(sys, "argv", ["pathflip", *words, "--json"]),
-        pytest.raises(SystemExit) as ended,
-    ):
-        main()
-    assert ended.value.code in ((0, None) if status == 0 else (status,)), err.getvalue()
-    return [json.loads(line) for line in out.getvalue().splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -107,36 +93,38 @@ def test_every_verb_works_on_what_the_demo_left(demo, tmp_path):
     names = [slide.stem for slide in slides]
     files = [str(features / f"{name}.h5") for name in names]
 
-    rows = run("info", *map(str, slides))
+    rows = run_here("info", *map(str, slides))
     assert [row["slide_id"] for row in rows] == names
     assert rows[0]["mpp0"] == pytest.approx(2.0, rel=1e-3)
-    tiled = run("tile", *map(str, slides), "--tile-px", "64", "--mpp", "2", "--out", str(tmp_path / "tiles"))
+    tiled = run_here("tile", *map(str, slides), "--tile-px", "64", "--mpp", "2", "--out", str(tmp_path / "tiles"))
     assert all(row["num_tiles"] > 20 for row in tiled)
 
     two = [word for file in files for word in ("--features", file)]
-    answer = run("zero-shot", "--model", str(model), *two, "--classname", "melanoma", "--classname", "adenocarcinoma")
+    answer = run_here(
+        "zero-shot", "--model", str(model), *two, "--classname", "melanoma", "--classname", "adenocarcinoma"
+    )
     assert all(sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-3) for row in answer)
-    retrieved = run("retrieve", "--model", str(model), "--features", str(features), "--text", "There is necrosis.")
+    retrieved = run_here("retrieve", "--model", str(model), "--features", str(features), "--text", "There is necrosis.")
     assert len(retrieved[0]["slides"]) == 5
     command = ["ground", "--model", str(model), "--features", files[0], "--slide", str(slides[0])]
-    (ground,) = run(*command, "--text", "necrosis", "--out", str(tmp_path / "heat"))
+    (ground,) = run_here(*command, "--text", "necrosis", "--out", str(tmp_path / "heat"))
     assert all(Path(file).stat().st_size > 200 for file in ground["files"])
     assert "painted" in ground["note"]
-    measured = run("eval", "--model", str(model), "--features", str(features), "--cohort", str(demo / "cohort"))
+    measured = run_here("eval", "--model", str(model), "--features", str(features), "--cohort", str(demo / "cohort"))
     assert {row["measure"] for row in measured} >= {"presence AUROC", "grounding AP", "R@1 combined"}
 
 
 def test_training_and_retrieval_from_captions_alone(demo, tmp_path):
     features = demo / "features_stain_texture"
     captions = demo / "cohort" / "captions.jsonl"
-    (row,) = run(
+    (row,) = run_here(
         "train", "align_base", "--features", str(features), "--captions", str(captions),
         "--splits", str(demo / "cohort" / "splits.csv"), "--out", str(tmp_path / "run"),
         "--set", "train.steps=2", "--set", "train.batch_size=4", "--set", "model.width=32", "--set", "text.pretrained=",
     )  # fmt: skip
     assert row["step"] == 2
     words = json.loads((tmp_path / "run" / "last" / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"]
-    (row,) = run(
+    (row,) = run_here(
         "train", "clip_mean", "--features", str(features), "--captions", str(captions),
         "--out", str(tmp_path / "second"),
         "--set", "train.steps=1", "--set", "train.batch_size=2", "--set", "vocab_size=100",
@@ -144,15 +132,17 @@ def test_training_and_retrieval_from_captions_alone(demo, tmp_path):
     )  # fmt: skip
     again = json.loads((tmp_path / "second" / "last" / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"]
     assert words == again
-    measured = run("eval", "--model", str(tmp_path / "run"), "--features", str(features), "--captions", str(captions))
+    measured = run_here(
+        "eval", "--model", str(tmp_path / "run"), "--features", str(features), "--captions", str(captions)
+    )
     assert {row["measure"] for row in measured} >= {"R@1 slide → text", "R@10 text → slide"}
 
 
 def test_a_model_refuses_features_of_another_resolution(demo, tmp_path):
     slide = sorted((demo / "cohort" / "slides").glob("*.tif"))[0]
-    run("extract", str(slide), "--tile-px", "64", "--mpp", "4", "--out", str(tmp_path))
+    run_here("extract", str(slide), "--tile-px", "64", "--mpp", "4", "--out", str(tmp_path))
     other = tmp_path / "features_stain_texture" / f"{slide.stem}.h5"
-    (row,) = run(
+    (row,) = run_here(
         "zero-shot", "--model", str(demo / "runs" / "align_base"), "--features", str(other),
         "--classname", "a", "--classname", "b", status=1,
     )  # fmt: skip

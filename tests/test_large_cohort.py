@@ -1,7 +1,6 @@
 """docs/large.md: its commands as written, at 160 slides, from features to a search; and what two stages lose there."""
 
 import csv
-import json
 import os
 import re
 import shlex
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from command_line import run_here
 from pathflip.archive import Searcher, open_archive
 from pathflip.features import read_features
 from pathflip.inference import encode_caption, encode_slide, load, retrieve
@@ -34,21 +34,19 @@ def commands() -> list[str]:
 def large(tmp_path_factory) -> tuple[Path, list[list[dict]]]:
     """The folder in which the page's commands have run, and the hits of its searches."""
     folder = tmp_path_factory.mktemp("large")
-    program = [sys.executable, "-c", "from pathflip.cli import main; main()"]
     hits = []
-    for command in commands():
-        words = shlex.split(command)
-        if words[0] == "python":
-            line = [sys.executable, str(ROOT / words[1]), *words[2:], "--slides", str(SLIDES)]
-        else:
-            line = [*program, *words[1:], *(["--json"] if words[1] == "search" else [])]
-            line += ["--set", "train.steps=60", "--set", "train.average_last=0"] if words[1] == "train" else []
-        done = subprocess.run(
-            line, cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
-        if words[1] == "search":
-            hits.append([json.loads(row) for row in done.stdout.splitlines()])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for command in commands():
+            first, *words = shlex.split(command)
+            if first == "python":
+                script = [sys.executable, str(ROOT / words[0]), *words[1:], "--slides", str(SLIDES)]
+                subprocess.run(script, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
+                continue
+            words += ["--set", "train.steps=60", "--set", "train.average_last=0"] if words[0] == "train" else []
+            printed = run_here(*words)
+            if words[0] == "search":
+                hits.append(printed)
     return folder / "large", hits
 
 

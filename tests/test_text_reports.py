@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from pathflip.text import reports as reading
 from pathflip.text.captions import read_captions
 from pathflip.text.headings import heading_of
 from pathflip.text.markup import plain_text
-from pathflip.text import reports as reading
 from pathflip.text.reports import ALL_PARTS, read_report
 
 REPORTS = [
