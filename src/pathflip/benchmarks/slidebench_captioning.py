@@ -13,17 +13,19 @@ from typing import Any
 from pathflip.assistant import build_prompt, generate, load_assistant, prepare_slide
 from pathflip.benchmarks.measured import paired_row
 from pathflip.benchmarks.protocol import Inputs, Outcome, Protocol, Published, Score, Skipped
-from pathflip.benchmarks.slide_files import allow_missing_or_raise, feature_files
+from pathflip.benchmarks.slide_files import allow_missing_or_raise, feature_files, open_model
 from pathflip.benchmarks.test_sets import KnownSet, recognise
 from pathflip.data.instruct import CAPTION_PROMPTS
 from pathflip.errors import CaptionError, ConfigError, FeatureError
 from pathflip.evaluate.captioning import are_references, caption_measures, read_generated
 from pathflip.features import read_features
+from pathflip.inference import encode_slide
 from pathflip.io.slide_id import join_ids
 from pathflip.io.tables import first_of, read_table
 from pathflip.text.captions import TEXT_KEYS, read_captions, slide_of_row
 from pathflip.text.case_tables import SLIDE_KEYS, case_of_row, case_slides_of_row
 from pathflip.types import Caption
+from pathflip.verify import CaptionComposer, SentenceBank, read_sentence_bank, read_verifier_calibration
 
 __all__ = ["ORGAN_KEYS", "PROTOCOL", "SETS", "caption_rows", "organs_of"]
 
@@ -32,6 +34,10 @@ SETS = (KnownSet(732, "SlideBench-Caption (TCGA), 732 captions", "b70ff96bd9a399
 ORGAN_KEYS = ("organ", "tumor", "tumour", "project", "site", "cancer")
 _PER_ORGAN = "constant a group"
 _MOST = {"CIDEr": 10.0}
+_COMPOSED = (
+    "captions are composed of training sentences that the alignment model bears out (no language model, and the "
+    "question is not read); a slide of which nothing is borne out has an empty caption"
+)
 LONGEST = 400
 """Tokens of a written report, at most, where ``--set longest`` says nothing."""
 
@@ -84,7 +90,8 @@ def run(inputs: Inputs) -> Outcome:
         seed=inputs.seed,
         draws=True,
     )
-    notes = ["CIDEr weighs words by their rarity in this set: values of other sets cannot be compared"]
+    notes = [_COMPOSED] if inputs.predictions is None and inputs.model else []
+    notes += ["CIDEr weighs words by their rarity in this set: values of other sets cannot be compared"]
     if strays:
         notes.append(f"{strays} captions belong to no slide of the test set and were left out")
     if not all(organs):
@@ -135,10 +142,10 @@ def _scores(row: Mapping[str, Any]) -> list[Score]:
 
 def _captions(truth: Sequence[Caption], inputs: Inputs) -> tuple[dict[str, str], list[Skipped], int]:
     """A caption a slide, slides without one, and captions of no slide here."""
-    inputs.require(NAME, "predictions", "assistant")
+    inputs.require(NAME, "predictions", "assistant", "model")
     slides = [caption.slide_id for caption in truth]
     if inputs.predictions is None:
-        generated, skipped = _written(slides, inputs)
+        generated, skipped = _composed(truth, inputs) if inputs.model else _written(slides, inputs)
         return generated, skipped, 0
     predicted = _named_as(slides, read_generated(inputs.predictions))
     generated = {slide: text for slide, text in predicted.items() if slide in set(slides)}
@@ -174,6 +181,53 @@ def _text_only(slides: Sequence[str], inputs: Inputs) -> list[str] | None:
     return [generated.get(slide, "") for slide in slides]
 
 
+def _composed(truth: Sequence[Caption], inputs: Inputs) -> tuple[dict[str, str], list[Skipped]]:
+    """Captions of training sentences that an alignment model bears out; nothing of a test patient's own report.
+
+    Raises:
+        ConfigError: an assistant beside the model, or no bank. CaptionError: the bank is of the test set's reports.
+    """
+    bank_file = inputs.settings.get("sentences")
+    if inputs.assistant is not None or not bank_file:
+        raise ConfigError(
+            f"{NAME}: --model composes captions of a bank of training sentences; expected --set sentences=FILE "
+            "(written by  pathflip calibrate … --sentences FILE) and no --assistant"
+        )
+    model = open_model(inputs)
+    bank = read_sentence_bank(Path(bank_file), model)
+    _refuse_own_reports(truth, bank, inputs)
+    composer = CaptionComposer(model, bank, read_verifier_calibration(model.checkpoint.path or Path()))
+    files, skipped = feature_files(NAME, [caption.slide_id for caption in truth], inputs)
+    patient_of = {caption.slide_id: caption.patient for caption in truth}
+    generated: dict[str, str] = {}
+    for done, (slide, file) in enumerate(files.items(), start=1):
+        try:
+            encoded = encode_slide(model, read_features(file))
+        except FeatureError as error:
+            if not inputs.allow_missing:
+                raise FeatureError(f"{NAME}: {error}; or give --allow-missing to score the other slides") from None
+            skipped.append(Skipped(slide, "its feature file cannot be read"))
+            continue
+        generated[slide] = composer.compose(encoded, patient_of[slide]).text
+        inputs.progress(done, len(files), slide)
+    return generated, skipped
+
+
+def _refuse_own_reports(truth: Sequence[Caption], bank: SentenceBank, inputs: Inputs) -> None:
+    """Refuse a bank with reports of the patients tested: the model was trained on them, too.
+
+    Raises:
+        CaptionError: some are in both.
+    """
+    own = [caption for caption in truth if bank.sources_of_patient([caption.slide_id], caption.patient)]
+    if own:
+        raise CaptionError(
+            f"{inputs.settings['sentences']}: {len(own)} of the {len(truth)} slides tested are of patients whose "
+            f"reports are in this bank of training sentences (first '{own[0].slide_id}'); expected test patients that "
+            "neither the bank nor the model has seen"
+        )
+
+
 def _longest(inputs: Inputs) -> int:
     setting = str(inputs.settings.get("longest") or LONGEST)
     if not setting.isdecimal() or int(setting) < 1:
@@ -206,7 +260,7 @@ PROTOCOL = Protocol(
     name=NAME,
     title="SlideBench captioning (TCGA)",
     metric="BLEU-1 to 4, ROUGE-L, METEOR, CIDEr, and skill over a constant caption an organ",
-    needs="SlideBench-Caption-TCGA.csv; an assistant and features, or captions written elsewhere",
+    needs="SlideBench-Caption-TCGA.csv; features and an assistant, or a model and a bank of sentences; or captions",
     run=run,
     published=(
         Published("PathFLIP", "BLEU-1", "all", 0.38),

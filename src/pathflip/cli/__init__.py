@@ -4,13 +4,38 @@ Nothing heavy is imported until a verb runs. The verbs stand in files by what th
 they share.
 """
 
-from pathflip.cli import archive, ask, benchmarks, classify, embeddings, model_verbs, pack, slides, verify, view, words
+from pathflip.cli import (
+    archive,
+    ask,
+    benchmarks,
+    caption,
+    classify,
+    embeddings,
+    model_verbs,
+    pack,
+    slides,
+    verify,
+    view,
+    words,
+)
 from pathflip.cli.app import app, main
 
 __all__ = [
-    "app", "archive", "ask", "benchmarks", "classify", "embeddings", "main", "model_verbs", "pack", "slides", "verify",
-    "view", "words",
-]  # fmt: skip
+    "app",
+    "archive",
+    "ask",
+    "benchmarks",
+    "caption",
+    "classify",
+    "embeddings",
+    "main",
+    "model_verbs",
+    "pack",
+    "slides",
+    "verify",
+    "view",
+    "words",
+]
 
 VERB_ORDER = (
     "demo", "view", "simulate", "info", "qc", "tile", "encoders", "extract", "convert", "pack", "decompose", "train",

@@ -1,4 +1,4 @@
-"""Verbs of the assistant: ask, caption, chat."""
+"""Verbs of the assistant: ask, chat; what they share with caption."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -75,7 +75,7 @@ def ask(
 
     if (question is None) == (questions is None):
         raise ConfigError("ask: give either --question or --questions FILE")
-    _check_out(out)
+    check_out(out)
     loaded = load_assistant(assistant, device, language_model)
     writing = Writing(temperature=temperature, seed=seed)
     if questions is not None:
@@ -83,61 +83,40 @@ def ask(
         rows = list(_batch(loaded, features, questions, options, writing, cases))
     elif cases is not None:
         assert question is not None
-        answer_of = partial(answer_to, loaded, question, options=option or (), writing=writing)
-        rows = _each(loaded, features, cases, out, answer_of, question)
+        asked = partial(answer_to, loaded, question, options=option or (), writing=writing)
+        rows = each_answer(loaded.aligned, features, cases, out, lambda views: (asked(views), {}), question)
     else:
-        views = _views(loaded, features)
+        views = _views(loaded.aligned, features)
         assert question is not None
         answer = answer_to(loaded, question, views, option or (), writing=writing)
-        row = _row(views[0].slide_id, answer, loaded.aligned, question=question)
-        rows = [row | {"files": _write(answer, views, out, slide, slide_mpp, loaded)}]
-    _write_answers(out, rows)
-    finish(rows, json, _answer_line)
+        row = answer_row(views[0].slide_id, answer, loaded.aligned, question=question)
+        rows = [row | {"files": write_evidence(answer, views, out, slide, slide_mpp, loaded.aligned)}]
+    write_answers(out, rows)
+    finish(rows, json, answer_line)
 
 
-@app.command()
-def caption(
-    assistant: AssistantFolder,
-    features: Features,
-    cases: Cases = None,
-    out: EvidenceOut = None,
-    language_model: LanguageModel = None,
-    temperature: Temperature = 0.0,
-    seed: Seed = 0,
-    device: Device = None,
-    json: Json = False,
-) -> None:
-    """Describe slides, one caption each; every sentence names the regions that support it."""
-    from pathflip.assistant import Writing, load_assistant
-    from pathflip.assistant import caption as describe
-
-    _check_out(out)
-    loaded = load_assistant(assistant, device, language_model)
-    writing = Writing(max_new_tokens=400, temperature=temperature, seed=seed)
-    rows = _each(loaded, features, cases, out, partial(describe, loaded, writing=writing))
-    _write_answers(out, rows)
-    finish(rows, json, _answer_line)
-
-
-def _each(
-    loaded: Any,
+def each_answer(
+    aligned: Any,
     features: list[Path],
     cases: str | None,
     out: Path | None,
-    answer_about: Callable[[list[Any]], Any],
+    answer_about: Callable[[list[Any]], tuple[Any, dict[str, Any]]],
     question: str | None = None,
 ) -> list[dict[str, Any]]:
-    """An answer about every slide or case; one that cannot be read is a row with an error, and the rest goes on."""
+    """An answer about every slide or case; one that cannot be read is a row with an error, and the rest goes on.
+
+    ``answer_about`` gives the answer about prepared slides, and what else their row tells.
+    """
     rows: list[dict[str, Any]] = []
     items = files_of_items(files_in(features, {".h5"}), cases)
     with progress_bar("answers") as advance:
         for done, (name, files) in enumerate(items, start=1):
             try:
-                views = _views(loaded, list(files))
-                answer = answer_about(views)
-                row = _row(name if cases else views[0].slide_id, answer, loaded.aligned, question=question)
+                views = _views(aligned, list(files))
+                answer, more = answer_about(views)
+                row = answer_row(name if cases else views[0].slide_id, answer, aligned, question=question) | more
                 of_case = {"slides_of_case": [view.slide_id for view in views]} if len(views) > 1 else {}
-                rows.append(row | of_case | {"files": _write(answer, views, out, None, None, loaded)})
+                rows.append(row | of_case | {"files": write_evidence(answer, views, out, None, None, aligned)})
             except PathFLIPError as error:
                 rows.append({"slide_id": name, "error": str(error)})
             advance(done, len(items), name)
@@ -166,7 +145,7 @@ def chat(
         raise ConfigError(f"chat: {len(items)} cases; name one with --case: {', '.join(sorted(items)[:5])}, …")
     named = case if case is not None else next(iter(items)) if cases is not None else None
     loaded = load_assistant(assistant, device, language_model)
-    talk = Conversation.about(loaded, _views(loaded, features if named is None else list(items[named])))
+    talk = Conversation.about(loaded, _views(loaded.aligned, features if named is None else list(items[named])))
     writing = Writing(temperature=temperature, seed=seed)
     say(f"{', '.join(slide.slide_id for slide in talk.slides)}. {loaded.aligned.note}")
     for question in _lines(sys.stdin):
@@ -176,7 +155,9 @@ def chat(
             say(f"pathflip: {error}")
             continue
         if json:
-            print_rows([_row(talk.slides[0].slide_id, answer, loaded.aligned, question=question)], json, _answer_line)
+            print_rows(
+                [answer_row(talk.slides[0].slide_id, answer, loaded.aligned, question=question)], json, answer_line
+            )
         else:
             print(_rest(answer), flush=True)
             for warning in unknown_words(loaded.aligned, question):
@@ -233,7 +214,7 @@ def _batch(
                     views = [prepare_slide(loaded.aligned, read_features(file)) for file in wanted]
                     shown = wanted
                 answer = answer_to(loaded, one.question, views, one.options, writing=writing)
-                yield _row(one.slide_id, answer, loaded.aligned, question=one.question)
+                yield answer_row(one.slide_id, answer, loaded.aligned, question=one.question)
             except PathFLIPError as error:
                 yield {"slide_id": one.slide_id, "question": one.question, "error": str(error)}
             advance(done, len(known))
@@ -247,7 +228,8 @@ def _file_of(slide: str, files: Mapping[str, Path]) -> tuple[Path, ...]:
     return (files[slide],)
 
 
-def _check_out(out: Path | None) -> None:
+def check_out(out: Path | None) -> None:
+    """Refuse what cannot be written to, before any work."""
     from pathflip.io.files import check_writable
     from pathflip.io.write_tables import is_table
 
@@ -257,7 +239,7 @@ def _check_out(out: Path | None) -> None:
         check_writable(out)
 
 
-def _write_answers(out: Path | None, rows: list[dict[str, Any]]) -> None:
+def write_answers(out: Path | None, rows: list[dict[str, Any]]) -> None:
     """The answers as a table, where one is named."""
     from pathflip.io.write_tables import is_table
 
@@ -265,14 +247,14 @@ def _write_answers(out: Path | None, rows: list[dict[str, Any]]) -> None:
         write_rows(out, [{key: value for key, value in row.items() if key != "files"} for row in rows])
 
 
-def _views(loaded: Any, features: list[Path]) -> list[Any]:
+def _views(aligned: Any, features: list[Path]) -> list[Any]:
     from pathflip.assistant import prepare_slide
     from pathflip.features import read_features
 
-    return [prepare_slide(loaded.aligned, read_features(path)) for path in files_in(features, {".h5"})]
+    return [prepare_slide(aligned, read_features(path)) for path in files_in(features, {".h5"})]
 
 
-def _row(slide_id: str, answer: Any, aligned: Any, question: str | None = None) -> dict[str, Any]:
+def answer_row(slide_id: str, answer: Any, aligned: Any, question: str | None = None) -> dict[str, Any]:
     """An answer as JSON can hold it."""
     from pathflip.assistant import evidence_rows
 
@@ -287,8 +269,8 @@ def _row(slide_id: str, answer: Any, aligned: Any, question: str | None = None) 
     return {**row, "note": answer.note, "evidence": evidence_rows(answer), "caution": aligned.note}
 
 
-def _write(
-    answer: Any, views: list[Any], out: Path | None, slide: Path | None, slide_mpp: Any, loaded: Any
+def write_evidence(
+    answer: Any, views: list[Any], out: Path | None, slide: Path | None, slide_mpp: Any, aligned: Any
 ) -> list[str]:
     """Evidence files of an answer, where a folder is given."""
     from pathflip.assistant import evidence_to_files
@@ -302,7 +284,7 @@ def _write(
     if slide is not None:
         with open_slide(slide, slide_mpp=slide_mpp) as opened:
             thumbnail = opened.thumbnail(1600)
-    note = loaded.aligned.note
+    note = aligned.note
     return [
         file
         for view in views
@@ -312,7 +294,8 @@ def _write(
     ]
 
 
-def _answer_line(row: Mapping[str, Any]) -> str:
+def answer_line(row: Mapping[str, Any]) -> str:
+    """An answer for people: question, answer, probability, note, and the places behind it."""
     sure = "" if row.get("confidence") is None else f"  ({row['confidence']:.0%})"
     question = f"{row['question']}\n  " if "question" in row else ""
     places = "".join(

@@ -91,7 +91,8 @@ def benchmark(
 
 
 def _settings(pairs: list[str]) -> dict[str, str]:
-    known = ("crop_mpp", "language_model", "longest", "meteor_jar", "prompts", "sentence_model", "train")
+    known = ("crop_mpp", "language_model", "longest", "meteor_jar", "prompts", "sentence_model", "sentences",
+             "train")  # fmt: skip
     chosen = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")

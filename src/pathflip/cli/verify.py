@@ -51,6 +51,10 @@ def calibrate(
     safe: Annotated[
         float, typer.Option(help="Fraction that must be right beyond a threshold; else “uncertain”.")
     ] = 0.8,
+    sentences: Annotated[
+        Path | None,
+        typer.Option(help="Also write a bank of training sentences (.json), for pathflip caption --sentences."),
+    ] = None,
     slide_column: SlideColumn = None,
     text_column: ReportColumn = None,
     part_column: PartColumn = None,
@@ -63,6 +67,7 @@ def calibrate(
 
     if split == "train":
         raise ConfigError("--split: got 'train', expected val or test: on training slides a model is too sure")
+    _check_bank(sentences, assistant)
     if assistant is not None and model is None and captions is None and questions:
         table = TableOptions(slide_column, text_column, encoding=encoding)
         row = _calibrate_assistant(assistant, features, questions, splits, split, table, device)
@@ -76,7 +81,7 @@ def calibrate(
     from pathflip.evaluate.verifier_calibration import calibrate as fit
     from pathflip.inference import encode_files, load
     from pathflip.train.align_run import read_split
-    from pathflip.verify import write_verifier_calibration
+    from pathflip.verify import bank_row, collect_sentences, write_sentence_bank, write_verifier_calibration
 
     loaded = load(model, device)
     parts = read_split(
@@ -94,7 +99,24 @@ def calibrate(
     captions_of = [[item.caption for item in part] for part in items]
     calibration = fit(loaded, held, captions_of[0], captions_of[1], seen, split=split, seed=seed, safe=safe)
     path = write_verifier_calibration(loaded.checkpoint.path or model, calibration)
-    print_rows([_calibration_row(calibration, path)], json, _calibration_line)
+    row = _calibration_row(calibration, path)
+    if sentences is not None:
+        bank = collect_sentences(loaded, captions_of[1], seen)
+        row |= {"sentences_file": str(write_sentence_bank(sentences, bank)), "bank": bank_row(bank)}
+    print_rows([row], json, _calibration_line)
+
+
+def _check_bank(sentences: Path | None, assistant: Path | None) -> None:
+    """Refuse a bank that cannot be written, before any work."""
+    from pathflip.io.files import check_target
+
+    if sentences is None:
+        return
+    if assistant is not None:
+        raise ConfigError("calibrate: --sentences is scored by an alignment model; give it with --model and --captions")
+    if sentences.suffix.lower() != ".json":
+        raise ConfigError(f"--sentences: got '{sentences}', expected a name that ends in .json")
+    check_target(sentences)
 
 
 def _calibrate_assistant(
@@ -157,7 +179,21 @@ def _calibration_line(row: Mapping[str, Any]) -> str:
         f"{fit['brier_skill_before']:+.3f} → {fit['brier_skill_after']:+.3f}, log-loss skill "
         f"{fit['log_loss_skill_before']:+.3f} → {fit['log_loss_skill_after']:+.3f}, AUROC {fit['auroc']:.2f} "
         "(patients left out); "
-        f"contradicted up to {low}, supported from {high}; {row['findings']} findings looked for"
+        f"contradicted up to {low}, supported from {high}; {row['findings']} findings looked for{_bank_line(row)}"
+    )
+
+
+def _bank_line(row: Mapping[str, Any]) -> str:
+    """What the bank of sentences holds, and why other sentences are not in it."""
+    if "bank" not in row:
+        return ""
+    bank = row["bank"]
+    why = "; ".join(f"{count} {reason}" for reason, count in bank["left_out"].items())
+    others = f"; of the others {why}" if why else ""
+    return (
+        f"\n{row['sentences_file']}: {bank['sentences']} different sentences of {bank['reports']} training reports, "
+        f"scored on {bank['slides']} training slides{others}. It holds words of reports and names of slides and "
+        "patients: keep it as you keep those"
     )
 
 

@@ -95,9 +95,19 @@ class Tokenizer:
         """
         if self.words is None:
             return text
+        unknown = set(self.unknown_words(text))
+        return " ".join(word for word in self._split(text) if word not in unknown)
+
+    def unknown_words(self, text: str) -> list[str]:
+        """The words of a text that no training text holds; none where the training words are not known."""
+        words = self.words
+        if words is None:
+            return []
+        return [word for word in self._split(text) if word not in words and any(map(str.isalpha, word))]
+
+    def _split(self, text: str) -> list[str]:
         normal = self.backend.normalizer.normalize_str(text)
-        words = self.backend.pre_tokenizer.pre_tokenize_str(normal)
-        return " ".join(word for word, _ in words if word in self.words or not any(map(str.isalpha, word)))
+        return [word for word, _ in self.backend.pre_tokenizer.pre_tokenize_str(normal)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, special tokens left out."""

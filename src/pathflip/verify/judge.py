@@ -30,7 +30,16 @@ from pathflip.verify.scores import (
     weigh_sub_captions,
 )
 
-__all__ = ["Judgement", "Omission", "Verdict", "Verification", "omission_scores", "verify_report"]
+__all__ = [
+    "Judgement",
+    "Omission",
+    "Verdict",
+    "Verification",
+    "best_regions",
+    "is_foreign",
+    "omission_scores",
+    "verify_report",
+]
 
 Verdict = Literal["supported", "contradicted", "not visible", "uncertain"]
 
@@ -154,11 +163,11 @@ def verify_report(
     """
     sub_captions = _sub_captions(report)
     knowledge = calibration.knowledge if calibration else _NOTHING_KNOWN
-    foreign = {s for s in sub_captions if calibration and _is_foreign(s, calibration)}
+    foreign = {s for s in sub_captions if calibration and is_foreign(s, calibration)}
     judged = [s for s in sub_captions if s.decided and s not in foreign]
     weighings = weigh_sub_captions(model, slide, judged, knowledge)
     probabilities = _probabilities(weighings, calibration)
-    regions = _regions(model, slide, [s.text for s in judged])
+    regions = best_regions(model, slide, [s.text for s in judged])
     weighed = dict(zip(judged, zip(weighings, probabilities, regions, strict=True), strict=True))
     judgements = []
     for sub_caption in sub_captions:
@@ -192,7 +201,8 @@ def _sub_captions(report: str | Sequence[str | SubCaption]) -> list[SubCaption]:
     return sub_captions
 
 
-def _is_foreign(sub_caption: SubCaption, calibration: VerifierCalibration) -> bool:
+def is_foreign(sub_caption: SubCaption, calibration: VerifierCalibration) -> bool:
+    """Whether a sentence is of mostly words that the training captions do not hold: it cannot be judged."""
     return unknown_fraction(sub_caption.content, calibration.knowledge.lexicon.words) >= calibration.unknown_fraction
 
 
@@ -322,7 +332,7 @@ def _omissions(
     first = {knowledge.groups[i]: i for i in reversed(unspoken)}  # of two names the more frequent or probable
     named = [i for i, p in unspoken.items() if limit is not None and p > limit and first[knowledge.groups[i]] == i]
     named = named[:MOST_OMISSIONS]
-    regions = _regions(model, slide, [findings[i].asks[0] for i in named])
+    regions = best_regions(model, slide, [findings[i].asks[0] for i in named])
     shown = (Omission(findings[i].name, unspoken[i], r) for i, r in zip(named, regions, strict=True))
     return max(unspoken.values(), default=0.0), tuple(shown)
 
@@ -330,7 +340,9 @@ def _omissions(
 # --- Where -----------------------------------------------------------------------------------------------------------
 
 
-def _regions(model: Aligned, encoded: EncodedSlide | EncodedCase, texts: Sequence[str]) -> list[tuple[Evidence, ...]]:
+def best_regions(
+    model: Aligned, encoded: EncodedSlide | EncodedCase, texts: Sequence[str]
+) -> list[tuple[Evidence, ...]]:
     """The best tiles of every text, on whichever slide of a case they are."""
     per_slide = [_regions_on(model, slide, texts) for slide in slides_in(encoded)]
     return [

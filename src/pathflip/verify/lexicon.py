@@ -126,14 +126,21 @@ def exchangeable(content: str, lexicon: Lexicon) -> list[str]:
 
 
 def subjects(content: str, lexicon: Lexicon) -> list[int]:
-    """Which findings of the vocabulary a sub-caption names, by its words; of nested names the longest ones."""
+    """Which findings of the vocabulary a sub-caption names, by its words, in the order of their first mention.
+
+    A name within a longer one is none ("necrosis" in "coagulative necrosis"), unless it stands elsewhere too.
+    """
     words = tuple(word_tokens(content))
     rows_of = _rows_by_name(tuple(finding.name for finding in lexicon.findings))
+    taken = [False] * len(words)
+    named: list[tuple[int, int]] = []
     for length in sorted({len(name) for name in rows_of}, reverse=True):
-        stretches = {words[k : k + length] for k in range(len(words) - length + 1)}
-        if rows := [row for name in stretches for row in rows_of.get(name, ())]:
-            return sorted(rows)
-    return []
+        for start in range(len(words) - length + 1):
+            rows = rows_of.get(words[start : start + length])
+            if rows is not None and not all(taken[start : start + length]):
+                taken[start : start + length] = [True] * length
+                named += [(start, row) for row in rows]
+    return list(dict.fromkeys(row for _, row in sorted(named)))
 
 
 @lru_cache(maxsize=8)

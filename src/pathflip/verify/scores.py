@@ -6,7 +6,7 @@ the heatmap rather than in the logit (``shape``). And findings differ in how hig
 finding that a sub-caption names is compared with the same finding on other slides (``presence``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict
 
-from pathflip.inference import Aligned, EncodedCase, EncodedSlide, presence_scores
+from pathflip.inference import Aligned, EncodedCase, EncodedSlide, encode_text, presence_scores
 from pathflip.text.known_words import content_words
-from pathflip.types import SubCaption
+from pathflip.types import SubCaption, TextCode
 from pathflip.verify.heatmaps import encoded_once
 from pathflip.verify.lexicon import Finding, Lexicon, rewordings, subjects
 from pathflip.verify.place_and_extent import Shapes, describe_findings, shape_lead
@@ -100,16 +100,24 @@ class Weighing:
 
 
 def weigh_sub_captions(
-    model: Aligned, slide: EncodedSlide | EncodedCase, sub_captions: Sequence[SubCaption], knowledge: Knowledge
+    model: Aligned,
+    slide: EncodedSlide | EncodedCase,
+    sub_captions: Sequence[SubCaption],
+    knowledge: Knowledge,
+    code_of: Callable[[Sequence[str]], TextCode] | None = None,
 ) -> list[Weighing]:
-    """Evidence for sub-captions about one slide; each distinct text is encoded once."""
+    """Evidence for sub-captions about one slide; each distinct text is encoded once.
+
+    ``code_of`` gives the codes of texts in their order, where they are kept from slide to slide.
+    """
     if not sub_captions:
         return []
     lexicon = knowledge.lexicon
     spoken = lexicon.model_copy(update={"alternatives": knowledge.heard})
     groups = [[] if s.negated else rewordings(s.content, spoken) for s in sub_captions]
     texts = sorted({s.text for s in sub_captions} | {t for slots in groups for slot in slots for t in slot})
-    logit = dict(zip(texts, presence_scores(model, [slide], texts)[0].tolist(), strict=True))
+    code = code_of(texts) if code_of is not None else encode_text(model, texts)
+    logit = dict(zip(texts, presence_scores(model, [slide], code)[0].tolist(), strict=True))
     presence = finding_scores(model, [slide], knowledge)[0] if lexicon.findings else np.zeros(0)
     # Place and extent are of one slide: "upper left" says nothing of a case.
     one_slide = slide if isinstance(slide, EncodedSlide) else None
