@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -185,3 +186,98 @@ def test_a_slide_finds_its_features_in_a_folder(bench, run, tmp_path):
     twice = run("verify", str(bench / "features"), *words, "--slide", str(other))
     assert twice.returncode == 2
     assert "--slide is one slide, got" in twice.stderr
+
+
+def _calibrated_with_sentences(folder, run):
+    """A copy of the model with a calibration that calls everything supported, and a bank of the training reports."""
+    place = folder / "composing"
+    model = place / "model"
+    if model.is_dir():
+        return model, place / "bank.json"
+    shutil.copytree(folder / "model", model)
+    cohort = ["--captions", str(folder / "captions.jsonl"), "--splits", str(folder / "splits.csv"), "--split", "test"]
+    features = ["--features", str(folder / "features")]
+    wrong = run("calibrate", "--model", str(model), *features, *cohort, "--sentences", str(place / "bank.csv"))
+    assert wrong.returncode == 2
+    assert ".json" in wrong.stderr
+    done = run(
+        "calibrate", "--model", str(model), *features, *cohort, "--sentences", str(place / "bank.json"), "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    assert row["bank"]["reports"] == 42
+    assert row["bank"]["sentences"] > 20
+    file = model / "calibration.json"
+    values = json.loads(file.read_text())
+    values["findings"] = None  # an untrained model tells nothing: let it call what it sees supported
+    values["sub_captions"]["high"] = 0.51
+    values["sub_captions"]["logistic"]["bias"] = 9.0
+    file.write_text(json.dumps(values))
+    return model, place / "bank.json"
+
+
+def test_captions_are_composed_of_training_sentences(bench, run, tmp_path):
+    folder, caption = bench
+    model, bank = _calibrated_with_sentences(folder, run)
+    slide = str(folder / "features" / f"{caption.slide_id}.h5")
+    composing = ["--model", str(model), "--sentences", str(bank)]
+    done = run("caption", *composing, "--features", slide, "--out", str(tmp_path / "out"), "--json")
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    known = {one["text"] for one in json.loads(bank.read_text())["sentences"]}
+    assert row["sentences"]
+    assert {one["sentence"] for one in row["sentences"]} <= known
+    assert row["answer"] == " ".join(one["sentence"] for one in row["sentences"])
+    assert row["counts"]["taken"] == len(row["sentences"])
+    affirmed = {one["sentence"] for one in row["sentences"] if not one["negated"]}
+    assert {one["text"] for one in row["evidence"]} == affirmed
+    assert json.loads((tmp_path / "out" / f"{caption.slide_id}.evidence.geojson").read_text())["features"]
+    table = run("caption", *composing, "--features", slide, "--out", str(tmp_path / "captions.csv"))
+    assert table.returncode == 0, table.stderr
+    assert "left undecided" in table.stdout
+    with open(tmp_path / "captions.csv", newline="") as handle:
+        assert next(csv.DictReader(handle))["answer"] == row["answer"]
+    foreign = run("caption", *composing, "--features", str(folder / "other"))
+    assert foreign.returncode != 0
+    for words, line in (
+        (["--model", str(model)], "--model and --sentences"),
+        (["--assistant", str(model), *composing], "--model and --sentences"),
+        ([*composing, "--temperature", "0.5"], "an assistant's"),
+        (["--model", str(model), "--sentences", str(folder / "captions.jsonl")], "is no bank of sentences"),
+        (["--model", str(folder / "model"), "--sentences", str(bank)], "pathflip calibrate"),
+        ([*composing, "--at-least", "0.2"], "above 0.5"),
+    ):
+        refused = run("caption", *words, "--features", slide)
+        assert refused.returncode in (1, 2)
+        assert line in refused.stderr, refused.stderr
+        assert refused.stderr.count("\n") == 1
+
+
+def test_the_captioning_benchmark_composes_and_refuses_a_bank_of_its_own_reports(bench, run, tmp_path):
+    folder, _ = bench
+    model, bank = _calibrated_with_sentences(folder, run)
+    with open(folder / "splits.csv", newline="") as handle:
+        splits = dict(csv.reader(handle))
+    rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
+    for part in ("train", "test"):
+        own = [json.dumps(row) for row in rows if splits[row["slide"]] == part]
+        (tmp_path / f"{part}.jsonl").write_text("\n".join(own) + "\n")
+
+    def scored(part, *words):
+        return run(
+            "benchmark", "slidebench-captioning", "--data", str(tmp_path / f"{part}.jsonl"), "--model", str(model),
+            "--features", str(folder / "features"), "--other-set", "--resamples", "20", "--out", str(tmp_path / part),
+            *words,
+        )  # fmt: skip
+
+    assert "--set sentences=FILE" in scored("test").stderr
+    own = scored("train", "--set", f"sentences={bank}")
+    assert own.returncode == 1
+    assert "42 of the 42 slides tested are of patients" in own.stderr
+    assert not (tmp_path / "train").exists()
+    done = scored("test", "--set", f"sentences={bank}", "--set", f"train={tmp_path / 'train.jsonl'}")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "test" / "result.json").read_text())
+    assert result["scored"] == result["total"] == 12
+    assert "constant" in result["scores"][0]["baselines"]
+    assert any("composed of training sentences" in note for note in result["notes"])

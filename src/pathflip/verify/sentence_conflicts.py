@@ -50,8 +50,10 @@ _PLACES = {
     "scattered": "spread", "multifocal": "spread", "multifocally": "spread", "diffuse": "spread",
     "diffusely": "spread", "throughout": "spread", "several": "spread",
 }  # fmt: skip
-OVERLAP = 0.5
-"""Fraction of the content words of the shorter of two sentences that the other holds, for both to say one thing."""
+OVERLAP = 1 / 3
+"""Fraction of the content words of the shorter of two sentences that the other holds: both speak of one thing."""
+STEM = 5
+"""Letters in which words count as one: nucleus, nuclei, nuclear."""
 _SCORE = re.compile(r"\b(?:gleason|nottingham|isup|fuhrman)\b[^.;]*?((?:\d+\s*[+/=]?\s*)+)")
 
 
@@ -61,7 +63,8 @@ class Topic:
 
     Attributes:
         negated: it states an absence. findings: groups of the findings it names; tumour: it names the tumour as one.
-        denied: words of each thing it denies. words: all its words. content: those that say something.
+        denied: words of each thing it denies. words: all its words. content: beginnings of those that say something
+            beside place and diagnosis.
         entity: the diagnosis it affirms, in words ("" for none). grades: what it says of the grade.
         malignant, benign: it says so. attributes: phrases with alternatives, by the group of alternatives they are of.
         place: words of the compass.
@@ -96,7 +99,7 @@ def topic_of(sub_caption: SubCaption, knowledge: Knowledge) -> Topic:
         tumour=bool(whole),
         denied=tuple(frozenset(word_tokens(p)) for p in denied_phrases(sub_caption)) if negated else (),
         words=frozenset(word_tokens(content)),
-        content=frozenset(content_words(content)),
+        content=frozenset(w[:STEM] for w in content_words(content) if w not in _PLACES and not _ENTITY.match(w)),
         entity="" if negated else _entity(content),
         grades=frozenset() if negated else _grades(content),
         malignant=malignant and not negated,
@@ -125,14 +128,14 @@ def clash(first: Topic, second: Topic) -> str:
         return "diagnosis"
     if first.grades and second.grades and not first.grades & second.grades:
         return "grade"
-    if first.negated != second.negated or (first.findings and second.findings):
+    if first.negated != second.negated or first.findings or second.findings:
         return ""
     return _same_or_other_attribute(first, second)
 
 
 def _same_or_other_attribute(first: Topic, second: Topic) -> str:
-    """What two sentences of one polarity say of the same thing, where at most one of them names a finding."""
-    if not (first.findings or second.findings or first.negated):
+    """What two sentences of one polarity say of the same thing, where neither names a finding."""
+    if not first.negated:
         both = [
             (first.attributes[kind], second.attributes[kind]) for kind in first.attributes.keys() & second.attributes
         ]
@@ -143,7 +146,9 @@ def _same_or_other_attribute(first: Topic, second: Topic) -> str:
         if both or (first.place and second.place):
             return "same attribute"
     shorter = min(len(first.content), len(second.content))
-    return "same words" if shorter and len(first.content & second.content) >= OVERLAP * shorter else ""
+    if not shorter:  # "Sections show melanoma."
+        return "same words" if first.entity and second.entity else ""
+    return "same words" if len(first.content & second.content) >= OVERLAP * shorter else ""
 
 
 def _denies(one: Topic, other: Topic) -> bool:
