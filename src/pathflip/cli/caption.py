@@ -89,12 +89,12 @@ def _composer(
 ) -> tuple[Any, Callable[[list[Any]], tuple[Any, dict[str, Any]]]]:
     """An alignment model, and what composes captions of prepared slides with it."""
     from pathflip.inference import load
-    from pathflip.verify import CaptionComposer, read_sentence_bank, read_verifier_calibration
+    from pathflip.verify import AT_LEAST, CaptionComposer, read_sentence_bank, read_verifier_calibration
 
     loaded = load(model, device)
     calibration = read_verifier_calibration(loaded.checkpoint.path or model)
-    chosen = {} if at_least is None else {"at_least": at_least}
-    composer = CaptionComposer(loaded, read_sentence_bank(sentences, loaded), calibration, **chosen)
+    bank = read_sentence_bank(sentences, loaded)
+    composer = CaptionComposer(loaded, bank, calibration, at_least=AT_LEAST if at_least is None else at_least)
     return loaded, partial(_compose, composer)
 
 

@@ -1,7 +1,7 @@
 """Reports against slides: each sentence judged with a calibrated probability and its place; what is left out, named."""
 
 from pathflip.verify.calibration import VerifierCalibration, read_verifier_calibration, write_verifier_calibration
-from pathflip.verify.composed_captions import CaptionComposer, ComposedCaption, ComposedSentence
+from pathflip.verify.composed_captions import AT_LEAST, CaptionComposer, ComposedCaption, ComposedSentence
 from pathflip.verify.judge import Judgement, Omission, Verification, verify_report
 from pathflip.verify.report_page import slide_thumbnail, verification_view, write_verification
 from pathflip.verify.sentence_bank import (
@@ -13,6 +13,7 @@ from pathflip.verify.sentence_bank import (
 )
 
 __all__ = [
+    "AT_LEAST",
     "CaptionComposer",
     "ComposedCaption",
     "ComposedSentence",
