@@ -239,12 +239,14 @@ def test_captions_are_composed_of_training_sentences(bench, run, tmp_path):
         assert next(csv.DictReader(handle))["answer"] == row["answer"]
     foreign = run("caption", *composing, "--features", str(folder / "other"))
     assert foreign.returncode != 0
+    bare = tmp_path / "bare"
+    shutil.copytree(model, bare, ignore=shutil.ignore_patterns("calibration.json"))
     for words, line in (
         (["--model", str(model)], "--model and --sentences"),
         (["--assistant", str(model), *composing], "--model and --sentences"),
         ([*composing, "--temperature", "0.5"], "an assistant's"),
         (["--model", str(model), "--sentences", str(folder / "captions.jsonl")], "is no bank of sentences"),
-        (["--model", str(folder / "model"), "--sentences", str(bank)], "pathflip calibrate"),
+        (["--model", str(bare), "--sentences", str(bank)], "pathflip calibrate"),
         ([*composing, "--at-least", "0.2"], "above 0.5"),
     ):
         refused = run("caption", *words, "--features", slide)
