@@ -20,7 +20,7 @@ from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.verify import read_verifier_calibration, verify_report, write_verification, write_verifier_calibration
 from pathflip.verify.calibration import FILE_NAME
 from pathflip.verify.heatmaps import encoded_once, heatmaps
-from pathflip.verify.lexicon import Lexicon, denied_phrases, learn_lexicon, rewordings, subjects
+from pathflip.verify.lexicon import Finding, Lexicon, denied_phrases, learn_lexicon, rewordings, subjects
 from pathflip.verify.place_and_extent import describe
 from pathflip.verify.scores import synonym_groups
 
@@ -95,6 +95,15 @@ def test_subjects_are_the_longest_names(cohort):
     lexicon = learn_lexicon(cohort["train"][1])
     named = [lexicon.findings[i].name for i in subjects("multinucleated giant cells are present", lexicon)]
     assert named == ["multinucleated giant cells"]
+
+
+def test_of_several_findings_each_is_a_subject():
+    names = ("necrosis", "coagulative necrosis", "tumour-infiltrating lymphocytes")
+    findings = tuple(Finding(name=name, asks=(f"{name} present",)) for name in names)
+    lexicon = Lexicon(words=frozenset(), findings=findings, alternatives={})
+    assert subjects("tumour-infiltrating lymphocytes or necrosis present", lexicon) == [2, 0]
+    assert subjects("coagulative necrosis present", lexicon) == [1]
+    assert subjects("coagulative necrosis and other necrosis present", lexicon) == [1, 0]
 
 
 def test_names_of_one_finding_are_one_group_and_others_are_not(cohort, model):
