@@ -91,6 +91,7 @@ class ComposedCaption:
             stands out more. unlikely: the slide speaks against them.
         repeated: borne out, but the caption says it. contradicting: borne out, but the caption says otherwise.
         surplus: borne out, but the caption is as long as a report.
+        never_supported: the calibration has no threshold from which on a sentence counts as supported.
     """
 
     slide_id: str
@@ -102,7 +103,7 @@ class ComposedCaption:
     repeated: int
     contradicting: int
     surplus: int
-    at_least: float
+    never_supported: bool = False
 
     @property
     def text(self) -> str:
@@ -122,7 +123,11 @@ class ComposedCaption:
                 f"this patient's own report is in the bank: the {self.own_report} sentences that only it says were "
                 "left out, but the model was trained on it"
             )
-        if not self.sentences:
+        if self.never_supported:
+            parts.append(
+                "the model's calibration calls no sentence supported: train longer, or fit with a lower --safe"
+            )
+        elif not self.sentences:
             parts.append("no sentence is borne out")
         return "; ".join(parts)
 
@@ -164,17 +169,13 @@ class CaptionComposer:
                 "the model has no calibration, so no sentence can be said to be borne out; fit one on slides it was "
                 "not trained on with  pathflip calibrate"
             )
-        if calibration.sub_captions.high is None:
-            raise CheckpointError(
-                "the model's calibration calls no sentence supported (no threshold is right in a fraction of "
-                f"{calibration.safe:g}), so none can be borne out; train longer, or fit again with a lower --safe"
-            )
         if not 0.5 < at_least < 1:
             raise ConfigError(f"at least: got {at_least}, expected a probability above 0.5 and below 1, for example .8")
         if most_words is not None and most_words < 1:
             raise ConfigError(f"most words: got {most_words}, expected 1 or more")
         self.model, self.bank, self.calibration = model, bank, calibration
-        self.at_least, self.supported_from = at_least, calibration.sub_captions.high
+        high = calibration.sub_captions.high
+        self.at_least, self.supported_from = at_least, np.inf if high is None else high
         self.most_words = bank.words if most_words is None else most_words
         lexicon = calibration.knowledge.lexicon
         parsed = [parse_sub_caption(one.text) for one in bank.sentences]
@@ -224,7 +225,7 @@ class CaptionComposer:
             ),
             considered=len(usable),
             own_report=len(self.sentences) - len(usable),
-            at_least=self.at_least,
+            never_supported=bool(np.isinf(self.supported_from)),
             **counts,
         )
 
