@@ -18,7 +18,8 @@ from pathflip.workbench.deepzoom_tiles import ByteCache, DeepZoom
 from pathflip.workbench.guard import Access
 from pathflip.workbench.library import Library
 from pathflip.workbench.service import Models, ModelService
-from pathflip.workbench.web_app import Workbench, create_app
+from pathflip.workbench.state import Workbench
+from pathflip.workbench.web_app import create_app
 from slide_files import smooth_picture, write_pyramid
 from workbench_model import write_model, write_slide_features, write_slides
 

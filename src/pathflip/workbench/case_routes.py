@@ -1,6 +1,6 @@
 """Routes of finding cases: a text, a slide or a region in, a page of slides out."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 from starlette.exceptions import HTTPException
@@ -12,9 +12,7 @@ from pathflip.errors import CaptionError
 from pathflip.geometry import Box
 from pathflip.workbench.case_search import CaseSearch, Match
 from pathflip.workbench.endpoints import Body, in_thread, with_body
-
-if TYPE_CHECKING:
-    from pathflip.workbench.web_app import Workbench
+from pathflip.workbench.state import Workbench
 
 __all__ = ["case_routes"]
 
@@ -40,7 +38,7 @@ class Query(Body):
     page: int = Field(0, ge=0)
 
 
-def case_routes(bench: "Workbench") -> list[Route]:
+def case_routes(bench: Workbench) -> list[Route]:
     """State and filters, search, pictures of slides that are not at hand."""
 
     def cases() -> CaseSearch:
@@ -81,7 +79,7 @@ def case_routes(bench: "Workbench") -> list[Route]:
     ]
 
 
-def _matches(bench: "Workbench", cases: CaseSearch, query: Query) -> list[Match]:
+def _matches(bench: Workbench, cases: CaseSearch, query: Query) -> list[Match]:
     if query.slide is None:
         if not query.text.strip():
             raise CaptionError("find cases: got nothing, expected words")
@@ -93,7 +91,7 @@ def _matches(bench: "Workbench", cases: CaseSearch, query: Query) -> list[Match]
     return cases.by_region(name, Box(region.x, region.y, region.width, region.height), query.filters)
 
 
-def _row(bench: "Workbench", match: Match) -> dict[str, Any]:
+def _row(bench: Workbench, match: Match) -> dict[str, Any]:
     file, box = bench.library.by_slide_id(match.slide_id), match.box
     return {
         "id": match.slide_id,

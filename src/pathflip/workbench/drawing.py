@@ -3,7 +3,7 @@
 import json
 import re
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import anyio.to_thread
@@ -19,9 +19,7 @@ from pathflip.workbench.endpoints import Body, Endpoint, in_thread, with_body
 from pathflip.workbench.events import Events
 from pathflip.workbench.library import SlideFile
 from pathflip.workbench.region_geojson import MOST_NAME_CHARACTERS, export_regions, import_regions, valid_geometry
-
-if TYPE_CHECKING:
-    from pathflip.workbench.web_app import Workbench
+from pathflip.workbench.state import Workbench
 
 __all__ = ["changed_elsewhere", "region_routes", "watch_other_programs"]
 
@@ -43,7 +41,7 @@ class Drawn(Body):
         return Region(identity, geometry, self.name, self.classification, self.color, self.version)
 
 
-def region_routes(bench: "Workbench") -> list[Route]:
+def region_routes(bench: Workbench) -> list[Route]:
     """List, draw, change, delete, import, export."""
 
     def place(request: Request) -> tuple[SlideFile, Annotations]:

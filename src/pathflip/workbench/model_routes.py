@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from starlette.requests import Request
@@ -14,9 +14,7 @@ from starlette.routing import Route
 from pathflip.errors import PathFLIPError
 from pathflip.workbench.endpoints import Body, in_thread, read_body, with_body
 from pathflip.workbench.service import NotReadError
-
-if TYPE_CHECKING:
-    from pathflip.workbench.web_app import Workbench
+from pathflip.workbench.state import Workbench
 
 __all__ = ["question_routes"]
 
@@ -41,7 +39,7 @@ class QuestionBody(Body):
     history: list[tuple[Literal["user", "assistant"], str]] = Field([], max_length=20)
 
 
-def question_routes(bench: "Workbench") -> list[Route]:
+def question_routes(bench: Workbench) -> list[Route]:
     """Reading a slide, where, check, talk."""
 
     def reading(request: Request) -> Response:

@@ -1,12 +1,9 @@
 """The server's application: pages, slides, tiles. Routes are thin; what they call stands in its own module."""
 
 import json
-import os
 import sys
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import anyio.to_thread
 from starlette.applications import Starlette
@@ -17,80 +14,24 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Redire
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from pathflip import __version__
 from pathflip.errors import PathFLIPError, SlideError
-from pathflip.workbench.annotations import Annotations, ChangedElsewhereError
+from pathflip.workbench.annotations import ChangedElsewhereError
 from pathflip.workbench.case_routes import case_routes
-from pathflip.workbench.case_search import CaseSearch, NotIndexedError
-from pathflip.workbench.deepzoom_tiles import ByteCache, encode_jpeg, unreadable_tile
+from pathflip.workbench.case_search import NotIndexedError
+from pathflip.workbench.deepzoom_tiles import encode_jpeg, unreadable_tile
 from pathflip.workbench.drawing import changed_elsewhere, region_routes
 from pathflip.workbench.endpoints import Endpoint, in_thread
-from pathflip.workbench.events import Events
-from pathflip.workbench.guard import Access, Guard, UploadTooLargeError, login
-from pathflip.workbench.library import Library, SlideFile
+from pathflip.workbench.guard import Guard, UploadTooLargeError, login
 from pathflip.workbench.model_routes import question_routes
-from pathflip.workbench.service import ModelService, NotReadError
+from pathflip.workbench.service import NotReadError
+from pathflip.workbench.state import Workbench, shown_text
 
-__all__ = ["Workbench", "create_app"]
+__all__ = ["create_app"]
 
 STATIC = Path(__file__).with_name("static")
-TILE_CACHE_BYTES = 64 * 2**20
-THUMBNAIL_CACHE_BYTES = 32 * 2**20
 THUMBNAIL_PX = 320
-CAUTION = "Research software, not a medical device."
 _FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 """Addresses of tiles hold the file's version, so they may be kept."""
-
-
-@dataclass(eq=False)
-class Workbench:
-    """The state that the routes work on."""
-
-    library: Library
-    access: Access
-    title: str = "PathFLIP"
-    note: str = CAUTION
-    events: Events = field(default_factory=Events)
-    service: ModelService | None = None
-    cases: CaseSearch | None = None
-    maps: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    """Answers to "where" that were made elsewhere (a notebook), by slide key."""
-    annotations: dict[Path, Annotations] = field(default_factory=dict)
-    tiles: ByteCache = field(default_factory=lambda: ByteCache(TILE_CACHE_BYTES))
-    thumbnails: ByteCache = field(default_factory=lambda: ByteCache(THUMBNAIL_CACHE_BYTES))
-
-    def file(self, key: str) -> SlideFile:
-        """The slide a key stands for; 404 where there is none."""
-        try:
-            return self.library.files[key]
-        except KeyError:
-            raise HTTPException(404, "no such slide") from None
-
-    def model(self) -> ModelService:
-        """The model; 404 where the workbench was started without one."""
-        if self.service is None:
-            raise HTTPException(404, "no model: start with  pathflip view … --model DIR")
-        return self.service
-
-    def state(self) -> dict[str, Any]:
-        """What a page needs to begin: the slides, and what can be done with them."""
-        return {
-            "title": self.title,
-            "version": __version__,
-            "note": self.note,
-            "maps": bool(self.maps),
-            "cases": self.cases is not None,
-            "model": None if self.service is None else self.service.state(),
-            "slides": [
-                {"key": file.key, "id": shown_text(file.slide_id), "folder": shown_text(file.folder)}
-                for file in self.library.files.values()
-            ],
-        }
-
-
-def shown_text(name: str) -> str:
-    """A file name as JSON can hold it: bytes that are no UTF-8 become visible escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def create_app(bench: Workbench) -> Starlette:

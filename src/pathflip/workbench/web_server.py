@@ -95,7 +95,8 @@ def open_workbench(settings: Settings) -> Running:
     from pathflip.workbench.guard import Access
     from pathflip.workbench.library import Library
     from pathflip.workbench.service import ModelService
-    from pathflip.workbench.web_app import Workbench, create_app
+    from pathflip.workbench.state import Workbench
+    from pathflip.workbench.web_app import create_app
 
     _check_host(settings)
     library = Library(settings.slides, settings.slide_mpp)
