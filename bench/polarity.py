@@ -79,7 +79,13 @@ def kappa(first: list, second: list) -> float:
     return (same - chance) / (1 - chance)
 
 
-SAMPLES = ("slidebench_180", "slidebench_170_development", "slidebench_220_test", "slidebench_240_two_readers")
+SAMPLES = (
+    "slidebench_180",
+    "slidebench_170_development",
+    "slidebench_220_test",
+    "slidebench_240_two_readers",
+    "slidebench_240_two_more_readers",
+)
 
 
 def sample(captions: dict[str, str], name: str = SAMPLES[0]) -> list[dict]:

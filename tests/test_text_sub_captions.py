@@ -271,3 +271,35 @@ def test_slidebench_rates(real_data):
 def test_a_doctors_title_ends_no_clause(sentence):
     (one,) = sub_captions_of(sentence)
     assert not one.visual
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Studies for MSH2 reveal a normal phenotype, which does not support a diagnosis of colorectal carcinoma.",
+        "MLH1 is retained, which argues against a diagnosis of hereditary non-polyposis colorectal carcinoma.",
+        "The tumor is staged at pT2, with the grade classified as G2 and the resection as R0, signifying that "
+        "the resection margins are free of tumor cells.",
+        "The well differentiated tumor, the stroma and the resection margins are free of necrotic tumor cells.",
+    ],
+)
+def test_what_is_cut_out_of_a_clause_says_what_the_clause_says(sentence):
+    """The diagnosis behind "does not support", and a subject joined to another one's predicate."""
+    claims = [s for s in sub_captions_of(sentence) if s.decided]
+    assert not [s.text for s in claims if not s.negated and "carcinoma" in s.text]
+    assert not [s.text for s in claims if s.negated and ("G2" in s.text or "differentiated" in s.text)]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "visible"),
+    [
+        ("There were no additional significant pathological findings noted.", False),
+        ("No other abnormalities are seen.", False),
+        ("The ovary shows no other abnormalities.", True),
+        ("No abnormalities are seen in the adjacent mucosa.", True),
+        ("The cystoprostatectomy specimen shows a tumor located on the bladder wall.", False),
+        ("Cystic glands are located on the bladder wall.", True),
+    ],
+)
+def test_a_sentence_that_names_no_finding_is_not_visible(sentence, visible):
+    assert any(s.visual for s in sub_captions_of(sentence)) is visible

@@ -54,6 +54,8 @@ def visible_items(clause: str, language: str = "en") -> str | None:
     if len(behind) > 1:  # "no evidence of A, B or C (is seen)"
         visible_items = _visible(behind, _OR.search(clause[end:]) is not None, language)
         rest = f"{clause[:end].rstrip()} {', '.join(visible_items)}"
+    elif re.search(cues_of(language).findings if language == "en" else _EVENT.pattern, clause[end:], re.IGNORECASE):
+        return None  # "A, B and the margins are free of tumour cells": a list of places
     else:  # "A, B and C are absent"
         tail = verb.search(clause)
         place = min(start, tail.start()) if tail is not None else start

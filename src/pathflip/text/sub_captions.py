@@ -164,11 +164,17 @@ def _trimmed(clauses: list[Clause], kinds: list[str | None], language: str) -> t
             and kinds_of([*before, items], language)[-1] is None
         ):
             out.append((Clause(items), None))
-        elif rest is not None and polarity_of(rest, language) == "affirmed":
+        elif rest is not None and polarity_of(_from_comma(clause.text, rest), language) == "affirmed":
             out.append((Clause(rest), None))
             clause = Clause(clause.text[clause.text.find(rest) + len(rest) :].strip(" ,;") or clause.text)
         out.append((clause, kind))
     return [clause for clause, _ in out], [kind for _, kind in out]
+
+
+def _from_comma(clause: str, rest: str) -> str:
+    """A part of a clause with what leads to it: "which does not support a diagnosis of" melanoma affirms none."""
+    start = clause.find(rest)
+    return clause[clause.rfind(",", 0, start) + 1 : start + len(rest)]
 
 
 def _by_polarity(clauses: list[Clause], language: str) -> list[list[Clause]]:

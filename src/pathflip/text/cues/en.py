@@ -65,7 +65,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
     "receptors": (
         r"\b(?:o?estrogen|progesterone|hormone|androgen)\b|\breceptors?\b|\bHER-?2\b|\bERBB2\b",
         r"\btriple[- ]negative\b|\bluminal [AB]\b|\bimmuno-?(?:histo)?(?:chem|stain|reactiv|pheno|positiv|fluoresc)\w*",
-        r"\bKi-?67\b|\bMIB-?1\b|\bp(?:16|40|53|57|63|120)\b|\bTTF-?1\b|\bCK ?\d+|\bcytokeratins?\b|\bCD ?\d+\w?\b",
+        r"\bKi-?67\b|\bMIB-?1\b|\bp(?:16|40|53|57|63|120)\b|\bTTF-?1\b|\bCK ?\d+|\b(?:pan-?)?cytokeratins?\b|\bpan-?keratins?\b|\bCD ?\d+\w?\b",
         r"\bGFAP\b|\bS-?100\b|\bsynaptophysin\b|\bchromogranin\b|\bPD-?L1\b|\bCDX-?2\b|\bHMB-?45\b|\bMelan-?A\b",
         r"\bNapsin\b|\bkeratin[- ]positiv\w+|\bNeu ?N\b|\b(?:neuronal|tumou?r|immuno\w*) markers?\b|\b(?:proliferati(?:on|ve)|labell?ing) ind(?:ex|ices)\b|\bGATA-?3\b|\bE-cadherin\b|\bstain(?:s|ed|ing)? (?:positive|negative|for|with)\b",
         r"\b(?:mucin|special|reticulin|trichrome|iron|silver|gram|GMS|AFB|Congo red|Ziehl\W+Neelsen|repair) stain\w*|\bSOX-?1[01]\b|\bPAX-?8\b",
@@ -94,6 +94,9 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\bun(?:known|specified)\b|\bpending\b|\bdeferred\b|(?<=[:=])\s*n/?a\s*[.;]?$",
         r"\b(?:cannot|can not|could not) be (?:\w+ly )?(?:assessed|determined|evaluated|graded)\b|\b(?:insufficient|inadequate) (?:material|for)\b",
         r"^\W*(?:additional|other|further) (?:\w+ )?findings?\s*[:=]\s*(?:none|no|nil)\b",
+        r"^\W*(?:there (?:is|are|was|were) )?no (?=(?:\w+ ){0,2}(?:additional|other|further)\b)(?:\w+ ){1,4}"
+        r"(?:findings?|abnormalit(?:y|ies)|changes|features|patholog(?:y|ies))"
+        r"(?: (?:is|are|was|were|noted|identified|seen|found|observed|present|reported|detected)){0,2}\W*$",
         r"\bno (?:\w+ ){1,4}(?:was|were) (?:performed|submitted|received|requested)\b",
         r"\bneither\b[^.;]{0,60}\b(?:sampled|submitted|assessed|received|evaluated|available|performed)\b",
         r"\b(?:details?|information|data) (?:regarding|about|on|concerning|of|for)\b",
@@ -107,7 +110,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"demonstrate)\b(?: of)?(?: an?)? (?:\w+ (?:and )?){0,3}(?:aggressive|advanced|locali[sz]ed|early|late|progressive\w*|"
         r"challenging|favou?rable)\b|\bthis (?:\w+ ){0,2}(?:analysis|evaluation|assessment|examination) (?:\w+ly )?"
         r"(?:emphasi\w+|underscor\w+|highlights?|indicates?|reflects?|suggests?|provides?)\b|\bdetermining the origin\b",
-        r"\bfurther (?:evaluation|investigation|assessment|stud(?:y|ies)|workup)\b|\b(?:these|the) findings characteri[sz]e\b",
+        r"\bimplications?\b|\b(?:dis|con)cordan(?:ce|t)\b|\bfurther (?:evaluation|investigation|assessment|stud(?:y|ies)|workup)\b|\b(?:these|the) findings characteri[sz]e\b",
     ),
 }
 # Told from ordinary words by their capitals: "ER" but not "er", "pT2b N0", "(L1)", "V0"; "T cell" is none.
@@ -122,13 +125,13 @@ FINDINGS = (
     r"\b(?!diagnos|prognos|stroma\b)\w*(?:carcinomas?|sarcomas?|lymphomas?|melanomas?|gliomas?|blastomas?|cytomas?|omas?|plasia|"
     r"osis|itis|phaga|phages|cytes?)\b|\b(?:DCIS|LCIS|PIN|in[- ]situ|invasion|invad\w+|(?:un|de)?differentiat\w+|grade[ds]?|"
     r"mitos\w+|mitotic|nuclei|nuclear|nucle\w+|atypia|atypical|inflam\w+|infiltrat\w+|glands?|glandular|calcif\w+|o?edema|"
-    r"fibro\w+|cyst\w*|polyps?|ulcer\w*|na?ev\w+|cribriform|papill\w+|mucin\w*|keratini?\w*|pleomorph\w+|patterns?|"
+    r"fibro\w+|cyst(?!oprostat|ectom|otom|oscop)\w*|polyps?|ulcer\w*|na?ev\w+|cribriform|papill\w+|mucin\w*|keratini?\w*|pleomorph\w+|patterns?|"
     r"architect\w+|stroma\w*|necro\w+|cells?|cellular\w*|h[a]?emorrhag\w+|emphysem\w+|cortex|vascular|perineural|muscularis|"
     r"Clark(?:['’]s)? level|pleura\w*|serosa\w*|adipose|capsul\w+|unremarkable|benign|changes|satellite|deposits?|nests?|spindle|solid|acinar)\b"
 )
 _ORGANS = r"(?:quadrants?|breasts?|lobes?|lungs?|colon|rectum|kidney|bladder|prostate|brain|tongue|mouth|skin|uterus|cervix|ovar\w+)"
 _EMPTY = {
-    "site": rf"\b(?:locat\w+|situated|centered|centred|positioned|originat\w+)\b.{{0,60}}\b{_ORGANS}\b",
+    "site": rf"\b(?:locat\w+|situated|centered|centred|positioned|originat\w+)\b.{{0,60}}\b(?:{_ORGANS}\b|o['’]clock\b)",
     "interpretation": r"\b(?:findings?|assessments?|evaluations?|analys[ie]s|examinations?|details|information|report|summary|"
     r"results?|characteristics|insights?|features)\b.{0,80}\b(?:underscor\w+|emphasi\w+|highlight\w*|provid\w+|guid\w+|direct\w+|"
     r"tailor\w*|warrant\w*|crucial|insights?|comprehensive\w*|reflects?|contribut\w+|foundation|significan\w+|distinct|illustrat\w+|refined|consistent "
