@@ -47,7 +47,8 @@ def says_nothing(text: str, language: str = "en") -> bool:
 _WEIGHED = re.compile(
     r"\W*(?=.{0,70}\b(?:collectiv|cohesiv|overall|taken together|in (?:summary|conclusion|aggregate))\w*)"
     r"(?:[\w ]{3,20}, )?(?:these|the|this|such|all)(?: \w+){0,4} (?:findings?|features|results|data|assessments?|"
-    r"patterns?|picture|case(?: summary)?|evaluation|analys[ie]s|examination|observations)(?: \w+ly)? (?:indicat|suggest|denot|support|"
+    r"patterns?|picture|case(?: summary)?|evaluation|analys[ie]s|examination|observations)(?: \w+ly)? "
+    r"(?:indicat|suggest|denot|support|"
     r"characteri[sz]|represent|reflect|point|confirm|reveal|establish|highlight|provid|demonstrat|lead|describ|depict|"
     r"portray|illustrat|(?:is|are) (?:\w+ly )?(?:indicativ|consistent|suggestiv))",
     re.IGNORECASE,
