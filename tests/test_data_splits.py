@@ -18,6 +18,11 @@ def test_slides_are_named_as_captions_name_them(tmp_path):
     assert read_splits(path) == {"a": "train", "b": "test", "c": "val", "d": ""}
 
 
+@pytest.mark.parametrize("header", ["Slide ID,Set", "wsi,Partition", "Case Number,split", "filename,SUBSET"])
+def test_columns_may_bear_their_usual_names(tmp_path, header):
+    assert read_splits(written(tmp_path, f"{header}\na,train\nb,test\n")) == {"a": "train", "b": "test"}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -1,4 +1,4 @@
-"""Reports of six sets written with their right polarities before the rules were run on them: nothing is opposite."""
+"""Reports of seven sets written with their right polarities before the rules were run on them: nothing is opposite."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def test_what_no_slide_of_the_part_shows_is_not_stated(example):
 
 def test_most_is_read():
     outcomes = [polarities == {right} for example in FRESH for _, right, polarities in polarities_of(example)]
-    assert len(outcomes) == 643
+    assert len(outcomes) == 756
     assert sum(outcomes) >= 0.9 * len(outcomes)
 
 
@@ -142,6 +142,11 @@ def test_what_stands_below_a_denial_with_a_colon(text, polarities):
         ("The tumour, a friable mass, shows necrosis.", ["affirmed"]),
         ("The DCIS, exhibiting a cribriform pattern, is observed at the margin.", ["affirmed"]),
         ("リンパ管侵襲：Ｌｙ０", []),
+        ("線維化は門脈域に限局し、架橋形成はみられない。", ["affirmed", "denied"]),
+        ("尿細管萎縮は軽度で、半月体はない。", ["affirmed", "denied"]),
+        ("Airway inflammation: B0.", ["undecided"]),
+        ("Necrosis (Y/N): N", ["denied"]),
+        ("Necrosis (Y/N): Y", ["affirmed"]),
     ],
 )
 def test_kinds_met_by_readers_who_did_not_know_the_rules(text, polarities):

@@ -359,6 +359,20 @@ def test_job_folders_of_trident_and_stamp(ours, tmp_path):
         find_inputs([tmp_path / "empty"])
 
 
+def test_folders_of_cases_are_one_cohort(tmp_path):
+    for name in ("c1/a", "c1/b", "c2/d"):
+        write_features(tmp_path / "F" / f"{name}.h5", features())
+    assert [p.name for p in find_inputs([tmp_path / "F"])] == ["a.h5", "b.h5", "d.h5"]
+    for name in ("c1/HE_0", "c2/HE_0"):
+        write_features(tmp_path / "G" / f"{name}.h5", features())
+    with pytest.raises(ConfigError, match=r"have one name; .* call them c1__HE_0.h5 and c2__HE_0.h5"):
+        find_inputs([tmp_path / "G"])
+    for name in ("one/a", "one/b", "two/a", "two/b"):  # of two extractors
+        write_features(tmp_path / "H" / f"{name}.h5", features())
+    with pytest.raises(ConfigError, match=r"features of 2 kinds \(one, two\)"):
+        find_inputs([tmp_path / "H"])
+
+
 def test_convert_says_where_it_wrote(ours, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["pathflip", "convert", str(ours), "--to", "clam", "--out", str(tmp_path / "o")])
     with pytest.raises(SystemExit) as ended:

@@ -9,17 +9,20 @@ from pathflip.errors import CaptionError, ConfigError
 from pathflip.io.slide_id import folder_of, join_ids, slide_id
 from pathflip.io.tables import PLAIN, TableOptions, is_empty, read_table
 from pathflip.text.captions import read_captions
-from pathflip.text.case_tables import CASE_KEYS, slides_of
+from pathflip.text.case_tables import CASE_KEYS, SLIDE_KEYS, slides_of
 from pathflip.types import Caption, Case
 
 __all__ = ["SPLITS", "read_split", "read_split_rows", "read_splits"]
 
 SPLITS = ("train", "val", "test")
+_SPLIT_KEYS = ("split", "set", "subset", "partition", "cohort_split")
 
 
 def read_splits(path: Path, options: TableOptions = PLAIN) -> dict[str, str]:
     """The split of every slide (or case) a table names in its columns slide (or case) and split; other columns are
     ignored, but a patient (column patient) must stand in one split. An empty split leaves the slide out.
+
+    Columns may bear their other usual names ("Slide ID", "Set").
 
     Raises:
         ConfigError: the file cannot be read, lacks a column, or names another split than train, val and test, a
@@ -64,8 +67,9 @@ def _rows(path: Path, options: TableOptions) -> list[dict[str, str]]:
         rows = read_table(path, options, expected="a table of splits with the columns slide and split")
     except CaptionError as error:
         raise ConfigError(f"{error}; expected the columns slide and split") from None
-    if "slide" not in rows[0] and (column := next((one for one in CASE_KEYS if one in rows[0]), "")):
-        rows = [{**row, "slide": row[column]} for row in rows]
+    for name, keys in (("slide", (*SLIDE_KEYS, *CASE_KEYS)), ("split", _SPLIT_KEYS)):
+        if name not in rows[0] and (column := next((one for one in keys if one in rows[0]), "")):
+            rows = [{**row, name: row[column]} for row in rows]
     if lacking := [name for name in ("slide", "split") if name not in rows[0]]:
         raise ConfigError(f"'{path.name}': no column '{lacking[0]}'; expected the columns slide and split")
     return rows

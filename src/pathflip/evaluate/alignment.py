@@ -129,9 +129,13 @@ def _retrieval(model: Aligned, items: Sequence[Item]) -> list[Measure]:
         "" if distinct == len(keys) else f"{len(keys)} reports are {distinct} distinct texts: equal ones count as right"
     )
     measures = []
-    for direction, matrix in (("slide → text", retrieval.scores), ("text → slide", retrieval.scores.T)):
+    # Equal texts have equal scores: beyond the first, a slide's best texts are counted where there are as many.
+    for direction, matrix, most in (
+        ("slide → text", retrieval.scores, distinct),
+        ("text → slide", retrieval.scores.T, len(items)),
+    ):
         for k in (1, 5, 10):
-            if k <= len(items):
+            if k <= most:
                 hits = metrics.hits_at_k(matrix, k, same)
                 measures.append(Measure(f"R@{k} {direction}", mean_of(hits), metrics.chance_of_hits(k, same), note))
     return measures

@@ -13,7 +13,7 @@ from typing import Any
 
 from pathflip.arguments import Paths, as_paths
 from pathflip.errors import ConfigError, FeatureError, PathFLIPError
-from pathflip.features.store import FeatureKind, read_features, write_features
+from pathflip.features.store import FeatureKind, check_cohort, read_features, write_features
 from pathflip.geometry import TileGrid
 from pathflip.interop.clam import read_clam, read_clam_coords, read_clam_pt, write_clam
 from pathflip.interop.detection import COORDS_NAMES, FEATURE_NAMES, detect, named_dataset
@@ -169,10 +169,38 @@ def _files_below(folder: Path) -> list[Path]:
     filled = {p: files for p in folders if p.name not in _NOT_FEATURES and (files := _files_of(p))}
     named = {p: files for p, files in filled.items() if p.name.startswith("features_")}
     chosen = named or {p: files for p, files in filled.items() if p.parent == folder}
+    if len(chosen) > 1 and not named and (cases := _files_of_cases(list(chosen.values()))):
+        return cases
     if len(chosen) > 1:
         names = ", ".join(str(p.relative_to(folder)) for p in list(chosen)[:4])
         raise ConfigError(f"'{folder}': holds features of {len(chosen)} kinds ({names}); expected one: give its folder")
     return next(iter(chosen.values()), [])
+
+
+def _files_of_cases(folders: Sequence[Sequence[Path]]) -> list[Path]:
+    """The files of several folders where these are cases: all of one kind, and no slide in two; else none.
+
+    Raises:
+        ConfigError: they are of one kind, and some have equal names.
+    """
+    files = [file for own in folders for file in own]
+    try:
+        check_cohort(files)
+    except PathFLIPError:
+        return []
+    names = {frozenset(file.stem for file in own) for own in folders}
+    if len(names) == 1 and len(folders[0]) > 1:
+        return []  # the same slides in each: folders of extractors
+    homes: dict[str, Path] = {}
+    equal = [file for file in files if homes.setdefault(file.stem, file) is not file]
+    if equal:
+        one, other = homes[equal[0].stem], equal[0]
+        raise ConfigError(
+            f"'{one}' and '{other}' have one name; expected a name of its own for every slide: call them "
+            f"{one.parent.name}__{one.name} and {other.parent.name}__{other.name}, as pathflip extract --names folder "
+            "does"
+        )
+    return files
 
 
 def feature_files_below(folder: Path) -> list[Path]:

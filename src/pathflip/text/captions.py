@@ -39,7 +39,10 @@ __all__ = ["CaptionTable", "check_captions", "identity_row", "patient_of", "read
            "read_captions", "slide_of_row", "slides_of_row", "write_captions"]  # fmt: skip
 
 PATIENT_KEYS = ("patient", "patient_id", "case", "case_id", "subject", "subject_id", "submitter_id")
-TEXT_KEYS = ("text", "caption", "report", "report_text", "description", "findings")
+TEXT_KEYS = (
+    "text", "caption", "report", "report_text", "description", "findings", "pathology_report", "pathology_text",
+    "report_body", "befund", "befundtext", "compte_rendu", "informe",
+)  # fmt: skip
 SUBCAPTION_KEYS = ("subcaptions", "sub_captions", "sentences", "fine_grained_concepts")
 # Where a report stands in a column a section: heading that is written over each, and the names of its column.
 SECTION_KEYS = (

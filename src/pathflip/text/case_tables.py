@@ -40,7 +40,8 @@ __all__ = [
 # The first that a table has decides. "image" may hold a list with one path, as in SlideInstruct and SlideBench.
 SLIDE_KEYS = (
     "slide", "slide_id", "slide_path", "slide_name", "wsi", "wsi_id", "wsi_path", "image", "images", "image_path",
-    "image_id", "filename", "file_name", "file", "slides", "slide_ids", "wsis", "files", "id",
+    "image_id", "filename", "file_name", "file", "slides", "slide_ids", "wsis", "files", "slide_file", "slide_filename",
+    "slide_file_name", "wsi_name", "wsi_file", "wsi_filename", "wsi_file_name", "slide_barcode", "barcode", "id",
 )  # fmt: skip
 CASE_KEYS = ("case", "case_id", "case_mapping", "case_name", "case_no", "case_number",
              "accession", "accession_id", "accession_no", "accession_number")  # fmt: skip

@@ -138,8 +138,9 @@ def language_of(text: str, default: str = "en") -> str:
     """
     scripts = _scripts(text)
     capitals = text.isupper()
-    latin_words = (word for word in _LATIN_WORD.findall(text) if capitals or not (word.isupper() and len(word) > 1))
-    latin = [word.lower().replace("’", "'") for word in latin_words]  # without acronyms ("PAS")
+    # Without acronyms ("PAS"), and without the Y of yes.
+    latin_words = (word for word in _LATIN_WORD.findall(text) if capitals or not (word.isupper() and word != "A"))
+    latin = [word.lower().replace("’", "'") for word in latin_words]
     if scripts:
         own = [word for word in latin if len(word) > 2 and word.isascii()]
         known = [*_OWN_WORDS.values(), *_DENIALS.values()]

@@ -52,6 +52,11 @@ _YES_AND_NO = tuple(
 )  # fmt: skip
 # "Granulomas 0": none, or a grade, a score, a stage.
 _ZERO = re.compile(r"^\W*(?:[^\W\d_]+[ -]){0,4}[^\W\d_]{3,}\s+0\W*$")
+# "Airway inflammation: B0", "Tubulitis: grade 0": none, by a code of its own.
+_ZERO_CODE = re.compile(
+    r"[:：=]\s*(?:(?:grade|score|class|grad|グレード)\s*)?[A-Za-zＡ-Ｚａ-ｚ]{0,4}\s?[0０]\s*(?:\([^()]*\))?[\s.;,。]*$",
+    re.I,
+)
 # "Necrosis was searched for" tells nothing until it is said what was found.
 _SOUGHT = re.compile(r"\b(?:looked|searched|screened|tested|sought|hunted)\b(?: for)?\W*$", re.IGNORECASE)
 
@@ -128,7 +133,7 @@ def polarity_of(clause: str, language: str = "en") -> Polarity:
     if answer is not None:
         return answer
     rules = rules_of(language)
-    if _CROSS.search(clause) or _ZERO.search(clause):
+    if _CROSS.search(clause) or _ZERO.search(clause) or _ZERO_CODE.search(clause):
         return "undecided"
     if rules.doubt.search(clause) or rules.degree.search(rules.pseudo.sub(blanked, clause)):
         return "undecided"

@@ -114,11 +114,11 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
     ),
 }
 # Told from ordinary words by their capitals: "ER" but not "er", "pT2b N0", "(L1)", "V0"; "T cell" is none.
-STAGE_TOKEN = r"[ycrma]{0,2}p?s?(?:T(?:[0-4][a-d]?|is|[Xx])|N(?:[0-3][a-c]?|[Xx])|M[01Xx])|[Ll]y?[01][abc]?|[Vv][0123][abc]?|[Pp]n[01][abc]?|BD[123]|INF[abc]|R[012Xx]"
+STAGE_TOKEN = r"[ycrma]{0,2}p?s?(?:T(?:[0-4][a-d]?|is|[Xx])|N(?:[0-3][a-c]?|[Xx])|M[01Xx])|[Ll]y?[01][abc]?|[Vv][0123][abc]?|[Pp]n[01][abc]?|[Pp][Ll][0-3]|BD[123]|INF[abc]|R[012Xx]"
 NOT_VISUAL_CASED: dict[str, str] = {
     "stage": rf"(?<![\w-])(?:{STAGE_TOKEN})(?:\(\w+\))?(?:p?[NMLVR][0-3OXx][a-c]?)*\b(?!-)",
     "receptors": r"\b(?:ERs?|PR|PAS|PSA|IHC)\b|\b(?:C3|C4d|C1q|SV40)\b|"
-    r"\bIg[AGM]\b(?= ?(?:[:+(]|neg|pos|granular|linear|staining|deposits?))",
+    r"\bIg[AGM]\b(?= ?(?:[:+(]|neg|pos|granular|linear|staining|deposits?))|\b(?:IF|EM)\b(?=\s*:)",
     "molecular": r"\b(?:ALK|FISH|MSI|MSS)\b",
 }
 FINDINGS = (
@@ -151,7 +151,7 @@ _VISIBLE_ANYWAY = (
     r"\b(?:from|in|of) (?:an? |the |this )?(?:\w+ )?patient\b|\bconsistent with (?:a )?(?:previous|prior) biopsy\b",
     r"\b(?:\w*therapy|treatment|radiation)[- ](?:induced|related|associated)(?: \w+)? (?:changes?|effects?|atypia|fibrosis|regression|"
     r"necrosis)|\b(?:treatment|therapy|radiation) effects?\b|\b(?:nodal|lymph node) architecture\b|"
-    r"\b(?:in|from|of|on) (?:any|all|each|none|\d+|one|two|three)(?: (?:of (?:the |these )?)?(?:\d+ )?)(?:\w+ )?blocks?\b",
+    r"\b(?:in|from|of|on) (?:any|all|each|none|\d+|one|two|three)(?: (?:of (?:the |these )?)?(?:\d+ )?)(?:\w+ )?blocks?\b|\bin blocks? \w?\d+(?:(?:, | and | & )\w?\d+)*",
     r"\bpatient (?:was|is|has been) diagnosed with\b|\bdisease stage of maturation\b|\bcorrelating (?:with|to) an? (?:\w+ )?score\b",
     r"\b(?:tissues?|specimens?|material|fragments?) (?:submitted|received|label+ed) (?:as|from)\b(?=.{0,80}\b(?:contain|show|reveal|"
     r"demonstrat|exhibit)\w*)|\boutside (?:of )?(?:the |any )?lymph nodes\b",
