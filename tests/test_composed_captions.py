@@ -9,7 +9,7 @@ import pytest
 from keyword_world import NAMES_OF, encoded, keyword_cohort, keyword_model
 from pathflip.errors import CaptionError, CheckpointError, ConfigError
 from pathflip.evaluate.verifier_calibration import calibrate
-from pathflip.text.sub_captions import parse_sub_caption
+from pathflip.text.sub_captions import parse_sub_caption, sub_captions_of
 from pathflip.types import Caption
 from pathflip.verify import CaptionComposer, collect_sentences, read_sentence_bank, write_sentence_bank
 from pathflip.verify.lexicon import Finding, Lexicon
@@ -161,6 +161,9 @@ def _bank_of(world, sentences: list[str], reports: int = 24):
         ("It shows extensive necrosis.", "point at something outside themselves"),
         ("Necrosis is seen as described above.", "point at something outside themselves"),
         ("Part B shows necrosis.", "point at something outside themselves"),
+        ("The left lung shows necrosis.", "a side of the body"),
+        ("Necrosis is seen in the right side of the tongue.", "a side of the body"),
+        ("Lobectomy shows necrosis.", "a procedure"),
         ("The margins are free of tumour.", "no slide can show"),
         ("Necrosis cannot be excluded.", "leave open"),
         ("Xanthogranulomatous necrosis is seen.", "a word that the model does not know"),
@@ -171,6 +174,22 @@ def test_a_sentence_that_another_slide_cannot_bear_out_is_no_part_of_a_bank(worl
     bank = _bank_of(world, ["Necrosis is seen.", "No calcification is seen.", "Adipose tissue is seen.", sentence])
     assert sentence not in {one.text for one in bank.sentences}
     assert any(reason in why for why in bank.left_out), bank.left_out
+
+
+def test_places_of_the_section_are_no_sides_of_the_body_and_half_a_sentence_is_none(world):
+    places = ["Necrosis is seen in the upper left part of the section.", "Necrosis is seen on the right of the tissue."]
+    assert {*places} == {one.text for one in _bank_of(world, places).sentences}
+    model, *_, parts = world
+    text = "Necrosis is present, but no calcification is seen."
+    cut = tuple(sub_captions_of(text))
+    assert len(cut) == 2
+    captions = [
+        Caption(f"s{n}", f"p{n}", f"{text} Necrosis is seen.", (*cut, parse_sub_caption("Necrosis is seen.")))
+        for n in range(24)
+    ]
+    bank = collect_sentences(model, captions, encoded(model, parts["train"][2][:2]))
+    assert [one.text for one in bank.sentences] == ["Necrosis is seen."]
+    assert bank.left_out["are a part of a sentence"] == 48
 
 
 def test_a_word_that_a_single_report_holds_stays_out(world):
@@ -248,6 +267,7 @@ _KNOWN = Knowledge(lexicon=_LEXICON, groups=(0, 0, 2, 3))
         ("Invasive ductal carcinoma is seen.", "The carcinoma invades muscle.", ""),
         ("Benign tissue.", "Grade 3 adenocarcinoma.", "malignancy"),
         ("There is no malignancy.", "Sections show melanoma.", "malignancy"),
+        ("No carcinoma in situ is seen.", "Sections show melanoma.", ""),
         ("No tumour is seen.", "The tumour is found centrally.", "presence"),
         ("Necrosis is present.", "No necrosis is seen.", "presence"),
         ("Neither calcification nor necrosis is seen.", "Extensive coagulative necrosis is seen.", "presence"),

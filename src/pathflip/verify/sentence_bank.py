@@ -25,6 +25,7 @@ from pathflip.text.case_tables import slides_of
 from pathflip.text.decompose.identifiers import find_identifiers
 from pathflip.text.known_words import content_words, word_tokens
 from pathflip.text.privacy import without_private_words
+from pathflip.text.sentences import split_sentences
 from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.types import Caption, SubCaption
 from pathflip.verify.calibration import weights_digest
@@ -70,6 +71,17 @@ _POINTS_ELSEWHERE = re.compile(
     r"|\b(?i:parts?|specimens?|blocks?|jars?|containers?|levels?|cassettes?|slides?|sections?|figs?\.?|figures?)\s+"
     r"(?!(?:IS|OF|IN|AT|TO|BY|ON|AS|NO|OR|WE|AN)\b)(?:[A-Z]{1,2}\d{0,3}|\d+)\b"
 )
+_OFF_THE_SLIDE = re.compile(
+    r"\b(?:left|right)(?:-sided)?(?! (?:part|side|half|portion|area|corner|edge|end|of|and|or|there|is|are|was|were|in|"
+    r"with|shows?|contains?)\b)(?= \w)"
+    r"|\b(?:left|right)(?: (?:part|side|half|portion|area|corner|edge|end))? of "
+    r"(?!(?:the |this |these )?(?:tissues?|sections?|slides?|images?|fragments?|samples?|tumou?rs?|lesions?)\b)"
+    r"|\b(?:quadrants?|lobes?|o'clock|\w*ectom(?:y|ies)|biops\w+|resect\w+|excis\w+|amputat\w+|specimens?|frozen|surg\w+|"
+    r"immuno\w*|stain\w*|positiv\w*|express\w*|mutat\w*|amplif\w*|molecular\w*|blood (?:draw|samples?)|reports?|"
+    r"(?:fe)?males?|(?:wo)?m[ae]n|caucasian|year-old)\b",
+    re.IGNORECASE,
+)
+"""Sides and sites of the body, procedures, stains and persons: what parsing takes for visible and no slide tells."""
 _LABELLED = re.compile(r"^\s*[(\[]?(?:[A-Z]|\d{1,2})[).:]\s")
 
 
@@ -248,8 +260,10 @@ def _statements(model: Aligned, captions: Sequence[Caption]) -> tuple[list[_Stat
     left_out: Counter[str] = Counter()
     for number, caption in enumerate(captions):
         last = max(1, len(caption.sub_captions) - 1)
+        sentences = set(split_sentences(caption.text))
         for place, (sub_caption, text) in enumerate(zip(caption.sub_captions, texts[number], strict=True)):
-            if reason := _why_not(model, sub_caption, text, next(public), language):
+            whole = sub_caption.place is None or sub_caption.text in sentences  # ready-made ones have no place
+            if reason := _why_not(model, sub_caption, text, next(public), language, whole):
                 left_out[reason] += 1
                 continue
             statement = known.setdefault(text.casefold(), _Statement(text, sub_caption.negated))
@@ -277,7 +291,7 @@ def _written(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", "。")) else ".")
 
 
-def _why_not(model: Aligned, sub_caption: SubCaption, text: str, public: str, language: str | None) -> str:
+def _why_not(model: Aligned, sub_caption: SubCaption, text: str, public: str, language: str | None, whole: bool) -> str:
     """Why a statement cannot be said of another slide; "" where it can."""
     if not sub_caption.visual:
         return "no slide can show"
@@ -289,6 +303,10 @@ def _why_not(model: Aligned, sub_caption: SubCaption, text: str, public: str, la
         return "hold what may tell who somebody is, or words of a single report"
     if states_a_number(text):
         return "state a measured number"
+    if not whole:
+        return "are a part of a sentence"
+    if _OFF_THE_SLIDE.search(text):
+        return "tell of a side of the body, a procedure, a stain or a person"
     if _POINTS_ELSEWHERE.search(text) or _LABELLED.match(text):
         return "point at something outside themselves"
     alone = parse_sub_caption(text)

@@ -25,7 +25,7 @@ _MALIGNANT = re.compile(
     r"\b\w*(?:carcinom|karzinom|sarcom|lymphom|melanom|gliobl|blastom|myelom|mesotheliom|seminom|leukaemi|leukemi|metasta|"
     r"malignan|neoplas|cancer|invasive tum)\w*|\btumou?rs?\b"
 )
-_BENIGN = re.compile(r"\b(?:benign|gutartig\w*|normal (?:tissue|histology|limits)|non-?neoplastic|tumou?r-free)\b")
+_BENIGN = re.compile(r"\b(?:benign|gutartig\w*|normal (?:tissue|histology|limits)|tumou?r-free)\b")
 _NOT_OF_THE_TYPE = frozenset(
     """grade high low intermediate well moderately poorly differentiated undifferentiated diagnosis consistent focal
     extensive multifocal diffuse residual primary malignant histologically there within composed arranged pattern
@@ -33,6 +33,7 @@ _NOT_OF_THE_TYPE = frozenset(
     predominantly solid acinar cribriform trabecular""".split()  # noqa: SIM905
 )
 _TYPE_WORDS = 3
+_AS_SUCH = frozenset({"residual", "viable", "invasive", "any", "obvious", "primary", "definite", "evidence", "of"})
 _GRADES = (
     (1, r"well[- ]differentiated|low[- ](?:nuclear )?grade|grade\s*:?\s*(?:1|i)\b|\bg1\b|gut differenziert\w*"),
     (2, r"moderately[- ](?:well[- ])?differentiated|intermediate[- ](?:nuclear )?grade|grade\s*:?\s*(?:2|ii)\b|\bg2\b"),
@@ -103,7 +104,7 @@ def topic_of(sub_caption: SubCaption, knowledge: Knowledge) -> Topic:
         entity="" if negated else _entity(content),
         grades=frozenset() if negated else _grades(content),
         malignant=malignant and not negated,
-        benign=(malignant and negated) or (not negated and _BENIGN.search(content) is not None),
+        benign=_denies_malignancy(sub_caption) if negated else _BENIGN.search(content) is not None,
         attributes=_attributes(content, lexicon),
         place=frozenset(_PLACES[word] for word in word_tokens(content) if word in _PLACES),
     )
@@ -149,6 +150,14 @@ def _same_or_other_attribute(first: Topic, second: Topic) -> str:
     if not shorter:  # "Sections show melanoma."
         return "same words" if first.entity and second.entity else ""
     return "same words" if len(first.content & second.content) >= OVERLAP * shorter else ""
+
+
+def _denies_malignancy(sub_caption: SubCaption) -> bool:
+    """Whether a denial is of malignancy as such ("no residual tumour"), not of one form or place of it."""
+    return any(
+        all(_MALIGNANT.fullmatch(word) or word in _AS_SUCH for word in word_tokens(phrase))
+        for phrase in denied_phrases(sub_caption)
+    )
 
 
 def _denies(one: Topic, other: Topic) -> bool:
