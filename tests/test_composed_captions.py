@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -11,7 +12,14 @@ from pathflip.errors import CaptionError, CheckpointError, ConfigError
 from pathflip.evaluate.verifier_calibration import calibrate
 from pathflip.text.sub_captions import parse_sub_caption, sub_captions_of
 from pathflip.types import Caption
-from pathflip.verify import CaptionComposer, collect_sentences, read_sentence_bank, write_sentence_bank
+from pathflip.verify import (
+    CaptionComposer,
+    collect_sentences,
+    composed_captions,
+    read_sentence_bank,
+    write_sentence_bank,
+)
+from pathflip.verify.calibration import Logistic
 from pathflip.verify.lexicon import Finding, Lexicon
 from pathflip.verify.scores import Knowledge
 from pathflip.verify.sentence_bank import states_a_number
@@ -67,6 +75,28 @@ def test_no_finding_is_spoken_of_twice(composed):
     for _, _, caption in composed:
         named = [name for sentence in caption.sentences for name in _findings(sentence.text)]
         assert len(named) == len(set(named)), caption.text
+
+
+def test_sentences_of_other_vectors_do_not_contradict_each_other_either(world, monkeypatch):
+    model, calibration, bank, parts = world
+    monkeypatch.setattr(composed_captions, "ALIKE", 2.0)  # this model has one vector for all but findings
+    composer = CaptionComposer(model, bank, calibration)
+    for slide in encoded(model, parts["test"][2][:4]):
+        topics = [
+            topic_of(parse_sub_caption(one.text), calibration.knowledge) for one in composer.compose(slide).sentences
+        ]
+        assert len(topics) > 4
+        assert not any(clash(one, other) for one, other in combinations(topics, 2))
+
+
+@pytest.mark.parametrize(("bias", "negated"), [(-9.0, True), (9.0, False)])
+def test_a_finding_is_told_by_its_own_probability_too(world, bias, negated):
+    model, calibration, bank, parts = world
+    always = Logistic(scores=("presence",), weights=(0.0,), bias=bias)
+    told = calibration.sub_captions.model_copy(update={"logistic": always})
+    composer = CaptionComposer(model, bank, calibration.model_copy(update={"findings": told}))
+    sentences = composer.compose(encoded(model, parts["test"][2][:1])[0]).sentences
+    assert {one.negated for one in sentences if _findings(one.text)} == {negated}
 
 
 def test_what_is_affirmed_has_places_on_the_slide_and_an_absence_none(composed):
