@@ -20,7 +20,7 @@ from pathflip.verify import (
     write_sentence_bank,
 )
 from pathflip.verify.calibration import Logistic
-from pathflip.verify.lexicon import Finding, Lexicon
+from pathflip.verify.lexicon import Finding, Lexicon, subjects
 from pathflip.verify.scores import Knowledge
 from pathflip.verify.sentence_bank import states_a_number
 from pathflip.verify.sentence_conflicts import clash, topic_of
@@ -96,7 +96,9 @@ def test_a_finding_is_told_by_its_own_probability_too(world, bias, negated):
     told = calibration.sub_captions.model_copy(update={"logistic": always})
     composer = CaptionComposer(model, bank, calibration.model_copy(update={"findings": told}))
     sentences = composer.compose(encoded(model, parts["test"][2][:1])[0]).sentences
-    assert {one.negated for one in sentences if _findings(one.text)} == {negated}
+    lexicon = calibration.knowledge.lexicon
+    named = [one for one in sentences if subjects(parse_sub_caption(one.text).content, lexicon)]
+    assert {one.negated for one in named} == {negated}
 
 
 def test_what_is_affirmed_has_places_on_the_slide_and_an_absence_none(composed):
