@@ -145,6 +145,8 @@ def test_what_stands_below_a_denial_with_a_colon(text, polarities):
         ("線維化は門脈域に限局し、架橋形成はみられない。", ["affirmed", "denied"]),
         ("尿細管萎縮は軽度で、半月体はない。", ["affirmed", "denied"]),
         ("Airway inflammation: B0.", ["undecided"]),
+        ("Glomerulitis g0, tubulitis t2.", ["undecided"]),
+        ("Despite marked atypia there is no invasion.", ["affirmed", "denied"]),
         ("Necrosis (Y/N): N", ["denied"]),
         ("Necrosis (Y/N): Y", ["affirmed"]),
     ],

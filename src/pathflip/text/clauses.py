@@ -15,6 +15,12 @@ _FRONTED = re.compile(
     re.IGNORECASE,
 )
 _DESPITE = re.compile(r"\W*(?:despite|in spite of)\b", re.IGNORECASE)
+# "Despite marked atypia there is no invasion": the comma is missing.
+_THERE_IS_NO = re.compile(
+    r"\W*(?:despite|in spite of|although|though|while|whereas)\b[^,;]+?(?P<gap>\s+)"
+    r"there (?:is|are|was|were) (?:no|neither)\b",
+    re.IGNORECASE,
+)
 _DASH = re.compile(r"\s+(?:[-–—•]|--)\s+(?=[^\W\d_]{2})")
 _DENIAL_FIRST = re.compile(
     r"(?:no|without|negative for|free of|absence of|kein\w*|ohne|pas|sans|aucune?|absence d|sin|ausencia de)\b",
@@ -163,6 +169,8 @@ def _pieces(text: str, rules: LanguageRules, language: str) -> list[Clause]:
         if not _WITHOUT_FIRST.match(text) or _is_main_clause(text[front.end() :], rules):
             cuts = sorted({*cuts, (comma, front.end())})
     cuts = sorted({*cuts, *_concession_ends(text, rules)})
+    if (start_of_main := _THERE_IS_NO.match(text)) is not None:
+        cuts = sorted({*cuts, start_of_main.span("gap")})
     denial = rules.denial.search(masked) if _FIRST_EXCEPT.match(text) else None
     if denial is not None and front is None:  # "Abgesehen von einer Fibrose keine Auffälligkeiten"
         cuts = sorted({*cuts, (denial.start(), denial.start())})

@@ -52,10 +52,12 @@ _YES_AND_NO = tuple(
 )  # fmt: skip
 # "Granulomas 0": none, or a grade, a score, a stage.
 _ZERO = re.compile(r"^\W*(?:[^\W\d_]+[ -]){0,4}[^\W\d_]{3,}\s+0\W*$")
-# "Airway inflammation: B0", "Tubulitis: grade 0": none, by a code of its own.
+# "Airway inflammation: B0", "Tubulitis: grade 0", "glomerulitis g0": none, by a code of its own.
 _ZERO_CODE = re.compile(
-    r"[:：=]\s*(?:(?:grade|score|class|grad|グレード)\s*)?[A-Za-zＡ-Ｚａ-ｚ]{0,4}\s?[0０]\s*(?:\([^()]*\))?[\s.;,。]*$",
-    re.I,
+    r"[:：=]\s*(?:(?:grade|score|class|grad|グレード)\s*)?[A-Za-zＡ-Ｚａ-ｚ]{0,4}\s?[0０]\s*(?:\([^()]*\))?[\s.;,。]*$|"
+    r"\b\w*(?:itis|inflammation|fibrosis|atrophy|rejection|crescents|hyalinosis|steatosis|invasion) "
+    r"(?:grade )?[A-Za-z]{1,4}0\b",
+    re.IGNORECASE,
 )
 # "Necrosis was searched for" tells nothing until it is said what was found.
 _SOUGHT = re.compile(r"\b(?:looked|searched|screened|tested|sought|hunted)\b(?: for)?\W*$", re.IGNORECASE)
