@@ -10,6 +10,7 @@ import pytest
 from keyword_world import NAMES_OF, encoded, keyword_cohort, keyword_model
 from pathflip.errors import CaptionError, CheckpointError, ConfigError
 from pathflip.evaluate.verifier_calibration import calibrate
+from pathflip.inference import encode_case
 from pathflip.text.sub_captions import parse_sub_caption, sub_captions_of
 from pathflip.types import Caption
 from pathflip.verify import (
@@ -87,6 +88,19 @@ def test_sentences_of_other_vectors_do_not_contradict_each_other_either(world, m
         ]
         assert len(topics) > 4
         assert not any(clash(one, other) for one, other in combinations(topics, 2))
+
+
+def test_of_several_slides_no_place_is_told(world, composed):
+    model, calibration, bank, parts = world
+    case = encode_case(model, parts["test"][2][:2], "case")
+    sentences = CaptionComposer(model, bank, calibration).compose(case).sentences
+    places = ("left", "right", "upper", "lower", "top", "bottom", "cent")
+    assert any(word in one.text for _, _, alone in composed for one in alone.sentences for word in places)
+    assert not any(word in one.text for one in sentences for word in places)
+    slides = {region.slide_id for one in sentences for region in one.regions}
+    assert slides <= {one.slide_id for one in case.slides}
+    assert sentences
+    assert slides
 
 
 @pytest.mark.parametrize(("bias", "negated"), [(-9.0, True), (9.0, False)])

@@ -261,12 +261,16 @@ class CaptionComposer:
     ) -> list[tuple[int, float]]:
         """The sentences that the model bears out, with their probability: of the tumour, of findings, denials."""
         findings = self._of_findings(slide)
+        of_several = len(slides_in(slide)) > 1
         plausible, above = [], list[int]()
         for i in sorted(usable, key=lambda i: (-leads[i], i)):
             topic = self.topics[i]
             likely = 1.0 if findings is None else self._likely(i, findings)
             if likely < self.at_least:
                 counts["unlikely" if likely <= 1 - self.at_least else "undecided"] += 1
+                continue
+            if of_several and topic.place:  # a place is of one slide: "upper left" says nothing of a case
+                counts["undecided"] += 1
                 continue
             if not topic.negated and not topic.findings:
                 # Where one that contradicts it stands out more, it is not sure.
