@@ -146,6 +146,8 @@ def test_what_stands_below_a_denial_with_a_colon(text, polarities):
         ("尿細管萎縮は軽度で、半月体はない。", ["affirmed", "denied"]),
         ("Airway inflammation: B0.", ["undecided"]),
         ("Glomerulitis g0, tubulitis t2.", ["undecided"]),
+        ("Carcinoma without perineural invasion and involved two lymph nodes.", ["affirmed", "denied"]),
+        ("The tumour is staged as pT2, with a grade of G3 and a resection status of R0.", ["affirmed"]),
         ("Despite marked atypia there is no invasion.", ["affirmed", "denied"]),
         ("Necrosis (Y/N): N", ["denied"]),
         ("Necrosis (Y/N): Y", ["affirmed"]),

@@ -152,7 +152,7 @@ _VISIBLE_ANYWAY = (
     r"\b(?:\w*therapy|treatment|radiation)[- ](?:induced|related|associated)(?: \w+)? (?:changes?|effects?|atypia|fibrosis|regression|"
     r"necrosis)|\b(?:treatment|therapy|radiation) effects?\b|\b(?:nodal|lymph node) architecture\b|"
     r"\b(?:in|from|of|on) (?:any|all|each|none|\d+|one|two|three)(?: (?:of (?:the |these )?)?(?:\d+ )?)(?:\w+ )?blocks?\b|\bin blocks? \w?\d+(?:(?:, | and | & )\w?\d+)*",
-    r"\bpatient (?:was|is|has been) diagnosed with\b|\bdisease stage of maturation\b|\bcorrelating (?:with|to) an? (?:\w+ )?score\b",
+    r"\bHPV[- ](?:related|associated)\b|\bpatient (?:was|is|has been) diagnosed with\b|\bdisease stage of maturation\b|\bcorrelating (?:with|to) an? (?:\w+ )?score\b",
     r"\b(?:tissues?|specimens?|material|fragments?) (?:submitted|received|label+ed) (?:as|from)\b(?=.{0,80}\b(?:contain|show|reveal|"
     r"demonstrat|exhibit)\w*)|\boutside (?:of )?(?:the |any )?lymph nodes\b",
 )
@@ -271,7 +271,7 @@ _BREAKS = (
     r",\s+and\s+(?=(?:there|the|this|these|it|its|all|some|no|focal|both|surgical|margins?)\b)",
     r"(?<!not),?\s+(?=without\b|w/o\b|with (?:no|(?:an? |the )?(?:\w+ )?(?:absence|lack) of)\b|in the absence of\b)",
     r"\s+(?:and|&)\s+(?=the \w+ (?:also )?(?:shows?|has|have|contains?|exhibits?)\b)",
-    r"\s+and\s+(?=(?:is|are|was|were) (?:\w+ly )?(?:classified|graded|accompanied|associated|notable|remarkable|characteri[sz]ed)\b)",
+    r"\s+and\s+(?=involv(?:ed|es) )|\s+and\s+(?=(?:is|are|was|were) (?:\w+ly )?(?:classified|graded|accompanied|associated|notable|remarkable|characteri[sz]ed)\b)",
     r",\s+(?:and\s+)?(?=presence of\b)|\s+and\s+(?=presence of\b)|(?:(?<=[-+−–])|(?<=[-+−–]\))|(?<=[-+−–] \)))[,;]\s+(?!(?:or|nor)\b)",
     NEXT_SENTENCE,
     r",?\s+(?:and|but)\s+(?=(?:with )?(?:an? |the )?(?:\w+ )?(?:absence|lack) of\b)|,\s+(?=(?:only|just|merely)\b)",
