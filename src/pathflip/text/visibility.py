@@ -70,8 +70,8 @@ def _empty_kind(text: str, language: str) -> str | None:
 
 _SEGMENT = re.compile(
     r"(?<!associated)(?<!contact)(?<!continuity)(?<!continuous)(?<!contiguous)\s+with\s+(?=an? )|"
-    r"\s+and\s+(?=an? (?:\w+ )?(?:size|diameter|thickness|weight|length|depth|resection)\b|the resection\b|[a-z]+ing the "
-    r"(?:\w+ ){0,3}margins?\b)|"
+    r"\s+and\s+(?=an? (?:\w+ )?(?:size|diameter|thickness|weight|length|depth|resection)\b|the resection\b|"
+    r"[a-z]+ing the (?:\w+ ){0,3}margins?\b)|"
     r",\s+(?:and\s+|with\s+)?|\s+(?:and|but|with|while)\s+(?=(?:is|are|was|were|has|have|measur\w+|no|negative|clear|"
     r"lymph|margins?|stag\w+|metasta\w+|both|one|two|three|positive|involv\w+)\b)|\s+(?=(?:measuring|staged|"
     r"classified as p?T\d|identified in|confirmed (?:through|by)|discovered during)\b)",
