@@ -8,8 +8,9 @@ from pathlib import Path
 
 from pathflip.errors import CaptionError
 from pathflip.io.slide_id import join_ids
-from pathflip.io.tables import PLAIN, TableOptions, column_name, first_of, read_rows
+from pathflip.io.tables import PLAIN, TableOptions, TableRow, column_name, first_of, read_rows
 from pathflip.text.captions import PATIENT_KEYS, patient_of, slide_of_row
+from pathflip.text.case_tables import case_of_row
 
 __all__ = ["LABEL_KEYS", "SlideLabel", "match_labels", "read_labels"]
 
@@ -43,6 +44,7 @@ def read_labels(path: Path, column: str | None = None, options: TableOptions = P
     keys = (column_name(column),) if column else LABEL_KEYS
     labels: dict[str, SlideLabel] = {}
     problems, unlabelled = [], 0
+    _check_column(path, rows, keys)
     for row in rows:
         try:
             if row.problem:
@@ -54,7 +56,7 @@ def read_labels(path: Path, column: str | None = None, options: TableOptions = P
                 unlabelled += 1
                 continue
             slide = slide_of_row(row.fields)
-            patient = str(first_of(row.fields, PATIENT_KEYS) or patient_of(slide)).strip()
+            patient = str(first_of(row.fields, PATIENT_KEYS) or case_of_row(row.fields) or patient_of(slide)).strip()
             one = SlideLabel(slide, patient, str(value).strip())
             if labels.setdefault(slide, one).label != one.label:
                 raise CaptionError(f"slide '{slide}' is '{labels[slide].label}' in another row, '{one.label}' here")
@@ -69,6 +71,16 @@ def read_labels(path: Path, column: str | None = None, options: TableOptions = P
     if len(classes) < 2:
         raise CaptionError(f"{path.name}: {len(classes)} classes among {len(labels)} labels; expected two at least")
     return list(labels.values())
+
+
+def _check_column(path: Path, rows: Sequence[TableRow], keys: Sequence[str]) -> None:
+    """A table without a column of labels is refused as a whole, not row by row."""
+    columns = {name for row in rows for name in row.fields}
+    if columns and not set(keys) & columns:
+        raise CaptionError(
+            f"{path.name}: no column '{keys[0]}'; got {', '.join(sorted(columns))}; call the column of the labels "
+            "'label', or name it with --label-column (zero-shot, few-shot)"
+        )
 
 
 def match_labels(
