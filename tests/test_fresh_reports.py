@@ -168,6 +168,8 @@ def test_kinds_met_by_readers_who_did_not_know_the_rules(text, polarities):
             ["tubulitis", "glomerulitis", "rejection"],
         ),
         ("所見\n壊死：（－）　粘液：（＋）", "", ["壊死", "粘液"]),
+        ("Dr. A\nPrevious carcinoma: yes\nFamily history of melanoma: no\nDiagnosis: Naevus.", "", ["naevus"]),
+        ("Institut\nBekanntes Karzinom: ja\nDiagnose: Kein Karzinom.", "", ["karzinom"]),
     ],
 )
 def test_parts_and_sections_of_odd_layouts(text, part, content):

@@ -24,6 +24,13 @@ PROCEDURE = re.compile(
     re.IGNORECASE,
 )
 """What is done to take a specimen."""
+# "Previous carcinoma: yes" stands in the head of a letter and says nothing of this specimen.
+_OF_THE_PATIENT = re.compile(
+    r"\b(?:previous|prior|known|past|history|family|clinical\w*|suspect\w*|suspicion|patient\w*|requested|bekannt\w*|"
+    r"vorbekannt\w*|früher\w*|anamnes\w*|klinisch\w*|verdacht\w*|zustand nach|antécédents?|connue?s?|clinique\w*|"
+    r"suspicion|previ[oa]s?|conocid[oa]s?|antecedentes?|clínic[oa]s?|sospecha)\b|既往|臨床|家族歴|疑い",
+    re.IGNORECASE,
+)
 
 
 def states_a_finding(line: str) -> bool:
@@ -33,7 +40,7 @@ def states_a_finding(line: str) -> bool:
 
 def answers_a_finding(line: str) -> bool:
     """Whether a line of a form says of a finding whether it is there, with a box or a plain yes or no."""
-    if not names_a_finding(line):
+    if not names_a_finding(line) or _OF_THE_PATIENT.search(line):
         return False
     value = re.split(r"[:：=]", line, maxsplit=1)[-1]
     return has_boxes(line) or any(value_polarity(value, name) in ("affirmed", "denied") for name in LANGUAGES)
