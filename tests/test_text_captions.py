@@ -176,3 +176,12 @@ def test_slidebench(real_data):
     assert captions[0].patient == "TCGA-DK-A3IS"
     assert sum(len(split_sentences(caption.text)) for caption in captions) == 5377
     assert sum(len(caption.sub_captions) for caption in captions) > 5377  # sentences of two polarities give two
+
+
+@pytest.mark.parametrize("column", ["Case No", "accession", "Patient"])
+def test_slides_of_one_case_with_reports_of_their_own_are_of_one_patient(tmp_path, column):
+    file = tmp_path / "captions.csv"
+    rows = ["a,7,Necrosis is seen.", "b,7,No necrosis is seen.", "TCGA-AA-0001-01Z-00-DX1,9,Calcification is seen."]
+    file.write_text("\n".join([f"slide,{column},text", *rows]) + "\n")
+    told = [caption.patient for caption in read_captions(file)]
+    assert told == ["7", "7", "9" if column == "Patient" else "TCGA-AA-0001"]

@@ -306,11 +306,17 @@ def _caption(
         fit.add(group.name, parts, group.slides)
     if not sub_captions:
         raise CaptionError(f"{what}: the caption holds no sentence (got {text[:40]!r})")
-    patient = group.patient or str(first_of(fields, PATIENT_KEYS) or "").strip() or patient_of(group.name)
+    patient = group.patient or str(first_of(fields, PATIENT_KEYS) or "").strip() or _patient_of_group(group)
     if not group.case and len(group.slides) == 1:
         return Caption(slide_id=group.name, patient=patient, text=text, sub_captions=sub_captions)
     case = group.case or group.name
     return Case(group.name, patient, text, sub_captions, case_id=case, slides=group.slides, parts=parts)
+
+
+def _patient_of_group(group: ReportGroup) -> str:
+    """The patient that a slide's name tells; else its case: slides of one case are of one patient."""
+    told = patient_of(group.name)
+    return group.case if group.case and told == group.name else told
 
 
 _NO_SLIDE = f"no slide named; expected one of the fields {', '.join(SLIDE_KEYS[:2])}, wsi, image, file"
