@@ -4,7 +4,7 @@
 
 Regions of five real slides, marked by hand below, are cut into images of 70 µm and composed to a mosaic cohort
 (docs/simulate.md); ``align_base`` is then trained on the features of each encoder and measured on the test patients.
-Run again, it goes on where it stopped; ``--json`` ends with one object {measure: {encoder: value}}.
+Run again, it goes on where it stopped; ``--json`` ends with one object {measure: {encoder: value, chance: value}}.
 
 A place (a, b, c or d) stands for a donor: places of one letter are all in training, validation or testing. Glands and
 stroma are of another slide at each place, so the model meets a slide's tissue that it never learned from. The other
@@ -16,6 +16,7 @@ Time: about 20 minutes on one core, most of it EfficientNet (37 tiles a second).
 import argparse
 import json
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pathflip.data.splits import read_splits
 from pathflip.evaluate.simulated.measures import measures, read_cohort, score_model
 from pathflip.features import extract_cohort
 from pathflip.geometry import TileSpec
@@ -110,8 +112,10 @@ def main() -> None:
     mosaic(world, images, out / "cohort", mpp=MPP, num_workers=1)
     values: dict[str, dict[str, float]] = {}
     for encoder in arguments.encoders.split(","):
-        for measure, value in measure_encoder(encoder, out, arguments.steps, arguments.seed).items():
-            values.setdefault(measure, {})[encoder] = value
+        for measure, own in measure_encoder(encoder, out, arguments.steps, arguments.seed).items():
+            values.setdefault(measure, {"chance": own["chance"]})[encoder] = own["value"]
+    counts = dict.fromkeys(("train", "val", "test"), 0) | Counter(read_splits(out / "cohort" / "splits.csv").values())
+    print(", ".join(f"{number} slides of {split}" for split, number in counts.items()))
     print(table(values))
     if arguments.json:
         print(json.dumps(values))
@@ -139,11 +143,11 @@ def is_white(image: NDArray[np.uint8]) -> bool:
     return float((image.min(axis=2) > WHITE).mean()) > MOST_WHITE
 
 
-def measure_encoder(encoder: str, out: Path, steps: int, seed: int) -> dict[str, float]:
-    """``align_base`` trained on an encoder's features of the cohort, and measured on the test patients."""
+def measure_encoder(encoder: str, out: Path, steps: int, seed: int) -> dict[str, dict[str, float]]:
+    """``align_base`` trained on an encoder's features, and measured on the test patients: value and chance by measure."""
     target = out / "measured" / f"{encoder}.json"
     if target.is_file():
-        known: dict[str, float] = json.loads(target.read_text())
+        known: dict[str, dict[str, float]] = json.loads(target.read_text())
         return known
     slides = sorted((out / "cohort" / "slides").glob("*.tif"))
     done = extract_cohort(slides, TileSpec(TILE_PX, MPP), encoder, out, num_workers=1)
@@ -154,15 +158,15 @@ def measure_encoder(encoder: str, out: Path, steps: int, seed: int) -> dict[str,
     train_align(recipe, *parts["train"], run, store=out / "packed" / encoder, resume=True)
     cohort = read_cohort(out / "cohort", files[0].parent, "test")
     everyone = np.arange(len(cohort.slides))
-    numbers = {one.name: float(one.of(everyone)) for one in measures(score_model(encoder, load(run), cohort), cohort)}
-    numbers |= {"slides: training": float(len(parts["train"][0])), "slides: test": float(len(cohort.slides))}
+    measured = measures(score_model(encoder, load(run), cohort), cohort)
+    numbers = {one.name: {"value": float(one.of(everyone)), "chance": float(one.chance)} for one in measured}
     write_json(target, numbers)
     return numbers
 
 
 def table(values: Mapping[str, Mapping[str, float]]) -> str:
-    """Markdown: a row a measure, a column an encoder."""
-    encoders = list(next(iter(values.values())))
+    """Markdown: a row a measure, a column an encoder, chance last."""
+    encoders = [*(name for name in next(iter(values.values())) if name != "chance"), "chance"]
     lines = [f"| measure | {' | '.join(encoders)} |", "|---" * (len(encoders) + 1) + "|"]
     for measure, by_encoder in values.items():
         cells = " | ".join(f"{by_encoder[encoder]:.3f}" for encoder in encoders)
