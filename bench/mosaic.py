@@ -144,7 +144,7 @@ def is_white(image: NDArray[np.uint8]) -> bool:
 
 
 def measure_encoder(encoder: str, out: Path, steps: int, seed: int) -> dict[str, dict[str, float]]:
-    """``align_base`` trained on an encoder's features, and measured on the test patients: value and chance by measure."""
+    """``align_base`` trained on an encoder's features and measured on the test patients: value and chance."""
     target = out / "measured" / f"{encoder}.json"
     if target.is_file():
         known: dict[str, dict[str, float]] = json.loads(target.read_text())
