@@ -10,7 +10,7 @@ A place (a, b, c or d) stands for a donor: places of one letter are all in train
 stroma are of another slide at each place, so the model meets a slide's tissue that it never learned from. The other
 classes have one slide each at hand: there places are different parts of it, and colour alone tells the class.
 
-Time: about 20 minutes on one core, most of it EfficientNet (37 tiles a second).
+Time: about 10 minutes on one core, a third of it EfficientNet (37 tiles a second).
 """
 
 import argparse
@@ -18,7 +18,10 @@ import json
 import warnings
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,7 +30,8 @@ from numpy.typing import NDArray
 
 from pathflip.data.splits import read_splits
 from pathflip.evaluate.simulated.measures import measures, read_cohort, score_model
-from pathflip.features import extract_cohort
+from pathflip.features import Encoder, extract_cohort, load_encoder
+from pathflip.features.concatenated import Concatenated
 from pathflip.geometry import TileSpec
 from pathflip.inference import load
 from pathflip.io.files import write_json
@@ -121,6 +125,38 @@ def main() -> None:
         print(json.dumps(values))
 
 
+class Remembered:
+    """An encoder of single tiles that computes each tile once, for every set of features it is part of."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
+        self.name, self.revision, self.dim = encoder.name, encoder.revision, encoder.dim
+        self.tile_px, self.mpp, self.sample_tiles = encoder.tile_px, encoder.mpp, 0
+        self.vectors: dict[bytes, NDArray[np.float32]] = {}
+
+    def prepare(self, sample: NDArray[np.uint8]) -> None:
+        """Nothing of a slide is measured."""
+
+    def encode(self, tiles: NDArray[np.uint8] | torch.Tensor, state: Any = None) -> NDArray[np.float32]:
+        """Vectors (n, dim) of tiles (n, px, px, 3)."""
+        array = np.asarray(tiles)
+        keys = [sha256(tile.tobytes()).digest() for tile in array]
+        new = [i for i, key in enumerate(keys) if key not in self.vectors]
+        if new:
+            self.vectors |= zip((keys[i] for i in new), self.encoder.encode(array[new]), strict=True)
+        return np.stack([self.vectors[key] for key in keys])
+
+
+@cache
+def load_once(name: str) -> Encoder:
+    """An encoder by name; one that measures nothing of a slide remembers its tiles. ``A+B`` is made of both."""
+    parts = name.split("+")
+    if len(parts) > 1:
+        return Concatenated([load_once(part) for part in parts])
+    encoder = load_encoder(name)
+    return encoder if encoder.sample_tiles else Remembered(encoder)
+
+
 def cut_regions(slides: Path, out: Path) -> None:
     """Images of every class, at seeded places of its regions: ``CLASS/PLACE_NUMBER.png``."""
     rng = np.random.default_rng(0)
@@ -150,7 +186,7 @@ def measure_encoder(encoder: str, out: Path, steps: int, seed: int) -> dict[str,
         known: dict[str, dict[str, float]] = json.loads(target.read_text())
         return known
     slides = sorted((out / "cohort" / "slides").glob("*.tif"))
-    done = extract_cohort(slides, TileSpec(TILE_PX, MPP), encoder, out, num_workers=1)
+    done = extract_cohort(slides, TileSpec(TILE_PX, MPP), load_once(encoder), out)
     files = [one.path for one in done if one.status in ("done", "skipped")]
     parts = read_split(files, out / "cohort" / "captions.jsonl", out / "cohort" / "splits.csv")
     recipe = with_settings(align_base(), [f"train.steps={steps}", f"train.seed={seed}"])

@@ -46,3 +46,19 @@ def test_regions_lie_on_their_slides_and_every_class_has_places_for_all_splits(b
             assert x + width <= info[file].size0[0]
             assert y + height <= info[file].size0[1]
             assert bench.IMAGE_PX * bench.MPP / info[file].mpp0 <= min(width, height), (name, file)
+
+
+def test_a_tile_is_encoded_once_whatever_it_is_asked_for_with(bench):
+    class Counted:
+        name, revision, dim, tile_px, mpp, sample_tiles, tiles = "counted", "1", 1, None, None, 0, 0
+
+        def encode(self, tiles, state=None):
+            self.tiles += len(tiles)
+            return tiles.reshape(len(tiles), -1)[:, :1].astype(np.float32)
+
+    counted = Counted()
+    encoder = bench.Remembered(counted)
+    tiles = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((2, 2, 3), np.uint8)
+    assert encoder.encode(tiles[:3])[:, 0].tolist() == [0, 1, 2]
+    assert encoder.encode(tiles[[4, 1, 3]])[:, 0].tolist() == [4, 1, 3]
+    assert counted.tiles == 5
