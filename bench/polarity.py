@@ -85,6 +85,7 @@ SAMPLES = (
     "slidebench_220_test",
     "slidebench_240_two_readers",
     "slidebench_240_two_more_readers",
+    "slidebench_240_third_readers",
 )
 
 

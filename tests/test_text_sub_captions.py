@@ -297,9 +297,19 @@ def test_what_is_cut_out_of_a_clause_says_what_the_clause_says(sentence):
         ("No other abnormalities are seen.", False),
         ("The ovary shows no other abnormalities.", True),
         ("No abnormalities are seen in the adjacent mucosa.", True),
+        ("Each aspect of the specimen has been meticulously evaluated.", False),
+        ("Thus, the margins are clear and the stage is pT1.", False),
+        ("The stains for GFAP are negative, solidifying that the cells are of no glial origin.", False),
         ("The cystoprostatectomy specimen shows a tumor located on the bladder wall.", False),
         ("Cystic glands are located on the bladder wall.", True),
     ],
 )
 def test_a_sentence_that_names_no_finding_is_not_visible(sentence, visible):
     assert any(s.visual for s in sub_captions_of(sentence)) is visible
+
+
+def test_what_is_lacking_and_makes_it_worse_is_affirmed_and_what_is_not_definite_is_not_denied():
+    (one,) = sub_captions_of("The tumor is notable for its significant lack of differentiation.")
+    assert not one.negated
+    (vague,) = sub_captions_of("There is a single focus without definitive evidence of carcinoma in situ.")[1:]
+    assert vague.undecided

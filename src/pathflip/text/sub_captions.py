@@ -32,7 +32,8 @@ __all__ = ["bare_sentence", "not_visual_kind", "parse_sub_caption", "polar_claus
 
 _OPENING = re.compile(
     r"^(?:(?:additionally|notably|importantly|overall|microscopically|histologically|however|also|furthermore|moreover|"
-    r"further|specifically|conversely|interestingly|in addition|of note|on microscopy|microscopy|comment)\s*[,:]\s*)+",
+    r"further|specifically|conversely|thus|hence|therefore|"
+    r"consequently|accordingly|interestingly|in addition|of note|on microscopy|microscopy|comment)\s*[,:]\s*)+",
     re.IGNORECASE,
 )
 _BULLET = re.compile(

@@ -177,7 +177,8 @@ _REVEALS = re.compile(r"which (?:\w+ly )?(?:reveal|show|demonstrat|confirm)", re
 # "The nodes show reactive changes, but no carcinoma": what follows is still of the nodes.
 _ELSEWHERE = ("nodes", "margins", "receptors", "molecular")
 _GOES_ON = re.compile(
-    r"(?:suggesting|indicating|suspected|showing|confirming|favou?ring|revealing|identifying|consistent with)\b|"
+    r"(?:suggesting|indicating|suspected|showing|confirming|affirming|solidifying|supporting|excluding|ruling out|"
+    r"establishing|reinforcing|verifying|corroborating|favou?ring|revealing|identifying|consistent with)\b|"
     r"not \w+ing\b|(?:no|without|all|none|both|reactive)\b(?!.*\b(?:vascular|(?:angio)?lymphatic invasion|angio\w+|"
     r"lympho\w*|perineural|necrosis|in situ|dysplasia|mitos\w+|atypia|granuloma\w*|abnormalit\w+|(?:micro-?)?calcif\w+|"
     r"fibrosis|mucin\w*|polyps?|cyst\w*|ulcer\w*|skin|nipple|pleura\w*|muscle|muscularis|bone|parenchyma|mucosa|capsule)\b)",

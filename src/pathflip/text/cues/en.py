@@ -126,7 +126,7 @@ FINDINGS = (
     r"osis|itis|phaga|phages|cytes?)\b|\b(?:DCIS|LCIS|PIN|in[- ]situ|invasion|invad\w+|(?:un|de)?differentiat\w+|grade[ds]?|"
     r"mitos\w+|mitotic|nuclei|nuclear|nucle\w+|atypia|atypical|inflam\w+|infiltrat\w+|glands?|glandular|calcif\w+|o?edema|"
     r"fibro\w+|cyst(?!oprostat|ectom|otom|oscop)\w*|polyps?|ulcer\w*|na?ev\w+|cribriform|papill\w+|mucin\w*|keratini?\w*|pleomorph\w+|patterns?|"
-    r"architect\w+|stroma\w*|necro\w+|cells?|cellular\w*|h[a]?emorrhag\w+|emphysem\w+|cortex|vascular|perineural|muscularis|"
+    r"(?:invasive|intraductal|in[- ]situ) components?|architect\w+|stroma\w*|necro\w+|cells?|cellular\w*|h[a]?emorrhag\w+|emphysem\w+|cortex|vascular|perineural|muscularis|"
     r"Clark(?:['’]s)? level|pleura\w*|serosa\w*|adipose|capsul\w+|unremarkable|benign|changes|satellite|deposits?|nests?|spindle|solid|acinar)\b"
 )
 _ORGANS = r"(?:quadrants?|breasts?|lobes?|lungs?|colon|rectum|kidney|bladder|prostate|brain|tongue|mouth|skin|uterus|cervix|ovar\w+)"
@@ -138,11 +138,12 @@ _EMPTY = {
     r"with its|notable|important|localized (?:tumou?r|disease|nature))\b",
     "no information": r"\b(?:specific )?measurements? were\b|\b(?:specimens?|samples?|material)\b.{0,30}\b(?:includ\w+|consist\w+|"
     r"compris\w+)\b|\bclassification was\b|\b(?:specimens?|samples?|material)\b.{0,30}\b(?:was|were|is|are) (?:an? |the )?\w+(?:ectomy|otomy|section)\b|"
-    r"\bthe focus (?:is|was|being|lies) (?:\w+ly )?on\b",
+    r"\bthe focus (?:is|was|being|lies) (?:\w+ly )?on\b|\b(?:aspects?|specimens?|slides?|sections?|samples?)\b[^.;]{0,40}"
+    r"\b(?:has|have|was|were)(?: been)? (?:\w+ly )?(?:evaluated|reviewed|examined|assessed|analy[sz]ed)\W*$",
 }
 _VISIBLE_ANYWAY = (
     r"\bextracapsular (?:extension|spread|invasion)(?=.{0,80}prostat)|(?:examination|sections?|analysis) of the submitted\b",
-    r"\bin the (?:\w+ )?(?:submitted|received) (?:\w+ )?(?:material|tissue|sections?|specimens?|samples?|fragments?)\b",
+    r"\bin (?:the|all|any|other) (?:\w+ )?(?:submitted|received) (?:\w+ )?(?:material|tissue|sections?|specimens?|samples?|fragments?)\b",
     r"\b(?:ill|poorly|well|sharply)[- ](?:defined|circumscribed|demarcated) (?:\w+ )?margins?\b",
     r"\b(?:infiltrat\w+|invasive|pushing|irregular|smooth|scalloped|expansile|circumscribed|tumou?r)(?: tumou?r)? "
     r"(?:margins?|edges?|borders?)\b(?! (?:is|are|was|were) (?:free|clear|negative|positive|involved|uninvolved))",
@@ -228,7 +229,7 @@ _PSEUDO = (
     r"\b(?:of )?no (?:special|specific|particular) (?:histologic(?:al)? )?(?:sub)?type\b|\bnot of special type\b",
     rf"\b(?:not|no|never|nowhere|none) (?:completely |entirely |wholly )?{_GONE}\b",
     rf"\b(?:no|none|not a|neither)\b[^,;.]{{1,40}}? (?:is|are|was|were) (?:\w+ly )?{_GONE}\b",
-    r"\black of (?:an? )?(?:specific|special|further)\b|\b(?:do|does|did) not lack\b|\bno (?:lack|absence|shortage) of\b|\bnot fail to\b|\bwithout exception\b",
+    r"\black of (?:an? )?(?:specific|special|further|(?:\w+ )?(?:differentiation|cohesion|maturation))\b|\b(?:do|does|did) not lack\b|\bno (?:lack|absence|shortage) of\b|\bnot fail to\b|\bwithout exception\b",
     r",\s*(?:though|although|albeit|but|if) not (?:\w+ )?\w+\s*(?=,)",
     r"\bwith or without\b|\bwhether or not\b|\b(?:gram|triple)[- ]negative\b|\bwithout (?:difficulty|delay)\b",
 )
@@ -242,7 +243,7 @@ _DOUBTS = (
     r"\b(?:no|not)\b.{0,60}\bwith certainty\b|\b(?:absent|present|identified)\s*[:=]\s*(?:[xX_✓]+(?!\w)|$)",
     r"\bno(?:t)? (?:definit\w+|convincing\w*|unequivocal\w*|certain\w*|clear[- ]cut|conclusive\w*)\b",
     r"\bnot \w+ (?:any )?(?:definit\w+|convincing|unequivocal|clear[- ]cut|conclusive)\b",
-    r"\bwithout (?:definite|convincing|unequivocal|clear[- ]cut|conclusive)\b",
+    r"\bwithout (?:an? |any )?(?:definit(?:iv)?e|convincing|unequivocal|clear[- ]cut|conclusive)\b",
     r"\b(?:definit\w+|convincing|unequivocal|conclusive|clear[- ]cut) (?:\w+ )?(?:evidence|features?|signs?|proof|\w+ invasion)\b"
     r".{0,60}\b(?:not|absent|lacking|lacks?|missing)\b",
     r"\b(?:not|non-?|neither) (?:\w+ly )?(?:diagnostic|specific|sufficient|typical|characteristic|pathognomonic)\b",
