@@ -449,6 +449,10 @@ def test_patient_retrieval_an_organ_with_the_patch_vote_beside_it(tmp_path, mode
     assert (alone["scored"], alone["total"]) == (10, 12)
     assert any("1 diagnoses of one patient alone are left out (C)" in note for note in alone["notes"])
     assert alone["skipped"]["reasons"]["no other patient of its organ has its diagnosis"] == 2
+    rows[1] |= {"diagnosis": "C"}  # the other slide of that case, in a table that names cases alone
+    cases = [{"accession" if key == "patient" else key: value for key, value in row.items()} for row in rows]
+    again = run("patient-retrieval", write_csv(tmp_path / "a.csv", cases), tmp_path, model=model, features=(stored,))
+    assert (again["scored"], again["total"]) == (9, 12)
 
 
 def test_there_are_at_least_twelve_protocols_and_each_stands_in_this_file_or_its_neighbour():

@@ -32,7 +32,7 @@ from pathflip.evaluate.predictions import VQAPrediction, read_predictions
 from pathflip.evaluate.scorable import Scorable, scorable
 from pathflip.features import read_features
 from pathflip.io.tables import first_of, is_empty, read_table
-from pathflip.text.captions import PATIENT_KEYS, patient_of, slide_of_row
+from pathflip.text.captions import patient_of_row, slide_of_row
 from pathflip.text.question_tables import empty_letters, option_text, plain_option, why_no_answer
 
 __all__ = ["PROTOCOL", "read_multipathqa"]
@@ -99,7 +99,7 @@ def _part(file: str, name: str, rows: Sequence[tuple[int, dict[str, Any]]]) -> _
             VQAQuestion(
                 question_id=f"{name}:{number if own is None else own}",
                 slide_id=slide,
-                patient=str(first_of(row, PATIENT_KEYS) or patient_of(slide)),
+                patient=patient_of_row(row, slide),
                 question=question,
                 options=tuple(options),
                 answer=str(place),

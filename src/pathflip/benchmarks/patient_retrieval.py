@@ -22,7 +22,7 @@ from pathflip.errors import CaptionError
 from pathflip.evaluate.class_scores import macro_f1
 from pathflip.features import read_features
 from pathflip.io.tables import first_of, read_table
-from pathflip.text.captions import PATIENT_KEYS, patient_of, slide_of_row
+from pathflip.text.captions import patient_of_row, slide_of_row
 
 __all__ = ["PROTOCOL", "nearest_votes", "patch_votes"]
 
@@ -57,7 +57,7 @@ def _read(path: Path) -> list[_Slide]:
             )
         if name in slides:
             raise CaptionError(f"{path.name}: row {number}: slide '{name}' stands there already; expected each once")
-        patient = str(first_of(row, PATIENT_KEYS) or patient_of(name))
+        patient = patient_of_row(row, name)
         slides[name] = _Slide(name, patient, str(organ).strip(), str(diagnosis).strip())
     return list(slides.values())
 

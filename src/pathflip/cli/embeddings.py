@@ -79,12 +79,12 @@ def embed(
 
 def _patients(table: Path, slides: list[str]) -> dict[str, str]:
     from pathflip.io.slide_id import join_ids
-    from pathflip.io.tables import first_of, read_table
-    from pathflip.text.captions import PATIENT_KEYS, patient_of, slide_of_row
+    from pathflip.io.tables import read_table
+    from pathflip.text.captions import patient_of_row, slide_of_row
 
-    own = {slide_of_row(row): str(first_of(row, PATIENT_KEYS) or "") for row in read_table(table)}
+    own = {(slide := slide_of_row(row)): patient_of_row(row, slide) for row in read_table(table)}
     slide_of = join_ids(own, slides)
-    return {slide_of[name]: patient or patient_of(name) for name, patient in own.items() if name in slide_of}
+    return {slide_of[name]: patient for name, patient in own.items() if name in slide_of}
 
 
 @app.command(name="few-shot")

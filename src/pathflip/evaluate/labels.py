@@ -9,8 +9,7 @@ from pathlib import Path
 from pathflip.errors import CaptionError
 from pathflip.io.slide_id import join_ids
 from pathflip.io.tables import PLAIN, TableOptions, TableRow, column_name, first_of, read_rows
-from pathflip.text.captions import PATIENT_KEYS, patient_of, slide_of_row
-from pathflip.text.case_tables import case_of_row
+from pathflip.text.captions import patient_of_row, slide_of_row
 
 __all__ = ["LABEL_KEYS", "SlideLabel", "match_labels", "read_labels"]
 
@@ -56,7 +55,7 @@ def read_labels(path: Path, column: str | None = None, options: TableOptions = P
                 unlabelled += 1
                 continue
             slide = slide_of_row(row.fields)
-            patient = str(first_of(row.fields, PATIENT_KEYS) or case_of_row(row.fields) or patient_of(slide)).strip()
+            patient = patient_of_row(row.fields, slide)
             one = SlideLabel(slide, patient, str(value).strip())
             if labels.setdefault(slide, one).label != one.label:
                 raise CaptionError(f"slide '{slide}' is '{labels[slide].label}' in another row, '{one.label}' here")

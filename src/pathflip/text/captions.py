@@ -35,7 +35,7 @@ from pathflip.text.reports import read_report, undecided_note
 from pathflip.text.sub_captions import parse_sub_caption
 from pathflip.types import Caption, Case, CaseSlide, SubCaption
 
-__all__ = ["CaptionTable", "check_captions", "identity_row", "patient_of", "read_caption_table",
+__all__ = ["CaptionTable", "check_captions", "identity_row", "patient_of", "patient_of_row", "read_caption_table",
            "read_captions", "slide_of_row", "slides_of_row", "write_captions"]  # fmt: skip
 
 PATIENT_KEYS = ("patient", "patient_id", "case", "case_id", "subject", "subject_id", "submitter_id")
@@ -351,6 +351,14 @@ def patient_of(slide: str) -> str:
     ("C3N-00580-27" is of C3N-00580), or the slide itself."""
     barcode = _TCGA.match(slide) or _CPTAC.match(slide)
     return barcode.group(1) if barcode else slide
+
+
+def patient_of_row(fields: Mapping[str, Any], slide: str) -> str:
+    """The patient of a slide that a row is about: named, else its case, else what the slide's name tells.
+
+    Slides of one case are of one patient; a table that names cases alone must not let them be told apart.
+    """
+    return str(first_of(fields, PATIENT_KEYS) or case_of_row(fields) or patient_of(slide)).strip()
 
 
 def _text(fields: Mapping[str, Any]) -> str:
