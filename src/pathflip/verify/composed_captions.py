@@ -7,6 +7,7 @@ contradict one taken before, until the caption is as long as a report. What is n
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -321,12 +322,10 @@ class CaptionComposer:
             return "repeated"
         return "surplus" if self.topics[i].negated and denials >= MOST_DENIALS * self.bank.denials else ""
 
-    @property
+    @cached_property
     def _local(self) -> Float[np.ndarray, "n E"]:
         assert self._code is not None
-        if not hasattr(self, "_unit"):
-            self._unit = F.normalize(self._code.local.float(), dim=-1).cpu().numpy()
-        return self._unit
+        return F.normalize(self._code.local.float(), dim=-1).cpu().numpy()
 
     def _probabilities(self, slide: EncodedSlide | EncodedCase, some: Sequence[int]) -> list[tuple[float, bool]]:
         """How probable sentences are, weighed as a report's, and whether there was anything to compare each with."""
