@@ -17,8 +17,8 @@ from pathflip.workbench import library as workbench_library
 from pathflip.workbench.deepzoom_tiles import ByteCache, DeepZoom
 from pathflip.workbench.guard import Access
 from pathflip.workbench.library import Library
+from pathflip.workbench.running_workbench import Workbench
 from pathflip.workbench.service import Models, ModelService
-from pathflip.workbench.state import Workbench
 from pathflip.workbench.web_app import create_app
 from slide_files import smooth_picture, write_pyramid
 from workbench_model import write_model, write_slide_features, write_slides

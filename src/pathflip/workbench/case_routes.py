@@ -12,7 +12,7 @@ from pathflip.errors import CaptionError
 from pathflip.geometry import Box
 from pathflip.workbench.case_search import CaseSearch, Match
 from pathflip.workbench.endpoints import Body, in_thread, with_body
-from pathflip.workbench.state import Workbench
+from pathflip.workbench.running_workbench import Workbench
 
 __all__ = ["case_routes"]
 

@@ -19,7 +19,7 @@ from pathflip.workbench.endpoints import Body, Endpoint, in_thread, with_body
 from pathflip.workbench.events import Events
 from pathflip.workbench.library import SlideFile
 from pathflip.workbench.region_geojson import MOST_NAME_CHARACTERS, export_regions, import_regions, valid_geometry
-from pathflip.workbench.state import Workbench
+from pathflip.workbench.running_workbench import Workbench
 
 __all__ = ["changed_elsewhere", "region_routes", "watch_other_programs"]
 

@@ -13,8 +13,8 @@ from starlette.routing import Route
 
 from pathflip.errors import PathFLIPError
 from pathflip.workbench.endpoints import Body, in_thread, read_body, with_body
+from pathflip.workbench.running_workbench import Workbench
 from pathflip.workbench.service import NotReadError
-from pathflip.workbench.state import Workbench
 
 __all__ = ["question_routes"]
 

@@ -23,8 +23,8 @@ from pathflip.workbench.drawing import changed_elsewhere, region_routes
 from pathflip.workbench.endpoints import Endpoint, in_thread
 from pathflip.workbench.guard import Guard, UploadTooLargeError, login
 from pathflip.workbench.model_routes import question_routes
+from pathflip.workbench.running_workbench import Workbench, shown_text
 from pathflip.workbench.service import NotReadError
-from pathflip.workbench.state import Workbench, shown_text
 
 __all__ = ["create_app"]
 

@@ -94,8 +94,8 @@ def open_workbench(settings: Settings) -> Running:
     from pathflip.workbench.events import Events
     from pathflip.workbench.guard import Access
     from pathflip.workbench.library import Library
+    from pathflip.workbench.running_workbench import Workbench
     from pathflip.workbench.service import ModelService
-    from pathflip.workbench.state import Workbench
     from pathflip.workbench.web_app import create_app
 
     _check_host(settings)
