@@ -37,7 +37,8 @@ def caption(
     at_least: Annotated[
         float | None,
         typer.Option(
-            help="Of composed captions: how probable (at even odds) what is said to be there, or not, must be."
+            help="Of composed captions: how probable (at even odds) a finding said to be there, or not, must be. What "
+            "names no finding must be called supported by the verifier."
         ),
     ] = None,
     cases: Cases = None,
