@@ -24,6 +24,7 @@ from pathflip.data.regions import group_regions
 from pathflip.errors import CaptionError, ConfigError, ContractError
 from pathflip.models import build_model
 from pathflip.text.tokenizer import train_tokenizer
+from pathflip.verify.heatmaps import heatmaps
 
 WORDS = ["Keratin pearls are seen in the upper left.", "No necrosis is identified.", "Mucin pools are present."]
 KINDS = {
@@ -64,6 +65,19 @@ def test_heatmap_has_a_score_for_every_valid_tile_and_none_for_others(model):
     assert heatmap.scores.shape == slide("a").valid.shape
     assert (np.isnan(heatmap.scores) == ~slide("a").valid).all()
     assert not heatmap.negated
+
+
+def test_half_of_a_tiles_heat_is_the_mean_around_it(model):
+    features = slide("a")
+    own = pathflip.ground(model, features, "keratin pearls", alone=True).scores
+    heat = pathflip.ground(model, features, "keratin pearls").scores
+    shown = np.flatnonzero(features.valid)
+    cells = features.grid.cells()[shown]
+    near = np.abs(cells[:, None] - cells[None]).max(axis=-1) <= 1  # the tile itself among them
+    around = np.array([own[shown][row].mean() for row in near])
+    np.testing.assert_allclose(heat[shown], (own[shown] + around) / 2, atol=1e-6)
+    (together,) = heatmaps(model, pathflip.encode_slide(model, features), "keratin pearls")
+    np.testing.assert_allclose(together.scores, heat, atol=1e-6)
 
 
 def test_a_text_of_absence_says_so(model):

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from pathflip import plots
 from pathflip.arguments import as_texts
+from pathflip.data.patches import Neighbourhood
 from pathflip.errors import ContractError
 from pathflip.inference.aligned import Aligned
 from pathflip.inference.encoding import EncodedSlide, encode_slide, encode_text
@@ -20,16 +22,20 @@ from pathflip.slide.resolution_table import SlideResolution
 from pathflip.text.known_words import UNKNOWN_WORDS
 from pathflip.types import Heatmap, SlideFeatures
 
-__all__ = ["ground", "ground_to_files"]
+__all__ = ["ground", "ground_to_files", "heat_of_tiles"]
 
 THUMBNAIL_PX = 1400
+NEIGHBOURS_SHARE = 0.5
+"""How much of a tile's heat is the mean of the 3×3 tiles around it. Tissue does not end at a tile's edge: chosen on
+validation patients of two development worlds, where it brings average precision .765 → .787 and .790 → .807."""
 
 
 @torch.no_grad()
-def ground(model: Aligned, features: SlideFeatures | EncodedSlide, text: str) -> Heatmap:
+def ground(model: Aligned, features: SlideFeatures | EncodedSlide, text: str, *, alone: bool = False) -> Heatmap:
     """Where on the slide is what the text speaks of? A score per tile, no region label needed.
 
-    For a sub-caption of absence the map shows where the thing would be, and ``negated`` says so.
+    A tile's score is half its own similarity to the text and half the mean over the 3×3 tiles around it; with
+    ``alone`` its own. For a sub-caption of absence the map shows where the thing would be, and ``negated`` says so.
 
     Raises:
         ContractError, FeatureError, CaptionError: see :func:`encode_slide` and :func:`encode_text`.
@@ -41,9 +47,21 @@ def ground(model: Aligned, features: SlideFeatures | EncodedSlide, text: str) ->
     code = encode_text(model, text)
     similarity = model.net.patch_similarity(slide.code, code)
     presence = float(model.net.presence(slide.code, code, similarity)[0, 0])
-    of_patch = similarity[0, 0].float().cpu().numpy()
-    scores = np.where(slide.row_of_tile >= 0, of_patch[slide.row_of_tile], np.nan).astype(np.float32)
-    return Heatmap(slide.grid, scores, text, presence=presence, negated=bool(code.negated[0]))
+    of_patch = similarity[0].float().cpu().numpy()
+    own = np.where(slide.row_of_tile >= 0, of_patch[:, slide.row_of_tile], np.nan).astype(np.float32)
+    scores = own if alone else heat_of_tiles(slide, own)
+    return Heatmap(slide.grid, scores[0], text, presence=presence, negated=bool(code.negated[0]))
+
+
+def heat_of_tiles(slide: EncodedSlide, own: Float[np.ndarray, "C N"]) -> Float[np.ndarray, "C N"]:
+    """Similarities of tiles to texts, each mixed with the mean of the valid tiles around it; NaN where a tile is
+    invalid."""
+    rows = np.flatnonzero(slide.row_of_tile >= 0)
+    heat = np.full(own.shape, np.nan, np.float32)
+    if len(rows):
+        around = Neighbourhood(slide.grid.cells(), slide.row_of_tile >= 0).mean(own.T, rows).T
+        heat[:, rows] = (1 - NEIGHBOURS_SHARE) * own[:, rows] + NEIGHBOURS_SHARE * around
+    return heat
 
 
 def ground_to_files(

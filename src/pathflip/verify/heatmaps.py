@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from pathflip.arguments import as_texts
 from pathflip.inference import Aligned, EncodedSlide, encode_text
+from pathflip.inference.grounding import heat_of_tiles
 from pathflip.types import Heatmap, TextCode
 
 __all__ = ["encoded_once", "heatmaps", "tile_similarity"]
@@ -44,7 +45,8 @@ def heatmaps(model: Aligned, slide: EncodedSlide, texts: str | Sequence[str]) ->
     if not (texts := as_texts(texts, "texts")):
         return []
     code = encode_text(model, texts)
+    heat = heat_of_tiles(slide, tile_similarity(model, slide, code))
     return [
         Heatmap(slide.grid, scores, text, presence=float("nan"), negated=denies)
-        for scores, text, denies in zip(tile_similarity(model, slide, code), texts, code.negated.tolist(), strict=True)
+        for scores, text, denies in zip(heat, texts, code.negated.tolist(), strict=True)
     ]
