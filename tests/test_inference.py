@@ -22,6 +22,7 @@ from pathflip.data.align import TextSpec
 from pathflip.data.patches import relative_positions
 from pathflip.data.regions import group_regions
 from pathflip.errors import CaptionError, ConfigError, ContractError
+from pathflip.inference import grounding
 from pathflip.models import build_model
 from pathflip.text.tokenizer import train_tokenizer
 from pathflip.verify.heatmaps import heatmaps
@@ -67,7 +68,7 @@ def test_heatmap_has_a_score_for_every_valid_tile_and_none_for_others(model):
     assert not heatmap.negated
 
 
-def test_half_of_a_tiles_heat_is_the_mean_around_it(model):
+def test_half_of_a_tiles_heat_is_the_mean_around_it(model, monkeypatch):
     features = slide("a")
     own = pathflip.ground(model, features, "keratin pearls", alone=True).scores
     heat = pathflip.ground(model, features, "keratin pearls").scores
@@ -78,6 +79,8 @@ def test_half_of_a_tiles_heat_is_the_mean_around_it(model):
     np.testing.assert_allclose(heat[shown], (own[shown] + around) / 2, atol=1e-6)
     (together,) = heatmaps(model, pathflip.encode_slide(model, features), "keratin pearls")
     np.testing.assert_allclose(together.scores, heat, atol=1e-6)
+    monkeypatch.setattr(grounding, "CELLS_AT_MOST", -(10**6))  # a lattice far emptier than full
+    np.testing.assert_allclose(pathflip.ground(model, features, "keratin pearls").scores, heat, atol=1e-6)
 
 
 def test_a_text_of_absence_says_so(model):
