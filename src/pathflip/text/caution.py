@@ -54,7 +54,7 @@ _REVERSES = {
 _TWICE = {
     "en": r"\b(?:no|not|\w+n['’]t|never|none|neither|nothing|nowhere|cannot|hardly|fails? to)\b(?:(?!\b(?:and|or|"
     r"nor|but|with)\b)[^,;.:()–]){0,60}\b(?:lack\w*|absent|absence|missing|fail(?:s|ed|ing)?|free (?:of|from)|"
-    r"devoid|without|negative for|excluded|ruled out|unaffected|uninvolved|spared)\b",
+    r"devoid|without|negative for|excluded|ruled out|unaffected|uninvolved|spar\w+)\b",
     "de": r"\b(?:kein\w*|nicht|nie|niemals|weder)\b(?:(?!\b(?:und|oder|noch|aber|"
     r"mit)\b)[^,;.:()–]){0,50}\b(?:fehl\w*|frei von|ohne|ausgeschlossen|vermiss\w*|\w{4,}frei\w*|negativ)\b|"
     r"\bfehl(?:t|en|ten)\b[^,;.:]{0,20}\bnicht\b",

@@ -11,7 +11,14 @@ __all__ = ["clauses_of", "is_request"]
 # What stands before the comma is a clause of its own: "Without necrosis, the tumour shows atypia".
 _FRONTED = re.compile(
     r"\W*(?:despite|in spite of|apart from|aside from|other than|except for|with the exception of|without|"
-    r"in the absence of|with no|lacking|ohne|bei fehlende[rmn]?|sans|en l['’]absence d|sin|en ausencia de)\b[^,]+,\s+",
+    r"in the absence of|with no|lacking|ohne|bei fehlende[rmn]?|sans|en l['’]absence d|sin"
+    r"|en ausencia de)\b[^,]+,\s+",
+    re.IGNORECASE,
+)
+_OF_ITS_EXTENT = re.compile(
+    r"\W*(?:despite|in spite of) (?:the |its )?(?:\w+ ){0,2}(?:nature|extent|size|presence|location"
+    r"|proximity)(?: of (?:the |this )?(?:\w+ )?"
+    r"(?:carcinoma|tumou?r|disease|neoplasm|lesion))?\W*$",
     re.IGNORECASE,
 )
 _DESPITE = re.compile(r"\W*(?:despite|in spite of)\b", re.IGNORECASE)
@@ -42,7 +49,8 @@ _EXCEPTION = re.compile(
 # What still belongs to its verb: "the glands were also | free of carcinoma".
 _OPEN_VERB = {
     "en": re.compile(
-        r"\b(?:is|are|was|were|be|been|being|remains?|remained|appears?|appeared)(?: (?:also|all|both|otherwise|again|"
+        r"\b(?:is|are|was|were|be|been|being|remains?|remained|appears?|appeared)(?: (?:also|all|both|otherwise"
+        r"|again|"
         r"still|each|now|thus|\w+ly))*$",
         re.IGNORECASE,
     ),
@@ -78,7 +86,8 @@ _NOT_THERE = re.compile(
 )
 # "invasion into, but not through, the muscularis propria": two statements of one layer.
 _NOT_THROUGH = re.compile(
-    r"\b(?P<event>invasion|invad\w+|infiltrat\w+|extend\w*|extension|penetrat\w+|grow\w*)\b(?P<reached>[^,;.]{0,40}?\s"
+    r"\b(?P<event>invasion|invad\w+|infiltrat\w+|extend\w*|extension|penetrat\w+"
+    r"|grow\w*)\b(?P<reached>[^,;.]{0,40}?\s"
     r"(?:into|to|up to|close to|within|in)),?\s+but\s+(?P<limit>not\s+(?:\w+ly )?(?:through|beyond|across|past),?\s+"
     r"(?P<layer>[^,;.]{3,60}?))(?=[,;.]|\s+(?:with|and|while|but)\b|$)",
     re.IGNORECASE,
@@ -208,6 +217,8 @@ def _is_empty_concession(text: str, rules: LanguageRules) -> bool:
     """Whether a text is a "despite" that names no finding of this slide ("despite careful search", "… metastases")."""
     if not _DESPITE.match(text):
         return False
+    if _OF_ITS_EXTENT.match(text):
+        return True
     return re.search(rules.cues.findings, text, re.IGNORECASE) is None or "metasta" in text.lower()
 
 

@@ -26,7 +26,7 @@ _PREPOSITION = re.compile(
 _EVENT = re.compile(
     r"\b(?:\w*invasion\w*|\w*infiltrat\w*|\w*necros[ie]s|\w*nekrose\w*|nécrose\w*|dysplas\w+|\w*dysplasie\w*|displasia|"
     r"\w*carcinom\w*|malignan\w+|atyp\w+|\w*ulcerat\w*|\w*ulzeration\w*|deposits?|granulom\w*|embol\w*|mitos\w+|"
-    r"ha?emorrhage|calcificat\w*|inflammation)\b",
+    r"ha?emorrhage|calcificat\w*|inflammation|\w*involvement|perforation|extension)\b",
     re.IGNORECASE,
 )
 _OR = re.compile(r"\b(?:or|nor|oder|noch|ou|ni|o|u)\b|または|あるいは", re.IGNORECASE)
@@ -35,6 +35,7 @@ _OF_PLACES = re.compile(
 )
 # "stains showed invasion, and Congo red was negative": a clause of its own and no item.
 _SAYS = re.compile(r"\b(?:show|reveal|demonstrat|exhibit|confirm|display|contain)(?:e?s|e?d)\b", re.IGNORECASE)
+_EVIDENCE = re.compile(r"^(?:\w+ )?(?:evidence|signs?|indication) of\b", re.IGNORECASE)
 _LONGEST_ITEM = 9  # words; a longer stretch is a clause and no item
 
 
@@ -56,6 +57,8 @@ def visible_items(clause: str, language: str = "en") -> str | None:
         rest = f"{clause[:end].rstrip()} {', '.join(visible_items)}"
     elif re.search(cues_of(language).findings if language == "en" else _EVENT.pattern, clause[end:], re.IGNORECASE):
         return None  # "A, B and the margins are free of tumour cells": a list of places
+    elif re.search(r"\b(?:of|for|from)\W*$", clause[:end], re.IGNORECASE):
+        return None  # "… are free of neoplasm"
     else:  # "A, B and C are absent"
         tail = verb.search(clause)
         place = min(start, tail.start()) if tail is not None else start
@@ -85,7 +88,7 @@ def _visible(items: list[str], one_denial: bool, language: str) -> list[str]:
         if len(item.split()) > _LONGEST_ITEM or _SAYS.search(item):
             return []
         if not_visual_kind(item, language) is not None:
-            dropped, places = True, places or _PREPOSITION.search(item) is not None
+            dropped, places = True, places or _PREPOSITION.search(_EVIDENCE.sub("", item)) is not None
         elif dropped and not one_denial:  # "without nodal spread, a stage of T2 and lymphatic invasion"
             break
         elif (of_places and not places) or (_EVENT if places else finding).search(item):

@@ -14,25 +14,29 @@ __all__ = ["RELATIVE", "Clause", "is_event", "items_of", "japanese_items"]
 _ITEM_BREAK = re.compile(r",\s+(?:and\s+|und\s+|et\s+|y\s+)?|\s+(?:and|und|et|y)\s+|\s+(?:with|mit|avec|con)\s+")
 _WITHOUT = re.compile(r"\W*(?:without|with no|ohne|sans|sin)\b", re.IGNORECASE)
 _TUMOUR = re.compile(
-    r"\w*(?:carcinom|karzinom|sarcom|sarkom|lymphom|linfom|melanom|gliom|blastom|tumou?r|tumeur|neoplasm|neoplasi|seminom)\w*",
+    r"\w*(?:carcinom|karzinom|sarcom|sarkom|lymphom|linfom|melanom|gliom|blastom|tumou?r|tumeur|neoplasm"
+    r"|neoplasi|seminom)\w*",
     re.IGNORECASE,
 )
 _GRAVE_WORDS = (
     r"necros[ie]s|\w*nekrosen?|nécroses?|\w*invasion|invasión|\w*invasionen|mitos[ei]s|mitosen|"
     r"mitoses|mitotic figures|malignan\w+|"
-    r"malignité|malignidad|\w*dysplas\w+|displasia|granulom\w*|emboli|emboles?|emboloses?|carcinoma|karzinom|metasta\w+"
+    r"malignité|malignidad|\w*dysplas\w+|displasia|granulom\w*|emboli|emboles?|emboloses?|carcinoma|karzinom"
+    r"|metasta\w+"
 )
 _EVENT_WORDS = (
     _GRAVE_WORDS
     + r"|ha?emorrhages?|\w*blutung(?:en)?|hémorragies?|hemorragias?|calcifi[ck]ations?|calcificación(?:es)?|"
-    r"\w*verkalkung(?:en)?|ulcerations?|ulceración|\w*ulzeration(?:en)?|inflammation|entzündung|inflamación|atypia|atypien?|atypies|"
+    r"\w*verkalkung(?:en)?|ulcerations?|ulceración|\w*ulzeration(?:en)?|inflammation|entzündung|inflamación"
+    r"|atypia|atypien?|atypies|"
     r"atipia|keratini[sz]ation|verhornung|kératinisation|queratinización|mucin(?: production)?|"
     r"\w*infiltrat\w*|desmoplasia|"
     r"hyperplasia|pleomorphism"
 )
 # Whole items: a count or a word of degree ("3 mitoses", "chronic inflammation") makes it a finding of its own.
 _OF_WHAT = (
-    r"(?:any|lympho-?vascular|vascular|perineural|neural|tumou?r|tumoral|venous|lymphatic|angio\w*|comedo|vasculaires?|"
+    r"(?:any|lympho-?vascular|vascular|perineural|neural|tumou?r|tumoral|venous|lymphatic|angio\w*|comedo"
+    r"|vasculaires?|"
     r"périnerveu\w+|perineurale?|vaskuläre|lymphatische|perineurale|linfática|linfovascular|lymphatiques?|tumorales?)"
 )
 _GRAVE, _OF_TUMOURS = (
@@ -43,10 +47,13 @@ _LISTED_OR = re.compile(r"\b(?:or|nor|oder|noch|ou|ni|o|u)\b", re.IGNORECASE)
 _LISTED = re.compile(r"\b(?:or|nor|and|oder|noch|und|ou|ni|et|o|u|y)\b|/", re.IGNORECASE)
 # Adjectives that begin a finding of its own: "no granulomas, chronic inflammation" may or may not deny the second.
 _DESCRIPTOR = re.compile(
-    r"(?:with )?(?:chronic|acute|mild|moderate|marked|severe|focal|multifocal|diffuse|extensive|scattered|few|numerous|"
-    r"prominent|brisk|dense|abundant|occasional|rare|patchy|many|some|grade|high[- ]grade|low[- ]grade|only|"
+    r"(?:with )?(?:chronic|acute|mild|moderate|marked|severe|focal|multifocal|diffuse|extensive|scattered|few"
+    r"|numerous|"
+    r"prominent|reactive|benign|normal|unremarkable|brisk|dense|abundant|occasional|rare|patchy|many|some|grade"
+    r"|high[- ]grade|low[- ]grade|only|"
     r"chronische?|akute?|mäßige?|ausgeprägte?|herdförmige?|vereinzelte?|zahlreiche?|mit|"
-    r"inflammation chronique|rares|nombreuses?|quelques|discr[eè]te?|inflamación crónica|escas[oa]s?|numeros[oa]s?)\b",
+    r"inflammation chronique|rares|nombreuses?|quelques|discr[eè]te?|inflamación crónica|escas[oa]s?"
+    r"|numeros[oa]s?)\b",
     re.IGNORECASE,
 )
 _WITH = re.compile(r"\s+(?:with|mit|avec|con)\s+", re.IGNORECASE)
@@ -66,7 +73,9 @@ _SAME_SUBJECT = re.compile(
 )
 RELATIVE = re.compile(r"(?:which|that|who|whose|where|der|die|das|welche[rs]?|qui|dont|que|cuyo)\b", re.IGNORECASE)
 _SEEN_AT_END = re.compile(
-    r"\b(?:seen|identified|noted|observed|found|present|evident|vorhanden|nachweisbar|presentes?|présente?s?)\W*$", re.I
+    r"\b(?:seen|identified|noted|observed|found|present|evident|vorhanden|nachweisbar|presentes?"
+    r"|présente?s?)\W*$",
+    re.I,
 )
 
 

@@ -16,10 +16,12 @@ from pathflip.text.clauses import clauses_of, is_request
 from pathflip.text.cues import LANGUAGES
 from pathflip.text.denied_lists import visible_items
 from pathflip.text.language_detection import language_of
+from pathflip.text.place_lists import other_places
 from pathflip.text.polarity import Polarity, affirmative_form, polarity_of, value_polarity
 from pathflip.text.reach import Clause
 from pathflip.text.visibility import (
     kinds_of,
+    names_a_finding,
     not_visual_kind,
     says_nothing,
     visible_rest,
@@ -154,22 +156,49 @@ def _trimmed(clauses: list[Clause], kinds: list[str | None], language: str) -> t
     """Clauses of which a part can be seen, in two: that part, and the whole set aside with its reason."""
     out: list[tuple[Clause, str | None]] = []
     for place, (clause, kind) in enumerate(zip(clauses, kinds, strict=True)):
-        rest = items = None
+        rest = items = head = None
+        before = [one.text for one in clauses[:place]]
         if kind is not None and not says_nothing(clause.text, language):
             rest = visible_rest(clause.text, language)
-            items = None if clause.unclear else visible_items(clause.text, language)
-        before = [one.text for one in clauses[:place]]
-        if (
-            items is not None
-            and polarity_of(items, language) == "denied"
-            and kinds_of([*before, items], language)[-1] is None
-        ):
+            head = _before_its_participle(clause.text, language)
+            items = None if clause.unclear else _list_that_shows(clause.text, language, before)
+        if items is not None:
             out.append((Clause(items), None))
+        elif head is not None and kinds_of([*before, head], language)[-1] is None:
+            out.append((Clause(head), None))
+            clause = Clause(clause.text[len(head) :].strip(" ,;"))
         elif rest is not None and polarity_of(_from_comma(clause.text, rest), language) == "affirmed":
             out.append((Clause(rest), None))
             clause = Clause(clause.text[clause.text.find(rest) + len(rest) :].strip(" ,;") or clause.text)
         out.append((clause, kind))
     return [clause for clause, _ in out], [kind for _, kind in out]
+
+
+def _list_that_shows(clause: str, language: str, before: list[str]) -> str | None:
+    """A clause with those items or places of its list alone that a slide can show; None where there is no such list."""
+    said = polarity_of(clause, language)
+    head = re.split(
+        r",\s+(?:\w+ly )?(?:indicat|suggest|confirm|signify|show|exhibit|support)ing\b", clause, flags=re.IGNORECASE
+    )[0]
+    items = visible_items(clause, language) if said == "denied" else None
+    asked = [clause, head] if language == "en" and said != "undecided" else []
+    for shorter in (items, *(other_places(text) for text in dict.fromkeys(asked))):
+        if (
+            shorter is not None
+            and polarity_of(shorter, language) == said
+            and (said == "denied" or names_a_finding(shorter))
+            and kinds_of([*before, shorter], language)[-1] is None
+        ):
+            return shorter
+    return None
+
+
+def _before_its_participle(clause: str, language: str) -> str | None:
+    """ "Showed no vascular invasion, adhering to a stage of pT2": the denial alone, None without such a tail."""
+    tail = re.search(r",\s+(?:\w+ly )?[a-z]+ing\s", clause) if language == "en" else None
+    head = clause[: tail.start()] if tail is not None else ""
+    shows = head and not_visual_kind(head, language) is None and names_a_finding(head)
+    return head if shows and polarity_of(head, language) == "denied" else None
 
 
 def _from_comma(clause: str, rest: str) -> str:
@@ -209,7 +238,7 @@ def _joined(
     known = language in LANGUAGES
     content = _tidy(affirmative_form(joined, language) if known else joined) or _tidy(text) or _tidy(sentence)
     content = _answer_as_sentence(content) if language == "en" else content
-    own = sentence.strip() if whole else joined.strip(" ,;")
+    own = sentence.strip() if whole else _as_written(sentence, joined.strip(" ,;"))
     reason = kind or (None if polarity != "undecided" else "doubt" if known else f"language: {language}")
     return SubCaption(
         text=own,
@@ -221,6 +250,15 @@ def _joined(
         reason=reason,
         place=_place(sentence, own if not whole else sentence.strip()),
     )
+
+
+def _as_written(sentence: str, part: str) -> str:
+    """A part as it stands in the sentence, with the brackets taken out to read it ("lymphatic (L0) invasion")."""
+    if "(" not in sentence or part in sentence or len(part) > 400:
+        return part
+    words = r"(?:\s+|\s*\([^()]*\)\s*)".join(re.escape(word) for word in part.split())
+    match = re.search(words, sentence)
+    return match.group() if match is not None else part
 
 
 def _place(sentence: str, part: str) -> tuple[int, int]:

@@ -10,7 +10,15 @@ from functools import lru_cache
 
 from pathflip.text.cues import LANGUAGES, cues_of
 
-__all__ = ["kinds_of", "not_visual_kind", "says_nothing", "visible_rest", "weighs_the_case", "without_asides"]
+__all__ = [
+    "kinds_of",
+    "names_a_finding",
+    "not_visual_kind",
+    "says_nothing",
+    "visible_rest",
+    "weighs_the_case",
+    "without_asides",
+]
 
 # In brackets, or (stage) at the end behind a comma, these kinds are cut away from an otherwise visible sentence.
 _ASIDES = ("stage", "size", "nodes", "receptors", "margins")
@@ -43,14 +51,34 @@ def says_nothing(text: str, language: str = "en") -> bool:
     return any(kind == "no information" and pattern.search(text) for kind, pattern in rules)
 
 
-# "These findings collectively characterize …", "Overall, the findings indicate …".
+# What sums a case up: "Overall, …", "In summary, …"; "These findings / This pathology …" but for what they list; "The
+# findings support …". "The pathological findings indicate a diagnosis of …" opens a report and states the diagnosis.
+_ADVERBS = (
+    r"additionally|notably|importantly|thus|hence|therefore|consequently|accordingly|ultimately|moreover|"
+    r"furthermore|in addition"
+)
+_FINDINGS_NOUN = (
+    r"(?:findings?|features|results|observations?|characteristics|data|evidence|summary|assessments?|pathology"
+    r"|evaluations?|"
+    r"analys[ie]s|report|profile|picture|constellation|combination|details?|information|case(?! (?:involves"
+    r"|shows|demonstrates|reveals))|examination|conclusions?)"
+)
+_FILLER = r"(?: (?!(?:exhibit|show|display|reveal|demonstrat|ha[sd]|have|is|are|was|were|contain)\w*\b)[\w-]+)"
 _WEIGHED = re.compile(
-    r"\W*(?=.{0,70}\b(?:collectiv|cohesiv|overall|taken together|in (?:summary|conclusion|aggregate))\w*)"
-    r"(?:[\w ]{3,20}, )?(?:these|the|this|such|all)(?: \w+){0,4} (?:findings?|features|results|data|assessments?|"
-    r"patterns?|picture|case(?: summary)?|evaluation|analys[ie]s|examination|observations)(?: \w+ly)? "
-    r"(?:indicat|suggest|denot|support|"
-    r"characteri[sz]|represent|reflect|point|confirm|reveal|establish|highlight|provid|demonstrat|lead|describ|depict|"
-    r"portray|illustrat|(?:is|are) (?:\w+ly )?(?:indicativ|consistent|suggestiv))",
+    rf"\W*(?:(?:{_ADVERBS}),?\s+)*(?:"
+    r"(?:overall|collectively|taken together|altogether|in (?:summary|conclusion|aggregate|sum|short)|to "
+    r"(?:summarize|conclude))\b,?\s+"
+    r"(?!(?:\w+ )?(?:grade|score|architect\w+|cellular\w*)\b)|"
+    rf"this overall \w+\b|(?:all |all of )?(?:these|this|such"
+    rf"|those){_FILLER}{{0,4}}? {_FINDINGS_NOUN}\b(?! includ\w*\b)(?! (?:\w+ )?(?:is|are|was|were) "
+    r"(?:seen|present|found|noted|located|accompanied))|"
+    rf"(?:the|an?){_FILLER}{{0,4}}? {_FINDINGS_NOUN}(?: \w+ly| collectively| together| documented| observed"
+    rf"| above)? (?:support|suggest|underscor|highlight|emphasi[sz]|"
+    r"meet|align|corroborat|summari[sz]|delineat|establish|characteri(?:[sz]e|zing|sing)|depict|portray"
+    r"|illustrat|reflect|denot|point|"
+    r"substantiat|consolidat|reinforc|represent|warrant|necessitat|provid)\w*|"
+    rf"(?:the|an?)(?= (?:[\w-]+ ){{0,4}}(?:overall|collectiv\w*|cumulative"
+    rf"|combined)){_FILLER}{{0,5}} {_FINDINGS_NOUN}\b)",
     re.IGNORECASE,
 )
 
@@ -58,6 +86,11 @@ _WEIGHED = re.compile(
 def weighs_the_case(sentence: str) -> bool:
     """Whether a sentence weighs the case as a whole: it repeats what others state ("These findings collectively …")."""
     return _WEIGHED.match(sentence) is not None
+
+
+def names_a_finding(text: str) -> bool:
+    """Whether an English text holds a word for something that sections show."""
+    return re.search(cues_of("en").findings, text, re.IGNORECASE) is not None
 
 
 def _empty_kind(text: str, language: str) -> str | None:
@@ -71,15 +104,16 @@ def _empty_kind(text: str, language: str) -> str | None:
 _SEGMENT = re.compile(
     r"(?<!associated)(?<!contact)(?<!continuity)(?<!continuous)(?<!contiguous)\s+with\s+(?=an? )|"
     r"\s+and\s+(?=an? (?:\w+ )?(?:size|diameter|thickness|weight|length|depth|resection)\b|the resection\b|"
-    r"[a-z]+ing the (?:\w+ ){0,3}margins?\b)|"
+    r"[a-z]+ing the (?:\w+ ){0,3}margins?\b|the presence of\b)|"
     r",\s+(?:and\s+|with\s+)?|\s+(?:and|but|with|while)\s+(?=(?:is|are|was|were|has|have|measur\w+|no|negative|clear|"
-    r"lymph|margins?|stag\w+|metasta\w+|both|one|two|three|positive|involv\w+)\b)|\s+(?=(?:measuring|staged|"
+    r"lymph|margins?|stag\w+|metasta\w+|both|one|two|three|positive|involv\w+)\b)|,?\s+(?=(?:alongside"
+    r"|along with|together with|indicative of)\b)|\s+(?=(?:measuring|staged|"
     r"classified as p?T\d|identified in|confirmed (?:through|by)|discovered during)\b)",
     re.IGNORECASE,
 )
 _DIAGNOSIS = re.compile(
     r"\b(?:diagnos(?:is|es) (?:of|is|was)|diagnosed (?:with|as)|found to have|graded as|"
-    r"indicating (?=an? (?:poorly|well|moderately)))\s*",
+    r"(?:indicating|signifying|denoting|confirming) (?=an? (?:poorly|well|moderately)))\s*",
     re.IGNORECASE,
 )
 # "… of the margins, which included skeletal muscle": of what stands before it, which this slide does not show.
@@ -105,7 +139,7 @@ def visible_rest(clause: str, language: str = "en") -> str | None:
     the first thing that cannot be seen ("*Carcinoma of ductal type*, measuring 3 cm"). None where there is no such
     part. English only.
     """
-    if language != "en" or _OF_ANOTHER.match(clause):
+    if language != "en" or _OF_ANOTHER.match(clause) or _is_of_a_stain(clause):
         return None
     verb = re.compile(cues_of(language).verbs, re.IGNORECASE)
     diagnosis = _DIAGNOSIS.search(clause)
@@ -121,6 +155,23 @@ def visible_rest(clause: str, language: str = "en") -> str | None:
             if not_visual_kind(head, language) is None and _states_a_finding(head, whole):
                 return head
     return None
+
+
+# "Special stains confirmed TTF-1 in the cells, supporting the diagnosis of carcinoma": of the stain to its end.
+_SAYS = re.compile(
+    r"\b(?:is|are|was|were|(?:show|reveal|confirm|demonstrat|highlight|indicat|support|exhibit|display|identif"
+    r"|express|prov|"
+    r"suggest|label|mark)(?:e?s|ies|e?d|ied|ing)?)\b",
+    re.IGNORECASE,
+)
+
+
+def _is_of_a_stain(clause: str) -> bool:
+    """Whether the subject of an English clause is a stain or a test."""
+    verb = _SAYS.search(clause)
+    subject = clause[: verb.start()] if verb is not None else ""
+    stain = re.search(r"\b(?:immuno\w+ )?(?:stains?|staining)\W*$", subject, re.IGNORECASE)
+    return stain is not None or not_visual_kind(subject) in ("receptors", "molecular")
 
 
 def _states_a_finding(head: str, whole: bool) -> bool:
@@ -148,22 +199,33 @@ def _inherited(before: str | None, clause: str, dependent: re.Pattern[str], verb
     if re.match(r"(?:alongside|accompanied by)\b", clause, re.IGNORECASE):
         return None if re.search(cues_of("en").findings, clause, re.IGNORECASE) else before
     if dependent.match(clause):
-        if before == "margins" and _OF_ITS_OWN_PLACE.search(clause):
+        if before == "margins" and (_OF_ITS_OWN_PLACE.search(clause) or _DOES_NOT_INVADE.match(clause)):
             return None
         # "It measures 3 cm and shows necrosis": what is measured may be seen, a margin's findings may not
-        may_be_seen = before in ("size", "stage") or (before in _PROCEDURES and _REVEALS.match(clause))
+        may_be_seen = before in ("size", "stage", "site") or (before in _PROCEDURES and _REVEALS.match(clause))
         own = may_be_seen and re.search(cues_of("en").findings, clause, re.IGNORECASE)
+        own = own or (before == "gross" and _MICROSCOPIC.search(clause)) or _MORE_FINDINGS.match(clause)
         own = own or re.match(r"(?:is|was) (?:\w+ly )?(?:classified|graded|accompanied)\b", clause)
         return None if own else before
     goes_on = (
-        (before in _ELSEWHERE and _GOES_ON.match(clause))
+        _IN_OTHER_WORDS.match(clause)
+        or (before in _ELSEWHERE and _GOES_ON.match(clause))
         or (before in ("stage", "interpretation") and _OF_THE_CASE.match(clause))
+        or (before == "nodes" and re.match(r"(?:invad|infiltrat|penetrat|extend)ing\b", clause))
         or (before == "interpretation" and not verb.search(clause))
         or (before == "gross" and re.match(r"(?:\w+ly )?[a-z]+ing\b|consistent with\b", clause))
     )
     return before if goes_on else None
 
 
+# "… a gross ulcerating appearance and exhibits infiltrative borders of thick cords of cells"
+_MICROSCOPIC = re.compile(
+    r"\b(?:cells?|cellular\w*|mitos[ie]s|mitotic|nucle\w+|differentiat\w+|grade|\w*invasion|invad\w+"
+    r"|infiltrat\w+|cords|glands|"
+    r"\w+plasia|atypia)\b",
+    re.IGNORECASE,
+)
+_MORE_FINDINGS = re.compile(r"with (?:additional|other|further|associated|incidental) findings?\b", re.IGNORECASE)
 # "The margins are free, with no carcinoma in the overlying skin": a place that is no margin.
 _OF_ITS_OWN_PLACE = re.compile(
     r"^(?:with|without)\b.*\b(?:in|of|involving) the "
@@ -171,18 +233,34 @@ _OF_ITS_OWN_PLACE = re.compile(
     r"pleura|bone|parenchyma|cartilage|stroma|epithelium)\b",
     re.IGNORECASE,
 )
+# "… is close to the margin but does not involve the bone"
+_DOES_NOT_INVADE = re.compile(
+    r"(?:do|does|did) not (?:\w+ly )?(?:involve|invade|infiltrate|extend|penetrate)\b(?!\W*(?:it|them|this"
+    r"|these|those)\b)",
+    re.IGNORECASE,
+)
 # "… underwent a craniotomy, which revealed an astrocytoma"
 _PROCEDURES = ("clinical", "no information", "site", "administration", "gross")
-_REVEALS = re.compile(r"which (?:\w+ly )?(?:reveal|show|demonstrat|confirm)", re.IGNORECASE)
+_REVEALS = re.compile(
+    r"which (?:\w+ly )?(?:reveal|show|demonstrat|confirm)|(?:reveal|show|exhibit|demonstrat|display)ing\b",
+    re.IGNORECASE,
+)
 # "The nodes show reactive changes, but no carcinoma": what follows is still of the nodes.
 _ELSEWHERE = ("nodes", "margins", "receptors", "molecular")
 _GOES_ON = re.compile(
-    r"(?:suggesting|indicating|suspected|showing|confirming|affirming|solidifying|supporting|excluding|ruling out|"
+    r"(?:they|these|some|others?|the (?:latter|former|others?))\b|(?:suggesting|indicating|suspected|showing"
+    r"|confirming|affirming|solidifying|supporting|excluding|ruling out|"
     r"establishing|reinforcing|verifying|corroborating|favou?ring|revealing|identifying|consistent with)\b|"
     r"not \w+ing\b|(?:no|without|all|none|both|reactive)\b(?!.*\b(?:vascular|(?:angio)?lymphatic invasion|angio\w+|"
-    r"lympho\w*|perineural|necrosis|in situ|dysplasia|mitos\w+|atypia|granuloma\w*|abnormalit\w+|(?:micro-?)?calcif\w+|"
-    r"fibrosis|mucin\w*|polyps?|cyst\w*|ulcer\w*|skin|nipple|pleura\w*|muscle|muscularis|bone|parenchyma|mucosa|capsule)\b)",
+    r"lympho\w*|perineural|necrosis|in situ|dysplasia|mitos\w+|atypia|granuloma\w*|abnormalit\w+|"
+    r"(?:micro-?)?calcif\w+|"
+    r"fibrosis|mucin\w*|polyps?|cyst\w*|ulcer\w*|skin|nipple|pleura\w*|muscle|muscularis|bone|parenchyma|mucosa"
+    r"|capsule)\b)",
     re.IGNORECASE,
+)
+# "pT2b, signifying a tumour of …", "4.2 %, reflecting …", "…, not extensively advanced": the same once more.
+_IN_OTHER_WORDS = re.compile(
+    r"(?:indicating|signifying|denoting|reflecting|confirming|affirming)\b|not (?:\w+ly )?\w+ed\W*$", re.IGNORECASE
 )
 # "… staged as pN0, suggesting localized disease" is of the stage; "… pT3, showing evidence of vessel invasion" is not.
 _OF_THE_CASE = re.compile(r"(?:suggesting|indicating|supporting|reflecting|favou?ring)\b", re.IGNORECASE)
@@ -193,8 +271,8 @@ _ASIDE_PHRASES = re.compile(
     r", which (?:is|was) (?:grossly|macroscopically) \w+(?=,)|"
     r",? (?:submitted|received|provided|taken) for (?:\w+ )?(?:evaluation|examination|analysis|assessment)\b|"
     r",(?: (?:all|these|the))?(?: findings?)? (?:as |which (?:is|was|were) )?(?:confirmed|supported|"
-    r"corroborated) (?:by|on|in|with) "
-    r"(?:\w+ ){0,2}(?:frozen sections?|(?:immuno)?stains?|immuno\w+|special stains?)\b",
+    r"corroborated) (?:by|on|in|with|through) (?:\w+ ){0,3}(?:frozen sections?|(?:immuno)?stain\w*|immuno\w+)\b[^,;]*"
+    r"(?:, as well as [^,;]*)?",
     re.IGNORECASE,
 )
 # "Ulceration: absent (see comment)" sends the reader on and takes nothing back.
@@ -210,6 +288,7 @@ _INCLUDING = re.compile(
     r"demonstrate[sd]?|contain(?:s|ed)?)\b)",
     re.IGNORECASE,
 )
+_STATES = re.compile(r"\b(?:is|are|was|were|correspond)\b", re.IGNORECASE)
 _SIZE = r"(?:\b(?:up to |about |approximately )?\d[\d.,]*\s*(?:[x×]\s*\d[\d.,]*\s*)*[- ]?(?:cm|mm)\b\s+)"
 
 
@@ -219,7 +298,8 @@ def _sized_finding() -> re.Pattern[str]:
     other = r"(?!(?:and|with|shows?|is|are|was|were|from|of|in|to|deep|margins?|which|that|away|wide|thick|long)\b)"
     noun = rf"(?:{other}[\w-]+\s+){{0,4}}{other}(?:{cues_of('en').findings})"
     return re.compile(
-        rf"{_SIZE}(?={noun}|{procedure})|,\s+measuring [^,;]{{1,40}}(?=,\s+(?:is|are|was|were|show\w*|exhibit\w*)\b)",
+        rf"{_SIZE}(?={noun}|{procedure})|,\s+(?:measuring|estimated|measured"
+        rf"|spanning)\b[^,;]{{0,40}}\d[^,;]{{0,30}}\b[cm]m\b[^,;]{{0,30}}(?=,\s)",
         re.IGNORECASE,
     )
 
@@ -229,7 +309,10 @@ def without_asides(text: str, language: str = "en") -> str:
     text = _POINTER.sub("", text)
     if language == "en":
         text = _APPOSITION.sub(lambda m: "" if not_visual_kind(m.group()) == "gross" else m.group(), text)
-        text = _ASIDE_PHRASES.sub("", _INCLUDING.sub("", _sized_finding().sub("", text)))
+        text = _INCLUDING.sub(
+            lambda m: m.group() if not_visual_kind(m.group()) in ("receptors", "molecular") else "", text
+        )
+        text = _ASIDE_PHRASES.sub("", _sized_finding().sub("", text))
 
     def aside(match: re.Match[str]) -> str:
         return "" if not_visual_kind(match.group(), language) in _ASIDES else match.group()
@@ -242,6 +325,7 @@ def without_asides(text: str, language: str = "en") -> str:
         and ";" not in parts[-1]
         and not_visual_kind(parts[-1], language) in trailing
         and len(parts[-1].split()) <= 6
+        and not _STATES.search(parts[-1])
     ):
         del parts[-2:]
     return "".join(parts)

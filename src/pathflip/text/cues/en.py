@@ -14,9 +14,25 @@ _NODE_WORDS = (
     r"(?:analys[ie]s|assessments?|examination|evaluation|involvement|metastas[ie]s|status|dissections?|biops\w+|"
 )
 _NODE_WORDS += r"sampling|excisions?|specimens?|positivity|negativity)"
+_TISSUES = (
+    r"(?:(?!(?:residual|tumou?r|malign\w*|neoplas\w*|viable|necrotic|carcinoma\w*)\b)[\w-]+ ){0,3}(?:skin|epidermis|nipple|muscle|"
+    r"muscularis(?: propria)?|cartilage|bone|fat|adipose|mucosa|epithelium|parenchyma|nerves?|tissue)"
+)
+_PRESENT = r"(?:present|identified|seen|included|contained|found|noted|observed|represented|recognized)"
+_IN_SPECIMEN = r"(?: (?:in|within|on) (?:the|this|these|any of the) (?:[\w-]+ ){0,2}(?:specimens?|samples?|biops(?:y|ies)|sections?|material|fragments?|slides?))?"
+# "No additional findings", "no significant abnormality": a denial that names nothing.
+_EMPTY_WORDS = (
+    r"(?:additional|other|further|new|significant|remarkable|relevant|notable|noteworthy|pertinent|specific|diagnostic|major|obvious|gross|"
+    r"pathological(?:ly)?|pathologic(?:ally)?|histopathologic(?:al)?|histologic(?:al)?|microscopic(?:al)?|morphologic(?:al)?|"
+    r"structural|important|clinically|abnormal|particular)"
+)
+_EMPTY_NOUNS = (
+    r"(?:findings?|abnormalit(?:y|ies)|anomal(?:y|ies)|alterations?|changes?|features|patholog(?:y|ies)|diagnos[ie]s|lesions?|"
+    r"conditions?|processes|process)\b"
+)
 NOT_VISUAL: dict[str, tuple[str, ...]] = {
     "margins": (
-        r"\bmargins?\b|\bmarginal status\b",
+        r"\bmargins?\b|\bmarginal (?:status|tissues?)\b|\bre-?resections?\b|\bthe proximity of the tumou?r\b|(?:\bis|^)\W*close\W*$",
         r"\bresidual (?:tumou?r|disease|carcinoma)\W+R[012X]\b|\b(?:residual tumou?r|R) classification\b",
         r"\b(?:resection|surgical|excision|incision|inked) (?:\w+ )?(?:edges?|lines?|planes?)\b",
         r"\bstaple line\b|\binked\b|\bink\b",
@@ -31,14 +47,14 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\b(?:sentinel|regional|axillary|hilar|pelvic|inguinal|mediastinal|cervical|peribronchial|intrapulmonary|subcarinal|"
         r"paratracheal|jugular|iliac|obturator|mesenteric|perirectal|pericolic|perigastric|peripancreatic|supraclavicular|"
         r"submandibular|submental|retroperitoneal|retromammary|para-?aortic|periaortic|examined|sampled) (?:\w+ )?node\b",
-        r"\blevel \w+ (?:lymph )?node\b|\blymph node (?:from|at|in) (?:station|level)\b",
+        r"(?<!non-)\blymph node\b(?!.*(?:lymphoma|leuk|Hodgkin))|\blevel \w+ (?:lymph )?node\b|\blymph node (?:from|at|in) (?:station|level)\b",
         rf"\b{_COUNTED} (?:(?:/|of|out of) ?(?:the )?\w+ )?(?:\w+ )?(?:lymph )?node\b|\bneck dissection\b",
         r"\(\d+/\d+\)|\b(?:no|without|absence of|lack of)\b[^.;]{0,40}\bmetasta(?!tic infiltrat)\w+|\b(?:no|without)\b[^.;]{0,20}\blymphatic (?:spread|dissemination)",
     ),
     "stage": (
         r"\bstag(?:e|ed|es|ing)\b",
         r"\b(?:TNM|AJCC|UICC|FIGO|Dukes)\b",
-        r"\bdistant (?:metasta\w+|spread)|\bregional (?:\w+ )?spread\b",
+        r"\bdistant (?:metasta\w+|spread|(?:\w+ )?(?:sites?|organs?))|\bregional (?:\w+ )?spread\b",
     ),
     "size": (
         r"\d\s*(?:cm|centimet\w+|mm|millimet\w+|g|gm|grams?|kg|ml|cc)\b(?!\s*(?:2|²|\^2))",
@@ -47,9 +63,10 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\b(?:tumou?r|lesion) (?:size\b|(?:is|was|has|had)[^,.;]{0,25}\bsize\b)|\bhas an? (?:\w+ )?size\b|\bsize\s*[:=]|\bdimensions\b|\bsize (?:determination|measurement)\b",
     ),
     "gross": (
-        r"\bgross(?:ly)?\b(?! (?:tumou?r perforation|necrosis))|\bmacroscop\w+|\bformalin\b|\bfixed in\b|\breceived (?:fresh|in|for|and|as)\b",
+        r"\bgross(?:ly)?\b(?! necrosis)|\bmacroscop\w+|\bformalin\b|\bfixed in\b|\breceived (?:fresh|in|for|and|as)\b",
         r"\bcassettes?\b|\bsubmitted\b|\bbisected\b|\bserially\b|\blabel+ed\b|\bblocks?\b(?! of tissue)",
-        r"\b(?:rubbery|friable|firm|tan|soft-elastic|spiculated|fungating)\b|\b(?:white|yellow|gr[ae]y|brown)\b(?! (?:and \w+ )?matter)"
+        r"\b(?:dis)?colou?r(?:ed|ations?)?\b(?! change)|\bgr[ae]y[- ](?:white|tan|brown|red|pink)\b(?! (?:matter|junction))|\b(?:white|tan|pink|red|brown)[- ]gr[ae]y\b|"
+        r"\b(?:gr[ae]y|whit|yellow|brown|tann)ish\b(?!(?:-\w+)? (?:\w+ )?pigment)|\b(?:rubbery|friable|firm|tan|soft-elastic|spiculated|fungating)\b|\b(?:white|yellow|gr[ae]y|brown)\b(?! (?:and \w+ )?matter)"
         r"[^.;]{0,30}\b(?:mass|nodule|lesion|tumou?r|tissue|surface)\b|\bto the naked eye\b|\bcut surfaces?\b",
         r"\bfrozen sections?\b|\bintra-?operativ\w+",
     ),
@@ -67,7 +84,8 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\btriple[- ]negative\b|\bluminal [AB]\b|\bimmuno-?(?:histo)?(?:chem|stain|reactiv|pheno|positiv|fluoresc)\w*",
         r"\bKi-?67\b|\bMIB-?1\b|\bp(?:16|40|53|57|63|120)\b|\bTTF-?1\b|\bCK ?\d+|\b(?:pan-?)?cytokeratins?\b|\bpan-?keratins?\b|\bCD ?\d+\w?\b",
         r"\bGFAP\b|\bS-?100\b|\bsynaptophysin\b|\bchromogranin\b|\bPD-?L1\b|\bCDX-?2\b|\bHMB-?45\b|\bMelan-?A\b",
-        r"\bNapsin\b|\bkeratin[- ]positiv\w+|\bNeu ?N\b|\b(?:neuronal|tumou?r|immuno\w*) markers?\b|\b(?:proliferati(?:on|ve)|labell?ing) ind(?:ex|ices)\b|\bGATA-?3\b|\bE-cadherin\b|\bstain(?:s|ed|ing)? (?:positive|negative|for|with)\b",
+        r"\bNapsin\b|\bkeratin[- ]positiv\w+|\bNeu[ -]?N\b|\b(?:neuronal|tumou?r|immuno\w*) markers?\b|\b(?:proliferati(?:on|ve)|labell?ing) ind(?:ex|ices)\b|\bGATA-?3\b|\bE-cadherin\b|\bstain(?:s|ed|ing)? (?:positive|negative|for|with)\b",
+        r"\bnegative (?:[\w,-]+ ){0,6}stains?\b|\bstain(?:s|ing)? (?:is|are|was|were) (?:positive|negative)\b",
         r"\b(?:mucin|special|reticulin|trichrome|iron|silver|gram|GMS|AFB|Congo red|Ziehl\W+Neelsen|repair) stain\w*|\bSOX-?1[01]\b|\bPAX-?8\b",
     ),
     "molecular": (
@@ -80,7 +98,9 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
     ),
     "administration": (
         r"\b\d{1,2}[/.-]\d{1,2}[/.-](?:19|20)?\d\d\b|\b(?:19|20)\d\d-\d\d-\d\d\b|\bdated\b|\breceived on\b",
-        r"\b(?:dr|prof)\b\.? |\b(?:previous|prior|earlier) (?:report|biops\w+|specimen)\b(?! (?:site|cavity|tract|scar))",
+        r"\b(?:dr|prof)\b\.? |\b(?:previous|prior|earlier) (?:report|biops\w+|specimen)\b(?! (?:site|cavity|tract|scar|procedure|changes?))",
+        r"\bblood (?:samples?|specimens?|draws?)\b|\bnormal blood\b|\b(?:archived|cryomold|fresh[- ]frozen|forthcoming|to be issued)\b|"
+        r"\bsupplement\w* reports? will\b|\bspecimens? (?:type|retained)\b",
         r"\bcopy of\b|\bby telephone\b|\b(?:outside|external|intradepartmental|expert) (?:consult\w*|opinion|review)\b",
         r"\bdiscussed with\b|\b(?:informed|notified) (?:of|about|by)\b|\bsecond opinion\b",
         r"\bsigned\b|\bpathologist\b|\bsurgeon\b|\baccession\b|\breport(?:ed)? (?:by|date)\b|\bICD-?O?\b|\bSNOMED\b",
@@ -94,18 +114,26 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\bun(?:known|specified)\b|\bpending\b|\bdeferred\b|(?<=[:=])\s*n/?a\s*[.;]?$",
         r"\b(?:cannot|can not|could not) be (?:\w+ly )?(?:assessed|determined|evaluated|graded)\b|\b(?:insufficient|inadequate) (?:material|for)\b",
         r"^\W*(?:additional|other|further) (?:\w+ )?findings?\s*[:=]\s*(?:none|no|nil)\b",
-        r"^\W*(?:there (?:is|are|was|were) )?no (?=(?:\w+ ){0,2}(?:additional|other|further)\b)(?:\w+ ){1,4}"
-        r"(?:findings?|abnormalit(?:y|ies)|changes|features|patholog(?:y|ies))"
-        r"(?: (?:is|are|was|were|noted|identified|seen|found|observed|present|reported|detected)){0,2}\W*$",
+        r"\bwithout (?:\w+ )?significance\b",
+        rf"^(?:(?!\b(?:no|not|without|nor|neither|free|absen\w+|lack\w*)\b)[^;])*\b(?:no|without(?: any)?|not (?:reveal|show|exhibit|"
+        rf"demonstrate|contain|have) any|(?:absence|lack) of(?: any)?) (?:{_EMPTY_WORDS} ){{0,4}}{_EMPTY_NOUNS}"
+        rf"(?:,? (?:and|or|nor) (?:{_EMPTY_WORDS} ){{0,4}}{_EMPTY_NOUNS})*"
+        r"(?! (?:of|for|suggesti\w+|indicati\w+|suspicious|diagnostic|(?:to )?suggest|(?:to )?support)\b)(?!.*\b(?:evidence|malignan\w+|carcinoma|tumou?rs?)\b)(?:(?! (?:and|or|nor) )[^,;])*"
+        r"(?: (?:in|within|on|from|throughout|elsewhere|beyond)\b[^;]*)?$",
+        # What the specimen does not hold: "no skin is present (in the specimen)", "muscle is not identified".
+        rf"^\W*(?:there (?:is|are|was|were) )?(?:no|without(?: any)?) {_TISSUES}(?: (?:(?:is|are|was|were) )?(?:\w+ly )?{_PRESENT})?"
+        rf"{_IN_SPECIMEN}\W*$|^\W*(?:the )?{_TISSUES} (?:is|are|was|were) (?:\w+ly )?(?:not {_PRESENT}|absent){_IN_SPECIMEN}\W*$",
         r"\bno (?:\w+ ){1,4}(?:was|were) (?:performed|submitted|received|requested)\b",
         r"\bneither\b[^.;]{0,60}\b(?:sampled|submitted|assessed|received|evaluated|available|performed)\b",
         r"\b(?:details?|information|data) (?:regarding|about|on|concerning|of|for)\b",
         r"\bno (?:\w+ )?(?:mention|information|details?|data|comment)\b|\bsee (?:the )?(?:attached |scanned |original |full |separate )?(?:below|above|comment|note|synoptic|report|text|pdf|document)\W*$",
     ),
+    "site": (r"\b(?:located|situated|lies|is|was|comes|extends?) (?:very |extremely |quite )?close to\b",),
     "interpretation": (
         r"\b(?:these|the|such)(?: \w+)? (?:findings?|features|results|characteristics) (?:\w+ly )?(?:highlight|"
         r"underscore|underline|emphasi[sz]e|support|suggest|provide|warrant|necessitate|reflect|contribute|align|point)\w*",
-        r"\b(?:aggressive|malignant) (?:nature|behaviou?r|potential)\b|\bcritical (?:for|in|to)\b",
+        r"\b(?:aggressive|malignant) (?:nature|behaviou?r|potential)\b|\bcritical (?:for|in|to)\b|\braises? concerns?\b|"
+        r"\bpotential (?:for|to)\b|\bensur(?:es?|ing)\b|\bthe (?:provided|available|given) (?:information|report|details?|data|summary|description)\b",
         r"\b(?:these|the|such|pathological)(?: \w+)? findings (?:are )?(?:\w+ly )?(?:indica\w+|suggest\w*|confirm\w*|represent\w*|"
         r"demonstrate)\b(?: of)?(?: an?)? (?:\w+ (?:and )?){0,3}(?:aggressive|advanced|locali[sz]ed|early|late|progressive\w*|"
         r"challenging|favou?rable)\b|\bthis (?:\w+ ){0,2}(?:analysis|evaluation|assessment|examination) (?:\w+ly )?"
@@ -117,21 +145,23 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
 STAGE_TOKEN = r"[ycrma]{0,2}p?s?(?:T(?:[0-4][a-d]?|is|[Xx])|N(?:[0-3][a-c]?|[Xx])|M[01Xx])|[Ll]y?[01][abc]?|[Vv][0123][abc]?|[Pp]n[01][abc]?|[Pp][Ll][0-3]|BD[123]|INF[abc]|R[012Xx]"
 NOT_VISUAL_CASED: dict[str, str] = {
     "stage": rf"(?<![\w-])(?:{STAGE_TOKEN})(?:\(\w+\))?(?:p?[NMLVR][0-3OXx][a-c]?)*\b(?!-)",
-    "receptors": r"\b(?:ERs?|PR|PAS|PSA|IHC)\b|\b(?:C3|C4d|C1q|SV40)\b|"
+    "receptors": r"\b(?:ERs?|PR|PAS|PSA|IHC|GMS|AFB|FITE)\b|\b(?:C3|C4d|C1q|SV40)\b|"
     r"\bIg[AGM]\b(?= ?(?:[:+(]|neg|pos|granular|linear|staining|deposits?))|\b(?:IF|EM)\b(?=\s*:)",
     "molecular": r"\b(?:ALK|FISH|MSI|MSS)\b",
 }
 FINDINGS = (
-    r"\b(?!diagnos|prognos|stroma\b)\w*(?:carcinomas?|sarcomas?|lymphomas?|melanomas?|gliomas?|blastomas?|cytomas?|omas?|plasia|"
-    r"osis|itis|phaga|phages|cytes?)\b|\b(?:DCIS|LCIS|PIN|in[- ]situ|invasion|invad\w+|(?:un|de)?differentiat\w+|grade[ds]?|"
-    r"mitos\w+|mitotic|nuclei|nuclear|nucle\w+|atypia|atypical|inflam\w+|infiltrat\w+|glands?|glandular|calcif\w+|o?edema|"
+    r"\b(?!diagnos|prognos|stroma\b|stoma\b)\w*(?:carcinomas?|sarcomas?|lymphomas?|melanomas?|gliomas?|blastomas?|cytomas?|omas?|plasia|"
+    r"osis|itis|phaga|phages|cytes?|cytic|glial)\b|\b(?:DCIS|LCIS|PIN|in[- ]situ|\w*invasion|invad\w+|(?:un|de)?differentiat\w+|grade[ds]?|"
+    r"mitos\w+|mitotic|nuclei|nuclear|nucle\w+|atypia|atypical|inflam\w+|\w*pneumonia|abscess\w*|apopto\w+|\w*proliferation|leiomyomata|Rosenthal|h[a]?ematopoie\w+|erosion|infiltrat\w+|glands?|glandular|(?:micro)?calcif\w+|malignan(?:t|cy|cies)|o?edema|"
     r"fibro\w+|cyst(?!oprostat|ectom|otom|oscop)\w*|polyps?|ulcer\w*|na?ev\w+|cribriform|papill\w+|mucin\w*|keratini?\w*|pleomorph\w+|patterns?|"
     r"(?:invasive|intraductal|in[- ]situ) components?|architect\w+|stroma\w*|necro\w+|cells?|cellular\w*|h[a]?emorrhag\w+|emphysem\w+|cortex|vascular|perineural|muscularis|"
-    r"Clark(?:['’]s)? level|pleura\w*|serosa\w*|adipose|capsul\w+|unremarkable|benign|changes|satellite|deposits?|nests?|spindle|solid|acinar)\b"
+    r"Clark(?:['’]s)? level|pleura\w*|serosa\w*|adipose|pigment\w*|anthrac\w+|capsul\w+|unremarkable|benign|changes|satellite|deposits?|nests?|spindle|solid|acinar)\b"
 )
 _ORGANS = r"(?:quadrants?|breasts?|lobes?|lungs?|colon|rectum|kidney|bladder|prostate|brain|tongue|mouth|skin|uterus|cervix|ovar\w+)"
 _EMPTY = {
-    "site": rf"\b(?:locat\w+|situated|centered|centred|positioned|originat\w+)\b.{{0,60}}\b(?:{_ORGANS}\b|o['’]clock\b)",
+    "site": rf"^(?!.*\b(?:no|not|without|free|negative|absen\w+|malignan\w+|diagnosis)\b).*\b(?:tumou?rs?|mass(?:es)?|lesions?|foc(?:us|i)|nodules?)\b (?:is |was |were |are |found |identified |present |seen )*"
+    rf"(?:on|in|at|within) (?:the|its|both)\b[^,;.]*\b(?:wall|segments?|regions?|surface|side|areas?|{_ORGANS})\b|"
+    rf"\blocated (?:peripheral|central)ly\b|\b(?:locat\w+|situated|centered|centred|positioned|originat\w+)\b.{{0,60}}\b(?:{_ORGANS}\b|o['’]clock\b)",
     "interpretation": r"\b(?:findings?|assessments?|evaluations?|analys[ie]s|examinations?|details|information|report|summary|"
     r"results?|characteristics|insights?|features)\b.{0,80}\b(?:underscor\w+|emphasi\w+|highlight\w*|provid\w+|guid\w+|direct\w+|"
     r"tailor\w*|warrant\w*|crucial|insights?|comprehensive\w*|reflects?|contribut\w+|foundation|significan\w+|distinct|illustrat\w+|refined|consistent "
@@ -146,14 +176,17 @@ _VISIBLE_ANYWAY = (
     r"\bin (?:the|all|any|other) (?:\w+ )?(?:submitted|received) (?:\w+ )?(?:material|tissue|sections?|specimens?|samples?|fragments?)\b",
     r"\b(?:ill|poorly|well|sharply)[- ](?:defined|circumscribed|demarcated) (?:\w+ )?margins?\b",
     r"\b(?:infiltrat\w+|invasive|pushing|irregular|smooth|scalloped|expansile|circumscribed|tumou?r)(?: tumou?r)? "
-    r"(?:margins?|edges?|borders?)\b(?! (?:is|are|was|were) (?:free|clear|negative|positive|involved|uninvolved))",
+    r"(?:margins?|edges?|borders?)\b(?![^.;]*\b(?:free|clear|negative|positive|involved|uninvolved))",
+    r"\b(?:intra-?operative|frozen[- ]section) (?:consultations?|examinations?|evaluations?|assessments?|diagnos[ei]s) (?:\w+ly )?"
+    r"(?:identified|confirmed|revealed|showed|indicated|demonstrated)\b|\bin (?:the )?(?:\w+ )?frozen sections?\b",
     r"\bmargins? of the (?:nests?|islands?|glands?|section|tissue|slide|fragments?)\b",
     r"\bper (?:\d+ ?)?(?:mm|square mm)\b|\b(?:H ?& ?E|ha?ematoxylin)[- ]stain\w*|\bgrossly cystic\b",
     r"\b(?:from|in|of) (?:an? |the |this )?(?:\w+ )?patient\b|\bconsistent with (?:a )?(?:previous|prior) biopsy\b",
     r"\b(?:\w*therapy|treatment|radiation)[- ](?:induced|related|associated)(?: \w+)? (?:changes?|effects?|atypia|fibrosis|regression|"
-    r"necrosis)|\b(?:treatment|therapy|radiation) effects?\b|\b(?:nodal|lymph node) architecture\b|"
+    r"necrosis)|\b(?:(?:neo-?adjuvant|adjuvant|pre-?surgical|prior|previous) )*(?:\w*therapy|treatment|radiation) effects?\b|\b(?:nodal|lymph node) architecture\b|"
     r"\b(?:in|from|of|on) (?:any|all|each|none|\d+|one|two|three)(?: (?:of (?:the |these )?)?(?:\d+ )?)(?:\w+ )?blocks?\b|\bin blocks? \w?\d+(?:(?:, | and | & )\w?\d+)*",
     r"\bHPV[- ](?:related|associated)\b|\bpatient (?:was|is|has been) diagnosed with\b|\bdisease stage of maturation\b|\bcorrelating (?:with|to) an? (?:\w+ )?score\b",
+    r"\bsubmitted (?!for\b|in\b|as\b|entirely\b|and\b|to\b)(?:[\w-]+ ){0,3}(?:tissues?|specimens?|sections?|samples?|fragments?|material|lobes?|parts?)\b",
     r"\b(?:tissues?|specimens?|material|fragments?) (?:submitted|received|label+ed) (?:as|from)\b(?=.{0,80}\b(?:contain|show|reveal|"
     r"demonstrat|exhibit)\w*)|\boutside (?:of )?(?:the |any )?lymph nodes\b",
 )
@@ -177,6 +210,7 @@ _DENIALS: tuple[tuple[str, str], ...] = (
     (r"\b(?:cannot|can ?not|can['’]t|could not|couldn['’]t) (?=\w)", "can "),
     (_BE + r" (?:\w+ly )?(?:devoid of|free (?:of|from)|clear of|without)\b(?: any)?", "contain{s}"),
     (_BE + r" (?:\w+ly )?(?:uninvolved|unaffected|spared)\b", "{be} involved"),
+    (r"(?<!-)\bsparing\b|(?<!-)\bspares\b", "involving"),
     (r"\bun(?:involved|affected) by\b|(?<=\w )un(?:involved|affected)(?=\s*(?:$|[.,;]))", "involved by"),
     (
         r"(?:(?<=remains )|(?<=remain )|(?<=remained )|(?<=appears )|(?<=appear )|(?<=appeared )|(?<=being ))"
@@ -195,6 +229,7 @@ _DENIALS: tuple[tuple[str, str], ...] = (
     (r"\bwithout(?: any)?\b|\bw/o(?:ut)?\b(?: any)?", "with"),
     (r"\b(?:devoid of|free (?:of|from)|clear of)\b", "with"),
     (r"\b(?:negative|neg\.?|-ve) for\b", "positive for"),
+    (r"\bunremarkable for\b", "positive for"),
     (r"\blacks\b", "shows"),
     (r"\black\b(?! of)", "show"),
     (r"\black(?:ing|ed)\b", "showing"),
@@ -229,6 +264,7 @@ _PSEUDO = (
     r"\b(?:of )?no (?:special|specific|particular) (?:histologic(?:al)? )?(?:sub)?type\b|\bnot of special type\b",
     rf"\b(?:not|no|never|nowhere|none) (?:completely |entirely |wholly )?{_GONE}\b",
     rf"\b(?:no|none|not a|neither)\b[^,;.]{{1,40}}? (?:is|are|was|were) (?:\w+ly )?{_GONE}\b",
+    r"\black(?:s|ing)? (?:\w+ )?(?:differentiation|cohesion|maturation)\b",
     r"\black of (?:an? )?(?:specific|special|further|(?:\w+ )?(?:differentiation|cohesion|maturation))\b|\b(?:do|does|did) not lack\b|\bno (?:lack|absence|shortage) of\b|\bnot fail to\b|\bwithout exception\b",
     r",\s*(?:though|although|albeit|but|if) not (?:\w+ )?\w+\s*(?=,)",
     r"\bwith or without\b|\bwhether or not\b|\b(?:gram|triple)[- ]negative\b|\bwithout (?:difficulty|delay)\b",
@@ -241,6 +277,7 @@ _DOUBTS = (
     r"\bno (?:\w+ )?exclusion\b|\bwithout (?:\w+ )?excluding\b",
     rf"\bto {_OUT}\b|\br/o\b|\?\s*(?=\w+\W*$)|^\W*\?(?=\s*\w)|\w ?\?\W*$",
     r"\b(?:no|not)\b.{0,60}\bwith certainty\b|\b(?:absent|present|identified)\s*[:=]\s*(?:[xX_✓]+(?!\w)|$)",
+    r"\b(?:absence|lack) of (?:any )?(?:definit\w+|convincing|unequivocal|clear[- ]cut|conclusive)\b",
     r"\bno(?:t)? (?:definit\w+|convincing\w*|unequivocal\w*|certain\w*|clear[- ]cut|conclusive\w*)\b",
     r"\bnot \w+ (?:any )?(?:definit\w+|convincing|unequivocal|clear[- ]cut|conclusive)\b",
     r"\bwithout (?:an? |any )?(?:definit(?:iv)?e|convincing|unequivocal|clear[- ]cut|conclusive)\b",
@@ -269,16 +306,21 @@ _BREAKS = (
     r",?\s+(?!however, (?:is|are|was|were|has|have|do|does)\b)\b(?:but(?! also\b)|although|though|while|whereas|however|except(?:ing)?(?: for)?|despite|yet|apart from|"
     r"aside from|other than|with the exception of|save for)\b,?\s+",
     r",\s+(?=with\b|no\b(?!\.)|not\b|neither\b|nor\b|none\b)",
-    r",\s+and\s+(?=(?:there|the|this|these|it|its|all|some|no|focal|both|surgical|margins?)\b)",
+    r",\s+and\s+(?=(?:\w+ly,? |also |additionally,? )?(?:there|the|this|these|it|its|all|some|no|focal|both|surgical|margins?)\b)",
     r"(?<!not),?\s+(?=without\b|w/o\b|with (?:no|(?:an? |the )?(?:\w+ )?(?:absence|lack) of)\b|in the absence of\b)",
     r"\s+(?:and|&)\s+(?=the \w+ (?:also )?(?:shows?|has|have|contains?|exhibits?)\b)",
-    r"\s+and\s+(?=involv(?:ed|es) )|\s+and\s+(?=(?:is|are|was|were) (?:\w+ly )?(?:classified|graded|accompanied|associated|notable|remarkable|characteri[sz]ed)\b)",
+    r"\s+and\s+(?=involv(?:ed|es) )|\s+and\s+(?=(?:classified|graded) as\b)|\s+and\s+(?=(?:is|are|was|were) (?:\w+ly )?\w+ed\b)|\s+and\s+(?=(?:is|are|was|were) (?:\w+ly )?(?:classified|graded|accompanied|associated|notable|remarkable|characteri[sz]ed)\b)",
     r",\s+(?:and\s+)?(?=presence of\b)|\s+and\s+(?=presence of\b)|(?:(?<=[-+−–])|(?<=[-+−–]\))|(?<=[-+−–] \)))[,;]\s+(?!(?:or|nor)\b)",
     NEXT_SENTENCE,
     r",?\s+(?:and|but)\s+(?=(?:with )?(?:an? |the )?(?:\w+ )?(?:absence|lack) of\b)|,\s+(?=(?:only|just|merely)\b)",
     r",\s+(?=alongside\b|accompanied by\b(?![^,]*,\s+(?:is|are|was|were|reveal|show|demonstrate|confirm|exhibit)))|,\s+(?=measuring\b)|\s+and\s+(?=(?:measure[sd]|weigh(?:s|ed)|show(?:s|ed)|exhibit(?:s|ed)|contain(?:s|ed)|extend(?:s|ed)|"
     r"demonstrate[sd]|reveal(?:s|ed)|is accompanied)\b)",
     r",\s+and\s+(?=(?:showing|exhibiting|demonstrating|displaying|containing|featuring|invading|infiltrating)\b)",
+    r",\s+(?=(?:instead |only |just |either )?(?:showing|exhibiting|demonstrating|displaying|containing|revealing|featuring|consisting of)\b"
+    r"(?!.{0,140}?,\s+(?:\w+ly )?(?:is|are|was|were|extends?|invades?|involves?|shows?|reveals?|measures?|has|have)\b))",
+    r"\s+(?=sparing\b)|\s+(?=spares\b)",
+    r",\s+(?=(?:indicating|signifying|denoting|reflecting|confirming|affirming) (?:an?|the|that)\b)",
+    r",\s+(?=(?:invading|infiltrating|penetrating|extending)\b)",
     r",\s+(?=(?:consistent|compatible|in keeping) with\b)|,?\s+(?=(?:due|owing) to (?:the |an )?(?:absence|lack)\b)",
     r"\s+or\s+(?=no\b)|\s+(?:and|&)\s+(?=(?:no|without|absent|lacks?|lacking)\b|(?:is|are) (?:negative|free)\b)",
     # What hangs behind a noun: "carcinoma lacking mucin", "nests showing no keratin", "a tumour that does not invade".
@@ -323,13 +365,14 @@ CUES = Cues(
     doubts=_DOUBTS,
     hedges=_HEDGES,
     breaks=_BREAKS,
-    dependent=r"(?:with|without|all of|none of|of which|which|that|lacking|devoid|free of|free from|showing|containing)\b|"
-    r"(?:is|are|was|were|remains?|appears?|lacks?|shows?|has|have|exhibits?|confined|limited|restricted|the noted)\b",
+    dependent=r"(?:with|without|all of|none of|of which|which|that|lacking|devoid|free of|free from|(?:only |instead |just )?(?:showing|"
+    r"containing|exhibiting|demonstrating|displaying|revealing|featuring|consisting of)|sparing|show|demonstrate|exhibit|contain|display|reveal)\b|"
+    r"(?:is|are|was|were|do|does|did|remains?|appears?|lacks?|shows?|has|have|exhibits?|confined|limited|restricted|the noted)\b",
     frame=_FRAME,
     degrees=_DEGREES,
     predicates=_PREDICATES,
     verbs=r"\b(?:is|are|was|were|has|have|had|shows?|reveals?|demonstrates?|exhibits?|displays?|contains?|lacks?|invades?|"
-    r"infiltrates?|involves?|extends?|forms?|occup(?:y|ies)|surrounds?|grows?|predominates?|cannot|does|do)\b",
+    r"infiltrates?|involves?|extends?|forms?(?= (?:an?|the|(?:\w+ )?(?:nests|glands|sheets|cords|tubules|papillae|masses|nodules))\b)|occup(?:y|ies)|surrounds?|grows?|predominates?|cannot|does|do)\b",
     yes=("yes", "y", "present", "positive", "pos", "identified", "seen", "+", "(+)", "detected", "found", "involved"),
     no=(
         "∅", "ø", "⌀",
