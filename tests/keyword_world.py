@@ -41,7 +41,7 @@ class KeywordNet(nn.Module):
         patches = torch.cat([chunk.patches for chunk in chunks()])[None]
         return SlideCode(patches.mean(1), patches, torch.ones(patches.shape[:2], dtype=torch.bool))
 
-    def encode_texts(self, texts, ids, mask, negated, vectors=None):
+    def encode_texts(self, texts, ids, mask, negated, vectors=None, unknown=None):
         local = torch.zeros(len(texts), len(AXES))
         for row, text in enumerate(texts):
             finding = max((name for name in NAMES_OF if name in text.lower()), key=len, default="")

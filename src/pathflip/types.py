@@ -306,8 +306,10 @@ class AlignModel(Protocol):
         mask: Bool[Tensor, "C T"],
         negated: Bool[Tensor, " C"],
         vectors: Float[Tensor, "C P"] | None = None,
+        unknown: Bool[Tensor, " C"] | None = None,
     ) -> TextCode:
-        """Texts into the shared space; ``vectors`` are a pretrained encoder's, for models that have such a path."""
+        """Texts into the shared space; ``vectors`` are a pretrained encoder's, for models that have such a path;
+        ``unknown`` tells which texts hold words of no training text, for models that read these otherwise."""
         ...
 
     def similarity(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C"]:

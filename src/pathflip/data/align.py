@@ -158,6 +158,17 @@ class AlignDataset:
         sub_captions = (sub_caption for item in self.items for sub_caption in item.caption.sub_captions)
         return sorted({text_to_encode(sub_caption, self.text)[0] for sub_caption in sub_captions})
 
+    def trained_texts(self) -> list[str]:
+        """The texts that steps can draw as the text encoder sees them, each once, sorted: sub-captions a slide can show,
+        and whole captions for models that read these."""
+        texts: set[str] = set()
+        for item in self.items:
+            stated = [one for one in item.caption.sub_captions if not one.undecided]
+            visual = [one for one in stated if one.visual] if self.text.visual_only else []
+            texts |= {text_to_encode(one, self.text)[0] for one in visual or stated}
+            texts |= {item.caption.text} if self.caption_vectors else set()
+        return sorted(texts)
+
     def batch(self, indices: Sequence[int], rng: np.random.Generator) -> AlignBatch:
         """One padded batch. The same indices and generator state give the same batch, whatever was asked before."""
         # Each slide draws from a generator of its own, so that its share of a batch does not depend on its company.

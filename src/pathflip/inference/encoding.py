@@ -195,7 +195,9 @@ def encode_text(model: Aligned, texts: str | Sequence[str], *, sub_captions: boo
         negated = torch.tensor([negated for _, negated in encoded], device=model.device)
         ids, mask = tokens.ids.to(model.device), tokens.mask.to(model.device)
         vectors = None if model.pretrained is None else model.pretrained.embed([text for text, _ in encoded])
-        code = model.net.encode_texts(chunk, ids, mask, negated, None if vectors is None else vectors.to(model.device))
+        unknown = torch.tensor([bool(tokenizer.unknown_words(text)) for text, _ in encoded], device=model.device)
+        vectors = None if vectors is None else vectors.to(model.device)
+        code = model.net.encode_texts(chunk, ids, mask, negated, vectors, unknown)
         if code.gate is not None:
             code = replace(code, gate=code.gate * torch.tensor(visual, device=model.device))
         parts.append(code)

@@ -61,6 +61,7 @@ class SlideCLIP(nn.Module):
         self.caption_head = nn.Linear(config.text_width, config.embed_dim)
         self.logit_scale = nn.Parameter(torch.tensor([config.scale]).log())
         self.pretrained_text = config.pretrained_head()
+        self.known_texts = config.known_texts_part()
 
     def forward(self, batch: AlignBatch) -> AlignOutput:
         """Encode both sides; sub-captions where the model is trained on them (else they are zeros)."""
@@ -129,11 +130,20 @@ class SlideCLIP(nn.Module):
         mask: Bool[Tensor, "C T"],
         negated: Bool[Tensor, " C"],
         vectors: Float[Tensor, "C P"] | None = None,
+        unknown: Bool[Tensor, " C"] | None = None,
     ) -> TextCode:
-        """Texts into the shared space."""
-        pooled = text_vectors(self.text, self.pretrained_text, (ids, mask), vectors)
+        """Texts into the shared space; ``unknown`` ones hold words of no training text."""
+        pooled = self.text_vectors(ids, mask, vectors)
+        if self.known_texts is not None and unknown is not None:
+            pooled = self.known_texts(pooled, unknown)
         caption = self.caption_head(pooled)
         return TextCode(texts, caption, caption, negated)
+
+    def text_vectors(
+        self, ids: Int[Tensor, "C T"], mask: Bool[Tensor, "C T"], vectors: Float[Tensor, "C P"] | None
+    ) -> Float[Tensor, "C W"]:
+        """One vector a text, of which its embedding is made."""
+        return text_vectors(self.text, self.pretrained_text, (ids, mask), vectors)
 
     def similarity(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C"]:
         """Cosine of slide and text."""

@@ -26,6 +26,7 @@ from pathflip.losses import (
     sub_caption_labels,
     true_captions,
 )
+from pathflip.models.known_texts import KnownTexts
 from pathflip.models.layers import cosine_of_patches, cosine_of_slides
 from pathflip.models.text_paths import PretrainedHead, PretrainedPath, text_vectors
 from pathflip.models.text_tower import TextConfig, TextEncoder
@@ -50,6 +51,8 @@ class TowerConfig(BaseModel):
         position: use each patch's place in the tissue, so that "upper left" can be learned.
         scale: start of the logit scales (stored as their logarithm).
         pretrained: a pretrained encoder's vectors beside, or instead of, the text tower from scratch.
+        known_texts: vectors of training texts kept for reading texts in other words (:mod:`~pathflip.models.known_texts`);
+            0, as in older checkpoints: none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,10 +74,15 @@ class TowerConfig(BaseModel):
     position: bool = True
     scale: float = 10.0
     pretrained: PretrainedPath = PretrainedPath()
+    known_texts: int = Field(0, ge=0)
 
     def pretrained_head(self) -> PretrainedHead | None:
         """The head of the pretrained path, where there is one."""
         return PretrainedHead(self.pretrained, self.text_width) if self.pretrained.width else None
+
+    def known_texts_part(self) -> KnownTexts | None:
+        """The place for vectors of training texts, where they are to be kept."""
+        return KnownTexts(self.known_texts, self.text_width) if self.known_texts else None
 
     def text(self) -> TextConfig:
         """The sizes of the text tower: a small pre-norm Transformer over word pieces."""
@@ -140,6 +148,7 @@ class PathFLIP(nn.Module):
         self.logit_scale_global = nn.Parameter(torch.tensor([config.scale]).log())
         self.logit_scale_late = nn.Parameter(torch.tensor([1.0]).log())
         self.pretrained_text = config.pretrained_head()
+        self.known_texts = config.known_texts_part()
         nn.init.zeros_(self.text_gate.weight)
         with torch.no_grad():
             self.text_gate.bias.copy_(torch.tensor([2.0, config.initial_margin]))
@@ -266,11 +275,21 @@ class PathFLIP(nn.Module):
         mask: Bool[Tensor, "C T"],
         negated: Bool[Tensor, " C"],
         vectors: Float[Tensor, "C P"] | None = None,
+        unknown: Bool[Tensor, " C"] | None = None,
     ) -> TextCode:
-        """Texts into the shared space. ``texts`` are kept for naming results only."""
-        pooled = text_vectors(self.text, self.pretrained_text, (ids, mask), vectors)
+        """Texts into the shared space. ``texts`` are kept for naming results only; ``unknown`` ones hold words of no
+        training text."""
+        pooled = self.text_vectors(ids, mask, vectors)
+        if self.known_texts is not None and unknown is not None:
+            pooled = self.known_texts(pooled, unknown)
         local, gate, margin = self._sub_caption(pooled)
         return TextCode(texts, self.caption_head(pooled), local, negated, gate, margin)
+
+    def text_vectors(
+        self, ids: Int[Tensor, "C T"], mask: Bool[Tensor, "C T"], vectors: Float[Tensor, "C P"] | None
+    ) -> Float[Tensor, "C W"]:
+        """One vector a text, of which its embeddings are made."""
+        return text_vectors(self.text, self.pretrained_text, (ids, mask), vectors)
 
     def similarity(self, slides: SlideCode, texts: TextCode) -> Float[Tensor, "B C"]:
         """Cosine of slide and caption embeddings."""

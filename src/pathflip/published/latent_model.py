@@ -247,8 +247,9 @@ class PerceiverPathFLIP(nn.Module):
         mask: Bool[Tensor, "C T"],
         negated: Bool[Tensor, " C"],
         vectors: Float[Tensor, "C P"] | None = None,
+        unknown: Bool[Tensor, " C"] | None = None,
     ) -> TextCode:
-        """Texts into the shared space, as captions and as sub-captions. ``vectors`` are not used."""
+        """Texts into the shared space, as captions and as sub-captions. ``vectors`` and ``unknown`` are not used."""
         block: Block = (ids, mask)
         (pooled,) = self.text_encoder([block], self.config.pooling)
         return TextCode(texts, self.caption_head(pooled), self.local_head(pooled), negated)

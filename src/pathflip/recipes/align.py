@@ -53,6 +53,10 @@ TEXT_ENCODER = "minilm-l6"
 installed, training says so and goes on from scratch. ``--set text.pretrained=FOLDER`` takes another one."""
 
 
+KNOWN_TEXTS = 512
+"""Vectors of training texts (centres of groups of like ones) that the model keeps for reading texts in other words."""
+
+
 def align_base() -> AlignRecipe:
     """PathFLIP as this project recommends it: patches in their neighbourhood, gated sub-captions, late interaction, and
     two ways into a text's vector, one from scratch and one pretrained.
@@ -64,7 +68,7 @@ def align_base() -> AlignRecipe:
     """
     return AlignRecipe(
         name="align_base",
-        model={"kind": "pathflip", **SMALL},
+        model={"kind": "pathflip", **SMALL, "known_texts": KNOWN_TEXTS},
         text=TextSpec(pretrained=TEXT_ENCODER),
         max_patches=PATCHES_A_STEP,
         train=TrainConfig(

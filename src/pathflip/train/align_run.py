@@ -45,6 +45,7 @@ from pathflip.train import (
 )
 from pathflip.train.run_folder import digest_of
 from pathflip.train.text_encoder import stored_text_encoder, trained_text_encoder
+from pathflip.train.training_texts import training_texts_known
 from pathflip.train.warm_start import WarmStart, open_start, start_from
 from pathflip.types import Caption, Case
 
@@ -150,7 +151,7 @@ def train_align(
         config=config,
         out=Path(out),
         evaluators=evaluators,
-        save=_saver(parts, _what_was_run(parts, data, len(slides), note)),
+        save=_saver(parts, data, _what_was_run(parts, data, len(slides), note)),
         resume=resume,
         on_step=on_step,
         data=_digests(parts, slides, captions, reader.digest()),
@@ -181,6 +182,8 @@ def _parts_of(
     if recipe.bert:
         start_from_bert(model, Path(recipe.bert).expanduser())
     begun = _begun(model, before, tokenizer, recipe, pretrained)
+    if getattr(model, "known_texts", None) is not None:
+        model.known_texts.forget()  # those of a start are of other reports
     if model.reads_regions and recipe.regions is None:
         raise ConfigError(f"recipe {recipe.name}: this model reads regions, got none; expected --set regions.side=N")
     return _Parts(recipe, contract, tokenizer, pretrained, model, begun)
@@ -221,7 +224,7 @@ def _what_was_run(parts: _Parts, data: AlignDataset, num_slides: int, note: str)
     return record if parts.begun is None else {**record, "start": parts.begun.record()}
 
 
-def _saver(parts: _Parts, what_was_run: Mapping[str, Any]) -> Save:
+def _saver(parts: _Parts, data: AlignDataset, what_was_run: Mapping[str, Any]) -> Save:
     """Writes a checkpoint of the run's model, with its text encoder where that was trained or shall be stored."""
     text, pretrained = parts.recipe.text, parts.pretrained
     more: dict[str, Any] = {"tokenizer": parts.tokenizer, "text": text}
@@ -229,7 +232,8 @@ def _saver(parts: _Parts, what_was_run: Mapping[str, Any]) -> Save:
         more["text_encoder"] = lambda folder: stored_text_encoder(pretrained, folder, text)
 
     def save(path: Path, numbers: Mapping[str, float]) -> None:
-        save_checkpoint(path, parts.model, contract=parts.contract, recipe=what_was_run, metrics=numbers, **more)
+        with training_texts_known(parts.model, parts.tokenizer, text, pretrained, data.trained_texts):
+            save_checkpoint(path, parts.model, contract=parts.contract, recipe=what_was_run, metrics=numbers, **more)
 
     return save
 
