@@ -26,7 +26,8 @@ from pathflip.processes import transformers_are_quiet
 from pathflip.text.sentence_layers import Pooling, TextNetwork, dense_folders, dense_layers, token_pooling
 from pathflip.text.tokenizer import Tokenizer, load_tokenizer
 
-__all__ = ["KNOWN", "KnownTextEncoder", "Pooling", "PretrainedText", "open_pretrained_text", "weights_digest"]
+__all__ = ["KNOWN", "KnownTextEncoder", "Pooling", "PretrainedText", "open_pretrained_text",
+           "text_encoder_folder", "weights_digest"]  # fmt: skip
 
 TEXTS_AT_ONCE = 64
 CACHED_TEXTS = 200_000
@@ -134,7 +135,7 @@ def open_pretrained_text(source: str, digest: str | None = None) -> PretrainedTe
         ConfigError: not there, incomplete, or not an encoder.
         CheckpointError: the weights are not those of ``digest``.
     """
-    folder = _folder(source)
+    folder = text_encoder_folder(source)
     missing = [name for name in ("config.json", "model.safetensors") if not (folder / name).is_file()]
     if missing:
         raise ConfigError(
@@ -180,7 +181,12 @@ def open_network(source: str, folder: Path) -> nn.Module:
     return network
 
 
-def _folder(source: str) -> Path:
+def text_encoder_folder(source: str) -> Path:
+    """The folder of a text encoder: a name of :data:`KNOWN`, or a folder.
+
+    Raises:
+        MissingExtraError: a known encoder whose package is not installed. ConfigError: no such folder.
+    """
     if source in KNOWN:
         known = KNOWN[source]
         place = package_folder(known.package)

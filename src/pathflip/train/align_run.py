@@ -30,7 +30,7 @@ from pathflip.io.storage import local_path
 from pathflip.models import build_model
 from pathflip.models.cpu import accelerate_for_cpu
 from pathflip.published.bert_start import start_from_bert
-from pathflip.text.pretrained import PretrainedText, open_pretrained_text
+from pathflip.text.pretrained import KNOWN, PretrainedText, open_pretrained_text, text_encoder_folder
 from pathflip.text.privacy import identifier_note, without_private_words
 from pathflip.text.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from pathflip.train import (
@@ -65,8 +65,8 @@ class AlignRecipe(BaseModel):
             slide and step, instead of patches.
         tokenizer: folder (or cached name) of a Hugging Face tokenizer; empty trains one on the cohort's captions,
             with ``vocab_size`` word pieces.
-        bert: folder of a BERT whose weights (and tokenizer, where none is named) the text layers of a published model
-            begin with; empty: random ones.
+        bert: folder of a BERT (or a name of ``pathflip.text.pretrained.KNOWN``) whose weights, and tokenizer where none
+            is named, the text layers of a published model begin with; empty: random ones.
         train: the loop's settings.
     """
 
@@ -180,7 +180,7 @@ def _parts_of(
     recipe, pretrained = _with_text_encoder(recipe)
     model = _build(recipe, contract.dim, tokenizer.vocab_size)
     if recipe.bert:
-        start_from_bert(model, Path(recipe.bert).expanduser())
+        start_from_bert(model, _bert_folder(recipe))
     begun = _begun(model, before, tokenizer, recipe, pretrained)
     if getattr(model, "known_texts", None) is not None:
         model.known_texts.forget()  # those of a start are of other reports
@@ -273,11 +273,15 @@ def _packed(
 
 def _tokenizer(recipe: AlignRecipe, captions: Sequence[Caption], before: Checkpoint | None) -> Tokenizer:
     if recipe.tokenizer or recipe.bert:
-        return load_tokenizer(recipe.tokenizer or recipe.bert)
+        return load_tokenizer(recipe.tokenizer or _bert_folder(recipe))
     if before is not None and before.tokenizer is not None:
         own: Tokenizer = before.tokenizer
         return own
     return train_tokenizer(_words(captions, recipe.text), recipe.vocab_size)
+
+
+def _bert_folder(recipe: AlignRecipe) -> Path:
+    return text_encoder_folder(recipe.bert) if recipe.bert in KNOWN else Path(recipe.bert).expanduser()
 
 
 def _begun(
