@@ -159,8 +159,10 @@ class AlignDataset:
         return sorted({text_to_encode(sub_caption, self.text)[0] for sub_caption in sub_captions})
 
     def trained_texts(self) -> list[str]:
-        """The texts that steps can draw as the text encoder sees them, each once, sorted: sub-captions a slide can show,
-        and whole captions for models that read these."""
+        """The texts that steps can draw, as the text encoder sees them, each once, sorted.
+
+        Sub-captions a slide can show, and whole captions for models that read these.
+        """
         texts: set[str] = set()
         for item in self.items:
             stated = [one for one in item.caption.sub_captions if not one.undecided]

@@ -67,7 +67,7 @@ class KnownTexts(nn.Module):
 
 
 def _centres(vectors: Float[Tensor, "C W"], count: int) -> Float[Tensor, "G W"]:
-    """Centres of ``count`` groups of like vectors (k-means by Lloyd's rounds), bit for bit the same for the same ones."""
+    """Centres of ``count`` groups of like vectors (k-means by Lloyd's rounds); the same for the same vectors."""
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(len(vectors), generator=generator)[:MOST]
     own = vectors.cpu()[order]

@@ -51,8 +51,8 @@ class TowerConfig(BaseModel):
         position: use each patch's place in the tissue, so that "upper left" can be learned.
         scale: start of the logit scales (stored as their logarithm).
         pretrained: a pretrained encoder's vectors beside, or instead of, the text tower from scratch.
-        known_texts: vectors of training texts kept for reading texts in other words (:mod:`~pathflip.models.known_texts`);
-            0, as in older checkpoints: none.
+        known_texts: vectors of training texts kept for reading texts in other words
+            (:mod:`~pathflip.models.known_texts`); 0, as in older checkpoints: none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -249,7 +249,7 @@ class PerceiverPathFLIP(nn.Module):
         vectors: Float[Tensor, "C P"] | None = None,
         unknown: Bool[Tensor, " C"] | None = None,
     ) -> TextCode:
-        """Texts into the shared space, as captions and as sub-captions. ``vectors`` and ``unknown`` are not used."""
+        """Texts into the shared space, as captions and as sub-captions. ``vectors``, ``unknown``: not used."""
         block: Block = (ids, mask)
         (pooled,) = self.text_encoder([block], self.config.pooling)
         return TextCode(texts, self.caption_head(pooled), self.local_head(pooled), negated)

@@ -261,7 +261,7 @@ class PublishedPathFLIP(nn.Module):
         vectors: Float[Tensor, "C P"] | None = None,
         unknown: Bool[Tensor, " C"] | None = None,
     ) -> TextCode:
-        """Texts into the shared space; one embedding serves slides and regions. ``vectors`` and ``unknown`` are not used."""
+        """Texts into the shared space; one embedding serves slides and regions. The last two are not used."""
         (embedded,) = self.embed_texts([(ids, mask)])
         return TextCode(texts=texts, caption=embedded, local=embedded, negated=negated)
 
