@@ -9,6 +9,7 @@ from pathflip.checkpoint import load_checkpoint, save_checkpoint
 from pathflip.inference import encode_text, load
 from pathflip.models import build_config
 from pathflip.models.known_texts import NEAREST, SHARE, SHARPNESS, KnownTexts
+from pathflip.train import align_run, fit
 from pathflip.train.align_run import train_align
 from small_cohort import WORDS, short, small_cohort
 
@@ -64,7 +65,8 @@ def run(request, tmp_path_factory):
     """A trained run of either model."""
     folder = tmp_path_factory.mktemp("known")
     sizes = {f"model__{key}": value for key, value in SIZES.items()}
-    recipe = short(text__pretrained="", train__seed=5, **sizes)
+    steps = {"train__seed": 5, "train__save_every": 1, "train__eval_every": 0, "train__average_last": 0}
+    recipe = short(text__pretrained="", **steps, **sizes)
     if request.param == "clip":
         recipe = recipe.model_copy(update={"model": {**recipe.model, "kind": "clip"}})
     train_align(recipe, *small_cohort(folder, np.random.default_rng(0)), folder / "run")
@@ -73,7 +75,7 @@ def run(request, tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_checkpoint_holds_the_vectors_of_its_own_weights_and_training_never_sees_them(run):
-    """Eight reports say four sentences; their vectors are of the weights that were saved, averaged ones included."""
+    """Eight reports say four sentences; saved after every step, the last state is written after two checkpoints."""
     model = load(run / "last")
     texts = [sentence.lower().rstrip(".") for sentence in WORDS]
     texts += [] if model.net.captions_are_sub_captions else WORDS  # a baseline reads whole reports, too
@@ -107,8 +109,15 @@ def test_only_texts_with_unknown_words_are_read_otherwise(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_start_leaves_its_training_texts_behind(run, tmp_path):
-    """The new run has other reports."""
+def test_a_start_leaves_its_training_texts_behind(run, tmp_path, monkeypatch):
+    """The new run has other reports: it begins without any, and ends with its own."""
+    begun = []
+
+    def watched(step, *arguments, **options):
+        begun.append(step.model.known_texts.vectors.abs().sum().item())
+        return fit(step, *arguments, **options)
+
+    monkeypatch.setattr(align_run, "fit", watched)
     files, captions = small_cohort(tmp_path, np.random.default_rng(1))
     recipe = load_checkpoint(run / "last").config["recipe"]
     sizes = {f"model__{key}": value for key, value in SIZES.items()}
@@ -116,5 +125,6 @@ def test_a_start_leaves_its_training_texts_behind(run, tmp_path):
     new = new.model_copy(update={"model": {**new.model, "kind": recipe["model"]["kind"]}})
     train_align(new, files[:2], captions[:2], tmp_path / "run", start=run)
     trained = load_checkpoint(tmp_path / "run" / "last").model
+    assert begun == [0]
     stored = trained.known_texts.vectors
     assert int((stored.abs().sum(1) > 0).sum()) == (2 if trained.captions_are_sub_captions else 4)
