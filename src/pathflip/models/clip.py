@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from pathflip.errors import ConfigError
 from pathflip.losses import cosine, equal_captions, gather_with_grad, info_nce
 from pathflip.models.layers import cosine_of_patches, cosine_of_slides
-from pathflip.models.pathflip import PatchStem, TowerConfig, labels_of_batch, sub_caption_nce
+from pathflip.models.pathflip import labels_of_batch, sub_caption_nce
 from pathflip.models.text_paths import text_vectors
 from pathflip.models.text_tower import TextEncoder
+from pathflip.models.towers import PatchStem, TowerConfig
 from pathflip.types import AlignBatch, AlignOutput, SlideChunks, SlideCode, TextCode
 
 __all__ = ["ClipConfig", "SlideCLIP"]
