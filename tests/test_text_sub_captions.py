@@ -338,6 +338,20 @@ def test_what_is_lacking_and_makes_it_worse_is_affirmed_and_what_is_not_definite
         ("Invasive carcinoma is present at the margin.", []),
         ("Grade 2 carcinoma with clear margins.", [("affirmed", "Grade 2 carcinoma")]),
         ("Stains confirmed TTF-1 in the cells, supporting the diagnosis of lung carcinoma.", []),
+        ("Ten nodes were examined, all of which are benign and negative.", []),
+        (
+            "The tumor invades one lymph node and exhibits vascular invasion.",
+            [("affirmed", "exhibits vascular invasion.")],
+        ),
+        ("The margins for the invasive tumor and DCIS are negative.", []),
+        (
+            "It was said that the left ureter and urethral margin are free of tumor.",
+            [("denied", "It was said that the left ureter are free of tumor.")],
+        ),
+        (
+            "It was noted that necrosis and mitoses were absent.",
+            [("denied", "It was noted that necrosis and mitoses were absent.")],
+        ),
         # A denial that names nothing, and what the specimen does not hold.
         ("The middle lobe showed no significant pathology.", []),
         ("Chronic gastritis with no other abnormality.", [("affirmed", "Chronic gastritis")]),
@@ -373,6 +387,14 @@ def test_what_is_lacking_and_makes_it_worse_is_affirmed_and_what_is_not_definite
         (
             "Carcinoma invading the fat while sparing the ureters.",
             [("affirmed", "Carcinoma invading the fat"), ("denied", "sparing the ureters.")],
+        ),
+        (
+            "DCIS is present, constituting 10% of it and is devoid of necrosis.",
+            [("affirmed", "DCIS is present, constituting 10% of it"), ("denied", "is devoid of necrosis.")],
+        ),
+        (
+            "Definitive invasive carcinoma was not identified.",
+            [("undecided", "Definitive invasive carcinoma was not identified.")],
         ),
         ("The skin was unremarkable for carcinoma.", [("denied", "The skin was unremarkable for carcinoma.")]),
         ("Fungal forms and mycobacteria are absent.", [("denied", "Fungal forms and mycobacteria are absent.")]),

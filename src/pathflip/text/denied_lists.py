@@ -19,12 +19,14 @@ _BREAK = re.compile(
     re.IGNORECASE,
 )
 _PREPOSITION = re.compile(
-    r"\b(?:in|of|at|from|to|into|within|on|through|by|beyond|im|in|an|der|des|von|aus|auf|dans|de|du|des|en|del|al)\s",
+    r"\b(?:in|of|at|from|to|into|within|on|through|by|beyond|im|in|an|der|des|von|aus|auf|dans|de|du|des|en|del"
+    r"|al)\s",
     re.IGNORECASE,
 )
 # Nouns that name something that happens or grows, never the place of something else.
 _EVENT = re.compile(
-    r"\b(?:\w*invasion\w*|\w*infiltrat\w*|\w*necros[ie]s|\w*nekrose\w*|nécrose\w*|dysplas\w+|\w*dysplasie\w*|displasia|"
+    r"\b(?:\w*invasion\w*|\w*infiltrat\w*|\w*necros[ie]s|\w*nekrose\w*|nécrose\w*|dysplas\w+|\w*dysplasie\w*"
+    r"|displasia|"
     r"\w*carcinom\w*|malignan\w+|atyp\w+|\w*ulcerat\w*|\w*ulzeration\w*|deposits?|granulom\w*|embol\w*|mitos\w+|"
     r"ha?emorrhage|calcificat\w*|inflammation|\w*involvement|perforation|extension)\b",
     re.IGNORECASE,
@@ -36,6 +38,10 @@ _OF_PLACES = re.compile(
 # "stains showed invasion, and Congo red was negative": a clause of its own and no item.
 _SAYS = re.compile(r"\b(?:show|reveal|demonstrat|exhibit|confirm|display|contain)(?:e?s|e?d)\b", re.IGNORECASE)
 _EVIDENCE = re.compile(r"^(?:\w+ )?(?:evidence|signs?|indication) of\b", re.IGNORECASE)
+# Said of a place, and not of what was looked for there.
+_OF_PLACE = re.compile(
+    r"\b(?:of|for|from)\W*$|\b(?:negative|clear|free|uninvolved|unaffected|spared|unremarkable)\b", re.IGNORECASE
+)
 _LONGEST_ITEM = 9  # words; a longer stretch is a clause and no item
 
 
@@ -57,8 +63,8 @@ def visible_items(clause: str, language: str = "en") -> str | None:
         rest = f"{clause[:end].rstrip()} {', '.join(visible_items)}"
     elif re.search(cues_of(language).findings if language == "en" else _EVENT.pattern, clause[end:], re.IGNORECASE):
         return None  # "A, B and the margins are free of tumour cells": a list of places
-    elif re.search(r"\b(?:of|for|from)\W*$", clause[:end], re.IGNORECASE):
-        return None  # "… are free of neoplasm"
+    elif _OF_PLACE.search(clause[start:end]):
+        return None  # "the margins for the invasive tumour and the DCIS are negative"
     else:  # "A, B and C are absent"
         tail = verb.search(clause)
         place = min(start, tail.start()) if tail is not None else start

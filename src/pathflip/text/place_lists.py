@@ -72,7 +72,7 @@ _EXPLAINS = re.compile(
 _ANY_MARGIN = re.compile(
     r"\W*(?:the |all |its |other |their |any |examined |respective |final |inked |true )*(?:surgical "
     r"|resection |excision |"
-    r"specimen )*(?:margins?|edges?)\W*$|\W*(?:the|all|any)\b|.*\bmargin\W*$",
+    r"specimen )*(?:margins?|edges?)(?:\W*$| (?:of|from|at|for)\b)|\W*(?:the|all|any)\b|.*\bmargin\W*$",
     re.IGNORECASE,
 )
 # "Fortunately, the margins …", "on the right side, one node …", "nodes, all of which …": no place of the list.
@@ -95,6 +95,11 @@ def other_places(clause: str) -> str | None:
         examined = _EXAMINED.match(clause)
         start = examined.end() if examined and examined.end() < verb.start() else (adverb.end() if adverb else 0)
         shorter = _without_hidden(clause, start, verb.start())
+        if shorter is not None:
+            return shorter
+    for that in re.finditer(r"\bthat\s+", clause):
+        verb = _VERB.search(clause, that.end())
+        shorter = _without_hidden(clause, that.end(), verb.start()) if verb is not None else None
         if shorter is not None:
             return shorter
     for preposition in _PREPOSITION.finditer(clause):

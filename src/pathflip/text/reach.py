@@ -110,7 +110,7 @@ def items_of(part: str, rules: LanguageRules, language: str, before: str = "") -
     groups, unclear = [items[0]], [False]
     for place, item in enumerate(items[1:]):
         left, rest = groups[-1], "".join(items[place + 1 :])
-        own = rules.verb.search(left) and rules.verb.search(item) and not _SAME_SUBJECT.match(item)
+        own = rules.verb.search(_behind_that(left)) and rules.verb.search(item) and not _SAME_SUBJECT.match(item)
         if own and not RELATIVE.match(item):
             groups[-1], item = _shared_predicate(left, item, links[place], rules)
             groups.append(item)
@@ -209,6 +209,11 @@ def _shared_predicate(left: str, item: str, link: str, rules: LanguageRules) -> 
 def _or_follows(part: str, item: str) -> bool:
     """Whether the list that holds ``item`` ends with "or", which makes it one denial."""
     return re.search(r"\b(?:or|nor|oder|noch|ou|ni|o|u)\b", part[part.find(item) - 4 :], re.IGNORECASE) is not None
+
+
+def _behind_that(text: str) -> str:
+    """What stands behind "it was noted that", whose verb is none of the list's."""
+    return re.split(r"\b(?:that|dass|que)\s", text)[-1]
 
 
 def _but_last(text: str) -> str:

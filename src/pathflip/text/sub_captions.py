@@ -139,6 +139,8 @@ def _prose(sentence: str, language: str) -> tuple[SubCaption, ...]:
         kinds = ["interpretation"] * len(clauses)
     else:
         clauses, kinds = _trimmed(clauses, kinds, language)
+        if language == "en" and "gross" in kinds:
+            kinds = _beside_what_the_eye_sees(clauses, kinds)
     visible = [clause for clause, kind in zip(clauses, kinds, strict=True) if kind is None]
     hidden = [(clause, kind) for clause, kind in zip(clauses, kinds, strict=True) if kind is not None]
     if not visible:
@@ -167,11 +169,25 @@ def _trimmed(clauses: list[Clause], kinds: list[str | None], language: str) -> t
         elif head is not None and kinds_of([*before, head], language)[-1] is None:
             out.append((Clause(head), None))
             clause = Clause(clause.text[len(head) :].strip(" ,;"))
-        elif rest is not None and polarity_of(_from_comma(clause.text, rest), language) == "affirmed":
+        elif (
+            rest is not None
+            and kinds_of([*before, rest], language)[-1] is None
+            and polarity_of(_from_comma(clause.text, rest), language) == "affirmed"
+        ):
             out.append((Clause(rest), None))
             clause = Clause(clause.text[clause.text.find(rest) + len(rest) :].strip(" ,;") or clause.text)
         out.append((clause, kind))
     return [clause for clause, _ in out], [kind for _, kind in out]
+
+
+def _beside_what_the_eye_sees(clauses: list[Clause], kinds: list[str | None]) -> list[str | None]:
+    """Beside a colour or a consistency, what is affirmed and names nothing that sections show is of the eye, too."""
+    return [
+        "gross"
+        if kind is None and not names_a_finding(clause.text) and polarity_of(clause.text, "en") == "affirmed"
+        else kind
+        for clause, kind in zip(clauses, kinds, strict=True)
+    ]
 
 
 def _list_that_shows(clause: str, language: str, before: list[str]) -> str | None:

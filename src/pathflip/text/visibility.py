@@ -69,7 +69,8 @@ _WEIGHED = re.compile(
     r"(?:overall|collectively|taken together|altogether|in (?:summary|conclusion|aggregate|sum|short)|to "
     r"(?:summarize|conclude))\b,?\s+"
     r"(?!(?:\w+ )?(?:grade|score|architect\w+|cellular\w*)\b)|"
-    rf"this overall \w+\b|(?:all |all of )?(?:these|this|such"
+    rf"this overall \w+\b|the overall (?=[^.;]*\b(?:underscor|emphasi[sz]|highlight)(?:e|s|es|ed|ing)?\b)|"
+    rf"(?:all |all of )?(?:these|this|such"
     rf"|those){_FILLER}{{0,4}}? {_FINDINGS_NOUN}\b(?! includ\w*\b)(?! (?:\w+ )?(?:is|are|was|were) "
     r"(?:seen|present|found|noted|located|accompanied))|"
     rf"(?:the|an?){_FILLER}{{0,4}}? {_FINDINGS_NOUN}(?: \w+ly| collectively| together| documented| observed"
@@ -190,8 +191,29 @@ def kinds_of(clauses: list[str], language: str = "en") -> list[str | None]:
         kind = not_visual_kind(clause, language)
         if kind is None and kinds:
             kind = _inherited(kinds[-1], clause, dependent, verb)
+            if kind in _ELSEWHERE and _of_the_tumour(clauses[: len(kinds)], clause, verb):
+                kind = None
         kinds.append(kind)
     return kinds
+
+
+_VERB_FIRST = re.compile(
+    r"(?:is|are|was|were|shows?|showed|exhibit(?:s|ed)?|has|have|demonstrate[sd]?|reveal(?:s|ed)?|display(?:s"
+    r"|ed)?)\b",
+    re.IGNORECASE,
+)
+_THE_TUMOUR = re.compile(
+    r"^\W*(?:[\w-]+ ){0,6}(?:tumou?rs?|carcinomas?|neoplasms?|lesions?|\w+omas?)\W*$", re.IGNORECASE
+)
+
+
+def _of_the_tumour(before: list[str], clause: str, verb: re.Pattern[str]) -> bool:
+    """Whether a clause goes on with the tumour: "the tumour invades a node | and exhibits vascular invasion"."""
+    if not _VERB_FIRST.match(clause) or not names_a_finding(clause):
+        return False
+    subject = next((text for text in reversed(before) if not _VERB_FIRST.match(text)), "")
+    ends = verb.search(subject)
+    return ends is not None and _THE_TUMOUR.match(subject[: ends.start()]) is not None
 
 
 def _inherited(before: str | None, clause: str, dependent: re.Pattern[str], verb: re.Pattern[str]) -> str | None:
@@ -211,6 +233,7 @@ def _inherited(before: str | None, clause: str, dependent: re.Pattern[str], verb
         _IN_OTHER_WORDS.match(clause)
         or (before in _ELSEWHERE and _GOES_ON.match(clause))
         or (before in ("stage", "interpretation") and _OF_THE_CASE.match(clause))
+        or (before == "receptors" and re.match(r"(?:positive|negative|being)\b", clause))
         or (before == "nodes" and re.match(r"(?:invad|infiltrat|penetrat|extend)ing\b", clause))
         or (before == "interpretation" and not verb.search(clause))
         or (before == "gross" and re.match(r"(?:\w+ly )?[a-z]+ing\b|consistent with\b", clause))
@@ -275,6 +298,11 @@ _ASIDE_PHRASES = re.compile(
     r"(?:, as well as [^,;]*)?",
     re.IGNORECASE,
 )
+_CONFIRMED = re.compile(
+    r"(?: (?:is|was|were|are)(?: \w+ly| further)?| as)? confirmed (?:by|on|in|with|through) (?:\w+ ){0,3}"
+    r"(?:(?:immuno)?stain\w*|immuno\w+)\b[^,;]*$",
+    re.IGNORECASE,
+)
 # "Ulceration: absent (see comment)" sends the reader on and takes nothing back.
 _POINTER = re.compile(
     r"\s*[(\[](?:please )?(?:see|cf\.?|s\.|siehe|vgl\.?|voir|cf|ver|véase)\s[^()\[\]]{1,40}[)\]]", re.IGNORECASE
@@ -313,6 +341,8 @@ def without_asides(text: str, language: str = "en") -> str:
             lambda m: m.group() if not_visual_kind(m.group()) in ("receptors", "molecular") else "", text
         )
         text = _ASIDE_PHRASES.sub("", _sized_finding().sub("", text))
+        shorter = _CONFIRMED.sub("", text)
+        text = shorter if names_a_finding(shorter) else text
 
     def aside(match: re.Match[str]) -> str:
         return "" if not_visual_kind(match.group(), language) in _ASIDES else match.group()

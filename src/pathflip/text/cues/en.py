@@ -47,6 +47,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\b(?:sentinel|regional|axillary|hilar|pelvic|inguinal|mediastinal|cervical|peribronchial|intrapulmonary|subcarinal|"
         r"paratracheal|jugular|iliac|obturator|mesenteric|perirectal|pericolic|perigastric|peripancreatic|supraclavicular|"
         r"submandibular|submental|retroperitoneal|retromammary|para-?aortic|periaortic|examined|sampled) (?:\w+ )?node\b",
+        r"\bstations? #?\d+\w?\b",
         r"(?<!non-)\blymph node\b(?!.*(?:lymphoma|leuk|Hodgkin))|\blevel \w+ (?:lymph )?node\b|\blymph node (?:from|at|in) (?:station|level)\b",
         rf"\b{_COUNTED} (?:(?:/|of|out of) ?(?:the )?\w+ )?(?:\w+ )?(?:lymph )?node\b|\bneck dissection\b",
         r"\(\d+/\d+\)|\b(?:no|without|absence of|lack of)\b[^.;]{0,40}\bmetasta(?!tic infiltrat)\w+|\b(?:no|without)\b[^.;]{0,20}\blymphatic (?:spread|dissemination)",
@@ -86,7 +87,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\bGFAP\b|\bS-?100\b|\bsynaptophysin\b|\bchromogranin\b|\bPD-?L1\b|\bCDX-?2\b|\bHMB-?45\b|\bMelan-?A\b",
         r"\bNapsin\b|\bkeratin[- ]positiv\w+|\bNeu[ -]?N\b|\b(?:neuronal|tumou?r|immuno\w*) markers?\b|\b(?:proliferati(?:on|ve)|labell?ing) ind(?:ex|ices)\b|\bGATA-?3\b|\bE-cadherin\b|\bstain(?:s|ed|ing)? (?:positive|negative|for|with)\b",
         r"\bnegative (?:[\w,-]+ ){0,6}stains?\b|\bstain(?:s|ing)? (?:is|are|was|were) (?:positive|negative)\b",
-        r"\b(?:mucin|special|reticulin|trichrome|iron|silver|gram|GMS|AFB|Congo red|Ziehl\W+Neelsen|repair) stain\w*|\bSOX-?1[01]\b|\bPAX-?8\b",
+        r"\b(?:mucin|special|reticulin|elastin|elastic|trichrome|iron|silver|gram|GMS|AFB|Congo red|Ziehl\W+Neelsen|repair) stain\w*|\bSOX-?1[01]\b|\bPAX-?8\b",
     ),
     "molecular": (
         r"\bmolecular\b|\bgen(?:e|es|etic|etics|omic)\b|\bmutat(?:ed|ions?|ional)\b|\bmutant\b|\bwild[- ]?type\b",
@@ -118,7 +119,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         rf"^(?:(?!\b(?:no|not|without|nor|neither|free|absen\w+|lack\w*)\b)[^;])*\b(?:no|without(?: any)?|not (?:reveal|show|exhibit|"
         rf"demonstrate|contain|have) any|(?:absence|lack) of(?: any)?) (?:{_EMPTY_WORDS} ){{0,4}}{_EMPTY_NOUNS}"
         rf"(?:,? (?:and|or|nor) (?:{_EMPTY_WORDS} ){{0,4}}{_EMPTY_NOUNS})*"
-        r"(?! (?:of|for|suggesti\w+|indicati\w+|suspicious|diagnostic|(?:to )?suggest|(?:to )?support)\b)(?!.*\b(?:evidence|malignan\w+|carcinoma|tumou?rs?)\b)(?:(?! (?:and|or|nor) )[^,;])*"
+        r"(?! (?:of|for|suggesti\w+|indicati\w+|suspicious|diagnostic|(?:to )?suggest|(?:to )?support)\b)(?!.*(?:,|\b(?:and|or|nor)) (?:\w+ ){0,3}(?:evidence|malignan\w+|carcinoma|tumou?rs?)\b)(?:(?! (?:and|or|nor) )[^,;])*"
         r"(?: (?:in|within|on|from|throughout|elsewhere|beyond)\b[^;]*)?$",
         # What the specimen does not hold: "no skin is present (in the specimen)", "muscle is not identified".
         rf"^\W*(?:there (?:is|are|was|were) )?(?:no|without(?: any)?) {_TISSUES}(?: (?:(?:is|are|was|were) )?(?:\w+ly )?{_PRESENT})?"
@@ -145,7 +146,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
 STAGE_TOKEN = r"[ycrma]{0,2}p?s?(?:T(?:[0-4][a-d]?|is|[Xx])|N(?:[0-3][a-c]?|[Xx])|M[01Xx])|[Ll]y?[01][abc]?|[Vv][0123][abc]?|[Pp]n[01][abc]?|[Pp][Ll][0-3]|BD[123]|INF[abc]|R[012Xx]"
 NOT_VISUAL_CASED: dict[str, str] = {
     "stage": rf"(?<![\w-])(?:{STAGE_TOKEN})(?:\(\w+\))?(?:p?[NMLVR][0-3OXx][a-c]?)*\b(?!-)",
-    "receptors": r"\b(?:ERs?|PR|PAS|PSA|IHC|GMS|AFB|FITE)\b|\b(?:C3|C4d|C1q|SV40)\b|"
+    "receptors": r"\b(?:positive|negative) for (?:phosphorylated )?(?!CIS|DCIS|LCIS|PIN|AIS)p?[A-Z]{2,}[\w-]*|\b(?:ERs?|PR|PAS|PSA|IHC|GMS|AFB|FITE)\b|\b(?:C3|C4d|C1q|SV40)\b|"
     r"\bIg[AGM]\b(?= ?(?:[:+(]|neg|pos|granular|linear|staining|deposits?))|\b(?:IF|EM)\b(?=\s*:)",
     "molecular": r"\b(?:ALK|FISH|MSI|MSS)\b",
 }
@@ -153,7 +154,7 @@ FINDINGS = (
     r"\b(?!diagnos|prognos|stroma\b|stoma\b)\w*(?:carcinomas?|sarcomas?|lymphomas?|melanomas?|gliomas?|blastomas?|cytomas?|omas?|plasia|"
     r"osis|itis|phaga|phages|cytes?|cytic|glial)\b|\b(?:DCIS|LCIS|PIN|in[- ]situ|\w*invasion|invad\w+|(?:un|de)?differentiat\w+|grade[ds]?|"
     r"mitos\w+|mitotic|nuclei|nuclear|nucle\w+|atypia|atypical|inflam\w+|\w*pneumonia|abscess\w*|apopto\w+|\w*proliferation|leiomyomata|Rosenthal|h[a]?ematopoie\w+|erosion|infiltrat\w+|glands?|glandular|(?:micro)?calcif\w+|malignan(?:t|cy|cies)|o?edema|"
-    r"fibro\w+|cyst(?!oprostat|ectom|otom|oscop)\w*|polyps?|ulcer\w*|na?ev\w+|cribriform|papill\w+|mucin\w*|keratini?\w*|pleomorph\w+|patterns?|"
+    r"fibro\w+|cyst(?!oprostat|ectom|otom|oscop)\w*|polyps?|ulcer\w*|na?ev\w+|cribriform|papill\w+|mucin\w*|keratini?\w*|pleomorph\w+|anaplas\w+|patterns?|"
     r"(?:invasive|intraductal|in[- ]situ) components?|architect\w+|stroma\w*|necro\w+|cells?|cellular\w*|h[a]?emorrhag\w+|emphysem\w+|cortex|vascular|perineural|muscularis|"
     r"Clark(?:['’]s)? level|pleura\w*|serosa\w*|adipose|pigment\w*|anthrac\w+|capsul\w+|unremarkable|benign|changes|satellite|deposits?|nests?|spindle|solid|acinar)\b"
 )
@@ -181,6 +182,7 @@ _VISIBLE_ANYWAY = (
     r"(?:identified|confirmed|revealed|showed|indicated|demonstrated)\b|\bin (?:the )?(?:\w+ )?frozen sections?\b",
     r"\bmargins? of the (?:nests?|islands?|glands?|section|tissue|slide|fragments?)\b",
     r"\bper (?:\d+ ?)?(?:mm|square mm)\b|\b(?:H ?& ?E|ha?ematoxylin)[- ]stain\w*|\bgrossly cystic\b",
+    r"\bpatient (?:has|had|exhibit(?:s|ed)|show(?:s|ed)|demonstrat(?:es|ed))\b(?! (?:an? )?(?:\w+ )?(?:history|symptom|pain|mass))|"
     r"\b(?:from|in|of) (?:an? |the |this )?(?:\w+ )?patient\b|\bconsistent with (?:a )?(?:previous|prior) biopsy\b",
     r"\b(?:\w*therapy|treatment|radiation)[- ](?:induced|related|associated)(?: \w+)? (?:changes?|effects?|atypia|fibrosis|regression|"
     r"necrosis)|\b(?:(?:neo-?adjuvant|adjuvant|pre-?surgical|prior|previous) )*(?:\w*therapy|treatment|radiation) effects?\b|\b(?:nodal|lymph node) architecture\b|"
@@ -278,6 +280,7 @@ _DOUBTS = (
     rf"\bto {_OUT}\b|\br/o\b|\?\s*(?=\w+\W*$)|^\W*\?(?=\s*\w)|\w ?\?\W*$",
     r"\b(?:no|not)\b.{0,60}\bwith certainty\b|\b(?:absent|present|identified)\s*[:=]\s*(?:[xX_✓]+(?!\w)|$)",
     r"\b(?:absence|lack) of (?:any )?(?:definit\w+|convincing|unequivocal|clear[- ]cut|conclusive)\b",
+    r"\b(?:definit\w+|convincing|unequivocal) (?:[\w-]+ ){1,4}(?:is|are|was|were) not\b",
     r"\bno(?:t)? (?:definit\w+|convincing\w*|unequivocal\w*|certain\w*|clear[- ]cut|conclusive\w*)\b",
     r"\bnot \w+ (?:any )?(?:definit\w+|convincing|unequivocal|clear[- ]cut|conclusive)\b",
     r"\bwithout (?:an? |any )?(?:definit(?:iv)?e|convincing|unequivocal|clear[- ]cut|conclusive)\b",
@@ -322,7 +325,7 @@ _BREAKS = (
     r",\s+(?=(?:indicating|signifying|denoting|reflecting|confirming|affirming) (?:an?|the|that)\b)",
     r",\s+(?=(?:invading|infiltrating|penetrating|extending)\b)",
     r",\s+(?=(?:consistent|compatible|in keeping) with\b)|,?\s+(?=(?:due|owing) to (?:the |an )?(?:absence|lack)\b)",
-    r"\s+or\s+(?=no\b)|\s+(?:and|&)\s+(?=(?:no|without|absent|lacks?|lacking)\b|(?:is|are) (?:negative|free)\b)",
+    r"\s+or\s+(?=no\b)|\s+(?:and|&)\s+(?=(?:no|without|absent|lacks?|lacking)\b|(?:is|are|was|were) (?:\w+ly )?(?:negative|free|devoid|without|absent)\b)",
     # What hangs behind a noun: "carcinoma lacking mucin", "nests showing no keratin", "a tumour that does not invade".
     r"(?<!\bis)(?<!\bare)(?<!\bwas)(?<!\bwere)(?<!ly),?\s+(?=(?:lacking|devoid of|free (?:of|from)|not \w+ing)\b)",
     r",?\s+(?=(?:showing|demonstrating|exhibiting|displaying|containing|having|revealing) (?:no|little|neither|an absence)\b)",
@@ -331,7 +334,7 @@ _BREAKS = (
     r"\s+(?=(?:rules out|excludes|(?:has|have|had) (?:now |thus |also )?(?:ruled out|excluded))\b)",
     r"(?<=\ws) (?=(?:rule out|exclude)\b)",
     r"(?:,|\band|\bwith)\s+(?=(?:possibl[ey]|probabl[ey]|suspected|suspicious|questionable|equivocal|features? suspicious|"
-    r"suggest\w+|favou?r\w+|rather than)\b)|\s+(?=rather than\b)",
+    r"suggest\w+|favou?r(?:s|ed|ing)?|rather than)\b)|\s+(?=rather than\b)",
 )
 _FRAME = frozenset(
     """a an the this that these those there that it its is are was were be been has have had shows show showed showing
