@@ -130,7 +130,8 @@ def _without_hidden(clause: str, start: int, end: int) -> str | None:
         if right_hidden and not left_hidden and _may_be_of(left, right):
             return None
     shown = [place for place, is_hidden in enumerate(hidden) if not is_hidden]
-    if any(_EXPLAINS.match(item) for item in items) or any(_is_open(items, hidden, place) for place in shown):
+    explained = any(_EXPLAINS.match(item) and (not place or hidden[place - 1]) for place, item in enumerate(items))
+    if explained or any(_is_open(items, hidden, place) for place in shown):
         return None
     places = ", ".join(items[place].strip(" ,") for place in shown)
     return f"{clause[:start]}{re.sub(r'^both ', '', places, flags=re.IGNORECASE)}{clause[end:]}"

@@ -233,6 +233,7 @@ def _inherited(before: str | None, clause: str, dependent: re.Pattern[str], verb
         _IN_OTHER_WORDS.match(clause)
         or (before in _ELSEWHERE and _GOES_ON.match(clause))
         or (before in ("stage", "interpretation") and _OF_THE_CASE.match(clause))
+        or (before == "stage" and re.match(r"(?:the )?(?:presence|absence) of\b", clause))
         or (before == "receptors" and re.match(r"(?:positive|negative|being)\b", clause))
         or (before == "nodes" and re.match(r"(?:invad|infiltrat|penetrat|extend)ing\b", clause))
         or (before == "interpretation" and not verb.search(clause))

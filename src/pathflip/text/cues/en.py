@@ -101,7 +101,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\b\d{1,2}[/.-]\d{1,2}[/.-](?:19|20)?\d\d\b|\b(?:19|20)\d\d-\d\d-\d\d\b|\bdated\b|\breceived on\b",
         r"\b(?:dr|prof)\b\.? |\b(?:previous|prior|earlier) (?:report|biops\w+|specimen)\b(?! (?:site|cavity|tract|scar|procedure|changes?))",
         r"\bblood (?:samples?|specimens?|draws?)\b|\bnormal blood\b|\b(?:archived|cryomold|fresh[- ]frozen|forthcoming|to be issued)\b|"
-        r"\bsupplement\w* reports? will\b|\bspecimens? (?:type|retained)\b",
+        r"\bsupplement\w* reports? will\b|\bspecimens? (?:type|retained|(?:is|was|were) (?:intact|oriented))\b",
         r"\bcopy of\b|\bby telephone\b|\b(?:outside|external|intradepartmental|expert) (?:consult\w*|opinion|review)\b",
         r"\bdiscussed with\b|\b(?:informed|notified) (?:of|about|by)\b|\bsecond opinion\b",
         r"\bsigned\b|\bpathologist\b|\bsurgeon\b|\baccession\b|\breport(?:ed)? (?:by|date)\b|\bICD-?O?\b|\bSNOMED\b",
@@ -153,7 +153,7 @@ NOT_VISUAL_CASED: dict[str, str] = {
 FINDINGS = (
     r"\b(?!diagnos|prognos|stroma\b|stoma\b)\w*(?:carcinomas?|sarcomas?|lymphomas?|melanomas?|gliomas?|blastomas?|cytomas?|omas?|plasia|"
     r"osis|itis|phaga|phages|cytes?|cytic|glial)\b|\b(?:DCIS|LCIS|PIN|in[- ]situ|\w*invasion|invad\w+|(?:un|de)?differentiat\w+|grade[ds]?|"
-    r"mitos\w+|mitotic|nuclei|nuclear|nucle\w+|atypia|atypical|inflam\w+|\w*pneumonia|abscess\w*|apopto\w+|\w*proliferation|leiomyomata|Rosenthal|h[a]?ematopoie\w+|erosion|infiltrat\w+|glands?|glandular|(?:micro)?calcif\w+|malignan(?:t|cy|cies)|o?edema|"
+    r"mitos\w+|mitotic|nuclei|nuclear|nucle\w+|atypia|atypical|inflam\w+|\w*pneumonia|abscess\w*|apopto\w+|\w*proliferation|leiomyomata|budding|Rosenthal|h[a]?ematopoie\w+|erosion|infiltrat\w+|glands?|glandular|(?:micro)?calcif\w+|malignan(?:t|cy|cies)|o?edema|"
     r"fibro\w+|cyst(?!oprostat|ectom|otom|oscop)\w*|polyps?|ulcer\w*|na?ev\w+|cribriform|papill\w+|mucin\w*|keratini?\w*|pleomorph\w+|anaplas\w+|patterns?|"
     r"(?:invasive|intraductal|in[- ]situ) components?|architect\w+|stroma\w*|necro\w+|cells?|cellular\w*|h[a]?emorrhag\w+|emphysem\w+|cortex|vascular|perineural|muscularis|"
     r"Clark(?:['’]s)? level|pleura\w*|serosa\w*|adipose|pigment\w*|anthrac\w+|capsul\w+|unremarkable|benign|changes|satellite|deposits?|nests?|spindle|solid|acinar)\b"
@@ -163,7 +163,8 @@ _EMPTY = {
     "site": rf"^(?!.*\b(?:no|not|without|free|negative|absen\w+|malignan\w+|diagnosis)\b).*\b(?:tumou?rs?|mass(?:es)?|lesions?|foc(?:us|i)|nodules?)\b (?:is |was |were |are |found |identified |present |seen )*"
     rf"(?:on|in|at|within) (?:the|its|both)\b[^,;.]*\b(?:wall|segments?|regions?|surface|side|areas?|{_ORGANS})\b|"
     rf"\blocated (?:peripheral|central)ly\b|\b(?:locat\w+|situated|centered|centred|positioned|originat\w+)\b.{{0,60}}\b(?:{_ORGANS}\b|o['’]clock\b)",
-    "interpretation": r"\b(?:findings?|assessments?|evaluations?|analys[ie]s|examinations?|details|information|report|summary|"
+    "interpretation": r"\b(?:key|significant|important|notable|several|critical|essential) (?:\w+ )?findings\W*$|"
+    r"\b(?:findings?|assessments?|evaluations?|analys[ie]s|examinations?|details|information|report|summary|"
     r"results?|characteristics|insights?|features)\b.{0,80}\b(?:underscor\w+|emphasi\w+|highlight\w*|provid\w+|guid\w+|direct\w+|"
     r"tailor\w*|warrant\w*|crucial|insights?|comprehensive\w*|reflects?|contribut\w+|foundation|significan\w+|distinct|illustrat\w+|refined|consistent "
     r"with its|notable|important|localized (?:tumou?r|disease|nature))\b",
@@ -313,7 +314,7 @@ _BREAKS = (
     r"(?<!not),?\s+(?=without\b|w/o\b|with (?:no|(?:an? |the )?(?:\w+ )?(?:absence|lack) of)\b|in the absence of\b)",
     r"\s+(?:and|&)\s+(?=the \w+ (?:also )?(?:shows?|has|have|contains?|exhibits?)\b)",
     r"\s+and\s+(?=involv(?:ed|es) )|\s+and\s+(?=(?:classified|graded) as\b)|\s+and\s+(?=(?:is|are|was|were) (?:\w+ly )?\w+ed\b)|\s+and\s+(?=(?:is|are|was|were) (?:\w+ly )?(?:classified|graded|accompanied|associated|notable|remarkable|characteri[sz]ed)\b)",
-    r",\s+(?:and\s+)?(?=presence of\b)|\s+and\s+(?=presence of\b)|(?:(?<=[-+−–])|(?<=[-+−–]\))|(?<=[-+−–] \)))[,;]\s+(?!(?:or|nor)\b)",
+    r",\s+(?:and\s+)?(?=(?:the )?(?:presence|absence) of\b)|\s+and\s+(?=presence of\b)|(?:(?<=[-+−–])|(?<=[-+−–]\))|(?<=[-+−–] \)))[,;]\s+(?!(?:or|nor)\b)",
     NEXT_SENTENCE,
     r",?\s+(?:and|but)\s+(?=(?:with )?(?:an? |the )?(?:\w+ )?(?:absence|lack) of\b)|,\s+(?=(?:only|just|merely)\b)",
     r",\s+(?=alongside\b|accompanied by\b(?![^,]*,\s+(?:is|are|was|were|reveal|show|demonstrate|confirm|exhibit)))|,\s+(?=measuring\b)|\s+and\s+(?=(?:measure[sd]|weigh(?:s|ed)|show(?:s|ed)|exhibit(?:s|ed)|contain(?:s|ed)|extend(?:s|ed)|"
