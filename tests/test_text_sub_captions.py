@@ -352,6 +352,12 @@ def test_what_is_lacking_and_makes_it_worse_is_affirmed_and_what_is_not_definite
             "It was noted that necrosis and mitoses were absent.",
             [("denied", "It was noted that necrosis and mitoses were absent.")],
         ),
+        (
+            "The prostate and urethral margin are benign, but show no evidence of tumor.",
+            [("affirmed", "The prostate are benign"), ("denied", "show no evidence of tumor.")],
+        ),
+        ("Ten nodes show no metastasis, although there are findings of focal fibrosis.", []),
+        ("The carcinoma was unifocal.", []),
         # A denial that names nothing, and what the specimen does not hold.
         ("The middle lobe showed no significant pathology.", []),
         ("Chronic gastritis with no other abnormality.", [("affirmed", "Chronic gastritis")]),
@@ -367,6 +373,11 @@ def test_what_is_lacking_and_makes_it_worse_is_affirmed_and_what_is_not_definite
         # Stage: what explains a code is not visible, what stands beside it is.
         ("The tumor is pT2, indicating invasion of the muscle.", []),
         ("The tumor is staged as pT3, invading the preepiglottis.", [("affirmed", "invading the preepiglottis.")]),
+        (
+            "The thickness is measured at 1 mm, categorizing it as an invasive melanoma.",
+            [("affirmed", "an invasive melanoma.")],
+        ),
+        ("No clear evidence of necrosis.", [("undecided", "No clear evidence of necrosis.")]),
         # Where a denial ends.
         (
             "The tumor exhibited no invasion and was surrounded by normal lung.",

@@ -46,6 +46,7 @@ _RESECTION_STATUS = re.compile(r"\bresidual (?:tumou?r|disease|carcinoma)\W+R[01
 _ANSWERED = re.compile(
     r"([a-z][^:,;.?!]{2,60}[a-z)]): (present|identified|seen|noted|found|yes)\b(?! (?:and|or|/))(.*)$"
 )
+_TAIL = re.compile(r",\s+(?:\w+ly )?(?:indicat|suggest|confirm|signify|show|exhibit|support)ing\b", re.IGNORECASE)
 _ORDER: tuple[Polarity, ...] = ("affirmed", "denied", "undecided")
 
 
@@ -157,27 +158,43 @@ def _prose(sentence: str, language: str) -> tuple[SubCaption, ...]:
 def _trimmed(clauses: list[Clause], kinds: list[str | None], language: str) -> tuple[list[Clause], list[str | None]]:
     """Clauses of which a part can be seen, in two: that part, and the whole set aside with its reason."""
     out: list[tuple[Clause, str | None]] = []
+    of_shown_places = ""  # "the prostate and urethral margin are benign | but show no tumour": of the prostate, too
     for place, (clause, kind) in enumerate(zip(clauses, kinds, strict=True)):
-        rest = items = head = None
-        before = [one.text for one in clauses[:place]]
+        if kind is not None and kind == of_shown_places and not_visual_kind(clause.text, language) is None:
+            out.append((clause, None))
+            continue
+        of_shown_places = ""
         if kind is not None and not says_nothing(clause.text, language):
-            rest = visible_rest(clause.text, language)
-            head = _before_its_participle(clause.text, language)
-            items = None if clause.unclear else _list_that_shows(clause.text, language, before)
-        if items is not None:
-            out.append((Clause(items), None))
-        elif head is not None and kinds_of([*before, head], language)[-1] is None:
-            out.append((Clause(head), None))
-            clause = Clause(clause.text[len(head) :].strip(" ,;"))
-        elif (
-            rest is not None
-            and kinds_of([*before, rest], language)[-1] is None
-            and polarity_of(_from_comma(clause.text, rest), language) == "affirmed"
-        ):
-            out.append((Clause(rest), None))
-            clause = Clause(clause.text[clause.text.find(rest) + len(rest) :].strip(" ,;") or clause.text)
+            shown, rest, of_places = _shown_part(clause, [one.text for one in clauses[:place]], language)
+            if shown is not None:
+                out.append((shown, None))
+                of_shown_places = kind if of_places else ""
+            clause = rest
         out.append((clause, kind))
     return [clause for clause, _ in out], [kind for _, kind in out]
+
+
+def _shown_part(clause: Clause, before: list[str], language: str) -> tuple[Clause | None, Clause, bool]:
+    """What a slide can show of a clause that is set aside, the clause that is left, and whether it is of places."""
+    items, of_places = (None, False) if clause.unclear else _list_that_shows(clause.text, language, before)
+    if items is not None:
+        return Clause(items), clause, of_places
+    head = _before_its_participle(clause.text, language)
+    if head is not None and kinds_of([*before, head], language)[-1] is None:
+        return Clause(head), Clause(clause.text[len(head) :].strip(" ,;")), False
+
+    def affirmed(rest: str) -> bool:
+        own = kinds_of([*before, rest], language)[-1] is None
+        return own and polarity_of(_from_comma(clause.text, rest), language) == "affirmed"
+
+    rest = visible_rest(clause.text, language, affirmed)
+    if rest is not None:
+        return (
+            Clause(rest),
+            Clause(clause.text[clause.text.find(rest) + len(rest) :].strip(" ,;") or clause.text),
+            False,
+        )
+    return None, clause, False
 
 
 def _beside_what_the_eye_sees(clauses: list[Clause], kinds: list[str | None]) -> list[str | None]:
@@ -190,14 +207,12 @@ def _beside_what_the_eye_sees(clauses: list[Clause], kinds: list[str | None]) ->
     ]
 
 
-def _list_that_shows(clause: str, language: str, before: list[str]) -> str | None:
-    """A clause with those items or places of its list alone that a slide can show; None where there is no such list."""
+def _list_that_shows(clause: str, language: str, before: list[str]) -> tuple[str | None, bool]:
+    """A clause with those items or places of its list alone that a slide can show, and whether these are places."""
     said = polarity_of(clause, language)
-    head = re.split(
-        r",\s+(?:\w+ly )?(?:indicat|suggest|confirm|signify|show|exhibit|support)ing\b", clause, flags=re.IGNORECASE
-    )[0]
-    items = visible_items(clause, language) if said == "denied" else None
+    head = _TAIL.split(clause)[0]
     asked = [clause, head] if language == "en" and said != "undecided" else []
+    items = visible_items(clause, language) if said == "denied" else None
     for shorter in (items, *(other_places(text) for text in dict.fromkeys(asked))):
         if (
             shorter is not None
@@ -205,8 +220,8 @@ def _list_that_shows(clause: str, language: str, before: list[str]) -> str | Non
             and (said == "denied" or names_a_finding(shorter))
             and kinds_of([*before, shorter], language)[-1] is None
         ):
-            return shorter
-    return None
+            return shorter, shorter != items
+    return None, False
 
 
 def _before_its_participle(clause: str, language: str) -> str | None:

@@ -6,6 +6,7 @@ clause before it ("The nodes are reactive, without malignancy").
 
 import re
 import unicodedata
+from collections.abc import Callable
 from functools import lru_cache
 
 from pathflip.text.cues import LANGUAGES, cues_of
@@ -114,9 +115,11 @@ _SEGMENT = re.compile(
 )
 _DIAGNOSIS = re.compile(
     r"\b(?:diagnos(?:is|es) (?:of|is|was)|diagnosed (?:with|as)|found to have|graded as|"
-    r"(?:indicating|signifying|denoting|confirming) (?=an? (?:poorly|well|moderately)))\s*",
+    r"(?:indicating|signifying|denoting|confirming) (?=an? (?:poorly|well|moderately))|"
+    r"(?:categori[sz]|classify|identify)ing (?:it|this|the \w+) as (?=an? ))\s*",
     re.IGNORECASE,
 )
+_DESCRIBED_BY = re.compile(r"\bcharacteri[sz]ed by (?=an? )", re.IGNORECASE)
 # "… of the margins, which included skeletal muscle": of what stands before it, which this slide does not show.
 _OF_ANOTHER = re.compile(
     r"\W*(?:which|that) (?:includ|contain|compris|consist|show|exhibit|reveal|demonstrat)", re.IGNORECASE
@@ -133,18 +136,20 @@ _CUT_SHORT = re.compile(
 _SPREAD = re.compile(r"\bmetasta\w+|\bnod(?:e|al|es)\b|\blymph\b|\bspread\b", re.IGNORECASE)
 
 
-def visible_rest(clause: str, language: str = "en") -> str | None:
+def visible_rest(clause: str, language: str = "en", accepted: Callable[[str], bool] = lambda _: True) -> str | None:
     """The part of a clause that a slide can show although the clause as a whole also speaks of what it cannot.
 
     The diagnosis ("… a 67-year-old woman diagnosed with *invasive carcinoma, grade 2*, stage II") or what stands before
     the first thing that cannot be seen ("*Carcinoma of ductal type*, measuring 3 cm"). None where there is no such
-    part. English only.
+    part, or ``accepted`` takes none. English only.
     """
     if language != "en" or _OF_ANOTHER.match(clause) or _is_of_a_stain(clause):
         return None
     verb = re.compile(cues_of(language).verbs, re.IGNORECASE)
     diagnosis = _DIAGNOSIS.search(clause)
+    described = _DESCRIBED_BY.search(clause)
     candidates = [clause[diagnosis.end() :], clause] if diagnosis else [clause]
+    candidates += [clause[described.end() :]] if described else []
     for candidate in candidates:
         cuts = [match.start() for match in _SEGMENT.finditer(candidate)]
         ends = [*([len(candidate)] if candidate != clause else []), *reversed(cuts)]
@@ -153,7 +158,7 @@ def visible_rest(clause: str, language: str = "en") -> str | None:
             whole = candidate == clause
             if whole and verb.search(clause) and not verb.search(head) and not _DESCRIBED.search(head):
                 continue  # the subject alone of something that cannot be seen
-            if not_visual_kind(head, language) is None and _states_a_finding(head, whole):
+            if not_visual_kind(head, language) is None and _states_a_finding(head, whole) and accepted(head):
                 return head
     return None
 
@@ -234,7 +239,12 @@ def _inherited(before: str | None, clause: str, dependent: re.Pattern[str], verb
         or (before in _ELSEWHERE and _GOES_ON.match(clause))
         or (before in ("stage", "interpretation") and _OF_THE_CASE.match(clause))
         or (before == "stage" and re.match(r"(?:the )?(?:presence|absence) of\b", clause))
-        or (before == "receptors" and re.match(r"(?:positive|negative|being)\b", clause))
+        or (
+            before == "receptors"
+            and re.match(r"(?:positive|negative|being|(?:an?|the) (?:lack|absence|loss) of)\b", clause)
+        )
+        or (before == "nodes" and _OF_A_NODE.match(clause))
+        or (before in _ELSEWHERE and not verb.search(clause) and not names_a_finding(clause))
         or (before == "nodes" and re.match(r"(?:invad|infiltrat|penetrat|extend)ing\b", clause))
         or (before == "interpretation" and not verb.search(clause))
         or (before == "gross" and re.match(r"(?:\w+ly )?[a-z]+ing\b|consistent with\b", clause))
@@ -280,6 +290,13 @@ _GOES_ON = re.compile(
     r"(?:micro-?)?calcif\w+|"
     r"fibrosis|mucin\w*|polyps?|cyst\w*|ulcer\w*|skin|nipple|pleura\w*|muscle|muscularis|bone|parenchyma|mucosa"
     r"|capsule)\b)",
+    re.IGNORECASE,
+)
+# "No metastasis, although there are findings of fibrosis": of the nodes, unless it names a place.
+_OF_A_NODE = re.compile(
+    r"there (?:is|are|was|were) (?:[\w-]+ ){0,4}(?:fibrosis|lipomatosis|histiocytosis|anthracosis|hyperplasia"
+    r"|reactive|granulom\w+)\b"
+    r"(?!.*\b(?:in|of|within) the\b)",
     re.IGNORECASE,
 )
 # "pT2b, signifying a tumour of …", "4.2 %, reflecting …", "…, not extensively advanced": the same once more.

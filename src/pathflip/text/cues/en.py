@@ -47,7 +47,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\b(?:sentinel|regional|axillary|hilar|pelvic|inguinal|mediastinal|cervical|peribronchial|intrapulmonary|subcarinal|"
         r"paratracheal|jugular|iliac|obturator|mesenteric|perirectal|pericolic|perigastric|peripancreatic|supraclavicular|"
         r"submandibular|submental|retroperitoneal|retromammary|para-?aortic|periaortic|examined|sampled) (?:\w+ )?node\b",
-        r"\bstations? #?\d+\w?\b",
+        r"\bstations? #?\d+\w?\b|^\W*metasta(?:tic (?:involvement|disease|spread)|s[ie]s)\b",
         r"(?<!non-)\blymph node\b(?!.*(?:lymphoma|leuk|Hodgkin))|\blevel \w+ (?:lymph )?node\b|\blymph node (?:from|at|in) (?:station|level)\b",
         rf"\b{_COUNTED} (?:(?:/|of|out of) ?(?:the )?\w+ )?(?:\w+ )?(?:lymph )?node\b|\bneck dissection\b",
         r"\(\d+/\d+\)|\b(?:no|without|absence of|lack of)\b[^.;]{0,40}\bmetasta(?!tic infiltrat)\w+|\b(?:no|without)\b[^.;]{0,20}\blymphatic (?:spread|dissemination)",
@@ -65,7 +65,8 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
     ),
     "gross": (
         r"\bgross(?:ly)?\b(?! necrosis)|\bmacroscop\w+|\bformalin\b|\bfixed in\b|\breceived (?:fresh|in|for|and|as)\b",
-        r"\bcassettes?\b|\bsubmitted\b|\bbisected\b|\bserially\b|\blabel+ed\b|\bblocks?\b(?! of tissue)",
+        r"^\W*(?:in the \w+ \w+, )?(?:the |these )?(?:primary |main )?(?:tumou?r|carcinoma|lesions?|neoplasm|they|it) "
+        r"forms? (?:an? |the )?(?:[\w-]+ ){0,3}mass\W*$|\bcassettes?\b|\bsubmitted\b|\bbisected\b|\bserially\b|\blabel+ed\b|\bblocks?\b(?! of tissue)",
         r"\b(?:dis)?colou?r(?:ed|ations?)?\b(?! change)|\bgr[ae]y[- ](?:white|tan|brown|red|pink)\b(?! (?:matter|junction))|\b(?:white|tan|pink|red|brown)[- ]gr[ae]y\b|"
         r"\b(?:gr[ae]y|whit|yellow|brown|tann)ish\b(?!(?:-\w+)? (?:\w+ )?pigment)|\b(?:rubbery|friable|firm|tan|soft-elastic|spiculated|fungating)\b|\b(?:white|yellow|gr[ae]y|brown)\b(?! (?:and \w+ )?matter)"
         r"[^.;]{0,30}\b(?:mass|nodule|lesion|tumou?r|tissue|surface)\b|\bto the naked eye\b|\bcut surfaces?\b",
@@ -86,7 +87,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\bKi-?67\b|\bMIB-?1\b|\bp(?:16|40|53|57|63|120)\b|\bTTF-?1\b|\bCK ?\d+|\b(?:pan-?)?cytokeratins?\b|\bpan-?keratins?\b|\bCD ?\d+\w?\b",
         r"\bGFAP\b|\bS-?100\b|\bsynaptophysin\b|\bchromogranin\b|\bPD-?L1\b|\bCDX-?2\b|\bHMB-?45\b|\bMelan-?A\b",
         r"\bNapsin\b|\bkeratin[- ]positiv\w+|\bNeu[ -]?N\b|\b(?:neuronal|tumou?r|immuno\w*) markers?\b|\b(?:proliferati(?:on|ve)|labell?ing) ind(?:ex|ices)\b|\bGATA-?3\b|\bE-cadherin\b|\bstain(?:s|ed|ing)? (?:positive|negative|for|with)\b",
-        r"\bnegative (?:[\w,-]+ ){0,6}stains?\b|\bstain(?:s|ing)? (?:is|are|was|were) (?:positive|negative)\b",
+        r"\bacid-fast\b|\bmicrobial stain\w*|\bnegative (?:[\w,-]+ ){0,6}stains?\b|\bstain(?:s|ing)? (?:is|are|was|were) (?:positive|negative)\b",
         r"\b(?:mucin|special|reticulin|elastin|elastic|trichrome|iron|silver|gram|GMS|AFB|Congo red|Ziehl\W+Neelsen|repair) stain\w*|\bSOX-?1[01]\b|\bPAX-?8\b",
     ),
     "molecular": (
@@ -129,7 +130,11 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\b(?:details?|information|data) (?:regarding|about|on|concerning|of|for)\b",
         r"\bno (?:\w+ )?(?:mention|information|details?|data|comment)\b|\bsee (?:the )?(?:attached |scanned |original |full |separate )?(?:below|above|comment|note|synoptic|report|text|pdf|document)\W*$",
     ),
-    "site": (r"\b(?:located|situated|lies|is|was|comes|extends?) (?:very |extremely |quite )?close to\b",),
+    "site": (
+        r"^\W*(?:(?:the|this|both) )?(?:[\w-]+ ){0,2}(?:tumou?rs?|carcinomas?|lesions?|neoplasms?|it) (?:is|are|was|were) (?:\w+ly )?"
+        r"(?:(?:uni|multi)(?:focal|centric)|solitary|single)\W*$",
+        r"\b(?:located|situated|lies|is|was|comes|extends?) (?:very |extremely |quite )?close to\b",
+    ),
     "interpretation": (
         r"\b(?:these|the|such)(?: \w+)? (?:findings?|features|results|characteristics) (?:\w+ly )?(?:highlight|"
         r"underscore|underline|emphasi[sz]e|support|suggest|provide|warrant|necessitate|reflect|contribute|align|point)\w*",
@@ -174,7 +179,7 @@ _EMPTY = {
     r"\b(?:has|have|was|were)(?: been)? (?:\w+ly )?(?:evaluated|reviewed|examined|assessed|analy[sz]ed)\W*$",
 }
 _VISIBLE_ANYWAY = (
-    r"\bextracapsular (?:extension|spread|invasion)(?=.{0,80}prostat)|(?:examination|sections?|analysis) of the submitted\b",
+    r"\bextracapsular (?:extension|spread|invasion)(?=.{0,80}prostat| into (?:the )?(?!.*\bnod))|(?:examination|sections?|analysis) of the submitted\b",
     r"\bin (?:the|all|any|other) (?:\w+ )?(?:submitted|received) (?:\w+ )?(?:material|tissue|sections?|specimens?|samples?|fragments?)\b",
     r"\b(?:ill|poorly|well|sharply)[- ](?:defined|circumscribed|demarcated) (?:\w+ )?margins?\b",
     r"\b(?:infiltrat\w+|invasive|pushing|irregular|smooth|scalloped|expansile|circumscribed|tumou?r)(?: tumou?r)? "
@@ -282,6 +287,7 @@ _DOUBTS = (
     r"\b(?:no|not)\b.{0,60}\bwith certainty\b|\b(?:absent|present|identified)\s*[:=]\s*(?:[xX_✓]+(?!\w)|$)",
     r"\b(?:absence|lack) of (?:any )?(?:definit\w+|convincing|unequivocal|clear[- ]cut|conclusive)\b",
     r"\b(?:definit\w+|convincing|unequivocal) (?:[\w-]+ ){1,4}(?:is|are|was|were) not\b",
+    r"\bno clear (?:evidence|signs?|indication)\b",
     r"\bno(?:t)? (?:definit\w+|convincing\w*|unequivocal\w*|certain\w*|clear[- ]cut|conclusive\w*)\b",
     r"\bnot \w+ (?:any )?(?:definit\w+|convincing|unequivocal|clear[- ]cut|conclusive)\b",
     r"\bwithout (?:an? |any )?(?:definit(?:iv)?e|convincing|unequivocal|clear[- ]cut|conclusive)\b",
@@ -310,6 +316,7 @@ _BREAKS = (
     r",?\s+(?!however, (?:is|are|was|were|has|have|do|does)\b)\b(?:but(?! also\b)|although|though|while|whereas|however|except(?:ing)?(?: for)?|despite|yet|apart from|"
     r"aside from|other than|with the exception of|save for)\b,?\s+",
     r",\s+(?=with\b|no\b(?!\.)|not\b|neither\b|nor\b|none\b)",
+    r",\s+and\s+(?=other\b.*\b(?:is|are|was|were) not (?:\w+ly )?(?:specified|reported|detailed|provided|described|mentioned|assessed)\b)",
     r",\s+and\s+(?=(?:\w+ly,? |also |additionally,? )?(?:there|the|this|these|it|its|all|some|no|focal|both|surgical|margins?)\b)",
     r"(?<!not),?\s+(?=without\b|w/o\b|with (?:no|(?:an? |the )?(?:\w+ )?(?:absence|lack) of)\b|in the absence of\b)",
     r"\s+(?:and|&)\s+(?=the \w+ (?:also )?(?:shows?|has|have|contains?|exhibits?)\b)",
