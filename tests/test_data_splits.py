@@ -1,5 +1,7 @@
 """Splits of slides: named as captions name them; what would silently leave slides out is refused in one line."""
 
+import warnings
+
 import pytest
 
 from pathflip.data.splits import read_splits
@@ -50,6 +52,19 @@ def test_files_that_cannot_be_read_are_one_line(tmp_path):
         read_splits(written(tmp_path, "slide,split\n病理病理,train\n", "shift_jis"))
     with pytest.warns(UserWarning, match="read as Windows-1252"):
         assert read_splits(written(tmp_path, "slide,split\nMüller,train\n", "cp1252")) == {"Müller": "train"}
+
+
+def test_splits_of_other_names_are_used_where_they_are_asked_for(tmp_path):
+    path = written(tmp_path, "slide,split\na,Train\nb,internal_test\nc,fold0_val\nd,internal_test\n")
+    with pytest.warns(UserWarning, match=r"'splits.csv' names splits besides train, val, test: fold0_val \(1\);"):
+        known = read_splits(path, asked="internal_test")
+    assert known == {"a": "train", "b": "internal_test", "c": "fold0_val", "d": "internal_test"}
+    with pytest.raises(ConfigError, match=r"got 'tset', expected one .*: fold0_val \(1\), internal_test \(2\), train"):
+        read_splits(path, asked="tset")
+    only = written(tmp_path, "slide,split\na,train\nb,internal_test\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_splits(only, asked="internal_test") == {"a": "train", "b": "internal_test"}
 
 
 def test_splits_of_other_slides_are_refused(tmp_path):

@@ -16,6 +16,7 @@ from pathflip.cli.app import how_to_go_on, main
 from pathflip.cli.model_verbs import evaluate
 from pathflip.errors import ConfigError, PathFLIPError
 from pathflip.io.write_tables import write_table
+from pathflip.processes import CountedWarning, counted_notes, warnings_are_notes
 from pathflip.slide.resolution_table import ResolutionTable, read_slide_mpp
 from slide_files import write_pyramid
 from tiny_assistant import save_aligned, tiny_slide
@@ -100,6 +101,28 @@ def test_retrieval_as_a_table(tmp_path, model, features):
     rows = table(tmp_path / "r.csv")
     assert [row["rank"] for row in rows] == ["1", "2", "3"]
     assert [row["slide_id"] for row in rows] == [s["slide_id"] for s in json.loads(done.stdout)["slides"]]
+
+
+def test_the_scores_of_a_text_do_not_depend_on_the_others_asked(model, features):
+    words = ["retrieve", "--model", model, "--features", features, "--json", "--text", "keratin pearls"]
+    alone = json.loads(cli(*words).stdout)
+    beside = json.loads(cli(*words, "--text", "There is no necrosis in the stroma.").stdout.splitlines()[0])
+    assert [hit["slide_id"] for hit in beside["slides"]] == [hit["slide_id"] for hit in alone["slides"]]
+    assert [hit["score"] for hit in beside["slides"]] == pytest.approx(
+        [hit["score"] for hit in alone["slides"]], abs=2e-3
+    )
+
+
+def test_notes_of_many_files_are_counted(monkeypatch, capsys):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    warnings_are_notes()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        for name in ("a", "b", "c"):
+            warnings.warn(CountedWarning(f"{name}.h5 is odd", "odd files"), stacklevel=1)
+    assert capsys.readouterr().err == "note: a.h5 is odd\n"
+    assert counted_notes() == ["and 2 more odd files"]
+    assert counted_notes() == []
 
 
 def test_verify_as_a_table(tmp_path, model, features):

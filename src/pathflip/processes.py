@@ -6,12 +6,15 @@ import re
 import sys
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import parent_process
 from typing import Any
 
 __all__ = [
+    "CountedWarning",
+    "counted_notes",
     "follow_parent",
     "freed_memory_is_reused",
     "keep_memory",
@@ -51,12 +54,37 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
+class CountedWarning(UserWarning):
+    """One of many of a kind (a file each): shown once, and then counted.
+
+    ``kind`` tells how the others are counted: "files of another name than the slide they say they are of".
+    """
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+_COUNTED: Counter[str] = Counter()
+
+
+def counted_notes() -> list[str]:
+    """What is left to say of warnings that were counted, and forget it."""
+    lines = [f"and {number - 1} more {kind}" for kind, number in _COUNTED.items() if number > 1]
+    _COUNTED.clear()
+    return lines
+
+
 def warnings_are_notes() -> None:
     """Show warnings of this process as notes of one line; those of libraries about their own code not at all."""
 
     def show(
         message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
     ) -> None:
+        if isinstance(message, CountedWarning):
+            _COUNTED[message.kind] += 1
+            if _COUNTED[message.kind] > 1:
+                return
         if issubclass(category, UserWarning):
             sys.stderr.write(printable(f"note: {' '.join(str(message).split())}") + "\n")
             sys.stderr.flush()

@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from pathflip.errors import ConfigError, PathFLIPError
-from pathflip.processes import keep_memory, printable, warnings_are_notes
+from pathflip.processes import counted_notes, keep_memory, printable, warnings_are_notes
 
 __all__ = [
     "MPP",
@@ -180,6 +180,9 @@ def main() -> None:
         where = f"'{error.filename}': " if error.filename else ""
         say(f"pathflip: {where}{error.strerror or error}; make room, or check the path and its permissions")
         sys.exit(1)
+    finally:
+        for line in counted_notes():
+            print(printable(f"note: {line}"), file=sys.stderr)
 
 
 def how_to_go_on(reason: str, words: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """Verbs that classify and retrieve: zero-shot, retrieve."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -178,6 +179,8 @@ def retrieve(
         finish(rows, json, _retrieval_line)
         return
     retrieval = inference.retrieve(loaded, slides, queries)
+    if text:  # a text's scores are those it has when it is asked alone
+        retrieval = replace(retrieval, scores=retrieval.gallery_normalised)
     for column, query in enumerate(queries):
         ranked = [{"slide_id": s, "score": round(v, 4)} for s, v in retrieval.slides_for(column, k)]
         row = {"slide_id": known[column].slide_id if known else "", "text": query, "slides": ranked}

@@ -104,6 +104,7 @@ def train(
         print_rows([row], json, numbers_line)
         return
     from pathflip.cli.pack import number_format
+    from pathflip.data.splits import named_splits
     from pathflip.recipes.align import find_recipe
     from pathflip.recipes.settings import with_settings
     from pathflip.train.align_run import read_split, train_align
@@ -111,9 +112,14 @@ def train(
     if captions is None:
         raise ConfigError("train: give --captions, a JSON lines or CSV file with slide, patient, text")
     chosen = with_settings(find_recipe(recipe), settings)
-    parts = read_split(files_in(features, {".h5"}), captions, splits, options)
-    if split not in parts or (split != "train" and splits is None):
-        raise ConfigError(f"--split: got '{split}', expected {', '.join(parts)}, with --splits")
+    if split != "train" and splits is None:
+        raise ConfigError(f"--split {split}: give --splits, the table that says which slide is in it")
+    parts = read_split(files_in(features, {".h5"}), captions, splits, options, asked=split)
+    if splits is not None and not parts[split][1]:
+        raise ConfigError(
+            f"'{splits.name}' has no report of '{captions.name}' in the split '{split}'; it names "
+            f"{named_splits(splits)}"
+        )
     held = parts["val"] if split != "val" else ([], [])
     say(_counts(parts[split], held, split))
     with progress_bar(f"training {chosen.name}") as advance:

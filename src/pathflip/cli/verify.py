@@ -84,11 +84,8 @@ def calibrate(
     from pathflip.verify import bank_row, collect_sentences, write_sentence_bank, write_verifier_calibration
 
     loaded = load(model, device)
-    parts = read_split(
-        files_in(features, {".h5"}), captions, splits, TableOptions(slide_column, text_column, part_column, encoding)
-    )
-    if split not in parts or split == "train":
-        raise ConfigError(f"--split: got '{split}', expected val or test: on training slides a model is too sure")
+    options = TableOptions(slide_column, text_column, part_column, encoding)
+    parts = read_split(files_in(features, {".h5"}), captions, splits, options, asked=split)
     items = [by_part(pair_reports(*parts[split])), by_part(pair_reports(*parts["train"], allow_missing=True))]
     with progress_bar("encoding") as advance:
         slides = []

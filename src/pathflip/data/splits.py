@@ -1,5 +1,7 @@
 """Which slide belongs to which split."""
 
+import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,21 +14,27 @@ from pathflip.text.captions import read_captions
 from pathflip.text.case_tables import CASE_KEYS, SLIDE_KEYS, slides_of
 from pathflip.types import Caption, Case
 
-__all__ = ["SPLITS", "read_split", "read_split_rows", "read_splits"]
+__all__ = ["SPLITS", "named_splits", "read_split", "read_split_rows", "read_splits"]
 
 SPLITS = ("train", "val", "test")
+_OTHERWISE = {"training": "train", "validation": "val", "valid": "val", "testing": "test"}
+"""Other words for the usual splits: beside these they are a slip, alone they are names like any."""
 _SPLIT_KEYS = ("split", "set", "subset", "partition", "cohort_split")
 
 
-def read_splits(path: Path, options: TableOptions = PLAIN) -> dict[str, str]:
+def read_splits(path: Path, options: TableOptions = PLAIN, asked: str = "") -> dict[str, str]:
     """The split of every slide (or case) a table names in its columns slide (or case) and split; other columns are
     ignored, but a patient (column patient) must stand in one split. An empty split leaves the slide out.
 
-    Columns may bear their other usual names ("Slide ID", "Set").
+    Columns may bear their other usual names ("Slide ID", "Set"). Splits may have other names than train, val and test
+    ("internal_test"); slides of those are used only where they are asked for, and a warning counts them.
+
+    Args:
+        asked: the split that a command was asked for.
 
     Raises:
-        ConfigError: the file cannot be read, lacks a column, or names another split than train, val and test, a
-            slide in two of them, or a patient in two of them.
+        ConfigError: the file cannot be read, lacks a column, or names a slide or a patient in two splits, one split
+            by two words ("train" and "training"), or not the one that is asked for.
     """
     split_of: dict[str, str] = {}
     homes: dict[str, str] = {}
@@ -36,10 +44,12 @@ def read_splits(path: Path, options: TableOptions = PLAIN) -> dict[str, str]:
         folders.setdefault(_slide(path, number, row), set()).add(folder_of(row.get("slide") or ""))
     for number, row in enumerate(rows, start=1):
         split = "" if is_empty(row.get("split")) else str(row["split"]).strip()
-        if split and split not in SPLITS:
+        split = split.casefold() if split.casefold() in SPLITS else split
+        usual = next((one for one in (_OTHERWISE.get(split.casefold()),) if one), split)
+        if usual != split and any(str(other.get("split") or "").strip() == usual for other in rows):
             raise ConfigError(
-                f"'{path.name}' row {number}: split '{split}', expected {', '.join(SPLITS)}, or nothing to leave "
-                "the slide out"
+                f"'{path.name}' row {number}: split '{split}' beside '{usual}', expected one word for one split, or "
+                "nothing to leave the slide out"
             )
         name, folder = _slide(path, number, row), folder_of(row.get("slide") or "")
         if folder and len(folders[name]) > 1:  # equal file names in several folders, named as extract names them
@@ -49,7 +59,27 @@ def read_splits(path: Path, options: TableOptions = PLAIN) -> dict[str, str]:
         patient = row.get("patient")
         if patient and split and homes.setdefault(patient, split) != split:
             raise ConfigError(f"patient '{patient}' has slides in {homes[patient]} and {split}; expected one split")
+    if asked and asked not in SPLITS and asked not in split_of.values():
+        raise ConfigError(f"--split: got '{asked}', expected one that '{path.name}' names: {names_in(split_of)}")
+    others = {name: split for name, split in split_of.items() if split and split not in (*SPLITS, asked)}
+    if others:
+        warnings.warn(
+            f"'{path.name}' names splits besides {', '.join(SPLITS)}: {names_in(others)}; their slides are used only "
+            "where --split names them",
+            stacklevel=2,
+        )
     return split_of
+
+
+def named_splits(path: Path) -> str:
+    """:func:`names_in` a table of splits."""
+    return names_in({name: row.get("split", "").strip() for name, row in read_split_rows(path).items()})
+
+
+def names_in(split_of: Mapping[str, str]) -> str:
+    """The splits of a table with their numbers of slides, as a person reads them: "test (12), train (40)"."""
+    counted = Counter(split for split in split_of.values() if split)
+    return ", ".join(f"{name} ({counted[name]})" for name in sorted(counted)) or "none"
 
 
 def read_split_rows(path: Path, options: TableOptions = PLAIN) -> dict[str, dict[str, str]]:
@@ -88,8 +118,9 @@ def read_split(
     splits: Path | None,
     options: TableOptions = PLAIN,
     cases: Sequence[Case] = (),
+    asked: str = "",
 ) -> dict[str, tuple[list[Path], list[Caption]]]:
-    """Feature files and captions by split; everything is "train" where no splits are given.
+    """Feature files and captions by split (train, val, test, and ``asked``); all is "train" where no splits are given.
 
     ``options`` are of the captions; ``cases`` tell which of them are of one case, where the captions do not. Slides are
     left out only where the splits file does not name them. A slide with a caption but without features, or the
@@ -101,8 +132,8 @@ def read_split(
     reports = captions_of_cases(read_captions(captions, options=options), cases)
     joined = join_reports(as_paths(files, "files"), reports)
     known = [*(item.caption for item in joined.items), *joined.lonely_captions]
-    parts: dict[str, tuple[list[Path], list[Caption]]] = {name: ([], []) for name in SPLITS}
-    split_of = {} if splits is None else _split_names(splits, joined)
+    parts: dict[str, tuple[list[Path], list[Caption]]] = {name: ([], []) for name in (*SPLITS, asked) if name}
+    split_of = {} if splits is None else _split_names(splits, joined, asked)
     if splits is not None and not any(_split_of(caption, split_of) for caption in known):
         raise ConfigError(f"'{splits.name}' names none of the slides of '{captions.name}'; expected the same ids")
     if files and not joined.items:
@@ -132,9 +163,9 @@ def read_split(
     return parts
 
 
-def _split_names(splits: Path, joined: Joined) -> dict[str, str]:
+def _split_names(splits: Path, joined: Joined, asked: str) -> dict[str, str]:
     """The split of every name in a table of splits, under the names of the files."""
-    split_of = read_splits(splits)
+    split_of = read_splits(splits, asked=asked)
     own = {name for item in joined.items for name in _names(item.caption)} | set(joined.lonely_files)
     own |= {name for caption in joined.lonely_captions for name in _names(caption)}
     id_of = join_ids(split_of, own)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pathflip.data.case_items import Item, by_part, name_digest, pair_reports, with_findings
-from pathflip.data.splits import SPLITS, read_split
+from pathflip.data.splits import SPLITS, named_splits, read_split
 from pathflip.errors import ConfigError
 from pathflip.evaluate import metrics
 from pathflip.evaluate.estimates import Measure, estimate_all, mean_of
@@ -57,7 +57,7 @@ def evaluate_checkpoint(
     """
     if (cohort is None) == (captions is None):
         raise ConfigError("eval: give either --cohort (a simulated cohort) or --captions (of real slides)")
-    if split is not None and split not in SPLITS:
+    if cohort is not None and split is not None and split not in SPLITS:
         raise ConfigError(f"--split: got '{split}', expected {', '.join(SPLITS)}")
     if captions is not None and split is not None and splits is None:
         raise ConfigError(f"--split {split}: give --splits, the table that says which slide is in it")
@@ -101,9 +101,12 @@ def _items(
     if splits is None:
         reports: Sequence[Caption] = read_captions(captions, options=options)
     else:
-        files, reports = read_split(files, captions, splits, options)[split]
+        files, reports = read_split(files, captions, splits, options, asked=split)[split]
         if not reports:
-            raise ConfigError(f"'{splits.name}' has no report of '{captions.name}' in the split '{split}'")
+            raise ConfigError(
+                f"'{splits.name}' has no report of '{captions.name}' in the split '{split}'; it names "
+                f"{named_splits(splits)}"
+            )
     return with_findings(by_part(pair_reports(files, reports, allow_missing)), "evaluation")
 
 

@@ -71,7 +71,7 @@ def read_presence_questions(
         CaptionError: the file cannot be read, or a row is no question.
     """
     rows = read_question_rows(path, options)
-    about, split_of = ({}, {}) if splits is None else (read_split_rows(splits), read_splits(splits))
+    about, split_of = ({}, {}) if splits is None else (read_split_rows(splits), read_splits(splits, asked=split))
     for name, own in join_ids(split_of, [row.slide_ids[0] for row in rows]).items():
         split_of[own], about[own] = split_of[name], about.get(name, {})
     questions = []
@@ -156,7 +156,7 @@ def calibrate_on_files(
         CaptionError: no part could be.
     """
     fitted_on = f"questions about {split} slides of {', '.join(path.name for path in questions)}"
-    split_of = read_splits(splits)
+    split_of = read_splits(splits, asked=split)
     every = [one for path in questions for one in read_questions(path, labelled=False, options=options)]
     split_of |= {own: split_of[name] for name, own in join_ids(split_of, [one.slide_id for one in every]).items()}
     named = join_ids([one.slide_id for one in every], files)

@@ -30,6 +30,7 @@ from pathflip.io.grid_attributes import grid_attributes, read_grid_attributes, t
 from pathflip.io.hdf5 import dataset, opened, plain_attributes, read_array
 from pathflip.io.slide_id import check_name, join_ids, slide_id
 from pathflip.io.storage import exists, shown
+from pathflip.processes import CountedWarning
 from pathflip.types import SlideFeatures
 
 __all__ = [
@@ -150,11 +151,12 @@ def _id_by_name(path: Path, inside: str) -> str:
     """The slide's id, from the file's name."""
     name = check_name(slide_id(path), "name", path)
     if inside != name and not join_ids([inside], [name]):
-        warnings.warn(
+        message = (
             f"{path.name}: the file says it is of another slide than its name does; '{name}' is used everywhere. If it "
-            "was not renamed on purpose, it may be the wrong file",
-            stacklevel=3,
+            "was not renamed on purpose, it may be the wrong file"
         )
+        kind = "files that say they are of another slide than their name does"
+        warnings.warn(CountedWarning(message, kind), stacklevel=3)
     return name
 
 
