@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
@@ -15,6 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 from pathflip.checkpoint import InputContract, save_checkpoint
 from pathflip.errors import ConfigError, TrainingError
 from pathflip.train import AlignStep, OptimConfig, TrainConfig, fit, loop
+from pathflip.train.align_run import train_align
+from small_cohort import short, small_cohort
 from tiny_align import TinyAlign, batches, evaluate, poison, save
 from tiny_pathflip import make_batch, tiny
 
@@ -117,6 +120,17 @@ def sharded(out: Path) -> None:
     loop.make_accelerator = ACCELERATOR
 
 
+def sharded_alignment(out: Path) -> None:
+    """A run of the default recipe with FSDP2, whose checkpoint holds the vectors of its training texts."""
+    loop.make_accelerator = with_fsdp
+    own = out / f"cohort-{dist.get_rank()}"
+    own.mkdir()
+    sizes = {"width": 16, "embed_dim": 8, "text_width": 16, "text_heads": 2, "text_ffn": 16, "known_texts": 12}
+    recipe = short(text__pretrained="", train__eval_every=0, **{f"model__{key}": size for key, size in sizes.items()})
+    train_align(recipe, *small_cohort(own, np.random.default_rng(0)), out / "alignment", store=own / "packed")
+    loop.make_accelerator = ACCELERATOR
+
+
 def main(out: Path) -> None:
     """Every scenario, one after another."""
     if (out / "begun-on-one").exists():  # by the test that finishes on two what one process began
@@ -144,6 +158,7 @@ def main(out: Path) -> None:
     except TrainingError as error:
         (out / f"error-{dist.get_rank()}.json").write_text(json.dumps(str(error)))
     sharded(out)
+    sharded_alignment(out)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from distributed_train import CONFIG, SCENARIOS, KilledError
 from pathflip.checkpoint import load_checkpoint
 from pathflip.train import AlignStep, fit, read_metrics
 from pathflip.train.state import latest_state, load_state
+from small_cohort import WORDS
 from tiny_align import TinyAlign, batches, evaluate
 
 pytestmark = pytest.mark.slow
@@ -115,3 +116,14 @@ def test_sharding_a_scalar_is_refused_by_name(two):
     for rank in range(2):
         message = json.loads((two / f"scalar-{rank}.json").read_text())
         assert message.startswith("FSDP: got the scalar parameter model.logit_scale")
+
+
+def test_a_sharded_run_keeps_the_vectors_of_its_training_texts(two):
+    """They are made of collected weights, once a checkpoint is written."""
+    checkpoint = load_checkpoint(two / "alignment" / "last")
+    tokens = checkpoint.tokenizer.encode([sentence.lower().rstrip(".") for sentence in WORDS], 64)
+    with torch.no_grad():
+        expected = checkpoint.model.text_vectors(tokens.ids, tokens.mask, None)
+    stored = checkpoint.model.known_texts.vectors
+    assert torch.cdist(expected, stored).min(1).values.max() < 1e-4
+    assert int((stored.abs().sum(1) > 0).sum()) == len(WORDS)

@@ -309,7 +309,7 @@ def _weights_to_keep(run: Run) -> AbstractContextManager[None]:
 def _save_checkpoint(run: Run, name: str) -> None:
     """Sharded weights take every process to collect, so then all call ``save``."""
     if run.save is not None and (run.accelerator.is_main_process or is_sharded(run.bare)):
-        with _weights_to_keep(run):
+        with _weights_to_keep(run), whole_weights(run.bare):
             run.save(run.out / name, {"step": float(run.done), **run.metrics})
 
 

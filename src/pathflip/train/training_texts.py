@@ -11,7 +11,6 @@ from torch import Tensor
 from pathflip.data.align import TextSpec
 from pathflip.text.pretrained import PretrainedText
 from pathflip.text.tokenizer import Tokenizer
-from pathflip.train.state import whole_weights
 
 __all__ = ["training_texts_known"]
 
@@ -28,7 +27,7 @@ def training_texts_known(
 ) -> Iterator[None]:
     """Inside, the model holds the vectors that its weights of now give the training texts; behind it none.
 
-    Training never reads them, so they are no part of its state. Models without a place for them stay as they are.
+    Training never reads them, so they are no part of its state. Sharded weights must be collected (``whole_weights``). Models without a place for them stay as they are.
     """
     known = getattr(model, "known_texts", None)
     if known is None:
@@ -39,7 +38,7 @@ def training_texts_known(
     training = model.training
     model.eval()
     try:
-        with torch.no_grad(), whole_weights(model):
+        with torch.no_grad():
             known.remember(_vectors(model, tokenizer, text, pretrained, texts()))
         yield
     finally:
