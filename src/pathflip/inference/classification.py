@@ -26,7 +26,7 @@ __all__ = ["ZeroShot", "zero_shot"]
 
 TEMPLATES = ("{}.", "The tissue shows {}.", "This slide shows {}.", "Diagnosis: {}.")
 
-SIMILARITY_WEIGHT = 5.0
+SIMILARITY_WEIGHT = 2.0
 """Weight of the whole-slide cosine beside the presence logit in zero-shot scores; chosen on val (docs/log.md)."""
 
 
