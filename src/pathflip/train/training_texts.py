@@ -27,7 +27,8 @@ def training_texts_known(
 ) -> Iterator[None]:
     """Inside, the model holds the vectors that its weights of now give the training texts; behind it none.
 
-    Training never reads them, so they are no part of its state. Sharded weights must be collected (``whole_weights``). Models without a place for them stay as they are.
+    Training never reads them, so they are no part of its state. Models without a place for them stay as they are;
+    sharded weights must be collected already (``whole_weights``).
     """
     known = getattr(model, "known_texts", None)
     if known is None:
