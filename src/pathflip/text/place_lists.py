@@ -72,7 +72,8 @@ _EXPLAINS = re.compile(
 _ANY_MARGIN = re.compile(
     r"\W*(?:the |all |its |other |their |any |examined |respective |final |inked |true )*(?:surgical "
     r"|resection |excision |"
-    r"specimen )*(?:margins?|edges?)(?:\W*$| (?:of|from|at|for)\b)|\W*(?:the|all|any)\b|.*\bmargin\W*$",
+    r"specimen )*(?:margins?|edges?)(?:\W*$| (?:of|from|at|for)\b)|\W*(?:the|all|any)\b|.*\bmargin(?: lines?"
+    r"| biops(?:y|ies)| specimens?)?\W*$",
     re.IGNORECASE,
 )
 # "Fortunately, the margins …", "on the right side, one node …", "nodes, all of which …": no place of the list.

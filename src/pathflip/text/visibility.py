@@ -106,7 +106,7 @@ def _empty_kind(text: str, language: str) -> str | None:
 _SEGMENT = re.compile(
     r"(?<!associated)(?<!contact)(?<!continuity)(?<!continuous)(?<!contiguous)\s+with\s+(?=an? )|"
     r"\s+and\s+(?=an? (?:\w+ )?(?:size|diameter|thickness|weight|length|depth|resection)\b|the resection\b|"
-    r"[a-z]+ing the (?:\w+ ){0,3}margins?\b|the presence of\b)|"
+    r"[a-z]+ing the (?:\w+ ){0,3}margins?\b|the presence of\b|(?:\w+ly )?close to\b)|"
     r",\s+(?:and\s+|with\s+)?|\s+(?:and|but|with|while)\s+(?=(?:is|are|was|were|has|have|measur\w+|no|negative|clear|"
     r"lymph|margins?|stag\w+|metasta\w+|both|one|two|three|positive|involv\w+)\b)|,?\s+(?=(?:alongside"
     r"|along with|together with|indicative of)\b)|\s+(?=(?:measuring|staged|"
@@ -196,6 +196,9 @@ def kinds_of(clauses: list[str], language: str = "en") -> list[str | None]:
         kind = not_visual_kind(clause, language)
         if kind is None and kinds:
             kind = _inherited(kinds[-1], clause, dependent, verb)
+            listed = re.match(r"both\b", clause, re.IGNORECASE) and not verb.search(clauses[len(kinds) - 1])
+            if kind is None and kinds[-1] in ("margins", "nodes") and listed:
+                kind = kinds[-1]  # "the margins of the urethra, | and both ureters are free": one list
             if kind in _ELSEWHERE and _of_the_tumour(clauses[: len(kinds)], clause, verb):
                 kind = None
         kinds.append(kind)
@@ -285,7 +288,8 @@ _GOES_ON = re.compile(
     r"(?:they|these|some|others?|the (?:latter|former|others?))\b|(?:suggesting|indicating|suspected|showing"
     r"|confirming|affirming|solidifying|supporting|excluding|ruling out|"
     r"establishing|reinforcing|verifying|corroborating|favou?ring|revealing|identifying|consistent with)\b|"
-    r"not \w+ing\b|(?:no|without|all|none|both|reactive)\b(?!.*\b(?:vascular|(?:angio)?lymphatic invasion|angio\w+|"
+    r"not \w+ing\b|(?:no|without|all|none|both(?= (?:are|were|is|was|of|margins?|nodes?)\b)"
+    r"|reactive)\b(?!.*\b(?:vascular|(?:angio)?lymphatic invasion|angio\w+|"
     r"lympho\w*|perineural|necrosis|in situ|dysplasia|mitos\w+|atypia|granuloma\w*|abnormalit\w+|"
     r"(?:micro-?)?calcif\w+|"
     r"fibrosis|mucin\w*|polyps?|cyst\w*|ulcer\w*|skin|nipple|pleura\w*|muscle|muscularis|bone|parenchyma|mucosa"

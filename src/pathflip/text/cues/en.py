@@ -316,6 +316,7 @@ _BREAKS = (
     r",?\s+(?!however, (?:is|are|was|were|has|have|do|does)\b)\b(?:but(?! also\b)|although|though|while|whereas|however|except(?:ing)?(?: for)?|despite|yet|apart from|"
     r"aside from|other than|with the exception of|save for)\b,?\s+",
     r",\s+(?=with\b|no\b(?!\.)|not\b|neither\b|nor\b|none\b)",
+    r",\s+and\s+(?=(?:multiple|numerous|several|many)\b[^,;]*\b(?:is|are|was|were|contains?|shows?)\b)",
     r",\s+and\s+(?=other\b.*\b(?:is|are|was|were) not (?:\w+ly )?(?:specified|reported|detailed|provided|described|mentioned|assessed)\b)",
     r",\s+and\s+(?=(?:\w+ly,? |also |additionally,? )?(?:there|the|this|these|it|its|all|some|no|focal|both|surgical|margins?)\b)",
     r"(?<!not),?\s+(?=without\b|w/o\b|with (?:no|(?:an? |the )?(?:\w+ )?(?:absence|lack) of)\b|in the absence of\b)",
