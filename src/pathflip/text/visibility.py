@@ -119,6 +119,7 @@ _DIAGNOSIS = re.compile(
     r"(?:categori[sz]|classify|identify)ing (?:it|this|the \w+) as (?=an? ))\s*",
     re.IGNORECASE,
 )
+_REVEALED = re.compile(r"\b(?:revealed|reveals|confirmed|showed|shows) (?=an? )", re.IGNORECASE)
 _DESCRIBED_BY = re.compile(r"\bcharacteri[sz]ed by (?=an? )", re.IGNORECASE)
 # "… of the margins, which included skeletal muscle": of what stands before it, which this slide does not show.
 _OF_ANOTHER = re.compile(
@@ -146,10 +147,12 @@ def visible_rest(clause: str, language: str = "en", accepted: Callable[[str], bo
     if language != "en" or _OF_ANOTHER.match(clause) or _is_of_a_stain(clause):
         return None
     verb = re.compile(cues_of(language).verbs, re.IGNORECASE)
-    diagnosis = _DIAGNOSIS.search(clause)
+    diagnosis = _DIAGNOSIS.search(clause) if not re.search(r"\b(?:pre-?operative|clinical) diagnos", clause) else None
     described = _DESCRIBED_BY.search(clause)
     candidates = [clause[diagnosis.end() :], clause] if diagnosis else [clause]
     candidates += [clause[described.end() :]] if described else []
+    revealed = _REVEALED.search(clause) if not_visual_kind(clause) == "clinical" else None
+    candidates += [clause[revealed.end() :]] if revealed else []
     for candidate in candidates:
         cuts = [match.start() for match in _SEGMENT.finditer(candidate)]
         ends = [*([len(candidate)] if candidate != clause else []), *reversed(cuts)]
@@ -197,7 +200,7 @@ def kinds_of(clauses: list[str], language: str = "en") -> list[str | None]:
         if kind is None and kinds:
             kind = _inherited(kinds[-1], clause, dependent, verb)
             listed = re.match(r"both\b", clause, re.IGNORECASE) and not verb.search(clauses[len(kinds) - 1])
-            if kind is None and kinds[-1] in ("margins", "nodes") and listed:
+            if kind is None and kinds[-1] in ("margins", "nodes") and listed and not names_a_finding(clause):
                 kind = kinds[-1]  # "the margins of the urethra, | and both ureters are free": one list
             if kind in _ELSEWHERE and _of_the_tumour(clauses[: len(kinds)], clause, verb):
                 kind = None

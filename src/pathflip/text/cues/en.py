@@ -32,7 +32,7 @@ _EMPTY_NOUNS = (
 )
 NOT_VISUAL: dict[str, tuple[str, ...]] = {
     "margins": (
-        r"\bmargins?\b|\bmarginal (?:status|tissues?)\b|\bre-?resections?\b|\bthe proximity of the tumou?r\b|(?:\bis|^)\W*close\W*$",
+        r"\bmargins?\b|\bmarginal (?:status|tissues?)\b|\bre-?resections?\b|\bthe proximity of the tumou?r\b|\bcloseness\b|(?:\bis|^)\W*close\W*$",
         r"\bresidual (?:tumou?r|disease|carcinoma)\W+R[012X]\b|\b(?:residual tumou?r|R) classification\b",
         r"\b(?:resection|surgical|excision|incision|inked) (?:\w+ )?(?:edges?|lines?|planes?)\b",
         r"\bstaple line\b|\binked\b|\bink\b",
@@ -47,7 +47,8 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\b(?:sentinel|regional|axillary|hilar|pelvic|inguinal|mediastinal|cervical|peribronchial|intrapulmonary|subcarinal|"
         r"paratracheal|jugular|iliac|obturator|mesenteric|perirectal|pericolic|perigastric|peripancreatic|supraclavicular|"
         r"submandibular|submental|retroperitoneal|retromammary|para-?aortic|periaortic|examined|sampled) (?:\w+ )?node\b",
-        r"\bstations? #?\d+\w?\b|^\W*metasta(?:tic (?:involvement|disease|spread)|s[ie]s)\b",
+        r"\bstations? #?\d+\w?\b|^\W*metasta(?:tic (?:involvement|disease|spread)|s[ie]s)\b|"
+        r"\bmetasta[sz]i[sz]ed\b|\b(?:shows?|exhibits?|has) (?:\w+ )?metasta(?:tic disease|s[ie]s)\W*$",
         r"(?<!non-)\blymph node\b(?!.*(?:lymphoma|leuk|Hodgkin))|\blevel \w+ (?:lymph )?node\b|\blymph node (?:from|at|in) (?:station|level)\b",
         rf"\b{_COUNTED} (?:(?:/|of|out of) ?(?:the )?\w+ )?(?:\w+ )?(?:lymph )?node\b|\bneck dissection\b",
         r"\(\d+/\d+\)|\b(?:no|without|absence of|lack of)\b[^.;]{0,40}\bmetasta(?!tic infiltrat)\w+|\b(?:no|without)\b[^.;]{0,20}\blymphatic (?:spread|dissemination)",
@@ -87,7 +88,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\bKi-?67\b|\bMIB-?1\b|\bp(?:16|40|53|57|63|120)\b|\bTTF-?1\b|\bCK ?\d+|\b(?:pan-?)?cytokeratins?\b|\bpan-?keratins?\b|\bCD ?\d+\w?\b",
         r"\bGFAP\b|\bS-?100\b|\bsynaptophysin\b|\bchromogranin\b|\bPD-?L1\b|\bCDX-?2\b|\bHMB-?45\b|\bMelan-?A\b",
         r"\bNapsin\b|\bkeratin[- ]positiv\w+|\bNeu[ -]?N\b|\b(?:neuronal|tumou?r|immuno\w*) markers?\b|\b(?:proliferati(?:on|ve)|labell?ing) ind(?:ex|ices)\b|\bGATA-?3\b|\bE-cadherin\b|\bstain(?:s|ed|ing)? (?:positive|negative|for|with)\b",
-        r"\bacid-fast\b|\bmicrobial stain\w*|\bnegative (?:[\w,-]+ ){0,6}stains?\b|\bstain(?:s|ing)? (?:is|are|was|were) (?:positive|negative)\b",
+        r"\bacid-fast\b|^\W*(?:\w+ ){0,2}stains?\W*$|\bmicrobial stain\w*|\bnegative (?:[\w,-]+ ){0,6}stains?\b|\bstain(?:s|ing)? (?:is|are|was|were) (?:positive|negative)\b",
         r"\b(?:mucin|special|reticulin|elastin|elastic|trichrome|iron|silver|gram|GMS|AFB|Congo red|Ziehl\W+Neelsen|repair) stain\w*|\bSOX-?1[01]\b|\bPAX-?8\b",
     ),
     "molecular": (
@@ -99,6 +100,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\bBRCA[12]\b|\bTP53\b|\bHPV\b|\bEBV\b|\bEBER\b|\boverexpress\w*|\bflow cytometry\b",
     ),
     "administration": (
+        r"^\W*(?:following|after|upon) (?:an? |the )?(?:[\w-]+ ){0,4}(?:\w*ectomy|surgery|resection|excision|procedure)\W*$",
         r"\b\d{1,2}[/.-]\d{1,2}[/.-](?:19|20)?\d\d\b|\b(?:19|20)\d\d-\d\d-\d\d\b|\bdated\b|\breceived on\b",
         r"\b(?:dr|prof)\b\.? |\b(?:previous|prior|earlier) (?:report|biops\w+|specimen)\b(?! (?:site|cavity|tract|scar|procedure|changes?))",
         r"\bblood (?:samples?|specimens?|draws?)\b|\bnormal blood\b|\b(?:archived|cryomold|fresh[- ]frozen|forthcoming|to be issued)\b|"
@@ -131,8 +133,8 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\bno (?:\w+ )?(?:mention|information|details?|data|comment)\b|\bsee (?:the )?(?:attached |scanned |original |full |separate )?(?:below|above|comment|note|synoptic|report|text|pdf|document)\W*$",
     ),
     "site": (
-        r"^\W*(?:(?:the|this|both) )?(?:[\w-]+ ){0,2}(?:tumou?rs?|carcinomas?|lesions?|neoplasms?|it) (?:is|are|was|were) (?:\w+ly )?"
-        r"(?:(?:uni|multi)(?:focal|centric)|solitary|single)\W*$",
+        r"^\W*(?:(?:the|this|both) )?(?:[\w-]+ ){0,2}(?:tumou?rs?|carcinomas?|lesions?|neoplasms?|it) (?:is|are|was|were) (?:\w+ly )?(?:noted to be |an? )?"
+        r"(?:(?:uni|multi)(?:focal|centric)|solitary|single)(?: (?:lesion|tumou?r|disease|mass))?\W*$",
         r"\b(?:located|situated|lies|is|was|comes|extends?) (?:very |extremely |quite )?close to\b",
     ),
     "interpretation": (
