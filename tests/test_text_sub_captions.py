@@ -418,3 +418,18 @@ def test_what_is_lacking_and_makes_it_worse_is_affirmed_and_what_is_not_definite
 def test_the_settled_rules(sentence, stated):
     """The settled cases of the annotation's rule book (docs/text.md): what is visible, and what it says."""
     assert [(s.polarity, s.text) for s in sub_captions_of(sentence) if s.visual] == stated
+
+
+@pytest.mark.parametrize(
+    ("sentence", "visual", "polarity"),
+    [
+        ("Smooth muscle is not seen.", True, "denied"),
+        ("There is no fatty tissue.", True, "denied"),
+        ("Microabscesses are moderate in extent and located centrally.", True, "affirmed"),
+        ("No muscle is present in the specimen.", False, "denied"),
+        ("No skin is present.", False, "denied"),
+    ],
+)
+def test_a_tissue_denied_is_a_finding_and_one_that_was_not_taken_is_none(sentence, visual, polarity):
+    (only,) = sub_captions_of(sentence)
+    assert (only.visual, only.polarity) == (visual, polarity)

@@ -18,8 +18,9 @@ _TISSUES = (
     r"(?:(?!(?:residual|tumou?r|malign\w*|neoplas\w*|viable|necrotic|carcinoma\w*)\b)[\w-]+ ){0,3}(?:skin|epidermis|nipple|muscle|"
     r"muscularis(?: propria)?|cartilage|bone|fat|adipose|mucosa|epithelium|parenchyma|nerves?|tissue)"
 )
+_TAKEN_TISSUES = r"(?:(?:overlying|underlying) )?(?:skin|epidermis|nipple|muscularis(?: propria)?|detrusor(?: muscle)?)"
 _PRESENT = r"(?:present|identified|seen|included|contained|found|noted|observed|represented|recognized)"
-_IN_SPECIMEN = r"(?: (?:in|within|on) (?:the|this|these|any of the) (?:[\w-]+ ){0,2}(?:specimens?|samples?|biops(?:y|ies)|sections?|material|fragments?|slides?))?"
+_IN_SPECIMEN = r"(?: (?:in|within|on) (?:the|this|these|any of the) (?:[\w-]+ ){0,2}(?:specimens?|samples?|biops(?:y|ies)|material|fragments?))"
 # "No additional findings", "no significant abnormality": a denial that names nothing.
 _EMPTY_WORDS = (
     r"(?:additional|other|further|new|significant|remarkable|relevant|notable|noteworthy|pertinent|specific|diagnostic|major|obvious|gross|"
@@ -124,9 +125,13 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         rf"(?:,? (?:and|or|nor) (?:{_EMPTY_WORDS} ){{0,4}}{_EMPTY_NOUNS})*"
         r"(?! (?:of|for|suggesti\w+|indicati\w+|suspicious|diagnostic|(?:to )?suggest|(?:to )?support)\b)(?!.*(?:,|\b(?:and|or|nor)) (?:\w+ ){0,3}(?:evidence|malignan\w+|carcinoma|tumou?rs?)\b)(?:(?! (?:and|or|nor) )[^,;])*"
         r"(?: (?:in|within|on|from|throughout|elsewhere|beyond)\b[^;]*)?$",
-        # What the specimen does not hold: "no skin is present (in the specimen)", "muscle is not identified".
-        rf"^\W*(?:there (?:is|are|was|were) )?(?:no|without(?: any)?) {_TISSUES}(?: (?:(?:is|are|was|were) )?(?:\w+ly )?{_PRESENT})?"
-        rf"{_IN_SPECIMEN}\W*$|^\W*(?:the )?{_TISSUES} (?:is|are|was|were) (?:\w+ly )?(?:not {_PRESENT}|absent){_IN_SPECIMEN}\W*$",
+        # What the specimen does not hold: "no muscle is present in the specimen", "no skin is present". "Smooth muscle is
+        # not seen" alone denies a finding.
+        *(
+            rf"^\W*(?:there (?:is|are|was|were) )?(?:no|without(?: any)?) {tissue}(?: (?:(?:is|are|was|were) )?(?:\w+ly )?{_PRESENT})?"
+            rf"{where}\W*$|^\W*(?:the )?{tissue} (?:is|are|was|were) (?:\w+ly )?(?:not {_PRESENT}|absent){where}\W*$"
+            for tissue, where in ((_TISSUES, _IN_SPECIMEN), (_TAKEN_TISSUES, ""))
+        ),
         r"\bno (?:\w+ ){1,4}(?:was|were) (?:performed|submitted|received|requested)\b",
         r"\bneither\b[^.;]{0,60}\b(?:sampled|submitted|assessed|received|evaluated|available|performed)\b",
         r"\b(?:details?|information|data) (?:regarding|about|on|concerning|of|for)\b",
@@ -169,7 +174,7 @@ _ORGANS = r"(?:quadrants?|breasts?|lobes?|lungs?|colon|rectum|kidney|bladder|pro
 _EMPTY = {
     "site": rf"^(?!.*\b(?:no|not|without|free|negative|absen\w+|malignan\w+|diagnosis)\b).*\b(?:tumou?rs?|mass(?:es)?|lesions?|foc(?:us|i)|nodules?)\b (?:is |was |were |are |found |identified |present |seen )*"
     rf"(?:on|in|at|within) (?:the|its|both)\b[^,;.]*\b(?:wall|segments?|regions?|surface|side|areas?|{_ORGANS})\b|"
-    rf"\blocated (?:peripheral|central)ly\b|\b(?:locat\w+|situated|centered|centred|positioned|originat\w+)\b.{{0,60}}\b(?:{_ORGANS}\b|o['’]clock\b)",
+    rf"\b(?:locat\w+|situated|centered|centred|positioned|originat\w+)\b.{{0,60}}\b(?:{_ORGANS}\b|o['’]clock\b)",
     "interpretation": r"\b(?:key|significant|important|notable|several|critical|essential) (?:\w+ )?findings\W*$|"
     r"\b(?:findings?|assessments?|evaluations?|analys[ie]s|examinations?|details|information|report|summary|"
     r"results?|characteristics|insights?|features)\b.{0,80}\b(?:underscor\w+|emphasi\w+|highlight\w*|provid\w+|guid\w+|direct\w+|"
