@@ -51,7 +51,7 @@ class TowerConfig(BaseModel):
     position: bool = True
     scale: float = 10.0
     pretrained: PretrainedPath = PretrainedPath()
-    known_texts: int = Field(0, ge=0)
+    known_texts: int = Field(0, ge=0, le=65_536)
 
     def pretrained_head(self) -> PretrainedHead | None:
         """The head of the pretrained path, where there is one."""
