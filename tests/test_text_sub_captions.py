@@ -332,6 +332,8 @@ def test_what_is_lacking_and_makes_it_worse_is_affirmed_and_what_is_not_definite
         ("The margins of the bladder, prostate and ureters are free of tumor.", []),
         ("The hilar and mediastinal lymph nodes are free of tumor.", []),
         ("Fortunately, the margins are free of tumor.", []),
+        ("On examination of the specimen, all margins were free of tumor.", []),
+        ("There is no dysplasia or carcinoma at the ureteric or urethral margins.", []),
         # Nodes, margins, stains: whatever is said of them.
         ("The lymph node shows no tumor but does exhibit granulomas.", []),
         ("None of the nodes contain tumor, although they display reactive changes.", []),
@@ -358,6 +360,11 @@ def test_what_is_lacking_and_makes_it_worse_is_affirmed_and_what_is_not_definite
         ),
         ("Ten nodes show no metastasis, although there are findings of focal fibrosis.", []),
         ("The carcinoma was unifocal.", []),
+        ("Multiple lymph nodes were excised and demonstrated no signs of malignancy.", []),
+        (
+            "Carcinoma is identified in the fossa with foci present at the margin.",
+            [("affirmed", "Carcinoma is identified in the fossa")],
+        ),
         # A denial that names nothing, and what the specimen does not hold.
         ("The middle lobe showed no significant pathology.", []),
         ("Chronic gastritis with no other abnormality.", [("affirmed", "Chronic gastritis")]),

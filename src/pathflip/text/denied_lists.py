@@ -94,6 +94,8 @@ def _visible(items: list[str], one_denial: bool, language: str) -> list[str]:
         if len(item.split()) > _LONGEST_ITEM or _SAYS.search(item):
             return []
         if not_visual_kind(item, language) is not None:
+            if visible_items and _PREPOSITION.search(_EVIDENCE.sub("", visible_items[-1])) and not _EVENT.search(item):
+                return []  # "no carcinoma at the ureteric or urethral margins": a place of the one before
             dropped, places = True, places or _PREPOSITION.search(_EVIDENCE.sub("", item)) is not None
         elif dropped and not one_denial:  # "without nodal spread, a stage of T2 and lymphatic invasion"
             break

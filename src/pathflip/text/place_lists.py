@@ -63,6 +63,7 @@ _OF_ITS_OWN = re.compile(
     r"labell?ed|adjacent)\b|\b(?:number|group|set) of\b",
     re.IGNORECASE,
 )
+_FRONT = re.compile(r"\W*(?:on|in|upon|after|during|at|with|following|despite)\b[^,]*,\s*", re.IGNORECASE)
 _REGION = re.compile(r"\b(?:regions?|areas?|levels?|stations?|basins?|groups?)\b", re.IGNORECASE)
 _EXPLAINS = re.compile(
     r"\W*(?:including|specifically|such as|namely|particularly|especially|composed|consisting|made|which|that"
@@ -91,10 +92,10 @@ def other_places(clause: str) -> str | None:
     adverb = re.match(
         r"\W*(?:[\w-]+ly|again|meanwhile|however|furthermore|moreover|also|in addition),\s+", clause, re.IGNORECASE
     )
-    verb = _VERB.search(clause)
+    verb, front = _VERB.search(clause), _FRONT.match(clause)
     if verb is not None:
-        examined = _EXAMINED.match(clause)
-        start = examined.end() if examined and examined.end() < verb.start() else (adverb.end() if adverb else 0)
+        openings = (_EXAMINED.match(clause), adverb, front)
+        start = next((one.end() for one in openings if one is not None and one.end() < verb.start()), 0)
         shorter = _without_hidden(clause, start, verb.start())
         if shorter is not None:
             return shorter
@@ -103,7 +104,7 @@ def other_places(clause: str) -> str | None:
         shorter = _without_hidden(clause, that.end(), verb.start()) if verb is not None else None
         if shorter is not None:
             return shorter
-    for preposition in _PREPOSITION.finditer(clause):
+    for preposition in _PREPOSITION.finditer(clause, front.end() if front else 0):
         tail = _TAIL.search(clause, preposition.end())
         shorter = _without_hidden(clause, preposition.end(), tail.start() if tail else len(clause))
         if shorter is not None:

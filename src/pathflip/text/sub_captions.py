@@ -135,7 +135,10 @@ def _prose(sentence: str, language: str) -> tuple[SubCaption, ...]:
     elif is_request(text):
         kinds = ["clinical"] * len(clauses)
     elif _RESECTION_STATUS.search(bare):
-        kinds = ["margins"] * len(clauses)
+        kinds = [
+            "margins" if re.search(r"\bresidual\b", clause.text, re.IGNORECASE) else kind
+            for clause, kind in zip(clauses, kinds, strict=True)
+        ]
     if language == "en" and (weighs_the_case(bare) or weighs_the_case(sentence)):
         kinds = ["interpretation"] * len(clauses)
     else:

@@ -109,7 +109,7 @@ _SEGMENT = re.compile(
     r"[a-z]+ing the (?:\w+ ){0,3}margins?\b|the presence of\b|(?:\w+ly )?close to\b)|"
     r",\s+(?:and\s+|with\s+)?|\s+(?:and|but|with|while)\s+(?=(?:is|are|was|were|has|have|measur\w+|no|negative|clear|"
     r"lymph|margins?|stag\w+|metasta\w+|both|one|two|three|positive|involv\w+)\b)|,?\s+(?=(?:alongside"
-    r"|along with|together with|indicative of)\b)|\s+(?=(?:measuring|staged|"
+    r"|along with|together with|indicative of)\b)|\s+with\s+(?=[^,;]{0,60}\bmargins?\b)|\s+(?=(?:measuring|staged|"
     r"classified as p?T\d|identified in|confirmed (?:through|by)|discovered during)\b)",
     re.IGNORECASE,
 )
@@ -119,7 +119,7 @@ _DIAGNOSIS = re.compile(
     r"(?:categori[sz]|classify|identify)ing (?:it|this|the \w+) as (?=an? ))\s*",
     re.IGNORECASE,
 )
-_REVEALED = re.compile(r"\b(?:revealed|reveals|confirmed|showed|shows) (?=an? )", re.IGNORECASE)
+_REVEALED = re.compile(r"\b(?:revealed|reveals|confirmed|showed|shows)\s+", re.IGNORECASE)
 _DESCRIBED_BY = re.compile(r"\bcharacteri[sz]ed by (?=an? )", re.IGNORECASE)
 # "… of the margins, which included skeletal muscle": of what stands before it, which this slide does not show.
 _OF_ANOTHER = re.compile(
@@ -159,7 +159,8 @@ def visible_rest(clause: str, language: str = "en", accepted: Callable[[str], bo
         for end in ends:
             head = candidate[:end].strip(" ,;")
             whole = candidate == clause
-            if whole and verb.search(clause) and not verb.search(head) and not _DESCRIBED.search(head):
+            says = verb.search(head) or _SAYS.search(head)
+            if whole and (verb.search(clause) or _SAYS.search(clause)) and not says and not _DESCRIBED.search(head):
                 continue  # the subject alone of something that cannot be seen
             if not_visual_kind(head, language) is None and _states_a_finding(head, whole) and accepted(head):
                 return head
@@ -170,7 +171,7 @@ def visible_rest(clause: str, language: str = "en", accepted: Callable[[str], bo
 _SAYS = re.compile(
     r"\b(?:is|are|was|were|(?:show|reveal|confirm|demonstrat|highlight|indicat|support|exhibit|display|identif"
     r"|express|prov|"
-    r"suggest|label|mark)(?:e?s|ies|e?d|ied|ing)?)\b",
+    r"suggest|label|mark)(?:e|e?s|y|ies|e?d|ied|ing)?)\b",
     re.IGNORECASE,
 )
 
@@ -202,12 +203,16 @@ def kinds_of(clauses: list[str], language: str = "en") -> list[str | None]:
             listed = re.match(r"both\b", clause, re.IGNORECASE) and not verb.search(clauses[len(kinds) - 1])
             if kind is None and kinds[-1] in ("margins", "nodes") and listed and not names_a_finding(clause):
                 kind = kinds[-1]  # "the margins of the urethra, | and both ureters are free": one list
+            if kind is None and _IS_THERE.match(clause) and _EXPLAINED.search(clauses[len(kinds) - 1]):
+                kind = kinds[-1]  # "pT2 L1, indicating spread to nodes, | presence of lymphatic invasion"
             if kind in _ELSEWHERE and _of_the_tumour(clauses[: len(kinds)], clause, verb):
                 kind = None
         kinds.append(kind)
     return kinds
 
 
+_IS_THERE = re.compile(r"(?:the )?(?:presence|absence) of\b", re.IGNORECASE)
+_EXPLAINED = re.compile(r"\b(?:indicating|reflecting|signifying|denoting)\b", re.IGNORECASE)
 _VERB_FIRST = re.compile(
     r"(?:is|are|was|were|shows?|showed|exhibit(?:s|ed)?|has|have|demonstrate[sd]?|reveal(?:s|ed)?|display(?:s"
     r"|ed)?)\b",
@@ -244,7 +249,7 @@ def _inherited(before: str | None, clause: str, dependent: re.Pattern[str], verb
         _IN_OTHER_WORDS.match(clause)
         or (before in _ELSEWHERE and _GOES_ON.match(clause))
         or (before in ("stage", "interpretation") and _OF_THE_CASE.match(clause))
-        or (before == "stage" and re.match(r"(?:the )?(?:presence|absence) of\b", clause))
+        or (before == "stage" and _IS_THERE.match(clause))
         or (
             before == "receptors"
             and re.match(r"(?:positive|negative|being|(?:an?|the) (?:lack|absence|loss) of)\b", clause)

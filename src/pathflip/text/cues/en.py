@@ -57,6 +57,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
     "stage": (
         r"\bstag(?:e|ed|es|ing)\b",
         r"\b(?:TNM|AJCC|UICC|FIGO|Dukes)\b",
+        r"\b(?:liver|oment\w+|peritone\w+|adrenal)\b[^.;]*\bmetasta\w+|\bmetasta\w+\b[^.;]*\b(?:liver|oment\w+|peritone\w+|adrenal)\b",
         r"\bdistant (?:metasta\w+|spread|(?:\w+ )?(?:sites?|organs?))|\bregional (?:\w+ )?spread\b",
     ),
     "size": (
@@ -106,7 +107,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\b(?:dr|prof)\b\.? |\b(?:previous|prior|earlier) (?:report|biops\w+|specimen)\b(?! (?:site|cavity|tract|scar|procedure|changes?))",
         r"\bblood (?:samples?|specimens?|draws?)\b|\bnormal blood\b|\b(?:archived|cryomold|fresh[- ]frozen|forthcoming|to be issued)\b|"
         r"\bsupplement\w* reports? will\b|\bspecimens? (?:type|retained|(?:is|was|were) (?:intact|oriented))\b",
-        r"\bcopy of\b|\bby telephone\b|\b(?:outside|external|intradepartmental|expert) (?:consult\w*|opinion|review)\b",
+        r"\b(?:morphology|topography) code\b|\bcopy of\b|\bby telephone\b|\b(?:outside|external|intradepartmental|expert) (?:consult\w*|opinion|review)\b",
         r"\bdiscussed with\b|\b(?:informed|notified) (?:of|about|by)\b|\bsecond opinion\b",
         r"\bsigned\b|\bpathologist\b|\bsurgeon\b|\baccession\b|\breport(?:ed)? (?:by|date)\b|\bICD-?O?\b|\bSNOMED\b",
         r"\bpreviously reported\b|\b(?:report|result)s? to follow\b|\bMRN\b|\bdate of birth\b|\bDOB\b",
@@ -138,6 +139,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\bno (?:\w+ )?(?:mention|information|details?|data|comment)\b|\bsee (?:the )?(?:attached |scanned |original |full |separate )?(?:below|above|comment|note|synoptic|report|text|pdf|document)\W*$",
     ),
     "site": (
+        r"^\W*(?:the )?(?:[\w-]+ ){0,2}(?:displays?|shows?|exhibits?) (?:multi|uni)(?:focality|centricity)\b",
         r"^\W*(?:(?:the|this|both) )?(?:[\w-]+ ){0,2}(?:tumou?rs?|carcinomas?|lesions?|neoplasms?|it) (?:is|are|was|were) (?:\w+ly )?(?:noted to be |an? )?"
         r"(?:(?:uni|multi)(?:focal|centric)|solitary|single)(?: (?:lesion|tumou?r|disease|mass))?\W*$",
         r"\b(?:located|situated|lies|is|was|comes|extends?) (?:very |extremely |quite )?close to\b",
@@ -146,7 +148,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
         r"\b(?:these|the|such)(?: \w+)? (?:findings?|features|results|characteristics) (?:\w+ly )?(?:highlight|"
         r"underscore|underline|emphasi[sz]e|support|suggest|provide|warrant|necessitate|reflect|contribute|align|point)\w*",
         r"\b(?:aggressive|malignant) (?:nature|behaviou?r|potential)\b|\bcritical (?:for|in|to)\b|\braises? concerns?\b|"
-        r"\bpotential (?:for|to)\b|\bensur(?:es?|ing)\b|\bthe (?:provided|available|given) (?:information|report|details?|data|summary|description)\b",
+        r"\bpotential (?:for|to)\b|\bensur(?:es?|ing)\b|\bthe overall (?:[\w-]+ ){0,2}(?:features|findings|picture|appearance|morphology)\b|\bthe (?:provided|available|given) (?:information|report|details?|data|summary|description)\b",
         r"\b(?:these|the|such|pathological)(?: \w+)? findings (?:are )?(?:\w+ly )?(?:indica\w+|suggest\w*|confirm\w*|represent\w*|"
         r"demonstrate)\b(?: of)?(?: an?)? (?:\w+ (?:and )?){0,3}(?:aggressive|advanced|locali[sz]ed|early|late|progressive\w*|"
         r"challenging|favou?rable)\b|\bthis (?:\w+ ){0,2}(?:analysis|evaluation|assessment|examination) (?:\w+ly )?"
@@ -191,7 +193,7 @@ _VISIBLE_ANYWAY = (
     r"\b(?:ill|poorly|well|sharply)[- ](?:defined|circumscribed|demarcated) (?:\w+ )?margins?\b",
     r"\b(?:infiltrat\w+|invasive|pushing|irregular|smooth|scalloped|expansile|circumscribed|tumou?r)(?: tumou?r)? "
     r"(?:margins?|edges?|borders?)\b(?![^.;]*\b(?:free|clear|negative|positive|involved|uninvolved))",
-    r"\b(?:intra-?operative|frozen[- ]section) (?:consultations?|examinations?|evaluations?|assessments?|diagnos[ei]s) (?:\w+ly )?"
+    r"\b(?:intra-?operative|frozen[- ]section) (?:consultations?|examinations?|evaluations?|assessments?|diagnos[ei]s)(?:, including [^,;]*,)? (?:\w+ly )?"
     r"(?:identified|confirmed|revealed|showed|indicated|demonstrated)\b|\bin (?:the )?(?:\w+ )?frozen sections?\b",
     r"\bmargins? of the (?:nests?|islands?|glands?|section|tissue|slide|fragments?)\b",
     r"\bper (?:\d+ ?)?(?:mm|square mm)\b|\b(?:H ?& ?E|ha?ematoxylin)[- ]stain\w*|\bgrossly cystic\b",
@@ -385,7 +387,7 @@ CUES = Cues(
     hedges=_HEDGES,
     breaks=_BREAKS,
     dependent=r"(?:with|without|all of|none of|of which|which|that|lacking|devoid|free of|free from|(?:only |instead |just )?(?:showing|"
-    r"containing|exhibiting|demonstrating|displaying|revealing|featuring|consisting of)|sparing|show|demonstrate|exhibit|contain|display|reveal)\b|"
+    r"containing|exhibiting|demonstrating|displaying|revealing|featuring|consisting of)|sparing|(?:show|demonstrate|exhibit|contain|display|reveal)(?:e?d)?)\b|"
     r"(?:is|are|was|were|do|does|did|remains?|appears?|lacks?|shows?|has|have|exhibits?|confined|limited|restricted|the noted)\b",
     frame=_FRAME,
     degrees=_DEGREES,
