@@ -440,3 +440,26 @@ def test_the_settled_rules(sentence, stated):
 def test_a_tissue_denied_is_a_finding_and_one_that_was_not_taken_is_none(sentence, visual, polarity):
     (only,) = sub_captions_of(sentence)
     assert (only.visual, only.polarity) == (visual, polarity)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "affirmed", "denied"),
+    [
+        (
+            "Tubular adenoma, negative for high-grade dysplasia.",
+            "Tubular adenoma",
+            "negative for high-grade dysplasia.",
+        ),
+        ("Hyperplastic polyp negative for dysplasia.", "Hyperplastic polyp", "negative for dysplasia."),
+        ("Skin negative for melanoma.", None, "Skin negative for melanoma."),
+        ("The tumour is negative for necrosis.", None, "The tumour is negative for necrosis."),
+    ],
+)
+def test_a_finding_that_is_negative_for_another_is_not_denied(sentence, affirmed, denied):
+    texts = {one.polarity: one.text for one in sub_captions_of(sentence)}
+    assert (texts.get("affirmed"), texts.get("denied")) == (affirmed, denied)
+
+
+def test_a_node_negative_for_a_carcinoma_denies_none_here():
+    stated = sub_captions_of("Lymph node with reactive changes, negative for carcinoma.")
+    assert not any(one.visual for one in stated)

@@ -92,6 +92,10 @@ _NOT_THROUGH = re.compile(
     r"(?P<layer>[^,;.]{3,60}?))(?=[,;.]|\s+(?:with|and|while|but)\b|$)",
     re.IGNORECASE,
 )
+# What a title denies beside its finding: "Tubular adenoma, | negative for dysplasia". Nodes and margins are what
+# the denial is about.
+_NEGATIVE_FOR = re.compile(r",?\s+(?=(?:and )?(?:negative for|free of)\b)", re.IGNORECASE)
+_NEGATIVE_PLACE = re.compile(r"\b(?:nod(?:e|es|al)|margins?|rings?|do(?:ugh)?nuts?|edges?|resection)\b", re.IGNORECASE)
 _FIRST_EXCEPT = re.compile(
     r"\W*(?:apart from|aside from|other than|except for|abgesehen von|bis auf|außer|hormis|en dehors d|salvo|"
     r"excepto)\b",
@@ -178,6 +182,8 @@ def _pieces(text: str, rules: LanguageRules, language: str) -> list[Clause]:
         if not _WITHOUT_FIRST.match(text) or _is_main_clause(text[front.end() :], rules):
             cuts = sorted({*cuts, (comma, front.end())})
     cuts = sorted({*cuts, *_concession_ends(text, rules)})
+    if language == "en":
+        cuts = sorted({*cuts, *_denials_beside_a_finding(text, rules)})
     if (start_of_main := _THERE_IS_NO.match(text)) is not None:
         cuts = sorted({*cuts, start_of_main.span("gap")})
     denial = rules.denial.search(masked) if _FIRST_EXCEPT.match(text) else None
@@ -205,6 +211,17 @@ def _pieces(text: str, rules: LanguageRules, language: str) -> list[Clause]:
         elif part:
             pieces.append(Clause(part))
     return _topics_unclear(pieces) if dashes else pieces
+
+
+def _denials_beside_a_finding(text: str, rules: LanguageRules) -> list[tuple[int, int]]:
+    """The gap before "negative for" in a stretch without a verb that names a finding first."""
+    match = _NEGATIVE_FOR.search(text)
+    if match is None:
+        return []
+    head = text[: match.start()]
+    names = re.search(rules.cues.findings, head, re.IGNORECASE) is not None
+    whole = rules.verb.search(head) or rules.denial.search(head) or _NEGATIVE_PLACE.search(head) or is_answer_line(text)
+    return [match.span()] if names and not whole else []
 
 
 def _fronted(text: str, rules: LanguageRules) -> re.Match[str] | None:
