@@ -463,3 +463,19 @@ def test_a_finding_that_is_negative_for_another_is_not_denied(sentence, affirmed
 def test_a_node_negative_for_a_carcinoma_denies_none_here():
     stated = sub_captions_of("Lymph node with reactive changes, negative for carcinoma.")
     assert not any(one.visual for one in stated)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "polarities"),
+    [
+        ("Dysplasia-free mucosa.", ["denied"]),
+        ("The mucosa is dysplasia-free.", ["denied"]),
+        ("The tumour-free liver shows steatosis.", ["undecided"]),
+        ("Rare mitoses, absent necrosis.", ["affirmed", "denied"]),
+        ("FIGO grade 2 endometrioid carcinoma.", ["affirmed"]),
+    ],
+)
+def test_free_of_in_one_word_and_absent_before_its_noun(sentence, polarities):
+    stated = sub_captions_of(sentence)
+    assert [one.polarity for one in stated] == polarities
+    assert all(one.visual for one in stated)

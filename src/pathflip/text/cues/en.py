@@ -56,7 +56,7 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
     ),
     "stage": (
         r"\bstag(?:e|ed|es|ing)\b",
-        r"\b(?:TNM|AJCC|UICC|FIGO|Dukes)\b",
+        r"\b(?:TNM|AJCC|UICC|FIGO(?! (?:histologic(?:al)? )?grade)|Dukes)\b",
         r"\b(?:liver|oment\w+|peritone\w+|adrenal)\b[^.;]*\bmetasta\w+|\bmetasta\w+\b[^.;]*\b(?:liver|oment\w+|peritone\w+|adrenal)\b",
         r"\bdistant (?:metasta\w+|spread|(?:\w+ )?(?:sites?|organs?))|\bregional (?:\w+ )?spread\b",
     ),
@@ -255,6 +255,7 @@ _DENIALS: tuple[tuple[str, str], ...] = (
     (r"(?<=[:=])\s*(?:none|no|nil|[∅ø⌀]|negative|neg|zero|\(-\)|\(−\))\.?(?=\s*(?:$|[.,;(]))", " present"),
     (r"(?<=[:=])\s*0(?: ?%|/\d+| ?(?:/|per) ?(?:\d+ )?(?:hpf|mm ?[2²]?|sq\.? ?mm))?(?=\s*(?:$|[.,;(]))", " present"),
     (r"(?:(?<=is)|(?<=are)|(?<=was)|(?<=were))\s+negative(?=\s*(?:$|[.,;(]))", " positive"),
+    (r"(?<=[a-z]{4})-free\b(?! (?:survival|interval|period|text))(?<!\bpain-free)(?<!\bsymptom-free)", "-involved"),
     (r"(?<=\btumor)[- ]free\b|(?<=\btumour)[- ]free\b|(?<=\bcancer)[- ]free\b|(?<=\bcarcinoma)[- ]free\b", " involved"),
     (r"(?<=\w)\s*\(\s*[-−–]\s*\)", " (+)"),  # "Perineural invasion (-)", "LVI-"
     (
@@ -293,6 +294,8 @@ _DOUBTS = (
     rf"(?:\w+ly )?(?:be )?{_OUT}\b",
     r"\bno (?:\w+ )?exclusion\b|\bwithout (?:\w+ )?excluding\b",
     rf"\bto {_OUT}\b|\br/o\b|\?\s*(?=\w+\W*$)|^\W*\?(?=\s*\w)|\w ?\?\W*$",
+    # "The tumour-free liver shows steatosis": what is free of something, and something else of it.
+    r"\b[a-z]{4,}-free (?!margins?\b)(?:\w+ ){1,3}(?:shows?|showed|with|contains?|contained|exhibits?|exhibited|has|have|had|reveals?|revealed|displays?|demonstrates?|demonstrated)\b",
     r"\b(?:no|not)\b.{0,60}\bwith certainty\b|\b(?:absent|present|identified)\s*[:=]\s*(?:[xX_✓]+(?!\w)|$)",
     r"\b(?:absence|lack) of (?:any )?(?:definit\w+|convincing|unequivocal|clear[- ]cut|conclusive)\b",
     r"\b(?:definit\w+|convincing|unequivocal) (?:[\w-]+ ){1,4}(?:is|are|was|were) not\b",
@@ -345,6 +348,7 @@ _BREAKS = (
     r",\s+(?=(?:consistent|compatible|in keeping) with\b)|,?\s+(?=(?:due|owing) to (?:the |an )?(?:absence|lack)\b)",
     r"\s+or\s+(?=no\b)|\s+(?:and|&)\s+(?=(?:no|without|absent|lacks?|lacking)\b|(?:is|are|was|were) (?:\w+ly )?(?:negative|free|devoid|without|absent)\b)",
     # What hangs behind a noun: "carcinoma lacking mucin", "nests showing no keratin", "a tumour that does not invade".
+    r",\s+(?=absent (?!in\b|at\b|from\b|on\b|throughout\b|focally\b)[a-z]{4,})",
     r"(?<!\bis)(?<!\bare)(?<!\bwas)(?<!\bwere)(?<!ly),?\s+(?=(?:lacking|devoid of|free (?:of|from)|not \w+ing)\b)",
     r",?\s+(?=(?:showing|demonstrating|exhibiting|displaying|containing|having|revealing) (?:no|little|neither|an absence)\b)",
     r",?\s+(?=(?:in|from|within|on) which\b|whose\b|wherein\b)",
