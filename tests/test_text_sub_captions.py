@@ -460,6 +460,20 @@ def test_a_finding_that_is_negative_for_another_is_not_denied(sentence, affirmed
     assert (texts.get("affirmed"), texts.get("denied")) == (affirmed, denied)
 
 
+@pytest.mark.parametrize(
+    ("language", "sentence", "affirmed", "denied"),
+    [
+        ("de", "Hyperplastischer Polyp, dysplasiefrei.", "Hyperplastischer Polyp", "dysplasiefrei."),
+        ("es", "Adenoma tubular negativo para displasia.", "Adenoma tubular", "negativo para displasia."),
+        ("fr", "Adénome tubuleux indemne de dysplasie.", "Adénome tubuleux", "indemne de dysplasie."),
+        ("de", "Schleimhaut dysplasiefrei.", None, "Schleimhaut dysplasiefrei."),
+    ],
+)
+def test_so_in_other_languages(language, sentence, affirmed, denied):
+    texts = {one.polarity: one.text for one in sub_captions_of(sentence, language)}
+    assert (texts.get("affirmed"), texts.get("denied")) == (affirmed, denied)
+
+
 def test_a_node_negative_for_a_carcinoma_denies_none_here():
     stated = sub_captions_of("Lymph node with reactive changes, negative for carcinoma.")
     assert not any(one.visual for one in stated)

@@ -3,6 +3,7 @@
 import re
 
 from pathflip.text.cues import LANGUAGES
+from pathflip.text.finding_words import names_a_finding
 from pathflip.text.polarity import LanguageRules, blanked, is_answer_line, polarity_of, rules_of, value_polarity
 from pathflip.text.reach import RELATIVE, Clause, is_event, items_of, japanese_items
 
@@ -94,8 +95,20 @@ _NOT_THROUGH = re.compile(
 )
 # What a title denies beside its finding: "Tubular adenoma, | negative for dysplasia". Nodes and margins are what
 # the denial is about.
-_NEGATIVE_FOR = re.compile(r",?\s+(?=(?:and )?(?:negative for|free of)\b)", re.IGNORECASE)
-_NEGATIVE_PLACE = re.compile(r"\b(?:nod(?:e|es|al)|margins?|rings?|do(?:ugh)?nuts?|edges?|resection)\b", re.IGNORECASE)
+_NEGATIVE_FOR = {
+    language: re.compile(rf",?\s+(?={first}\b)", re.IGNORECASE)
+    for language, first in {
+        "en": r"(?:and )?(?:negative for|free of)",
+        "de": r"(?:negativ für|frei von|[a-zäöü]{4,}frei)",
+        "fr": r"(?:négati(?:f|ve)s? pour|indemnes? d[e'’])",
+        "es": r"(?:negativ[oa]s? para|libres? de|exent[oa]s? de)",
+    }.items()
+}
+_NEGATIVE_PLACE = re.compile(
+    r"\b(?:nod(?:e|es|al)|margins?|rings?|do(?:ugh)?nuts?|edges?|resection|\w*lymphknoten|\w*r[aä]nd(?:er|ern|es)?|absetz\w*|"
+    r"ganglions?|ganglionnaires?|marges?|limites?|tranches?|résection|ganglios?|ganglionar\w*|m[aá]rgen(?:es)?|bordes?|resección)\b",
+    re.IGNORECASE,
+)
 _FIRST_EXCEPT = re.compile(
     r"\W*(?:apart from|aside from|other than|except for|abgesehen von|bis auf|außer|hormis|en dehors d|salvo|"
     r"excepto)\b",
@@ -182,8 +195,7 @@ def _pieces(text: str, rules: LanguageRules, language: str) -> list[Clause]:
         if not _WITHOUT_FIRST.match(text) or _is_main_clause(text[front.end() :], rules):
             cuts = sorted({*cuts, (comma, front.end())})
     cuts = sorted({*cuts, *_concession_ends(text, rules)})
-    if language == "en":
-        cuts = sorted({*cuts, *_denials_beside_a_finding(text, rules)})
+    cuts = sorted({*cuts, *_denials_beside_a_finding(text, rules, language)})
     if (start_of_main := _THERE_IS_NO.match(text)) is not None:
         cuts = sorted({*cuts, start_of_main.span("gap")})
     denial = rules.denial.search(masked) if _FIRST_EXCEPT.match(text) else None
@@ -213,13 +225,13 @@ def _pieces(text: str, rules: LanguageRules, language: str) -> list[Clause]:
     return _topics_unclear(pieces) if dashes else pieces
 
 
-def _denials_beside_a_finding(text: str, rules: LanguageRules) -> list[tuple[int, int]]:
+def _denials_beside_a_finding(text: str, rules: LanguageRules, language: str) -> list[tuple[int, int]]:
     """The gap before "negative for" in a stretch without a verb that names a finding first."""
-    match = _NEGATIVE_FOR.search(text)
+    match = _NEGATIVE_FOR[language].search(text) if language in _NEGATIVE_FOR else None
     if match is None:
         return []
     head = text[: match.start()]
-    names = re.search(rules.cues.findings, head, re.IGNORECASE) is not None
+    names = re.search(rules.cues.findings, head, re.I) is not None if language == "en" else names_a_finding(head)
     whole = rules.verb.search(head) or rules.denial.search(head) or _NEGATIVE_PLACE.search(head) or is_answer_line(text)
     return [match.span()] if names and not whole else []
 

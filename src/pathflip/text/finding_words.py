@@ -32,7 +32,7 @@ _SPANISH = (
     r"\b(?:\w*(?:carcinoma|sarcoma|linfoma|melanoma|adenoma|glioma|blastoma|papiloma|lipoma|fibroma|leiomioma)s?|necr[oó]\w+|"
     r"\w*(?:displasi|hiperplasi|metaplasi|neoplasi)\w+|atipi\w+|atípic\w+|benign\w*|malign\w*|tumoral(?:es)?|inflamat\w+|inflamaci\w+|"
     r"infiltr\w+|\w*diferenciad\w+|crónic\w+|agud[oa]s?|normal(?:es)?|fibros\w+|cambios|mitosis|calcific\w+|hemorrag\w+|"
-    r"ulcerad\w+|ulceraci\w+|regresi\w+|invasor\w*|granulom\w+|\w{4,}itis)\b"
+    r"ulcerad\w+|ulceraci\w+|p[oó]lipos?|regresi\w+|invasor\w*|granulom\w+|\w{4,}itis)\b"
 )
 _JAPANESE = (
     r"癌|腫瘍|肉腫|リンパ腫|黒色腫|腺腫|壊死|炎|良性|悪性|異型|過形成|化生|浸潤|線維|硬化|萎縮|肉芽|石灰化|出血|潰瘍|"
