@@ -414,6 +414,18 @@ def test_what_is_lacking_and_makes_it_worse_is_affirmed_and_what_is_not_definite
             "Definitive invasive carcinoma was not identified.",
             [("undecided", "Definitive invasive carcinoma was not identified.")],
         ),
+        (
+            "The polyp is hyperplastic, indicating no malignancy.",
+            [("affirmed", "The polyp is hyperplastic"), ("denied", "indicating no malignancy.")],
+        ),
+        (
+            "Confirming the absence of necrosis, the tumour is low grade.",
+            [("affirmed", "the tumour is low grade."), ("denied", "Confirming the absence of necrosis")],
+        ),
+        (
+            "On the right side, the gland and three lymph nodes exhibited no tumor.",
+            [("denied", "On the right side, the gland exhibited no tumor.")],
+        ),
         ("The skin was unremarkable for carcinoma.", [("denied", "The skin was unremarkable for carcinoma.")]),
         ("Fungal forms and mycobacteria are absent.", [("denied", "Fungal forms and mycobacteria are absent.")]),
         (

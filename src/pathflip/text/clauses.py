@@ -12,7 +12,8 @@ __all__ = ["clauses_of", "is_request"]
 # What stands before the comma is a clause of its own: "Without necrosis, the tumour shows atypia".
 _FRONTED = re.compile(
     r"\W*(?:despite|in spite of|apart from|aside from|other than|except for|with the exception of|without|"
-    r"in the absence of|with no|lacking|ohne|bei fehlende[rmn]?|sans|en l['’]absence d|sin"
+    r"in the absence of|(?:confirming|demonstrating|showing|given|due to|owing to|because of|in view of) "
+    r"(?:the )?(?:absence|lack) of|with no|lacking|ohne|bei fehlende[rmn]?|sans|en l['’]absence d|sin"
     r"|en ausencia de)\b[^,]+,\s+",
     re.IGNORECASE,
 )

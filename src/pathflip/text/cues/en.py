@@ -57,7 +57,6 @@ NOT_VISUAL: dict[str, tuple[str, ...]] = {
     "stage": (
         r"\bstag(?:e|ed|es|ing)\b",
         r"\b(?:TNM|AJCC|UICC|FIGO(?! (?:histologic(?:al)? )?grade)|Dukes)\b",
-        r"\b(?:liver|oment\w+|peritone\w+|adrenal)\b[^.;]*\bmetasta\w+|\bmetasta\w+\b[^.;]*\b(?:liver|oment\w+|peritone\w+|adrenal)\b",
         r"\bdistant (?:metasta\w+|spread|(?:\w+ )?(?:sites?|organs?))|\bregional (?:\w+ )?spread\b",
     ),
     "size": (
@@ -343,7 +342,7 @@ _BREAKS = (
     r",\s+(?=(?:instead |only |just |either )?(?:showing|exhibiting|demonstrating|displaying|containing|revealing|featuring|consisting of)\b"
     r"(?!.{0,140}?,\s+(?:\w+ly )?(?:is|are|was|were|extends?|invades?|involves?|shows?|reveals?|measures?|has|have)\b))",
     r"\s+(?=sparing\b)|\s+(?=spares\b)",
-    r",\s+(?=(?:indicating|signifying|denoting|reflecting|confirming|affirming) (?:an?|the|that)\b)",
+    r",\s+(?=(?:indicating|signifying|denoting|reflecting|confirming|affirming) (?:an?|the|that|no|absence|lack)\b)",
     r",\s+(?=(?:invading|infiltrating|penetrating|extending)\b)",
     r",\s+(?=(?:consistent|compatible|in keeping) with\b)|,?\s+(?=(?:due|owing) to (?:the |an )?(?:absence|lack)\b)",
     r"\s+or\s+(?=no\b)|\s+(?:and|&)\s+(?=(?:no|without|absent|lacks?|lacking)\b|(?:is|are|was|were) (?:\w+ly )?(?:negative|free|devoid|without|absent)\b)",
