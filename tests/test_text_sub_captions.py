@@ -432,6 +432,18 @@ def test_what_is_lacking_and_makes_it_worse_is_affirmed_and_what_is_not_definite
             "On the right side, the gland and three lymph nodes exhibited no tumor.",
             [("denied", "On the right side, the gland exhibited no tumor.")],
         ),
+        (
+            "No vascular invasion, extending to pleura.",
+            [("denied", "No vascular invasion"), ("undecided", "extending to pleura.")],
+        ),
+        (
+            "The polyp, sparing the stalk, shows dysplasia.",
+            [("undecided", "The polyp, sparing the stalk, shows dysplasia.")],
+        ),
+        (
+            "Necrosis is absent and was confirmed on deeper levels.",
+            [("denied", "Necrosis is absent and was confirmed on deeper levels.")],
+        ),
         ("The skin was unremarkable for carcinoma.", [("denied", "The skin was unremarkable for carcinoma.")]),
         ("Fungal forms and mycobacteria are absent.", [("denied", "Fungal forms and mycobacteria are absent.")]),
         (

@@ -98,7 +98,9 @@ _BEHIND = {name: re.compile(rf"[,\s]\s*{words}\b", re.IGNORECASE) for name, word
 
 
 # "Granulomas, which are numerous, are not confluent": what is denied is the predicate, or the whole.
-_EMBEDDED = re.compile(r",\s+(?:which|that|who|die|der|das|welche[rs]?|qui|que)\s+[^,;]{3,60},\s", re.IGNORECASE)
+_EMBEDDED = re.compile(
+    r",\s+(?:which|that|who|sparing|die|der|das|welche[rs]?|qui|que)\s+[^,;]{3,60},\s", re.IGNORECASE
+)
 
 
 def _is_subordinate(masked: str, language: str) -> bool:

@@ -118,6 +118,9 @@ _FIRST_EXCEPT = re.compile(
 _NEXT_LABEL = re.compile(r",\s*(?=[^,:;=]{2,50}[:=]\s*\S)")
 
 
+_REACHES = re.compile(r"(?:invading|infiltrating|penetrating|extending)\b(?! only\b)", re.IGNORECASE)
+
+
 def clauses_of(text: str, language: str = "en") -> list[Clause]:
     """The clauses of a sentence that state something, in order.
 
@@ -151,8 +154,11 @@ def clauses_of(text: str, language: str = "en") -> list[Clause]:
             )
         elif clauses and (bare or (short and polarity == "affirmed" == before)):
             clauses[-1] = _with_answer(clauses[-1], piece.text, bool(bare), language)
-        elif polarity != "affirmed" or not frame:
-            clauses.append(piece)
+        elif (
+            polarity != "affirmed" or not frame
+        ):  # "no vascular invasion, | extending to the pleura": denied, too, maybe
+            reaches = before == "denied" and _REACHES.match(piece.text) is not None
+            clauses.append(Clause(piece.text, piece.unclear or reaches))
     if len(clauses) == 1 and "," in text and _CONCESSION.match(text):  # "While no blasts cluster, islands abound"
         clauses = [Clause(clauses[0].text, unclear=polarity_of(clauses[0].text, language) == "denied")]
     return clauses or [Clause(text)]

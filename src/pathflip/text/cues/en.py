@@ -332,7 +332,8 @@ _BREAKS = (
     r",\s+and\s+(?=(?:\w+ly,? |also |additionally,? )?(?:there|the|this|these|it|its|all|some|no|focal|both|surgical|margins?)\b)",
     r"(?<!not),?\s+(?=without\b|w/o\b|with (?:no|(?:an? |the )?(?:\w+ )?(?:absence|lack) of)\b|in the absence of\b)",
     r"\s+(?:and|&)\s+(?=the \w+ (?:also )?(?:shows?|has|have|contains?|exhibits?)\b)",
-    r"\s+and\s+(?=involv(?:ed|es) )|\s+and\s+(?=(?:classified|graded) as\b)|\s+and\s+(?=(?:is|are|was|were) (?:\w+ly )?\w+ed\b)|\s+and\s+(?=(?:is|are|was|were) (?:\w+ly )?(?:classified|graded|accompanied|associated|notable|remarkable|characteri[sz]ed)\b)",
+    r"\s+and\s+(?=involv(?:ed|es) )|\s+and\s+(?=(?:classified|graded) as\b)|\s+and\s+(?=(?:is|are|was|were) (?:\w+ly )?(?!(?:confirm|support|verifi|consider|not|report|identifi|observ|"
+    r"document|demonstrat|detect|exclud|appreciat|suspect|search|look)\w*)\w+ed\b)|\s+and\s+(?=(?:is|are|was|were) (?:\w+ly )?(?:classified|graded|accompanied|associated|notable|remarkable|characteri[sz]ed)\b)",
     r",\s+(?:and\s+)?(?=(?:the )?(?:presence|absence) of\b)|\s+and\s+(?=presence of\b)|(?:(?<=[-+−–])|(?<=[-+−–]\))|(?<=[-+−–] \)))[,;]\s+(?!(?:or|nor)\b)",
     NEXT_SENTENCE,
     r",?\s+(?:and|but)\s+(?=(?:with )?(?:an? |the )?(?:\w+ )?(?:absence|lack) of\b)|,\s+(?=(?:only|just|merely)\b)",
@@ -341,7 +342,7 @@ _BREAKS = (
     r",\s+and\s+(?=(?:showing|exhibiting|demonstrating|displaying|containing|featuring|invading|infiltrating)\b)",
     r",\s+(?=(?:instead |only |just |either )?(?:showing|exhibiting|demonstrating|displaying|containing|revealing|featuring|consisting of)\b"
     r"(?!.{0,140}?,\s+(?:\w+ly )?(?:is|are|was|were|extends?|invades?|involves?|shows?|reveals?|measures?|has|have)\b))",
-    r"\s+(?=sparing\b)|\s+(?=spares\b)",
+    r"\s+(?=sparing\b(?![^,;]{3,60},\s+\w+s?\b))|\s+(?=spares\b)",
     r",\s+(?=(?:indicating|signifying|denoting|reflecting|confirming|affirming) (?:an?|the|that|no|absence|lack)\b)",
     r",\s+(?=(?:invading|infiltrating|penetrating|extending)\b)",
     r",\s+(?=(?:consistent|compatible|in keeping) with\b)|,?\s+(?=(?:due|owing) to (?:the |an )?(?:absence|lack)\b)",
