@@ -91,6 +91,7 @@ SAMPLES = (
     "slidebench_480_settled_rules_second_development",
     "slidebench_240_settled_rules",
     "slidebench_240_settled_rules_second",
+    "slidebench_240_settled_rules_third",
 )
 
 

@@ -253,3 +253,21 @@ def test_words_are_placed(text: str, words: str, place: tuple[int, int] | None) 
     split, end = words.split(), len(text)
     assert reading._words_searched(text, split, 0, end) == place
     assert reading._words_in_order(text, split, 0, end) in (place, None)
+
+
+def test_a_slide_of_a_node_shows_what_is_said_of_it():
+    report = read_report(
+        "A. Breast, left, lumpectomy: Invasive ductal carcinoma, grade 2.\n"
+        "B. Sentinel lymph node, excision: Metastatic carcinoma, 4 mm. No extranodal extension."
+    )
+    node = {one.text: one.visual for one in report.sub_captions("B")}
+    assert node["Metastatic carcinoma, 4 mm."]
+    assert not node["Invasive ductal carcinoma, grade 2."]
+    tumour = {one.text: one.visual for one in report.sub_captions("A")}
+    assert tumour["Invasive ductal carcinoma, grade 2."]
+    assert not tumour["Metastatic carcinoma, 4 mm."]
+    assert not {one.text: one.visual for one in report.sub_captions(ALL_PARTS)}["Metastatic carcinoma, 4 mm."]
+    (alone, *_) = read_report("Lymph node, left axilla, excision: Metastatic adenocarcinoma.").sub_captions()
+    assert alone.visual
+    (line,) = read_report("Lymph nodes: no evidence of malignancy.").sub_captions()
+    assert not line.visual

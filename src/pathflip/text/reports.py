@@ -20,6 +20,7 @@ from pathflip.text.headings import HIDDEN_SECTIONS, heading_of
 from pathflip.text.language_detection import MIXED, language_of
 from pathflip.text.lead_ins import columns_as_answers, with_lead_ins
 from pathflip.text.markup import plain_text
+from pathflip.text.node_specimens import parts_that_are_nodes, seen_in_a_node
 from pathflip.text.report_lines import Line, flat_lines, logical_lines
 from pathflip.text.report_parts import (
     inline_part,
@@ -75,6 +76,8 @@ class Report:
         language: of the report as a whole.
         all_sub_captions: every one in reading order, whatever part it belongs to.
         notes: what was done to the text ("HTML", "mojibake repaired").
+        node_parts: the parts whose specimen is a lymph node ("Lymph node, left axilla, excision: …"); None among them
+            where the report names no part and is of a node as a whole. Elsewhere nodes are not on the slide.
     """
 
     text: str
@@ -82,6 +85,7 @@ class Report:
     language: str
     all_sub_captions: tuple[SubCaption, ...]
     notes: tuple[str, ...] = ()
+    node_parts: frozenset[str | None] = frozenset()
 
     def sub_captions(self, part: str | None = None) -> tuple[SubCaption, ...]:
         """The sub-captions as they stand to a slide of one part.
@@ -92,11 +96,15 @@ class Report:
         Args:
             part: "A", "2", …; :data:`ALL_PARTS` for an item of all slides; None where it is not known.
         """
+        if len(self.parts) < 2 and self.node_parts:
+            return tuple(seen_in_a_node(one) for one in self.all_sub_captions)
         if part == ALL_PARTS or len(self.parts) < 2:
             return self.all_sub_captions
         return tuple(self._for_part(one, part) for one in self.all_sub_captions)
 
     def _for_part(self, one: SubCaption, part: str | None) -> SubCaption:
+        if one.part in self.node_parts and part is not None and one.part is not None and is_of_part(one.part, part):
+            one = seen_in_a_node(one)
         if one.part is None or not one.visual:
             return one
         if part is None:
@@ -136,9 +144,8 @@ def read_report(raw: str, file_language: str = "en") -> Report:
     blocks = _blocks(plain.text, lines, parts) if len(lines) > 1 or "\n" in plain.text.strip() or parts else ()
     for block in blocks or (_Block(0, len(plain.text), None, None),):
         sub_captions += _block_sub_captions(plain.text, block, parts, language)
-    return Report(
-        plain.text, parts, language, tuple(with_lead_ins(plain.text, with_answers(sub_captions), language)), plain.notes
-    )
+    stated = tuple(with_lead_ins(plain.text, with_answers(sub_captions), language))
+    return Report(plain.text, parts, language, stated, plain.notes, parts_that_are_nodes(plain.text, parts))
 
 
 def _language_of_report(text: str, file_language: str) -> str:
