@@ -59,8 +59,6 @@ NOTE = (
 LONG = ("published, repaired",)  # trained while the assistants wait for PathFLIP
 SHORTENED = ("train.steps=110", "train.eval_every=55", "train.save_every=55")
 """Its recipe's 240 steps take a quarter more processor time than PathFLIP's 600."""
-TEXT_ONLY_STEPS = 250
-"""Half the assistant's: more bring nothing where the slide is needed (validation: .35 with 250, .34 with 500)."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +124,7 @@ class Demo:
         """Both stages of the small assistant, or of the same language model without the slide."""
         shown = f"assistant.text_only={str(text_only).lower()}"
         one, two = (with_settings(make(), self._speaking()) for make in (instruct_small_stage1, instruct_small_stage2))
-        shorter = [f"train.steps={TEXT_ONLY_STEPS}"] if text_only and self.assistant_steps is None else []
-        return with_settings(one, [shown]), with_settings(two, shorter)
+        return with_settings(one, [shown]), two
 
     def _speaking(self) -> list[str]:
         steps = [] if self.assistant_steps is None else [f"train.steps={self.assistant_steps}"]
