@@ -6,7 +6,7 @@
 uncertain). ``--slidebench``: the public captions; sentences of them are annotated in bench/annotations: 180 drawn at
 random, read twice; 170 the rules were mended on; 220 of which 130 hold a word of denial or doubt, read twice before
 the rules saw them; three times 240 read by two readers each, before the rule book was settled; and by the settled rule
-book 960 that the rules were mended on, and two times 240 that two readers each read apart.
+book 960 that the rules were mended on, and three times 240 that two readers each read apart.
 ``--others`` names a Python with medspacy and negspacy installed (their versions of spaCy need an environment of their
 own):  python -m venv others && others/bin/pip install medspacy negspacy
 """
