@@ -481,6 +481,7 @@ def test_a_tissue_denied_is_a_finding_and_one_that_was_not_taken_is_none(sentenc
             "negative for high-grade dysplasia.",
         ),
         ("Hyperplastic polyp negative for dysplasia.", "Hyperplastic polyp", "negative for dysplasia."),
+        ("Adenocarcinoma, pleura negative for tumour.", "Adenocarcinoma", "pleura negative for tumour."),
         ("Skin negative for melanoma.", None, "Skin negative for melanoma."),
         ("The tumour is negative for necrosis.", None, "The tumour is negative for necrosis."),
     ],

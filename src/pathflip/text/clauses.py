@@ -105,6 +105,7 @@ _NEGATIVE_FOR = {
         "es": r"(?:negativ[oa]s? para|libres? de|exent[oa]s? de)",
     }.items()
 }
+_THE_TUMOUR = re.compile(r"tumou?r|malign|[ck]ar[cz]in|neoplas|néoplas|cancer|metast|métast", re.IGNORECASE)
 _NEGATIVE_PLACE = re.compile(
     r"\b(?:nod(?:e|es|al)|margins?|rings?|do(?:ugh)?nuts?|edges?|resection|\w*lymphknoten|\w*r[aä]nd(?:er|ern|es)?|absetz\w*|"
     r"ganglions?|ganglionnaires?|marges?|limites?|tranches?|résection|ganglios?|ganglionar\w*|m[aá]rgen(?:es)?|bordes?|resección)\b",
@@ -240,7 +241,12 @@ def _denials_beside_a_finding(text: str, rules: LanguageRules, language: str) ->
     head = text[: match.start()]
     names = re.search(rules.cues.findings, head, re.I) is not None if language == "en" else names_a_finding(head)
     whole = rules.verb.search(head) or rules.denial.search(head) or _NEGATIVE_PLACE.search(head) or is_answer_line(text)
-    return [match.span()] if names and not whole else []
+    if not names or whole:
+        return []
+    before, comma, place = head.rpartition(",")
+    if comma and "," not in match.group() and _THE_TUMOUR.search(text[match.end() :]):
+        return [(len(before), len(head) - len(place.lstrip()))]  # "Adenocarcinoma, | pleura negative for tumour"
+    return [match.span()]
 
 
 def _fronted(text: str, rules: LanguageRules) -> re.Match[str] | None:
