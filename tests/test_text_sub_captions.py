@@ -497,6 +497,8 @@ def test_a_finding_that_is_negative_for_another_is_not_denied(sentence, affirmed
         ("de", "Hyperplastischer Polyp, dysplasiefrei.", "Hyperplastischer Polyp", "dysplasiefrei."),
         ("es", "Adenoma tubular negativo para displasia.", "Adenoma tubular", "negativo para displasia."),
         ("fr", "Adénome tubuleux indemne de dysplasie.", "Adénome tubuleux", "indemne de dysplasie."),
+        ("es", "Carcinoma, piel libre de tumor.", "Carcinoma", "piel libre de tumor."),
+        ("fr", "Carcinome, plèvre indemne de tumeur.", "Carcinome", "plèvre indemne de tumeur."),
         ("de", "Schleimhaut dysplasiefrei.", None, "Schleimhaut dysplasiefrei."),
     ],
 )

@@ -105,7 +105,7 @@ _NEGATIVE_FOR = {
         "es": r"(?:negativ[oa]s? para|libres? de|exent[oa]s? de)",
     }.items()
 }
-_THE_TUMOUR = re.compile(r"tumou?r|malign|[ck]ar[cz]in|neoplas|néoplas|cancer|metast|métast", re.IGNORECASE)
+_THE_TUMOUR = re.compile(r"tum(?:ou?r|eur)|malign|[ck]ar[cz]in|neoplas|néoplas|cancer|metast|métast", re.IGNORECASE)
 _NEGATIVE_PLACE = re.compile(
     r"\b(?:nod(?:e|es|al)|margins?|rings?|do(?:ugh)?nuts?|edges?|resection|\w*lymphknoten|\w*r[aä]nd(?:er|ern|es)?|absetz\w*|"
     r"ganglions?|ganglionnaires?|marges?|limites?|tranches?|résection|ganglios?|ganglionar\w*|m[aá]rgen(?:es)?|bordes?|resección)\b",

@@ -93,7 +93,7 @@ CUES = Cues(
         r"\s*;\s*",
         r",?\s+\b(?:pero|sin embargo|aunque|mientras que|mientras|salvo|excepto|a excepción de|sino|no obstante)\b,?\s+",
         r",\s+(?=(?:no|sin|con|ausencia|ni|ningun\w*|el|la|los|las|se|presencia)\b)",
-        r"(?<!\bno)(?<!\bo),?\s+(?=sin\b|con ausencia\b|en ausencia\b|libres? de\b)",
+        r"(?<!\bno)(?<!\bo),?\s+(?=sin\b|con ausencia\b|en ausencia\b)",
         r",?\s+[ye]\s+(?=(?:sin|no|ausencia|ningun\w*|presencia)\b)",
         r",?\s+(?=que (?:no|carece\w*)\b)|\s+(?=(?:desprovist\w+|exent\w+) de\b)",
         r"(?:,|\bcon|\by)\s+(?=(?:una? )?(?:posible\w*|probable\w*|sospech\w+|suge\w+|dudos\w+)\b)",
